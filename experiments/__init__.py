@@ -1,0 +1,1 @@
+"""Configs, planner, sweep runner, run records, report notebooks and the command line."""

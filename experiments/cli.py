@@ -1,0 +1,63 @@
+"""The command line: `kleiber VERB ...`. Each verb is a file of `kleiber.experiments.commands`, loaded when used."""
+
+import difflib
+import importlib
+import sys
+
+from kleiber.experiments.errors import EXIT_DONE, EXIT_USAGE
+
+VERBS = {
+    "plan": "cells, counts, FLOPs, seconds and expected standard errors of an experiment; starts nothing",
+    "sweep": "plan, run, fit, register the forecast, run the targets, score, report; the same line resumes",
+    "train": "one run of an experiment",
+    "fit": "fit laws to any CSV or Parquet table of runs",
+    "forecast": "the loss of a larger run, with its prediction interval",
+    "design": "which runs to buy next",
+    "laws": "the registry of laws: formula, symbols, units, source, validity",
+    "ledger": "verify a ledger of forecasts and show its scoreboard",
+    "report": "execute the notebook of a sweep into report.ipynb and report.html",
+    "data": "list and prepare corpora",
+    "check": "coordinate check of a parametrisation over width and depth",
+}
+
+
+def usage() -> str:
+    """Returns the text of `kleiber --help`."""
+    rows = "\n".join(f"  {verb:<10}{text}" for verb, text in VERBS.items())
+    return (
+        "kleiber tells you what a bigger model will do, and how sure it is, before you pay for it.\n\n"
+        f"usage: kleiber VERB [options]      (kleiber VERB --help shows the options and an example)\n\n{rows}\n\n"
+        "example: kleiber plan quickstart && kleiber sweep quickstart --out out/quickstart"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb and returns its exit code: 0 done, 2 usage, 3 failed its own gate, 75 resumable."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return EXIT_DONE if argv else EXIT_USAGE
+    verb = argv[0]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        print(f"kleiber: unknown verb '{verb}'{hint} (kleiber --help lists them)", file=sys.stderr)
+        return EXIT_USAGE
+    import tyro
+
+    command = importlib.import_module(f"kleiber.experiments.commands.{verb}")
+    try:
+        options = tyro.cli(command.Options, prog=f"kleiber {verb}", args=argv[1:], description=command.__doc__)
+        return command.run(options)
+    except SystemExit as stop:  # tyro's own --help and usage errors
+        return stop.code if isinstance(stop.code, int) else EXIT_USAGE
+    except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as mistake:
+        print(f"kleiber {verb}: {mistake}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print(f"\nkleiber {verb}: interrupted; the same line goes on from what is saved", file=sys.stderr)
+        return 75
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""An experiment: the question, the trunks that fit a law, and the targets that test it."""
+
+from dataclasses import dataclass, field
+
+from kleiber.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a finished experiment must meet for exit code 0; the report shows each against its limit."""
+
+    max_error: float = 0.015
+    """Largest relative error of any target's forecast."""
+    max_interval: float = 0.03
+    """Largest half-width of any prediction interval, relative to the forecast."""
+    max_residual_rms: float = 0.006
+    """Largest root mean square residual of log loss over the fitted points."""
+    requires_inside: bool = True
+    """Whether every target must lie inside its prediction interval."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run that is forecast, with its interval written to the ledger, before it starts."""
+
+    name: str
+    train: TrainConfig
+
+    def __post_init__(self) -> None:
+        if len(self.train.num_tokens) != 1:
+            raise ValueError(f"target {self.name} has {len(self.train.num_tokens)} token counts, expected one.")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `experiment()` of a config file returns."""
+
+    name: str
+    """Letters, digits, dashes and underscores; names the default output folder."""
+    question: str
+    """What the experiment asks, in a sentence; printed on top of the report."""
+    trunks: tuple[TrainConfig, ...]
+    """The runs to measure, and to fit when laws are given."""
+    targets: tuple[Target, ...] = ()
+    """Larger runs that test the forecast."""
+    laws: tuple[str, ...] = ("chinchilla", "generalised_mean")
+    """Laws to fit (`kleiber laws`): the first is registered, the others are shown as rivals. Empty: no fit."""
+    level: float = 0.9
+    """Probability of the prediction intervals."""
+    gate: Gate = field(default_factory=Gate)
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(c.isascii() and (c.isalnum() or c in "-_") for c in self.name):
+            raise ValueError(f"experiment name {self.name!r}: use letters, digits, dashes and underscores.")
+        if not self.trunks:
+            raise ValueError(f"experiment {self.name} has no trunks: give at least one TrainConfig.")
+        names = [target.name for target in self.targets]
+        if len(set(names)) != len(names):
+            raise ValueError(f"experiment {self.name} has targets with equal names: {names}.")
+        if self.targets and not self.laws:
+            raise ValueError(f"experiment {self.name} has targets but no laws to forecast them with.")

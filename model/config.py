@@ -1,0 +1,99 @@
+"""The shape of a Transformer and the numbers it is computed in. Needs no jax, so planning stays instant."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Activation = Literal["relu_squared", "silu", "gelu"]
+Dtype = Literal["float32", "bfloat16"]
+Parametrization = Literal["standard", "inverse_width", "mup", "completep"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only Transformer. Every field changes the function or its cost; nothing here names a device."""
+
+    d_model: int
+    """Width of the residual stream."""
+    num_layers: int
+    """Number of blocks, each attention then feed-forward."""
+    num_heads: int
+    """Query heads; must divide d_model, and d_model / num_heads must be even for rotary positions."""
+    num_kv_heads: int | None = None
+    """Key/value heads, a divisor of num_heads (grouped-query attention); None means as many as query heads."""
+    d_ff: int | None = None
+    """Feed-forward width; None means 4 * d_model (plain), or 8/3 * d_model rounded up to a multiple of 8 (gated)."""
+    vocab_size: int = 256
+    """Number of token ids; 256 for bytes."""
+    seq_len: int = 128
+    """Context in tokens, in training and evaluation."""
+    activation: Activation = "relu_squared"
+    """Non-linearity of the feed-forward block."""
+    is_gated: bool = False
+    """Whether the feed-forward block multiplies by a second projection (GLU)."""
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    """Normalisation before each block and before the head; statistics are computed in float32."""
+    has_norm_gain: bool = False
+    """Whether each norm learns a gain (and a bias, for layernorm)."""
+    has_qk_norm: bool = False
+    """Whether queries and keys are RMS-normalised per head before the scores."""
+    positions: Literal["rotary", "learned"] = "rotary"
+    """How positions enter: rotated queries and keys, or a learned table added to the embedding."""
+    has_previous_token_mix: bool = False
+    """Whether h_t = e_t + s * e_(t-1) once at the input, s a learned vector started at 0.5."""
+    has_tied_head: bool = True
+    """Whether the output head is the embedding table."""
+    dropout: float = 0.0
+    """Probability of dropping a unit of each block's output during training."""
+    parametrization: Parametrization = "inverse_width"
+    """Rule for initial scales, multipliers and learning rates over width and depth (kleiber.model.parametrization)."""
+    base_d_model: int = 32
+    """Width at which the learning rate was chosen."""
+    base_num_layers: int = 2
+    """Depth at which the learning rate was chosen."""
+    param_dtype: Dtype = "float32"
+    """Storage of the parameters."""
+    compute_dtype: Dtype = "float32"
+    """Arithmetic of the products; norms, softmax and the loss stay in float32."""
+    has_scanned_layers: bool = False
+    """Whether the blocks run as one scanned block: faster to compile, the same numbers."""
+    has_remat: bool = False
+    """Whether activations are recomputed in the backward pass: less memory, the same numbers."""
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "num_layers", "num_heads", "vocab_size", "seq_len", "base_d_model", "base_num_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        if self.d_model % self.num_heads:
+            divisors = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
+            near = sorted(sorted(divisors, key=lambda n: abs(n - self.num_heads))[:3])
+            raise ValueError(
+                f"num_heads {self.num_heads} does not divide d_model {self.d_model}; try num_heads in {near}."
+            )
+        if self.positions == "rotary" and self.d_head % 2:
+            raise ValueError(
+                f"rotary positions need an even d_head, got d_model / num_heads = {self.d_model} / {self.num_heads} = "
+                f"{self.d_head}; change num_heads or use positions='learned'."
+            )
+        if self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
+            raise ValueError(f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}.")
+        if self.d_ff is not None and self.d_ff < 1:
+            raise ValueError(f"d_ff is {self.d_ff}, expected at least 1, or None for the usual width.")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout is {self.dropout}, expected 0 <= dropout < 1.")
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key/value heads, resolved."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def feed_forward_width(self) -> int:
+        """Feed-forward width, resolved."""
+        if self.d_ff is not None:
+            return self.d_ff
+        return -(-8 * self.d_model // 24) * 8 if self.is_gated else 4 * self.d_model

@@ -1,0 +1,1 @@
+"""The registry of laws: one short file for each family of laws."""

@@ -1,0 +1,36 @@
+"""Maps the top-level rooms into the `kleiber` namespace, so nothing generic lands in site-packages."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+ROOMS = ("model", "train", "parallel", "scaling", "experiments")
+HERE = Path(__file__).parent
+
+
+def packages() -> list[str]:
+    """Returns every package of every room, as `kleiber.<room>[.<folder> ...]`."""
+    folders = (init.parent for room in ROOMS for init in (HERE / room).rglob("__init__.py"))
+    return sorted("kleiber." + ".".join(folder.relative_to(HERE).parts) for folder in folders)
+
+
+DATA = ["botocore==1.44.5"]
+NOTEBOOK = ["matplotlib>=3.9", "jupytext>=1.16", "nbclient>=0.10", "nbconvert>=7.16", "ipykernel>=6.29"]
+TRACK = ["tensorboardX>=2.6.2"]
+DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
+
+setup(
+    packages=packages(),
+    package_dir={f"kleiber.{room}": room for room in ROOMS},
+    package_data={"kleiber.experiments": ["report/*.css", "report/*.html"]},
+    extras_require={
+        "data": DATA,
+        "notebook": NOTEBOOK,
+        "track": TRACK,
+        "query": ["duckdb>=1.2"],
+        "dev": DEV,
+        "all": DATA + NOTEBOOK + TRACK + DEV,
+        "cuda": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+    },
+)

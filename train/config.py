@@ -1,0 +1,120 @@
+"""What one training trunk is: model, data, optimizer, schedule, length, seed. Needs no jax."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kleiber.model.config import ModelConfig
+from kleiber.parallel.config import MeshConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the tokens come from."""
+
+    corpus: str = "cloud-docs"
+    """A corpus of `kleiber data list`, `tfds:NAME`, or the path of a UTF-8 text file."""
+    tokenizer: str = "bytes"
+    """`bytes` (256 ids), or `sentencepiece:SIZE` for a model trained on the corpus by `kleiber data prepare`."""
+    document_attention: bool = False
+    """Whether attention stops at document boundaries; False lets a packed sequence see the documents before."""
+    num_unique_tokens: int | None = None
+    """Train on this many tokens of the corpus only, repeated as needed; None means the whole corpus."""
+    max_epochs: float = 1.0
+    """Passes over the (unique) tokens that are allowed; a plan that needs more is refused."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """An optax optimizer. learning_rate is the one at base_d_model and base_num_layers; the model scales it."""
+
+    learning_rate: float
+    """Peak learning rate at the base shape."""
+    name: Literal["adamw", "sgd", "adafactor", "muon"] = "adamw"
+    beta1: float = 0.9
+    """First-moment decay, or the momentum of sgd and muon."""
+    beta2: float = 0.99
+    """Second-moment decay."""
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    """Decoupled decay per unit of scheduled base learning rate; matrices only, never the embedding."""
+    clip_norm: float | None = 1.0
+    """Largest global gradient norm; None does not clip."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}, expected a positive number.")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over the steps, as a fraction of its peak."""
+
+    kind: Literal["wsd", "cosine", "constant"] = "wsd"
+    """wsd: warm-up, stable, decay; one trunk then serves every token count through cooldown branches."""
+    warmup_steps: int = 100
+    cooldown_fraction: float = 0.2
+    """Part of a branch's steps spent cooling down (wsd)."""
+    cooldown_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
+    """Source of 1-sqrt: Hägele et al. 2024, arXiv:2405.18392."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """The fixed validation set every run is scored on."""
+
+    num_tokens: int = 262_144
+    """Validation tokens, in windows spread evenly over the split; the same for every run of an experiment."""
+    batch_size: int = 16
+    """Sequences per evaluation batch."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One trunk: a shape, a seed, and the token counts at which it is branched, cooled down and measured."""
+
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    num_tokens: tuple[int, ...]
+    """Training tokens of each measured point, increasing. More than one needs the wsd schedule."""
+    batch_size: int = 4
+    """Sequences per optimizer step, over all devices."""
+    seed: int = 0
+    """Seeds the initial parameters, the data order and dropout, each through a named stream."""
+    data: DataConfig = field(default_factory=DataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    accumulation_steps: int = 1
+    """Micro-batches per optimizer step; must divide batch_size."""
+    z_loss: float = 0.0
+    """Weight of the squared log-normaliser added to the training loss; never part of the reported loss."""
+    steps_per_call: int = 64
+    """Optimizer steps per compiled call."""
+    checkpoint_seconds: float = 30.0
+    """Seconds between checkpoints of a running trunk."""
+    factors: tuple[tuple[str, float | str], ...] = ()
+    """Further columns of the run record, such as ("bits", 8): levels of whatever the experiment varies."""
+
+    def __post_init__(self) -> None:
+        if not self.num_tokens or any(n < 1 for n in self.num_tokens):
+            raise ValueError(f"num_tokens is {self.num_tokens}, expected one or more positive token counts.")
+        if list(self.num_tokens) != sorted(set(self.num_tokens)):
+            raise ValueError(f"num_tokens {self.num_tokens} must increase, each count once.")
+        if len(self.num_tokens) > 1 and self.schedule.kind != "wsd":
+            raise ValueError(
+                f"{len(self.num_tokens)} token counts on one trunk need schedule kind 'wsd', got "
+                f"'{self.schedule.kind}': its learning rate depends on the length, so give each count its own run."
+            )
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"accumulation_steps {self.accumulation_steps} does not divide batch_size {self.batch_size}."
+            )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Training tokens of one optimizer step."""
+        return self.batch_size * self.model.seq_len
+
+    def steps_at(self, num_tokens: int) -> int:
+        """Returns the optimizer steps that train on num_tokens tokens, rounded to the nearest step."""
+        return max(1, round(num_tokens / self.tokens_per_step))
