@@ -17,6 +17,7 @@ def packages() -> list[str]:
 DATA = ["botocore==1.44.5"]
 NOTEBOOK = ["matplotlib>=3.9", "jupytext>=1.16", "nbclient>=0.10", "nbconvert>=7.16", "ipykernel>=6.29"]
 TRACK = ["tensorboardX>=2.6.2"]
+QUERY = ["duckdb>=1.2"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
 
 setup(
@@ -27,9 +28,9 @@ setup(
         "data": DATA,
         "notebook": NOTEBOOK,
         "track": TRACK,
-        "query": ["duckdb>=1.2"],
+        "query": QUERY,
         "dev": DEV,
-        "all": DATA + NOTEBOOK + TRACK + DEV,
+        "all": DATA + NOTEBOOK + TRACK + QUERY + DEV,
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },

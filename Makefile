@@ -1,0 +1,39 @@
+# make help lists the targets. PYTHON=python3.12 chooses the interpreter the first time.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test install-all lint miniature truth lock clean
+.NOTPARALLEL:
+
+OUT ?= out/quickstart
+BIN := .venv/bin
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+quickstart: ## set up .venv, then train, fit, forecast, test the forecast and report (OUT=out/quickstart)
+	@.ci/step install .ci/install data,notebook,track
+	@.ci/step "kleiber sweep quickstart --out $(OUT)" $(BIN)/kleiber sweep quickstart --out $(OUT)
+
+test: lint miniature ## set up .venv, then lint, check types, run the experiment miniature and the tests
+	@.ci/step tests $(BIN)/python -m pytest
+
+install-all:
+	@.ci/step install .ci/install all
+
+lint: install-all ## ruff (rules and format) and mypy
+	@.ci/step "ruff check" $(BIN)/python -m ruff check .
+	@.ci/step "ruff format" $(BIN)/python -m ruff format --check .
+	@.ci/step mypy $(BIN)/python -m mypy
+
+miniature: install-all ## the whole way in about a minute: plan, train, fit, forecast, test, report, and resume
+	@.ci/step miniature .ci/miniature
+
+truth: install-all ## does the fit find planted laws, inside its own intervals, as often as it says?
+	@.ci/step truth $(BIN)/python -m kleiber.scaling.truth
+
+lock: install-all ## renew constraints.txt: the newest versions that fit together, for Python 3.11 and later
+	@.ci/lock
+
+clean: ## remove .venv and the tools' caches; results in out/ stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build kleiber.egg-info
+	find model train parallel scaling experiments tests -name __pycache__ -prune -exec rm -rf {} +
