@@ -1,0 +1,21 @@
+"""Settings of every test: the CPU seen as eight devices, and no file outside temporary folders."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+# Before any JAX operation: afterwards the number of devices can no longer change.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Points kleiber's cache at a temporary folder and JAX at the CPU, here and in every process that a test starts."""
+    folder = tmp_path_factory.mktemp("kleiber-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KLEIBER_CACHE", str(folder))
+        patch.setenv("JAX_PLATFORMS", "cpu")
+        yield folder
