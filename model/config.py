@@ -50,6 +50,8 @@ class ModelConfig:
     """Width at which the learning rate was chosen."""
     base_num_layers: int = 2
     """Depth at which the learning rate was chosen."""
+    base_num_heads: int | None = None
+    """Query heads at which the learning rate was chosen (sets the base head width of muP); None means num_heads."""
     param_dtype: Dtype = "float32"
     """Storage of the parameters."""
     compute_dtype: Dtype = "float32"
@@ -58,9 +60,12 @@ class ModelConfig:
     """Whether the blocks run as one scanned block: faster to compile, the same numbers."""
     has_remat: bool = False
     """Whether activations are recomputed in the backward pass: less memory, the same numbers."""
+    attention_blocks: int = 2
+    """Blocks of queries in causal attention: n blocks skip (n - 1) / 2n of the square, the same numbers."""
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "num_layers", "num_heads", "vocab_size", "seq_len", "base_d_model", "base_num_layers"):
+        at_least_one = ("d_model", "num_layers", "num_heads", "vocab_size", "seq_len", "base_d_model")
+        for name in (*at_least_one, "base_num_layers", "attention_blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
         if self.d_model % self.num_heads:
@@ -85,6 +90,11 @@ class ModelConfig:
     def d_head(self) -> int:
         """Width of one head."""
         return self.d_model // self.num_heads
+
+    @property
+    def base_d_head(self) -> float:
+        """Width of one head of the base shape."""
+        return self.base_d_model / (self.base_num_heads or self.num_heads)
 
     @property
     def kv_heads(self) -> int:

@@ -1,0 +1,117 @@
+"""Causal attention: multi-head and grouped-query, rotary positions, optional query-key norm.
+
+B batch, T query position, S key position, D model width, N query heads, K key/value heads, G query heads per
+key/value head (N = K * G), H head size.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from kleiber.model.config import ModelConfig
+from kleiber.model.norm import rms_normalise
+from kleiber.model.parametrization import attention_scale
+from kleiber.model.product import product
+from kleiber.model.weight import declare
+
+ROTARY_BASE = 10_000.0  # longest wavelength over 2 pi, in tokens; Su et al. 2021 (arXiv:2104.09864)
+MASKED = -1e30  # finite, so that a gradient through a masked score is zero and never NaN
+
+
+def rotate(x_BTNH: jax.Array) -> jax.Array:
+    """Returns x with each pair (h, h + H/2) turned by position / ROTARY_BASE^(2h/H).
+
+    The product of a rotated query and a rotated key depends on their positions through the distance alone.
+
+    Args:
+      x_BTNH: queries or keys, positions 0 .. T-1.
+
+    Returns:
+      Array like x_BTNH.
+    """
+    length, half = x_BTNH.shape[1], x_BTNH.shape[3] // 2
+    angle_TH = np.arange(length)[:, None] * ROTARY_BASE ** -(np.arange(half) / half)
+    cos_TNH = jnp.asarray(np.cos(angle_TH)[:, None, :], x_BTNH.dtype)
+    sin_TNH = jnp.asarray(np.sin(angle_TH)[:, None, :], x_BTNH.dtype)
+    first, second = x_BTNH[..., :half], x_BTNH[..., half:]
+    return jnp.concatenate([first * cos_TNH - second * sin_TNH, second * cos_TNH + first * sin_TNH], axis=-1)
+
+
+def causal_attention(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    scale: float,
+    segment_ids_BT: jax.Array | None = None,
+    num_blocks: int = 1,
+) -> jax.Array:
+    """Returns softmax(scale * q k) v, where a query sees itself and what came before in its own segment.
+
+    Queries are cut into num_blocks blocks and each block meets only the keys up to its own end, so the part of the
+    square above the blocks' corners is never computed: (num_blocks - 1) / (2 num_blocks) of it. The numbers are those
+    of one block.
+
+    Args:
+      q_BTNH: queries; N is a multiple of K, and query head n reads key/value head n // (N / K).
+      k_BSKH: keys, S = T.
+      v_BSKH: values.
+      scale: factor on the query-key products.
+      segment_ids_BT: integer document of each position; None for one document a row.
+      num_blocks: blocks of queries.
+
+    Returns:
+      Array [B, T, N, H] in q's dtype.
+    """
+    length = q_BTNH.shape[1]
+    ends = [length * (block + 1) // num_blocks for block in range(num_blocks)]
+    blocks = []
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        mask_BTS = jnp.asarray(np.arange(start, end)[:, None] >= np.arange(end)[None, :])[None]
+        if segment_ids_BT is not None:
+            mask_BTS = mask_BTS & (segment_ids_BT[:, start:end, None] == segment_ids_BT[:, None, :end])
+        blocks.append(_attend(q_BTNH[:, start:end], k_BSKH[:, :end], v_BSKH[:, :end], scale, mask_BTS))
+    return jnp.concatenate(blocks, axis=1) if num_blocks > 1 else blocks[0]
+
+
+def _attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, scale: float, mask_BTS: jax.Array) -> jax.Array:
+    """Attention of one block of queries over the keys it may see."""
+    batch, length, num_heads, d_head = q_BTNH.shape
+    num_kv_heads = k_BSKH.shape[2]
+    q_BTKGH = (q_BTNH * scale).reshape(batch, length, num_kv_heads, num_heads // num_kv_heads, d_head)
+    # Softmax in float32: sums of many small bfloat16 probabilities lose several digits.
+    scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, MASKED)
+    weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
+    out_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH)
+    return out_BTKGH.reshape(batch, length, num_heads, d_head)
+
+
+class Attention(nnx.Module):
+    """Queries, keys and values of x, causal attention, and the projection back to the residual stream."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, num_stacked: int | None = None):
+        self.config = config
+        d_model, d_query, d_kv = config.d_model, config.num_heads * config.d_head, config.kv_heads * config.d_head
+        self.query = declare(config, rngs, "query", (d_model, d_query), ("embed", "heads"), num_stacked)
+        self.key = declare(config, rngs, "key", (d_model, d_kv), ("embed", "kv_heads"), num_stacked)
+        self.value = declare(config, rngs, "value", (d_model, d_kv), ("embed", "kv_heads"), num_stacked)
+        self.output = declare(config, rngs, "output", (d_query, d_model), ("heads", "embed"), num_stacked)
+
+    def __call__(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None = None) -> jax.Array:
+        """Returns what the attention of one block adds to x, before the branch multiplier."""
+        batch, length, _ = x_BTD.shape
+        heads = (batch, length, -1, self.config.d_head)
+        q_BTNH = product(x_BTD, self.query).reshape(heads)
+        k_BSKH = product(x_BTD, self.key).reshape(heads)
+        v_BSKH = product(x_BTD, self.value).reshape(heads)
+        if self.config.has_qk_norm:
+            q_BTNH, k_BSKH = rms_normalise(q_BTNH), rms_normalise(k_BSKH)
+        if self.config.positions == "rotary":
+            q_BTNH, k_BSKH = rotate(q_BTNH), rotate(k_BSKH)
+        q_BTNH, k_BSKH = checkpoint_name(q_BTNH, "query"), checkpoint_name(k_BSKH, "key")
+        out_BTNH = causal_attention(
+            q_BTNH, k_BSKH, v_BSKH, attention_scale(self.config), segment_ids_BT, self.config.attention_blocks
+        )
+        return product(out_BTNH.reshape(batch, length, -1), self.output)

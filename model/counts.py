@@ -1,0 +1,171 @@
+"""Exact counts of parameters and FLOPs of a shape, by three conventions, and an estimate of memory. Needs no jax.
+
+V vocabulary, D model width, F feed-forward width, L layers, T context, N query heads, K key/value heads, H head size.
+
+FLOPs are of training, forward and backward, a multiply-add counted as two. Only matrix products are counted: norms,
+softmax, activations and the optimizer are left out, which is under 2 % from about d_model 256 at d_head 64 and grows
+to about 30 % of the operations at d_model 24 (kleiber.model.compiled_flops measures it).
+"""
+
+from dataclasses import dataclass
+
+from kleiber.model.config import ModelConfig
+
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """All counts of one shape, side by side: parameters, and training FLOPs per token."""
+
+    num_params_total: int
+    num_params_non_embedding: int
+    num_params_active: int
+    flops_per_token: int
+    flops_per_token_causal: int
+    flops_per_token_6n: int
+    flops_per_token_6n_non_embedding: int
+
+
+def count(config: ModelConfig) -> Counts:
+    """Returns every count of a shape."""
+    return Counts(
+        num_params_total(config),
+        num_params_non_embedding(config),
+        num_params_active(config),
+        flops_per_token(config),
+        flops_per_token_causal(config),
+        flops_per_token_6n(config),
+        flops_per_token_6n_non_embedding(config),
+    )
+
+
+def num_params_block_matrices(config: ModelConfig) -> int:
+    """Returns the parameters of one block that enter matrix products: 2DNH + 2DKH, and 2DF (3DF when gated)."""
+    d_query, d_kv = config.num_heads * config.d_head, config.kv_heads * config.d_head
+    attention = 2 * config.d_model * (d_query + d_kv)
+    return attention + (3 if config.is_gated else 2) * config.d_model * config.feed_forward_width
+
+
+def num_params_embedding(config: ModelConfig) -> int:
+    """Returns the parameters that grow with vocabulary or context: token table, untied head, learned positions."""
+    tables = 1 if config.has_tied_head else 2
+    positions = config.seq_len if config.positions == "learned" else 0
+    return (tables * config.vocab_size + positions) * config.d_model
+
+
+def num_params_non_embedding(config: ModelConfig) -> int:
+    """Returns all parameters but the token table, the untied head and learned positions.
+
+    Source: Kaplan et al. 2020 (arXiv:2001.08361), section 2.1; here the vectors (gains, mix) count too.
+    """
+    vectors_per_norm = config.has_norm_gain * (2 if config.norm == "layernorm" else 1)
+    vectors = (2 * config.num_layers + 1) * vectors_per_norm + config.has_previous_token_mix
+    return config.num_layers * num_params_block_matrices(config) + vectors * config.d_model
+
+
+def num_params_total(config: ModelConfig) -> int:
+    """Returns all trainable parameters, embeddings included; a tied table counts once."""
+    return num_params_non_embedding(config) + num_params_embedding(config)
+
+
+def num_params_active(config: ModelConfig) -> int:
+    """Returns the parameters that one token passes through: all of them in a dense model."""
+    return num_params_total(config)
+
+
+def num_params_matmul(config: ModelConfig) -> int:
+    """Returns the parameters that each token is multiplied by: blocks and head. The head counts even when tied."""
+    return config.num_layers * num_params_block_matrices(config) + config.vocab_size * config.d_model
+
+
+def _attention_flops(config: ModelConfig) -> int:
+    """12 L T N H: scores and weighted values are 2 T N H each forward, twice that backward, over the full square."""
+    return 12 * config.num_layers * config.seq_len * config.num_heads * config.d_head
+
+
+def flops_per_token(config: ModelConfig) -> int:
+    """Returns counted training FLOPs per token: 6 * matmul parameters + 12 L T N H, attention over the full square.
+
+    This is the project's C. The look-up of embeddings costs nothing, the head always counts.
+
+    Source: PaLM (Chowdhery et al. 2022, arXiv:2204.02311), appendix B, with the head.
+    """
+    return 6 * num_params_matmul(config) + _attention_flops(config)
+
+
+def flops_per_token_causal(config: ModelConfig) -> int:
+    """Returns training FLOPs per token with half the attention square, as if no masked score were computed."""
+    return 6 * num_params_matmul(config) + _attention_flops(config) // 2
+
+
+def flops_per_token_computed(config: ModelConfig) -> float:
+    """Returns the training FLOPs per token that this implementation executes in products.
+
+    n attention blocks compute (n + 1) / 2n of the square; rematerialisation repeats each block's forward pass.
+    """
+    share = (config.attention_blocks + 1) / (2 * config.attention_blocks)
+    passes = 4 / 3 if config.has_remat else 1
+    blocks = 6 * config.num_layers * num_params_block_matrices(config) + share * _attention_flops(config)
+    return passes * blocks + 6 * config.vocab_size * config.d_model
+
+
+def flops_per_token_6n(config: ModelConfig) -> int:
+    """Returns 6 * all parameters, the usual estimate; it leaves attention out and counts the look-up table."""
+    return 6 * num_params_total(config)
+
+
+def flops_per_token_6n_non_embedding(config: ModelConfig) -> int:
+    """Returns 6 * non-embedding parameters, Kaplan's estimate; it leaves attention and the head out."""
+    return 6 * num_params_non_embedding(config)
+
+
+def training_flops(config: ModelConfig, num_tokens: int) -> int:
+    """Returns counted FLOPs of training on num_tokens tokens."""
+    return flops_per_token(config) * num_tokens
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Estimated peak bytes of a training step, over all devices together."""
+
+    params_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the parts."""
+        return self.params_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
+
+
+def memory_bytes(config: ModelConfig, batch_size: int, optimizer_slots: int = 2) -> Memory:
+    """Returns an estimate of the memory of a training step.
+
+    Args:
+      config: the shape.
+      batch_size: sequences whose activations live at once (a micro-batch).
+      optimizer_slots: float32 numbers kept per parameter; 2 for Adam.
+
+    Returns:
+      Memory in bytes. Activations are what the backward pass reads, so the estimate is a guide for planning, usually
+      right within a factor of 1.5: the compiler may keep or recompute some.
+    """
+    compute, params = BYTES[config.compute_dtype], num_params_total(config)
+    d_query, d_kv = config.num_heads * config.d_head, config.kv_heads * config.d_head
+    ff_width = config.feed_forward_width * (3 if config.is_gated else 2)
+    # Per token: two norms in and out, queries/keys before and after rotation, values, output; feed-forward; weights.
+    streams = compute * (4 * config.d_model + 3 * d_query + 3 * d_kv + ff_width)
+    share = (config.attention_blocks + 1) / (2 * config.attention_blocks)
+    scores = share * config.num_heads * config.seq_len * (4 + compute)
+    per_layer = streams + scores
+    saved = compute * config.d_model
+    per_token = config.num_layers * saved + per_layer if config.has_remat else config.num_layers * per_layer
+    per_token += 2 * 4 * config.vocab_size + 2 * compute * config.d_model  # logits and their gradient, embedding
+    return Memory(
+        params_bytes=params * BYTES[config.param_dtype],
+        gradients_bytes=params * BYTES[config.param_dtype],
+        optimizer_bytes=params * 4 * optimizer_slots,
+        activations_bytes=int(per_token * batch_size * config.seq_len),
+    )

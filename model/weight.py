@@ -1,0 +1,40 @@
+"""Declaring a weight: its name, shape, logical axes and initial values, side by side."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kleiber.model.config import ModelConfig
+from kleiber.model.parametrization import ROLE_OF_WEIGHT, rules
+
+
+def declare(
+    config: ModelConfig,
+    rngs: nnx.Rngs,
+    name: str,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    num_stacked: int | None = None,
+) -> nnx.Param:
+    """Returns a new weight, drawn as the rule of its role says.
+
+    Args:
+      config: gives the parametrization and the storage dtype.
+      rngs: its `params` stream draws the initial values.
+      name: a key of ROLE_OF_WEIGHT; the attribute of the module that holds the weight.
+      shape: sizes; the first is the fan-in of a matrix.
+      axes: logical axis of each dimension (kleiber.parallel.rules maps them to the mesh).
+      num_stacked: layers stacked in front, for scanned layers; None for one.
+
+    Returns:
+      nnx.Param [num_stacked, *shape] of config.param_dtype, with its logical axes and initial distribution as metadata.
+    """
+    rule = rules(config)[ROLE_OF_WEIGHT[name]]
+    std = rule.init_std(shape[0])
+    if num_stacked is not None:
+        shape, axes = (num_stacked, *shape), ("layers", *axes)
+    if std:
+        value = rule.init_mean + std * jax.random.normal(rngs.params(), shape, jnp.float32)
+    else:
+        value = jnp.full(shape, rule.init_mean, jnp.float32)
+    return nnx.Param(value.astype(config.param_dtype), logical_axes=axes, init_mean=rule.init_mean, init_std=std)

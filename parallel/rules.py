@@ -1,0 +1,111 @@
+"""The one table from logical axis names to mesh axes, and the shardings that follow. Strict: what is unclear raises.
+
+A layout reads W[D_fsdp, F_tensor]: array dimension, subscript mesh axis.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+MeshAxes = str | tuple[str, ...] | None
+
+RULES: Mapping[str, MeshAxes] = {
+    "batch": ("data", "fsdp"),  # x[B_data,fsdp, T, D]
+    "seq": None,
+    "embed": "fsdp",  # W[D_fsdp, F_tensor]: gathered over fsdp when used
+    "mlp": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "vocab": "tensor",
+    "layers": None,
+    "members": None,  # of a population: every device holds its part of each member
+}
+
+
+def partition_spec(
+    axes: tuple[str | None, ...], rules: Mapping[str, MeshAxes] = RULES, name: str = ""
+) -> PartitionSpec:
+    """Returns the PartitionSpec of an array whose dimensions have these logical axes.
+
+    Args:
+      axes: logical name of each dimension; None is never split.
+      rules: the table.
+      name: of the array, for messages.
+
+    Raises:
+      ValueError: if a name is unknown or two dimensions meet on one mesh axis.
+    """
+    spec: list[MeshAxes] = []
+    used: dict[str, int] = {}
+    for dimension, axis in enumerate(axes):
+        if axis is not None and axis not in rules:
+            near = difflib.get_close_matches(axis, rules, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {sorted(rules)}."
+            raise ValueError(f"{name or 'array'} dimension {dimension} has unknown logical axis '{axis}'; {hint}")
+        mesh_axes = None if axis is None else rules[axis]
+        for mesh_axis in _as_tuple(mesh_axes):
+            if mesh_axis in used:
+                raise ValueError(
+                    f"{name or 'array'} {axes}: dimensions {used[mesh_axis]} and {dimension} both map to mesh axis "
+                    f"'{mesh_axis}'; an array can be split over a mesh axis once."
+                )
+            used[mesh_axis] = dimension
+        spec.append(mesh_axes)
+    return PartitionSpec(*spec)
+
+
+def sharding(
+    mesh: Mesh,
+    axes: tuple[str | None, ...],
+    shape: tuple[int, ...],
+    rules: Mapping[str, MeshAxes] = RULES,
+    name: str = "",
+) -> NamedSharding:
+    """Returns the sharding of an array, after checking that every split dimension divides.
+
+    Raises:
+      ValueError: as partition_spec, or if the ranks differ, the mesh lacks an axis, or a size does not divide.
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f"{name or 'array'} has shape {shape} but logical axes {axes}: one name a dimension.")
+    spec = partition_spec(axes, rules, name)
+    for dimension, (size, mesh_axes) in enumerate(zip(shape, spec, strict=True)):
+        for mesh_axis in _as_tuple(mesh_axes):
+            if mesh_axis not in mesh.shape:
+                raise ValueError(
+                    f"{name or 'array'} dimension {dimension} maps to mesh axis '{mesh_axis}', "
+                    f"but the mesh has {tuple(mesh.axis_names)}."
+                )
+        parts = math.prod(mesh.shape[mesh_axis] for mesh_axis in _as_tuple(mesh_axes))
+        if size % parts:
+            raise ValueError(
+                f"{name or 'array'} dimension {dimension} ('{axes[dimension]}') has size {size}, which does not "
+                f"divide over mesh axis {mesh_axes!r} of {parts} devices; change the size or the mesh."
+            )
+    return NamedSharding(mesh, spec)
+
+
+def tree_shardings(mesh: Mesh, axes_tree: Any, shapes_tree: Any, rules: Mapping[str, MeshAxes] = RULES) -> Any:
+    """Returns the sharding of each array of a tree.
+
+    Args:
+      mesh: as make_mesh returns.
+      axes_tree: tree with a tuple of logical axes at each leaf (kleiber.model.functional.logical_axes).
+      shapes_tree: tree of the same structure with anything that has a shape (abstract_params).
+      rules: the table.
+    """
+
+    def of_leaf(path: tuple, array: Any, axes: tuple[str | None, ...]) -> NamedSharding:
+        return sharding(mesh, axes, tuple(array.shape), rules, jax.tree_util.keystr(path, simple=True, separator="/"))
+
+    return jax.tree_util.tree_map_with_path(of_leaf, shapes_tree, axes_tree)
+
+
+def _as_tuple(mesh_axes: MeshAxes) -> tuple[str, ...]:
+    if mesh_axes is None:
+        return ()
+    return (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes
