@@ -1,0 +1,290 @@
+"""The two figures about the forecast: the whole study on one page, and the errors beside simple baselines."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kleiber.scaling.figures.study import Cost, Forecast, Points, Target, cost_model, frontier
+from kleiber.scaling.figures.style import (
+    FORECAST,
+    INK,
+    UNTRAINED,
+    compute,
+    count,
+    draw_dots,
+    draw_forecast,
+    draw_measured,
+    house_style,
+    loss_ticks,
+    new_figure,
+    percent,
+    plain,
+    set_claim,
+    size_colors,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+LEGEND = ("best for the compute", "forecast, interval", "measured")
+"""Entries of the hero's legend that follow the sizes, in order."""
+
+
+def hero(points: Points, forecast: Forecast | None, targets: Sequence[Target] = ()) -> "Figure":
+    """Draws loss against compute: runs, fitted frontier with its band, and each forecast with its outcome.
+
+    Args:
+      points: the fitted runs.
+      forecast: the fitted law, or None to show the runs alone.
+      targets: registered forecasts, measured or not.
+    """
+    colors = size_colors([*points.num_params, *(t.num_params for t in targets)])
+    with house_style():
+        figure = new_figure(10.2, 5.2)
+        set_claim(figure, forecast_claim(targets, forecast is not None), _hero_detail(points, targets))
+        if targets:
+            axis, zoom = figure.subplots(1, 2, width_ratios=(2.7, 1))
+            _draw_errors(zoom, targets, colors)
+        else:
+            axis = figure.subplots()
+        _draw_hero(axis, points, forecast, targets, colors)
+    return figure
+
+
+def forecast_claim(targets: Sequence[Target], is_fitted: bool = True) -> str:
+    """Returns the headline of a study: how far off the forecasts were, at what distance, inside what interval."""
+    if not targets:
+        return (
+            "The law is fitted; no forecast was registered" if is_fitted else "Runs measured so far; no law is fitted"
+        )
+    errors = [t.signed_error for t in targets if t.signed_error is not None]
+    width = percent(max(t.half_width for t in targets))
+    ratios = sorted({round(t.compute_ratio, 1) for t in targets})
+    distance = f"{ratios[0]:g}×" if len(ratios) == 1 else f"{ratios[0]:g}–{ratios[-1]:g}×"
+    if not errors:
+        noun = "Forecast" if len(targets) == 1 else f"{len(targets)} forecasts"
+        return f"{noun} registered at {distance} compute, to ±{width}: not measured yet"
+    inside = sum(bool(t.is_inside) for t in targets)
+    if len(errors) == len(targets) == 1:
+        place = "inside" if inside else "OUTSIDE"
+        return f"Forecast {percent(errors[0], signed=True)} at {distance} compute, {place} ±{width}"
+    worst = percent(max(abs(error) for error in errors))
+    pending = f", {len(targets) - len(errors)} not measured yet" if len(errors) < len(targets) else ""
+    everyone = "both" if inside == 2 else f"all {inside}"
+    share = everyone if inside == len(errors) else f"only {inside} of {len(errors)}"
+    return f"Forecasts within {worst} at {distance} compute, {share} inside their intervals{pending}"
+
+
+def _hero_detail(points: Points, targets: Sequence[Target]) -> str:
+    sizes = len(np.unique(points.num_params))
+    text = f"{len(points)} runs of {sizes} sizes fitted, up to {compute(points.flops.max())} FLOPs"
+    if targets:
+        level = f"{100 * targets[0].level:g} %"
+        text += f"; forecasts written down with their {level} intervals before their runs started"
+    return text
+
+
+def _draw_hero(
+    axis: "Axes", points: Points, forecast: Forecast | None, targets: Sequence[Target], colors: dict[float, str]
+) -> None:
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    edge = float(points.flops.max())
+    reach = max([edge, *(t.flops for t in targets)])
+    low, high = points.flops.min() / 1.5, reach * (1.8 if targets else 1.5)
+    axis.set_xlim(low, high)
+    if targets:
+        axis.axvspan(edge, high, color=UNTRAINED, zorder=0)
+        axis.axvline(edge, color=FORECAST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axis.text(
+            edge * 1.06,
+            0.985,
+            "not trained when the\nforecast was written",
+            transform=axis.get_xaxis_transform(),
+            ha="left",
+            va="top",
+            fontsize=9.5,
+            color=FORECAST,
+        )
+    if forecast is not None:
+        cost = cost_model(points, targets)
+        _draw_law(axis, points, forecast, cost, (low, high), colors)
+        _draw_extrapolations(axis, points, forecast, cost, targets, colors)
+    for size in np.unique(points.num_params):
+        mine = points.num_params == size
+        draw_dots(axis, points.flops[mine], points.loss[mine], colors[size], markersize=5.5, label=count(size))
+    _draw_targets(axis, targets, colors)
+    top, bottom = points.loss.max(), min([points.loss.min(), *(t.low for t in targets)])
+    axis.set_ylim(bottom * (bottom / top) ** 0.09, top * (top / bottom) ** 0.05)
+    loss_ticks(axis)
+    axis.set_xlabel("training compute (FLOPs, counted)")
+    axis.set_ylabel("validation loss (nats per token)")
+    handles, labels = axis.get_legend_handles_labels()
+    last = [handles[labels.index(name)] for name in LEGEND if name in labels]
+    first = [handle for handle in handles if handle not in last]
+    axis.legend(handles=first + last, loc="lower left", title="parameters", title_fontsize=9.5, alignment="left")
+
+
+def _draw_law(
+    axis: "Axes", points: Points, forecast: Forecast, cost: Cost, span: tuple[float, float], colors: dict[float, str]
+) -> None:
+    for size in np.unique(points.num_params):
+        mine = points.num_params == size
+        tokens = np.geomspace(points.num_tokens[mine].min(), points.num_tokens[mine].max(), 40)
+        loss = forecast(np.full(40, size), tokens)[0]
+        axis.plot(tokens * cost(np.full(40, size)), loss, color=colors[size], linewidth=1.2, alpha=0.75, zorder=2)
+    budgets = np.geomspace(*span, 80)
+    largest = max(colors)
+    sizes, tokens = frontier(forecast, cost, budgets, (points.num_params.min() / 30, largest * 30))
+    middle, low, high = forecast(sizes, tokens)
+    axis.fill_between(budgets, low, high, color=INK, alpha=0.15, linewidth=0, zorder=2)
+    axis.plot(budgets, middle, color=INK, linewidth=2, zorder=3, label="best for the compute")
+
+
+def _draw_extrapolations(
+    axis: "Axes", points: Points, forecast: Forecast, cost: Cost, targets: Sequence[Target], colors: dict[float, str]
+) -> None:
+    """Draws the law at each target's size, dashed from the runs to the target."""
+    for target in targets:
+        mine = points.num_params == target.num_params
+        per_token = float(cost(np.array([target.num_params]))[0])
+        start = points.num_tokens[mine].max() if mine.any() else points.flops.max() / per_token
+        if start < target.num_tokens:
+            tokens = np.geomspace(start, target.num_tokens, 30)
+            loss = forecast(np.full(30, target.num_params), tokens)[0]
+            axis.plot(
+                tokens * per_token, loss, color=colors[target.num_params], linewidth=1.2, linestyle="--", zorder=2
+            )
+
+
+def _draw_targets(axis: "Axes", targets: Sequence[Target], colors: dict[float, str]) -> None:
+    for index, target in enumerate(targets):
+        names = LEGEND[1:] if index == 0 else (None, None)
+        draw_forecast(axis, target.flops, target.low, target.predicted, target.high, label=names[0])
+        if target.observed is not None:
+            color = colors[target.num_params]
+            draw_measured(axis, target.flops, target.observed, color, markersize=5.5, label=names[1])
+
+
+def _draw_errors(axis: "Axes", targets: Sequence[Target], colors: dict[float, str]) -> None:
+    """Draws each forecast around its measurement in per cent (or around itself until there is one)."""
+    for place, target in enumerate(targets):
+        truth = target.observed or target.predicted
+        low, middle, high = (100 * (loss / truth - 1) for loss in (target.low, target.predicted, target.high))
+        draw_forecast(axis, place, low, middle, high)
+        if target.observed is not None:
+            draw_measured(axis, place, 0, colors[target.num_params])
+    axis.axhline(0, color=INK, linewidth=1, zorder=1)
+    axis.set_xticks(range(len(targets)), [_target_label(t) for t in targets], fontsize=8.8)
+    axis.set_xlim(-0.6, len(targets) - 0.4)
+    reach = max(abs(v) for v in axis.get_ylim()) * 1.1
+    axis.set_ylim(-reach, reach)
+    axis.grid(axis="x", visible=False)
+    axis.set_ylabel("forecast minus measured (%)")
+    axis.set_title("the forecasts, enlarged", fontsize=9.5, color="#666666", loc="left")
+
+
+def _target_label(target: Target) -> str:
+    return f"{count(target.num_params)} params\n{count(target.num_tokens)} tokens\n{target.compute_ratio:.1f}× compute"
+
+
+def forecast_against_truth(
+    targets: Sequence[Target],
+    rivals: dict[str, dict[str, float]],
+    names: dict[str, str] | None = None,
+    sizes: Sequence[float] = (),
+) -> "Figure":
+    """Draws the signed error of the registered law, its rivals and simple baselines on every measured target.
+
+    Args:
+      targets: registered forecasts; those not measured are left out.
+      rivals: method -> {target name: forecast loss}, other laws and baselines, shown in this order.
+      names: method -> words for the axis; a method that is not there is named by its key.
+      sizes: all sizes of the study, so that a size keeps its colour.
+    """
+    done = [t for t in targets if t.observed is not None]
+    names = names or {}
+    rows = {"registered law": {t.name: t.predicted for t in done}, **rivals}
+    errors = {
+        method: [losses[t.name] / t.observed - 1 for t in done if t.name in losses and t.observed]
+        for method, losses in rows.items()
+    }
+    errors = {method: values for method, values in errors.items() if values}
+    with house_style():
+        figure = new_figure(10.2, 1.9 + 0.42 * max(len(errors), 2))
+        set_claim(
+            figure, _skill_claim(errors, names), "signed error of the forecast loss; bar: the registered interval"
+        )
+        axis = figure.subplots()
+        colors = size_colors([*sizes, *(t.num_params for t in done)])
+        markers = "oDs^vP*X"
+        for row, method in enumerate(errors):
+            for index, target in enumerate(done):
+                if target.name not in rows[method] or not target.observed:
+                    continue
+                y = row + 0.22 * (index - (len(done) - 1) / 2) / max(1, (len(done) - 1) / 2)
+                if method == "registered law":
+                    axis.plot(
+                        [100 * (target.low / target.observed - 1), 100 * (target.high / target.observed - 1)],
+                        [y, y],
+                        color=FORECAST,
+                        linewidth=6,
+                        alpha=0.25,
+                        solid_capstyle="butt",
+                        zorder=2,
+                    )
+                axis.plot(
+                    100 * (rows[method][target.name] / target.observed - 1),
+                    y,
+                    markers[index % len(markers)],
+                    color=colors[target.num_params],
+                    markersize=8,
+                    markeredgecolor=INK,
+                    markeredgewidth=0.7,
+                    zorder=3,
+                    label=plain(_one_line(target)) if row == 0 else None,
+                )
+        axis.axvline(0, color=INK, linewidth=1, zorder=1)
+        axis.set_yticks(range(len(errors)), [plain(names.get(method, method)) for method in errors])
+        axis.set_ylim(len(errors) - 0.5, -0.5)
+        axis.grid(axis="y", visible=False)
+        axis.set_xlabel("forecast minus measured, % of the measured loss (0: exact)")
+        _mark_scale(axis, errors)
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.3)
+    return figure
+
+
+def _mark_scale(axis: "Axes", errors: dict[str, list[float]]) -> None:
+    """Uses a symmetric-log axis when a baseline's error would squeeze the law's into a line."""
+    worst = 100 * max((abs(v) for values in errors.values() for v in values), default=1.0)
+    if worst > 8:
+        axis.set_xscale("symlog", linthresh=2, linscale=1.4)
+        ticks = [t for t in (-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50, 100) if abs(t) <= 1.6 * worst]
+        low = 1.3 * min(100 * min(v for values in errors.values() for v in values), -1)
+        high = 1.3 * max(100 * max(v for values in errors.values() for v in values), 1)
+        axis.set_xlim(low, high)
+        axis.set_xticks(
+            [t for t in ticks if low <= t <= high], [f"{t:+d}" if t else "0" for t in ticks if low <= t <= high]
+        )
+        axis.minorticks_off()
+
+
+def _one_line(target: Target) -> str:
+    return f"{target.name}\n{count(target.num_params)} params, {count(target.num_tokens)} tokens"
+
+
+def _skill_claim(errors: dict[str, list[float]], names: dict[str, str]) -> str:
+    rms = {method: float(np.sqrt(np.mean(np.square(values)))) for method, values in errors.items()}
+    own = rms.pop("registered law", None)
+    if own is None:
+        return "No target has been measured yet"
+    if not rms:
+        return f"The registered law is {percent(own)} off (root mean square)"
+    best = min(rms, key=lambda method: rms[method])
+    name = names.get(best, best)
+    if rms[best] < own:
+        return f"{name} forecasts better than the registered law: {percent(rms[best])} off against {percent(own)}"
+    return f"The registered law is {percent(own)} off, the best of the others {percent(rms[best])} ({name})"

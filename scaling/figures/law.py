@@ -1,0 +1,221 @@
+"""Figures of the fitted law: its compute-optimal frontier, its residuals, and its parameters beside the rivals'."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kleiber.scaling.figures.study import Cost, Estimates, Floats, Forecast, Points, frontier, log_residuals
+from kleiber.scaling.figures.style import (
+    INK,
+    QUIET,
+    UNTRAINED,
+    count_ticks,
+    house_style,
+    new_figure,
+    percent,
+    plain,
+    set_claim,
+    size_colors,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ"}
+
+
+def optimal_frontier(
+    points: Points,
+    forecast: Forecast,
+    draws: Sequence[Forecast],
+    cost: Cost,
+    reach: float = 1.0,
+    level: float = 0.95,
+    sizes: Sequence[float] = (),
+) -> "Figure":
+    """Draws the compute-optimal size and token count against compute, with intervals from draws of the law.
+
+    Args:
+      points: the fitted runs.
+      forecast: the fitted law.
+      draws: laws drawn from the fit's uncertainty; each gives one frontier.
+      cost: FLOPs per token of a size.
+      reach: how far beyond the largest fitted run to go, as a factor of compute.
+      level: probability of the bands.
+      sizes: all sizes of the study, so that a size keeps its colour.
+    """
+    edge = float(points.flops.max())
+    budgets = np.geomspace(points.flops.min(), edge * max(reach, 1.5) * 1.3, 40)
+    span = (points.num_params.min() / 100, points.num_params.max() * 100)
+    best, tokens = frontier(forecast, cost, budgets, span)
+    many = [frontier(draw, cost, budgets, span) for draw in draws]
+    slope, half = _slope(budgets, best, [m[0] for m in many], level)
+    with house_style():
+        figure = new_figure(10.2, 4.4)
+        margin = f" ± {half:.2f}" if np.isfinite(half) else ""
+        set_claim(
+            figure,
+            f"The best size grows as compute to the power {slope:.2f}{margin}, the tokens as {1 - slope:.2f}",
+            f"line: lowest loss for the counted compute; band: {100 * level:g} % interval; dots: the fitted runs",
+        )
+        left, right = figure.subplots(1, 2)
+        colors = size_colors([*sizes, *points.num_params])
+        for axis, line, index, measured, label in (
+            (left, best, 0, points.num_params, "best size (parameters)"),
+            (right, tokens, 1, points.num_tokens, "best training length (tokens)"),
+        ):
+            axis.set_xscale("log")
+            axis.set_yscale("log")
+            axis.axvspan(edge, budgets[-1], color=UNTRAINED, zorder=0)
+            if many:
+                low, high = np.quantile([m[index] for m in many], [(1 - level) / 2, (1 + level) / 2], axis=0)
+                axis.fill_between(budgets, low, high, color=INK, alpha=0.16, linewidth=0, zorder=2)
+            axis.plot(budgets, line, color=INK, linewidth=2, zorder=3)
+            axis.scatter(
+                points.flops,
+                measured,
+                s=22,
+                c=[colors[s] for s in points.num_params],
+                edgecolors="white",
+                linewidths=0.5,
+                zorder=4,
+            )
+            axis.set_xlim(budgets[0] / 1.2, budgets[-1])
+            count_ticks(axis, "y")
+            axis.set_xlabel("training compute (FLOPs, counted)")
+            axis.set_ylabel(label)
+    return figure
+
+
+def _slope(budgets: Floats, sizes: Floats, many: Sequence[Floats], level: float) -> tuple[float, float]:
+    """Returns the log-log slope of size against compute and half its interval (nan without draws)."""
+    x = np.log(budgets)
+    slope = float(np.polyfit(x, np.log(sizes), 1)[0])
+    if not many:
+        return slope, float("nan")
+    slopes = [np.polyfit(x, np.log(s), 1)[0] for s in many]
+    low, high = np.quantile(slopes, [(1 - level) / 2, (1 + level) / 2])
+    return slope, float(high - low) / 2
+
+
+def residuals(points: Points, forecast: Forecast, sizes: Sequence[float] = ()) -> "Figure":
+    """Draws log residuals against size, against tokens and by trunk, with the band of their own spread.
+
+    Args:
+      points: the fitted runs.
+      forecast: the fitted law.
+      sizes: all sizes of the study, so that a size keeps its colour.
+    """
+    values = 100 * log_residuals(points, forecast)
+    rms = float(np.sqrt(np.mean(values**2)))
+    colors = size_colors([*sizes, *points.num_params])
+    shades = [colors[s] for s in points.num_params]
+    with house_style():
+        figure = new_figure(10.2, 4.0)
+        set_claim(
+            figure,
+            f"The law misses its own runs by {percent(rms / 100)} (rms); {_trends(points, values)}",
+            "one dot a run; band: ± twice the root mean square; by trunk: runs of one trunk share their noise",
+        )
+        left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 1.25))
+        left.scatter(points.num_params, values, s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3)
+        middle.scatter(points.num_tokens, values, s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3)
+        trunks = sorted(set(points.trunk), key=lambda t: (points.num_params[points.trunk.index(t)], t))
+        place = {trunk: index for index, trunk in enumerate(trunks)}
+        right.scatter(
+            [place[t] for t in points.trunk], values, s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3
+        )
+        for trunk in trunks:
+            mean = values[[t == trunk for t in points.trunk]].mean()
+            right.plot([place[trunk] - 0.35, place[trunk] + 0.35], [mean, mean], color=INK, linewidth=1.5, zorder=4)
+        for axis, label in ((left, "parameters"), (middle, "training tokens")):
+            axis.set_xscale("log")
+            count_ticks(axis, "x")
+            axis.set_xlabel(label)
+        right.set_xticks([])
+        right.set_xlabel("trunk, smallest to largest (bar: its mean)")
+        left.set_ylabel("measured against law (%)")
+        for axis in (left, middle, right):
+            axis.axhspan(-2 * rms, 2 * rms, color=QUIET, alpha=0.14, linewidth=0, zorder=0)
+            axis.axhline(0, color=INK, linewidth=1, zorder=1)
+        reach = max(2.6 * rms, 1.15 * float(np.abs(values).max()))
+        left.set_ylim(-reach, reach)
+    return figure
+
+
+def _trends(points: Points, values: Floats) -> str:
+    """Says whether residuals bend with size or tokens: a quadratic in the logarithm, as a line is already fitted."""
+    bent = []
+    for name, x in (("size", points.num_params), ("tokens", points.num_tokens)):
+        u = np.log(x / np.exp(np.log(x).mean()))
+        if len(np.unique(u)) < 4 or len(u) < 6:
+            continue
+        design = np.stack([np.ones_like(u), u, u**2], axis=1)
+        solution, *_ = np.linalg.lstsq(design, values, rcond=None)
+        spread = np.sum((values - design @ solution) ** 2) / (len(u) - 3)
+        error = np.sqrt(spread * np.linalg.inv(design.T @ design)[2, 2])
+        if abs(solution[2]) > 2.5 * error:
+            bent.append(name)
+    return "no bend with size or tokens" if not bent else f"they bend with {' and '.join(bent)}"
+
+
+def parameters_by_law(laws: Sequence[Estimates], names: Sequence[str] | None = None) -> "Figure":
+    """Draws each parameter's estimate and 95 % interval under every law that has it.
+
+    Args:
+      laws: the registered law first.
+      names: parameters to show; None takes those of the registered law, in its order.
+    """
+    shown = list(names or laws[0].parameters)
+    with house_style():
+        figure = new_figure(10.2, 1.7 + 0.36 * max(len(laws), 2))
+        rms = ", ".join(f"{law.law} {percent(law.residual_rms)}" for law in laws)
+        set_claim(figure, _form_claim(laws), f"dot: estimate; bar: 95 % interval; root mean square residual: {rms}")
+        axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axis, name in zip(axes, shown, strict=True):
+            _draw_parameter(axis, laws, name)
+        axes[0].set_yticks(range(len(laws)), [plain(law.law) for law in laws])
+        axes[0].set_ylim(len(laws) - 0.5, -0.5)
+    return figure
+
+
+def _draw_parameter(axis: "Axes", laws: Sequence[Estimates], name: str) -> None:
+    for row, law in enumerate(laws):
+        value = law.parameters.get(name)
+        if isinstance(value, tuple):
+            color = INK if row == 0 else QUIET
+            axis.plot(value[1:], [row, row], color=color, linewidth=2.4, alpha=0.55, solid_capstyle="butt")
+            axis.plot(value[0], row, "o", color=color, markersize=7)
+        else:
+            word = "withheld" if isinstance(value, str) else "–"
+            axis.text(
+                0.5, row, word, transform=axis.get_yaxis_transform(), ha="center", va="center", fontsize=9, color=QUIET
+            )
+    axis.set_title(GREEK.get(name, plain(name)), loc="center", fontweight="bold")
+    axis.grid(axis="y", visible=False)
+    axis.margins(x=0.15)
+    axis.locator_params(axis="x", nbins=4)
+    axis.spines["left"].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+
+
+def _form_claim(laws: Sequence[Estimates]) -> str:
+    """Says how far the exponents depend on the form chosen, from the laws that give them."""
+    spreads = {}
+    for name in ("alpha", "beta"):
+        found = [law.parameters.get(name) for law in laws]
+        values = [value[0] for value in found if isinstance(value, tuple)]
+        if len(values) > 1 and min(values) > 0:
+            spreads[name] = max(values) / min(values) - 1
+    if not spreads:
+        first = laws[0]
+        given = {k: v for k, v in first.parameters.items() if isinstance(v, tuple) and k in ("alpha", "beta")}
+        text = ", ".join(f"{k} {v[0]:.3f}" for k, v in given.items())
+        return f"{first.law}: {text}" if text else f"{first.law}: exponents withheld"
+    worst = max(spreads.values())
+    if worst < 0.1:
+        return f"Exponents agree within {percent(worst)} over {len(laws)} forms"
+    return f"Exponents move by {100 * worst:.0f} % with the form: read the forecast, not the exponents"
