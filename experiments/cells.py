@@ -1,0 +1,78 @@
+"""The cells of an experiment: which trunk makes which measured point, and in which order."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.record import planned_record, read_json, record_path, run_id, trunk_id
+from kleiber.model.counts import training_flops
+from kleiber.train.config import TrainConfig
+from kleiber.train.schedule import cooldown_start
+
+
+@dataclass(frozen=True)
+class TrunkCell:
+    """One trunk and where it belongs."""
+
+    split: str
+    """`fit` or `target`."""
+    config: TrainConfig
+    target: str = ""
+
+    @property
+    def trunk_id(self) -> str:
+        """Name of the trunk and its folder."""
+        return trunk_id(self.config)
+
+    @property
+    def run_ids(self) -> dict[int, str]:
+        """Names of the measured points, by token count."""
+        return {num_tokens: run_id(self.config, num_tokens) for num_tokens in self.config.num_tokens}
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens actually trained on: the shared part once, each cooldown branch by itself."""
+        config = self.config
+        steps, shared = 0, 0
+        for num_tokens in config.num_tokens:
+            total = config.steps_at(num_tokens)
+            start = cooldown_start(config.schedule, total)
+            steps += total - start
+            shared = max(shared, start)
+        return (steps + shared) * config.tokens_per_step
+
+    @property
+    def trained_flops(self) -> float:
+        """FLOPs actually spent on training, counted."""
+        return training_flops(self.config.model, self.trained_tokens)
+
+    def planned(self, experiment: str) -> dict[int, dict[str, Any]]:
+        """Returns the planned record of each point, by token count."""
+        return {n: planned_record(experiment, self.split, self.config, n, self.target) for n in self.config.num_tokens}
+
+    def missing(self, directory: Path) -> list[int]:
+        """Returns the token counts that have no record yet."""
+        return [n for n, name in self.run_ids.items() if not record_path(directory, name).exists()]
+
+    def failed(self, directory: Path) -> list[str]:
+        """Returns the run ids whose record says failed."""
+        paths = (record_path(directory, name) for name in self.run_ids.values())
+        return [p.parent.name for p in paths if p.exists() and read_json(p)["status"] == "failed"]
+
+
+def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
+    """Returns the trunks of one split, most expensive first so that workers end together.
+
+    Raises:
+      ValueError: two trunks that are the same run.
+    """
+    if split == "fit":
+        cells = [TrunkCell("fit", config) for config in experiment.trunks]
+    else:
+        cells = [TrunkCell("target", target.train, target.name) for target in experiment.targets]
+    names = [cell.trunk_id for cell in cells]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"trunk {name} appears {names.count(name)} times: give each its own seed or factor level.")
+    return sorted(cells, key=lambda cell: -cell.trained_flops)

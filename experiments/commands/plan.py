@@ -1,0 +1,78 @@
+"""Prints what an experiment would do, cost and teach; starts nothing.
+
+example: kleiber plan quickstart
+"""
+
+import json
+from dataclasses import dataclass
+
+import tyro
+
+from kleiber.experiments.config_file import load_experiment
+from kleiber.experiments.errors import EXIT_DONE, EXIT_USAGE
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `kleiber plan`."""
+
+    experiment: tyro.conf.Positional[str]
+    """Path of a config file, or the name of a shipped experiment."""
+    workers: int | None = None
+    """Local worker processes to plan for; default one for each core."""
+    json: bool = False
+    """Print plan.json instead of a table."""
+
+
+def run(options: Options) -> int:
+    """Prints the plan; exit code 2 when the plan is refused."""
+    from kleiber.experiments.plan import make_plan
+    from kleiber.experiments.sweep import available_cores
+
+    plan = make_plan(load_experiment(options.experiment), options.workers or available_cores())
+    if options.json:
+        print(json.dumps(plan.to_json(), indent=1))
+    else:
+        _print_table(plan)
+    return EXIT_USAGE if plan.refusals else EXIT_DONE
+
+
+def _print_table(plan) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    data, console = plan.to_json(), Console()
+    console.print(f"[bold]{plan.experiment.name}[/bold]: {plan.experiment.question}", highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", "split", "parameters", "tokens", "tokens/param", "steps", "FLOPs", "x largest fit", "trunk s"):
+        table.add_column(name, justify="left" if name in ("run", "split") else "right")
+    shown = set()
+    for p in data["points"]:
+        first = p["trunk_id"] not in shown
+        shown.add(p["trunk_id"])
+        table.add_row(
+            p["run_id"], p["target"] or p["split"], f"{p['num_params_total']:,}", f"{p['num_tokens']:,}",
+            f"{p['tokens_per_parameter']:.3g}", f"{p['num_steps']:,}", f"{p['flops']:.2e}",
+            f"{p['compute_ratio']:.2f}", f"{p['trunk_seconds']:.0f}" if first else "",
+        )
+    console.print(table)
+    seconds = data["seconds"]
+    console.print(
+        f"\n{data['num_points']} points, {data['num_targets']} targets, {data['flops']:.2e} FLOPs, "
+        f"{data['memory_bytes'] / 1e6:.0f} MB a worker; about {seconds['fit']:.0f} s to fit and "
+        f"{seconds['target']:.0f} s for the targets on {data['num_workers']} workers ({seconds['source']})",
+        highlight=False,
+    )
+    if data["expected"]:
+        exponents, law = data["expected"]["exponents"], plan.experiment.assumed
+        console.print(
+            f"expected standard errors, if L = {law.E:g} + {law.A:g}/N^{law.alpha:g} + {law.B:g}/D^{law.beta:g} with "
+            f"trunk noise {law.trunk_noise:.2%} and point noise {law.point_noise:.2%}: "
+            f"alpha {exponents['alpha']:.3f}, beta {exponents['beta']:.3f}", highlight=False,
+        )
+        for name, error in data["expected"]["forecasts"].items():
+            console.print(f"  forecast of {name}: {error:.2%} (one standard error)", highlight=False)
+    for warning in data["warnings"]:
+        console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
+    for refusal in data["refusals"]:
+        console.print(f"[red]refused:[/red] {refusal}", highlight=False)

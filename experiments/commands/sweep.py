@@ -1,0 +1,43 @@
+"""Plans, runs, fits, registers the forecast, runs the targets, scores and reports. The same line resumes.
+
+example: kleiber sweep quickstart --out out/quickstart
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from kleiber.experiments.config_file import load_experiment
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `kleiber sweep`."""
+
+    experiment: tyro.conf.Positional[str]
+    """Path of a config file, or the name of a shipped experiment."""
+    out: Path | None = None
+    """Sweep directory; default out/NAME."""
+    workers: int | None = None
+    """Local worker processes; default one for each core."""
+    seed: int | None = None
+    """Added to the seed of every run, for an independent repetition of the whole experiment."""
+    retry_failed: bool = False
+    """Run cells again that are recorded as failed."""
+    json: bool = False
+    """Print one JSON object with the result at the end, and progress to the log file only."""
+
+
+def run(options: Options) -> int:
+    """Runs the sweep; 0 done, 3 done but its gate failed, 75 stopped and resumable."""
+    from kleiber.experiments.sweep import run_sweep, summary_lines, with_seed
+
+    experiment = load_experiment(options.experiment)
+    if options.seed:
+        experiment = with_seed(experiment, options.seed)
+    directory = options.out or Path("out") / experiment.name
+    result = run_sweep(experiment, directory, options.workers, options.retry_failed, is_quiet=options.json)
+    print(json.dumps(result.summary, indent=1) if options.json else "\n".join(summary_lines(result.summary)))
+    return result.exit_code

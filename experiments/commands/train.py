@@ -1,0 +1,53 @@
+"""Trains one run of an experiment: its first trunk, or the one named.
+
+example: kleiber train quickstart --set model.d_model=64 --set num_tokens=500000 --out out/one
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from kleiber.experiments.config_file import load_experiment, set_field
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `kleiber train`."""
+
+    experiment: tyro.conf.Positional[str]
+    """Path of a config file, or the name of a shipped experiment."""
+    trunk: int = 0
+    """Which trunk of the experiment, counted from 0 in the order of the config."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Change a field of the trunk, such as optimizer.learning_rate=0.01; may be repeated."""
+    out: Path | None = None
+    """Run directory; default out/train-NAME."""
+    json: bool = False
+    """Print one JSON object with the records at the end."""
+
+
+def run(options: Options) -> int:
+    """Trains the run in a sweep directory of its own, with the same records, checkpoints and resume."""
+    from kleiber.experiments.record import read_records
+    from kleiber.experiments.sweep import run_sweep
+
+    experiment = load_experiment(options.experiment)
+    if not 0 <= options.trunk < len(experiment.trunks):
+        raise ValueError(f"--trunk {options.trunk}: {experiment.name} has trunks 0 to {len(experiment.trunks) - 1}.")
+    config = experiment.trunks[options.trunk]
+    for assignment in options.set:
+        config = set_field(config, assignment)
+    one = replace(experiment, trunks=(config,), targets=(), laws=())
+    directory = options.out or Path("out") / f"train-{experiment.name}"
+    result = run_sweep(one, directory, 1, retry_failed=False, is_quiet=options.json, has_report=False)
+    records = read_records(directory)
+    if options.json:
+        print(json.dumps({**result.summary, "records": records}, indent=1))
+        return result.exit_code
+    for record in records:
+        loss = record["loss"]
+        scored = f"loss {loss:.4f} +- {record['loss_standard_error']:.4f} nats per token" if loss else record["reason"]
+        print(f"{record['run_id']}: {record['status']}, {scored}, {record['tokens_per_second']:,.0f} tokens/s")
+    return result.exit_code

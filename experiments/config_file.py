@@ -1,0 +1,185 @@
+"""Experiments as files and as data: load, write down, read back, compare, and change one field."""
+
+import dataclasses
+import difflib
+import hashlib
+import importlib.util
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from kleiber.experiments.experiment import Experiment
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def shipped() -> list[str]:
+    """Returns the names of the experiments that ship with kleiber."""
+    return sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.startswith("_"))
+
+
+def load_experiment(name: str) -> Experiment:
+    """Returns the experiment of a config file.
+
+    Args:
+      name: path of a Python file with a function `experiment() -> Experiment`, or the name of a shipped one. The file
+        is a program of the user's own and is run.
+
+    Raises:
+      ValueError: no such file or name (with the nearest), no such function, or a mistake in the config.
+    """
+    path = Path(name)
+    if not name.endswith(".py"):
+        path = CONFIGS / f"{name}.py"
+        if name not in shipped():
+            near = difflib.get_close_matches(name, shipped(), n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise ValueError(
+                f"no experiment '{name}'{hint} Shipped: {', '.join(shipped())}; or give the path of a .py file."
+            )
+    if not path.is_file():
+        raise ValueError(f"no config file {path}; give a Python file with a function experiment() -> Experiment.")
+    spec = importlib.util.spec_from_file_location(f"kleiber_config_{path.stem.replace('-', '_')}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "experiment"):
+            raise ValueError("it has no function experiment() -> Experiment")
+        result = module.experiment()
+    except TypeError as mistake:
+        raise ValueError(f"{path}: {_with_nearest_field(str(mistake))}") from mistake
+    except (ValueError, SyntaxError, NameError, ImportError, AttributeError) as mistake:
+        raise ValueError(f"{path}: {mistake}") from mistake
+    if not isinstance(result, Experiment):
+        raise ValueError(f"{path}: experiment() returned {type(result).__name__}, expected an Experiment.")
+    return result
+
+
+def _with_nearest_field(message: str) -> str:
+    """Returns a constructor's complaint about an unknown field, with the nearest field's name added."""
+    if "unexpected keyword argument" not in message:
+        return message
+    unknown = message.rsplit("'", 2)[1]
+    near = difflib.get_close_matches(unknown, sorted(_all_fields(Experiment)), n=1)
+    return message + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _all_fields(cls: type) -> set[str]:
+    names = set()
+    for name, hint in typing.get_type_hints(cls).items():
+        names.add(name)
+        for part in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(part) and isinstance(part, type):
+                names |= _all_fields(part)
+    return names
+
+
+def to_data(config: Any) -> Any:
+    """Returns a config dataclass as plain JSON data."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_data(cls: Any, data: Any) -> Any:
+    """Returns data, as written by to_data, as an object of type cls (a dataclass, tuple, union or plain value).
+
+    Raises:
+      ValueError: an unknown field, with the nearest name.
+    """
+    origin, args = typing.get_origin(cls), typing.get_args(cls)
+    if dataclasses.is_dataclass(cls):
+        hints = typing.get_type_hints(cls)
+        for name in data:
+            if name not in hints:
+                raise ValueError(_unknown(name, hints, cls.__name__))
+        return cls(**{name: from_data(hints[name], value) for name, value in data.items()})
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(from_data(args[0], item) for item in data)
+        return tuple(from_data(kind, item) for kind, item in zip(args, data, strict=True))
+    if origin in (typing.Union, types.UnionType):
+        return data  # only plain values are optional in our configs
+    return data
+
+
+def config_hash(config: Any) -> str:
+    """Returns 12 hexadecimal digits that change when any field of config does."""
+    return hashlib.sha256(json.dumps(to_data(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Returns every place where two pieces of config data differ, as `path: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        pairs = [(f"{path}.{key}" if path else key, old.get(key), new.get(key)) for key in keys]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(f"{path}[{index}]", a, b) for index, (a, b) in enumerate(zip(old, new, strict=True))]
+    else:
+        return [] if old == new else [f"{path}: {_short(old)} -> {_short(new)}"]
+    return [line for place, a, b in pairs for line in differences(a, b, place)]
+
+
+def set_field(config: Any, assignment: str) -> Any:
+    """Returns config with one field changed, for `--set optimizer.learning_rate=0.01`.
+
+    Raises:
+      ValueError: not of the form field=value, an unknown field (with the nearest name), or a value of the wrong kind.
+    """
+    path, equals, text = assignment.partition("=")
+    if not equals:
+        raise ValueError(f"--set {assignment}: expected field=value, such as optimizer.learning_rate=0.01")
+    return _replace(config, path.strip().split("."), text.strip())
+
+
+def _replace(config: Any, path: list[str], text: str) -> Any:
+    hints = typing.get_type_hints(type(config))
+    name = path[0]
+    if name not in hints:
+        raise ValueError(_unknown(name, hints, type(config).__name__))
+    if len(path) > 1:
+        if not dataclasses.is_dataclass(getattr(config, name)):
+            raise ValueError(f"{name} of {type(config).__name__} has no fields, got .{'.'.join(path[1:])}")
+        return dataclasses.replace(config, **{name: _replace(getattr(config, name), path[1:], text)})
+    return dataclasses.replace(config, **{name: _parse(hints[name], text, name)})
+
+
+def _parse(kind: Any, text: str, name: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    try:
+        if origin is typing.Literal:
+            if text not in args:
+                raise ValueError
+            return text
+        if origin in (typing.Union, types.UnionType):
+            return None if text.lower() == "none" else _parse(args[0], text, name)
+        if origin is tuple:
+            return tuple(_parse(args[0], item, name) for item in text.split(","))
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if kind is int:
+            return int(text) if "e" not in text.lower() and "." not in text else _whole(float(text))
+        if kind in (float, str):
+            return kind(text)
+    except (ValueError, KeyError):
+        pass
+    expected = " or ".join(map(str, args)) if origin is typing.Literal else getattr(kind, "__name__", str(kind))
+    raise ValueError(f"{name} is '{text}', expected {expected}")
+
+
+def _whole(value: float) -> int:
+    if value != int(value):
+        raise ValueError
+    return int(value)
+
+
+def _unknown(name: str, known: Any, owner: str) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(known)}."
+    return f"{owner} has no field '{name}'; {hint}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,248 @@
+"""The sweep driver: plan, run, fit, register the forecast, run the targets, score, report. One state machine on disk.
+
+Every stage looks at what is there and does what is missing, so typing the same line again goes on, and a finished
+sweep returns at once. The order is the point: all fitted points are in before the fit is frozen, and the forecasts
+are in the ledger before a target starts.
+"""
+
+import os
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+
+from kleiber.experiments.cells import TrunkCell, trunk_cells
+from kleiber.experiments.config_file import differences, to_data
+from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
+from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.law_stage import fit_and_register, gate_verdict, score_targets
+from kleiber.experiments.plan import make_plan
+from kleiber.experiments.progress import SweepProgress
+from kleiber.experiments.record import read_json, read_records, record_path, write_json, write_table
+from kleiber.experiments.workers import WorkerPool
+from kleiber.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a sweep ended."""
+
+    exit_code: int
+    summary: dict[str, Any]
+
+
+def run_sweep(
+    experiment: Experiment,
+    directory: Path,
+    num_workers: int | None = None,
+    retry_failed: bool = False,
+    is_quiet: bool = False,
+    has_report: bool = True,
+) -> SweepResult:
+    """Runs an experiment in a directory until it is finished or stopped.
+
+    Args:
+      experiment: from a config file.
+      directory: the sweep directory; made if missing.
+      num_workers: local processes; None means one for each core this process may use.
+      retry_failed: whether cells recorded as failed are run again.
+      is_quiet: whether progress goes to the log file only.
+      has_report: whether a report is made at the end.
+
+    Raises:
+      ValueError: a mistake in the plan, or a directory that belongs to another experiment.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / "sweep.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = (directory / "sweep.json").read_text() if (directory / "sweep.json").exists() else "{}"
+        raise ValueError(f"{directory} is in use by another `kleiber sweep` ({holder.strip()}); wait for it.") from None
+    try:
+        own_directory(experiment, directory)
+        write_json(directory / "sweep.json", {"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        with open(directory / "log.txt", "a") as log:
+            sweep = _Sweep(experiment, directory, num_workers or available_cores(), log, is_quiet, has_report)
+            return sweep.run(retry_failed)
+    finally:
+        lock.release()
+
+
+def with_seed(experiment: Experiment, offset: int) -> Experiment:
+    """Returns the experiment with offset added to the seed of every run: an independent repetition."""
+
+    def shifted(config: TrainConfig) -> TrainConfig:
+        return replace(config, seed=config.seed + offset)
+
+    targets = tuple(replace(target, train=shifted(target.train)) for target in experiment.targets)
+    return replace(experiment, trunks=tuple(map(shifted, experiment.trunks)), targets=targets)
+
+
+def available_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def own_directory(experiment: Experiment, directory: Path) -> None:
+    """Writes experiment.json into a new directory, or checks that the directory belongs to this experiment.
+
+    Raises:
+      ValueError: it belongs to another one; the message lists the differences.
+    """
+    path, data = directory / "experiment.json", to_data(experiment)
+    if path.exists():
+        changed = differences(read_json(path), data)
+        if changed:
+            shown = "\n  ".join(changed[:12])
+            more = f"\n  ... and {len(changed) - 12} more" if len(changed) > 12 else ""
+            raise ValueError(
+                f"{directory} belongs to another experiment. Differences (there -> here):\n  {shown}{more}\n"
+                "Use another --out, or restore the config that made it."
+            )
+        return
+    others = [item.name for item in directory.iterdir() if item.name not in ("sweep.lock", "sweep.json")]
+    if others:
+        raise ValueError(f"{directory} is not empty and holds no sweep (it has {others[0]}); use another --out.")
+    write_json(path, data)
+
+
+def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
+    """Prepares every corpus an experiment reads, and checks it against the plan.
+
+    Raises:
+      ValueError: vocabulary and data disagree, or the corpus is shorter than a run needs.
+    """
+    from kleiber.train.data.batches import open_split
+
+    seen = set()
+    for config in [*experiment.trunks, *(target.train for target in experiment.targets)]:
+        key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.evaluation)
+        if key not in seen:
+            if not seen:
+                say(f"reading corpus {config.data.corpus}")
+            seen.add(key)
+            open_split(config)
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """Returns the result of a sweep for people."""
+    if "runs" not in summary:
+        return []
+    runs = ", ".join(f"{count} {status}" for status, count in summary["runs"].items() if count)
+    lines = [f"\n{summary['experiment']}: {runs}"]
+    lines += [f"  {line}" for line in summary.get("fit_lines", [])]
+    for outcome in summary.get("targets", []):
+        low, high = outcome["interval"]
+        lines.append(
+            f"  {outcome['target']}: forecast {outcome['predicted_loss']:.4f} [{low:.4f}, {high:.4f}], observed "
+            f"{outcome['observed_loss']:.4f}: {outcome['signed_error']:+.2%}, "
+            f"{'inside' if outcome['inside'] else 'OUTSIDE'} the {outcome['level']:.0%} interval, at "
+            f"{outcome['compute_ratio']:.1f} times the largest fitted compute"
+        )
+    for item in summary.get("gate", []):
+        lines.append(f"  {'pass' if item['passed'] else 'FAIL'}  {item['claim']}")
+    if "report" in summary:
+        lines.append(f"  report: {summary['report']}")
+    return lines
+
+
+class _Sweep:
+    def __init__(
+        self,
+        experiment: Experiment,
+        directory: Path,
+        num_workers: int,
+        log: IO[str],
+        is_quiet: bool,
+        has_report: bool,
+    ):
+        self.experiment, self.directory, self.num_workers, self.log = experiment, directory, num_workers, log
+        self.is_quiet, self.has_report = is_quiet, has_report
+        self.session = uuid.uuid4().hex[:8]
+
+    def run(self, retry_failed: bool) -> SweepResult:
+        fit_cells, target_cells = trunk_cells(self.experiment, "fit"), trunk_cells(self.experiment, "target")
+        if retry_failed:
+            self._forget_failed(fit_cells + target_cells)
+        result_path = self.directory / "result.json"
+        if result_path.exists() and not any(c.missing(self.directory) for c in fit_cells + target_cells):
+            summary = read_json(result_path)
+            if self.has_report and not (self.directory / "report.html").exists():
+                self._report(summary)
+            return SweepResult(summary["exit_code"], summary)
+        self._say(f"kleiber sweep {self.experiment.name} in {self.directory}")
+        started = time.monotonic()
+        plan = make_plan(self.experiment, self.num_workers)
+        plan.check()
+        prepare_data(self.experiment, self._say)
+        write_json(self.directory / "plan.json", plan.to_json())
+        self._say(plan.headline())
+        code = self._phase("fit", fit_cells, plan)
+        if code != EXIT_DONE:
+            return self._stopped()
+        summary: dict[str, Any] = {"experiment": self.experiment.name, "directory": str(self.directory)}
+        if self.experiment.laws:
+            summary |= fit_and_register(self.experiment, self.directory, self._say)
+            if target_cells:
+                code = self._phase("target", target_cells, plan)
+                if code != EXIT_DONE:
+                    return self._stopped()
+                summary |= score_targets(self.experiment, self.directory, self._say)
+        records = read_records(self.directory)
+        write_table(self.directory, records)
+        summary["runs"] = {s: sum(r["status"] == s for r in records) for s in ("done", "failed", "diverged")}
+        summary["gate"] = gate_verdict(self.experiment, summary)
+        passed = all(item["passed"] for item in summary["gate"])
+        summary["exit_code"] = EXIT_DONE if passed else EXIT_GATE
+        summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)
+        write_json(result_path, summary)
+        if self.has_report:
+            self._report(summary)
+        return SweepResult(summary["exit_code"], summary)
+
+    def _phase(self, split: str, cells: list[TrunkCell], plan: Any) -> int:
+        if not any(cell.missing(self.directory) for cell in cells):
+            return EXIT_DONE
+        workers = min(self.num_workers, len(cells))
+        pool = WorkerPool(self.directory, split, workers, self.session, self.log)
+        with SweepProgress(self.experiment, self.directory, split, cells, plan, self._say, self.is_quiet) as progress:
+            code = pool.run(progress.tick)
+            progress.tick()
+        records = read_records(self.directory)
+        write_table(self.directory, records)
+        missing = [name for cell in cells for name in cell.missing(self.directory)]
+        return code if not missing or code != EXIT_DONE else EXIT_RESUMABLE
+
+    def _forget_failed(self, cells: list[TrunkCell]) -> None:
+        for cell in cells:
+            for name in cell.failed(self.directory):
+                record_path(self.directory, name).unlink()
+        (self.directory / "result.json").unlink(missing_ok=True)
+
+    def _report(self, summary: dict[str, Any]) -> None:
+        try:
+            from kleiber.experiments.report.build import build_report
+        except ImportError as missing:
+            self._say(f"no report: {missing.name} is not installed; pip install 'kleiber[notebook]', kleiber report")
+            return
+        self._say("writing report.ipynb and report.html")
+        build_report(self.directory)
+        summary["report"] = str(self.directory / "report.html")
+        write_json(self.directory / "result.json", summary)
+
+    def _stopped(self) -> SweepResult:
+        self._say("stopped early; what is done is kept, and the same line goes on")
+        return SweepResult(EXIT_RESUMABLE, {"experiment": self.experiment.name, "status": "stopped"})
+
+    def _say(self, text: str) -> None:
+        if not self.is_quiet:
+            print(text, flush=True)
+        self.log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+        self.log.flush()
+
+

@@ -1,0 +1,86 @@
+"""The loss on the fixed validation windows, with its standard error."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kleiber.train.config import TrainConfig
+from kleiber.train.step import token_losses
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss over the validation tokens."""
+
+    loss: float
+    """Nats per token."""
+    loss_standard_error: float
+    """Of the mean over windows as a draw of documents: clustered by document group where groups are known. It is
+    common to all runs scored on the same windows, so it moves the level of a law, not its shape."""
+    num_tokens: int
+
+
+@partial(jax.jit, static_argnums=0)
+def _window_losses(config: TrainConfig, params: Any, batches: jax.Array, segments: Any) -> jax.Array:
+    def one(batch):
+        tokens, segments = batch
+        return jnp.mean(token_losses(config, params, tokens, segments)[0], axis=-1)
+
+    return jax.lax.map(one, (batches, segments)).reshape(-1)
+
+
+def evaluate(config: TrainConfig, params: Any, windows: np.ndarray, groups: np.ndarray, segments=None) -> Evaluation:
+    """Returns the validation loss of params.
+
+    Args:
+      config: the trunk; evaluation.batch_size sequences go through at once.
+      params: parameters of one member.
+      windows: int [n, T + 1] from validation_windows; padded here to a whole number of batches.
+      groups: int [n], document group of each window, for the standard error.
+      segments: int [n, T + 1] or None.
+    """
+    count, size = len(windows), config.evaluation.batch_size
+    padding = -count % size
+
+    def batched(array):
+        padded = np.concatenate([array, np.repeat(array[-1:], padding, axis=0)])
+        return jnp.asarray(padded.reshape(-1, size, array.shape[-1]))
+
+    key = _evaluation_key(config)
+    losses = _window_losses(key, params, batched(windows), None if segments is None else batched(segments))
+    losses = np.asarray(losses, np.float64)[:count]
+    return Evaluation(float(losses.mean()), cluster_standard_error(losses, groups), count * (windows.shape[1] - 1))
+
+
+def _evaluation_key(config: TrainConfig) -> TrainConfig:
+    """Returns config with everything evaluation does not depend on set alike, so that one shape compiles once."""
+    from dataclasses import replace
+
+    model = replace(config.model, dropout=0.0)
+    return replace(config, model=model, num_tokens=(1,), seed=0, optimizer=replace(config.optimizer, learning_rate=1.0,
+                   weight_decay=0.0), factors=(), data=type(config.data)())
+
+
+def cluster_standard_error(values: np.ndarray, groups: np.ndarray) -> float:
+    """Returns the standard error of mean(values) when values of one group vary together.
+
+    Args:
+      values: float64 [n].
+      groups: int [n]; all alike or all different both fall back to independent values.
+
+    Source: the cluster-robust variance of a mean, sum over groups of (sum of residuals)^2 / n^2, times G / (G - 1).
+    """
+    n = len(values)
+    if n < 2:
+        return float("nan")
+    residuals = values - values.mean()
+    _, index = np.unique(groups, return_inverse=True)
+    num_groups = index.max() + 1
+    if num_groups in (1, n):
+        return float(values.std(ddof=1) / np.sqrt(n))
+    sums = np.bincount(index, weights=residuals)
+    return float(np.sqrt(num_groups / (num_groups - 1) * np.sum(sums**2)) / n)

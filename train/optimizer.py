@@ -1,0 +1,96 @@
+"""The update direction of each parameter, by optax; the model's parametrisation scales it leaf by leaf."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kleiber.model.config import ModelConfig
+from kleiber.model.parametrization import (
+    epsilon_multipliers,
+    learning_rate_multipliers,
+    weight_decay_mask,
+    weight_decay_multipliers,
+)
+from kleiber.train.config import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A direction from optax, and per-leaf multipliers of the learning rate and of the decay.
+
+    One step is params - learning_rate * (rate_multiplier * direction + weight_decay * decay_multiplier * params), so the
+    learning rate and the decay are plain arrays and a sweep over them compiles once.
+    """
+
+    direction: optax.GradientTransformation
+    rate_multipliers: Any
+    decay_multipliers: Any
+
+    def init(self, params: Any) -> Any:
+        """Returns the optimizer state of params."""
+        return self.direction.init(params)
+
+    def update(self, grads: Any, state: Any, params: Any, rate: jax.Array, decay: jax.Array) -> tuple[Any, Any]:
+        """Returns (new params, new state) after one step.
+
+        Args:
+          grads: gradients, a tree like params.
+          state: optimizer state.
+          params: parameters.
+          rate: float32 scalar, scheduled base learning rate.
+          decay: float32 scalar, weight decay per unit of rate.
+        """
+        directions, state = self.direction.update(grads, state, params)
+
+        def step(param, direction, rate_multiplier, decay_multiplier):
+            change = rate_multiplier * direction
+            if decay_multiplier:
+                change += decay * decay_multiplier * param
+            return (param - rate * change).astype(param.dtype)
+
+        return jax.tree.map(step, params, directions, self.rate_multipliers, self.decay_multipliers), state
+
+
+def make_optimizer(config: OptimizerConfig, model: ModelConfig, params: Any) -> Optimizer:
+    """Returns the optimizer of a model.
+
+    Args:
+      config: which optimizer and its constants.
+      model: gives the parametrisation's multipliers.
+      params: the parameter tree, or its shapes.
+    """
+    steps = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    direction = optax.chain(*steps, _direction(config, model, params))
+    return Optimizer(direction, learning_rate_multipliers(model, params), weight_decay_multipliers(model, params))
+
+
+def _direction(config: OptimizerConfig, model: ModelConfig, params: Any) -> optax.GradientTransformation:
+    if config.name == "sgd":
+        return optax.trace(decay=config.beta1, nesterov=False)
+    if config.name == "adafactor":
+        return optax.chain(optax.scale_by_factored_rms(decay_rate=0.8), optax.clip_by_block_rms(1.0))
+    adam = _adam(config, epsilon_multipliers(model, params))
+    if config.name == "adamw":
+        return adam
+    # Muon orthogonalises matrices; embeddings, heads and vectors keep Adam (Jordan et al. 2024).
+    from optax.contrib import scale_by_muon
+
+    if model.has_scanned_layers:
+        raise ValueError("optimizer muon needs has_scanned_layers=False: it orthogonalises one matrix at a time.")
+
+    labels = jax.tree.map(lambda is_hidden, p: "muon" if is_hidden and p.ndim == 2 else "adam",
+                          weight_decay_mask(model, params), params)
+    return optax.partition({"muon": scale_by_muon(beta=config.beta1), "adam": adam}, labels)
+
+
+def _adam(config: OptimizerConfig, multipliers: Any) -> optax.GradientTransformation:
+    def one(multiplier: float) -> optax.GradientTransformation:
+        return optax.scale_by_adam(config.beta1, config.beta2, eps=config.epsilon * multiplier, mu_dtype=jnp.float32)
+
+    distinct = sorted(set(jax.tree.leaves(multipliers)))
+    if len(distinct) == 1:
+        return one(distinct[0])
+    return optax.partition({m: one(m) for m in distinct}, multipliers)

@@ -1,0 +1,308 @@
+"""One trunk: warm up, stay at the plateau, and at each token count branch, cool down and measure.
+
+Several members (seeds, learning rates) of one shape may share a trunk; they then train as one compiled program.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kleiber.model.functional import init_params
+from kleiber.train import checkpoint
+from kleiber.train.config import TrainConfig
+from kleiber.train.data.batches import TokenSource, TrainBatches
+from kleiber.train.evaluate import Evaluation, evaluate
+from kleiber.train.optimizer import make_optimizer
+from kleiber.train.schedule import cooldown_start, learning_rate_fraction
+from kleiber.train.step import Hyperparameters, TrainState, make_block
+
+DIVERGED_FACTOR = 1.5
+"""A member has diverged when its training loss after warm-up exceeds this multiple of its first step's loss."""
+
+
+class Stopped(Exception):
+    """Training was asked to stop; everything up to here is in a checkpoint."""
+
+
+class Diverged(Exception):
+    """Every member's loss is not finite, or far above where it started."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured point of one member."""
+
+    member: int
+    num_tokens: int
+    num_steps: int
+    evaluation: Evaluation | None
+    """None when the member diverged before this point."""
+    reason: str
+    train_seconds: float
+    """Seconds of training since this trunk (or its last resume) had trained the shared part, this branch included."""
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class TrunkIO:
+    """How a trunk speaks to the outside. All calls come between compiled blocks."""
+
+    folder: Path
+    """Holds checkpoints/ and metrics.jsonl."""
+    on_point: Callable[[Point], None]
+    is_measured: Callable[[int], bool]
+    """Whether the point at this token count has been recorded already."""
+    on_progress: Callable[[dict[str, Any]], None] = lambda progress: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class _Run:
+    """The mutable part of a trunk or of one of its branches."""
+
+    state: TrainState
+    step: int
+    batches: list[TrainBatches]
+
+
+class Trunk:
+    """Trains the members of one trunk through all their points, resuming from checkpoints found in the folder."""
+
+    def __init__(
+        self, members: Sequence[TrainConfig], train: TokenSource, validation: tuple[np.ndarray, ...], io: TrunkIO
+    ):
+        """Builds the compiled program and the initial state.
+
+        Args:
+          members: configs alike in all but seed, learning rate, weight decay and factors.
+          train: training tokens.
+          validation: (windows, groups) or (windows, groups, segments) of validation_windows.
+          io: callbacks and folder.
+        """
+        self.members, self.config, self.io, self.train_source = list(members), members[0], io, train
+        for member in members:
+            same = replace(member, seed=self.config.seed, optimizer=self.config.optimizer, factors=self.config.factors)
+            if same != self.config:
+                raise ValueError("members of one trunk may differ only in seed, optimizer constants and factors.")
+        self.validation = validation
+        self.is_population = len(self.members) > 1
+        params = [init_params(member.model, member.seed) for member in members]
+        self.optimizer = make_optimizer(self.config.optimizer, self.config.model, params[0])
+        states = [TrainState(p, self.optimizer.init(p), jnp.zeros((), jnp.int32)) for p in params]
+        self.initial = self._stack(states)
+        self.hyper = self._stack(
+            [
+                Hyperparameters(jnp.float32(m.optimizer.learning_rate), jnp.float32(m.optimizer.weight_decay))
+                for m in members
+            ]
+        )
+        self.block = make_block(self.config, self.optimizer, len(self.members))
+        self.metrics = Metrics(io.folder / "metrics.jsonl")
+        self.first_loss: np.ndarray | None = None
+        self.diverged = np.zeros(len(self.members), bool)
+        self.seconds = 0.0
+        self.speed = 0.0
+        self.trained_tokens = 0
+
+    def run(self) -> None:
+        """Trains until every point is measured.
+
+        Raises:
+          Stopped: should_stop() became true; a checkpoint holds everything.
+        """
+        branches = sorted(self.config.num_tokens)
+        if all(self.io.is_measured(num_tokens) for num_tokens in branches):
+            return
+        trunk = self._resume("trunk", self._fresh())
+        for num_tokens in branches:
+            total = self.config.steps_at(num_tokens)
+            start = cooldown_start(self.config.schedule, total)
+            if self.io.is_measured(num_tokens):
+                continue
+            if trunk.step > start:  # a record was removed after the trunk had passed its branch: begin again
+                trunk = self._fresh()
+            self._advance(trunk, start, total, "trunk")
+            is_last = num_tokens == branches[-1]
+            if not is_last:
+                self._save(trunk, "trunk")
+            branch = self._resume(f"branch_{num_tokens}", trunk if is_last else self._copy(trunk))
+            self._advance(branch, total, total, f"branch_{num_tokens}")
+            self._measure(branch, num_tokens)
+
+    def _fresh(self) -> _Run:
+        batches = [
+            TrainBatches(
+                self.train_source, m.batch_size, m.seed, m.data.num_unique_tokens, max_epochs=m.data.max_epochs
+            )
+            for m in self.members
+        ]
+        return _Run(jax.tree.map(jnp.copy, self.initial), 0, batches)
+
+    def _copy(self, run: _Run) -> _Run:
+        copied = self._fresh()
+        for batches, original in zip(copied.batches, run.batches, strict=True):
+            batches.restore(original.state())
+        return _Run(jax.tree.map(jnp.copy, run.state), run.step, copied.batches)
+
+    def _advance(self, run: _Run, stop: int, total: int, name: str) -> None:
+        """Trains run up to step stop under the schedule of a run of total steps."""
+        config, last_save = self.config, time.monotonic()
+        pending: tuple[int, int, Any] | None = None
+        started = time.monotonic()
+        while run.step < stop:
+            count = min(config.steps_per_call, stop - run.step)
+            fractions = learning_rate_fraction(config.schedule, np.arange(run.step, run.step + count), total)
+            tokens, segments = self._next_block(run, count)
+            run.state, losses = self.block(
+                run.state, self.hyper, tokens, segments, self._shared(_pad(fractions, config.steps_per_call)),
+                self._seeds(), np.int32(count),
+            )
+            finished, pending = pending, (run.step, count, losses)
+            run.step += count
+            if finished:  # the device is busy with the next block while the last one's losses are looked at
+                started = self._look(finished, name, total, started)
+            if self.io.should_stop() and run.step < stop:
+                self._look(pending, name, total, started)
+                self._save(run, name)
+                raise Stopped(f"stopped at step {run.step} of {total}")
+            if time.monotonic() - last_save > config.checkpoint_seconds:
+                started = self._look(pending, name, total, started)
+                pending = None
+                self._save(run, name)
+                last_save = started = time.monotonic()
+        if pending:
+            self._look(pending, name, total, started)
+
+    def _next_block(self, run: _Run, count: int) -> tuple[np.ndarray, Any]:
+        size = self.config.steps_per_call
+        blocks = [batches.next_block(count) for batches in run.batches]
+        tokens = self._stack([_pad(block.tokens, size) for block in blocks])
+        if blocks[0].segments is None:
+            return tokens, None
+        return tokens, self._stack([_pad(block.segments, size) for block in blocks])
+
+    def _look(self, block: tuple[int, int, Any], name: str, total: int, started: float) -> float:
+        """Fetches one block's losses, records them, and notices divergence. Returns the time it was done."""
+        first, count, device_losses = block
+        losses_MK = np.atleast_2d(np.asarray(device_losses, np.float64))[:, :count]
+        now = time.monotonic()
+        tokens_per_step = self.config.tokens_per_step
+        self.seconds += now - started
+        self.trained_tokens += count * tokens_per_step
+        self.speed = count * tokens_per_step * len(self.members) / max(now - started, 1e-9)
+        if first == 0:
+            self.first_loss = losses_MK[:, 0]
+        means = losses_MK.mean(axis=1)
+        limit = DIVERGED_FACTOR * (np.log(self.config.model.vocab_size) if self.first_loss is None else self.first_loss)
+        self.diverged |= ~np.isfinite(losses_MK).all(axis=1)
+        if first >= self.config.schedule.warmup_steps:
+            self.diverged |= ~(means <= limit)
+        rate = float(learning_rate_fraction(self.config.schedule, np.array([first + count - 1]), total)[0])
+        row = {
+            "step": first + count,
+            "num_tokens": (first + count) * tokens_per_step,
+            "loss": means.tolist() if self.is_population else float(means[0]),
+            "learning_rate_fraction": rate,
+            "tokens_per_second": self.speed,
+            "segment": name,
+        }
+        self.metrics.append(row)
+        self.io.on_progress({**row, "total_steps": total, "trained_tokens": self.trained_tokens})
+        if self.diverged.all():
+            raise Diverged(f"training loss {means.tolist()} at step {first + count} of {name}")
+        return now
+
+    def _measure(self, run: _Run, num_tokens: int) -> None:
+        for index, member in enumerate(self.members):
+            evaluation, reason = None, "training loss diverged"
+            if not self.diverged[index]:
+                params = self._member(run.state.params, index)
+                evaluation, reason = evaluate(member, params, *self.validation), ""
+                if not np.isfinite(evaluation.loss):
+                    evaluation, reason = None, "validation loss is not finite"
+            self.io.on_point(Point(index, num_tokens, run.step, evaluation, reason, self.seconds, self.speed))
+        checkpoint.remove(self._folder(f"branch_{num_tokens}"))
+
+    def _folder(self, name: str) -> Path:
+        return self.io.folder / "checkpoints" / name
+
+    def _save(self, run: _Run, name: str) -> None:
+        extra = {
+            "data": [batches.state() for batches in run.batches],
+            "first_loss": None if self.first_loss is None else self.first_loss.tolist(),
+            "diverged": self.diverged.tolist(),
+            "seconds": self.seconds,
+            "trained_tokens": self.trained_tokens,
+        }
+        checkpoint.save(self._folder(name), run.step, run.state, extra)
+
+    def _resume(self, name: str, run: _Run) -> _Run:
+        """Returns the newest checkpoint of name if it is ahead of run, else run."""
+        saved = checkpoint.restore_newest(self._folder(name), jax.eval_shape(lambda: self.initial))
+        if saved is None or saved.step <= run.step:
+            self.metrics.truncate(name, run.step)
+            return run
+        for batches, position in zip(run.batches, saved.extra["data"], strict=True):
+            batches.restore(position)
+        self.first_loss = None if saved.extra["first_loss"] is None else np.array(saved.extra["first_loss"])
+        self.diverged = np.array(saved.extra["diverged"], bool)
+        self.seconds = saved.extra["seconds"]
+        self.trained_tokens = saved.extra["trained_tokens"]
+        self.metrics.truncate(name, saved.step)
+        return _Run(jax.tree.map(jnp.asarray, saved.state), saved.step, run.batches)
+
+    def _stack(self, trees: list[Any]) -> Any:
+        if not self.is_population:
+            return trees[0]
+        return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
+
+    def _member(self, tree: Any, index: int) -> Any:
+        return jax.tree.map(lambda leaf: leaf[index], tree) if self.is_population else tree
+
+    def _shared(self, array: np.ndarray) -> np.ndarray:
+        return np.stack([array] * len(self.members)) if self.is_population else array
+
+    def _seeds(self) -> np.ndarray:
+        seeds = np.array([member.seed for member in self.members], np.uint32)
+        return seeds if self.is_population else seeds[0]
+
+
+class Metrics:
+    """The step log of a trunk and its branches: JSON lines, each step once even after a resume."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds one row."""
+        with open(self.path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def truncate(self, segment: str, step: int) -> None:
+        """Removes rows of segment beyond step, and a last line cut short by a kill."""
+        if not self.path.exists():
+            return
+        rows = []
+        for line in self.path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        kept = [row for row in rows if row["segment"] != segment or row["step"] <= step]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        partial.replace(self.path)
+
+
+def _pad(array: np.ndarray, length: int) -> np.ndarray:
+    """Returns array with its first axis grown to length by repeating nothing but zeros."""
+    missing = length - len(array)
+    return array if not missing else np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
