@@ -1,0 +1,50 @@
+"""The cache folder of prepared corpora: complete folders only, built by one process at a time."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+
+def cache_folder() -> Path:
+    """Returns the folder of all cached data: the environment variable KLEIBER_CACHE, or ~/.cache/kleiber."""
+    chosen = os.environ.get("KLEIBER_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "kleiber"
+
+
+def build_folder(folder: Path, is_complete: Callable[[Path], bool], build: Callable[[Path], None]) -> bool:
+    """Builds a folder once, so that it is either whole or absent, whichever process does it.
+
+    The content is written to a sibling folder and renamed when it is finished. A process that is killed half-way
+    leaves only that sibling, which the next builder removes.
+
+    Args:
+      folder: where the finished content goes.
+      is_complete: says of a folder whether it is whole.
+      build: writes the content into the empty folder it is given.
+
+    Returns:
+      True if this call built it, False if it was there already.
+
+    Raises:
+      ValueError: if something that is not whole stands at `folder`.
+    """
+    if is_complete(folder):
+        return False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        if is_complete(folder):  # another process finished it while this one waited
+            return False
+        if folder.exists():
+            raise ValueError(f"{folder} is not a complete prepared folder; delete it and prepare again.")
+        partial = folder.parent / f".{folder.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            build(partial)
+            os.rename(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return True

@@ -1,0 +1,1 @@
+"""The corpus cloud-docs: documentation of cloud services that ships inside the botocore package."""

@@ -1,0 +1,168 @@
+"""Tokenizers: bytes, and SentencePiece models trained on a corpus. Any text has an encoding in both."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from kleiber.train.data.cache import build_folder
+
+BYTES_SEPARATOR = 10  # a newline: cleaned documents hold none, and a text file has one there anyway
+SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 1_000, 65_536
+TRAINING_BYTES = 64_000_000  # enough text to learn merges from; more only takes longer
+
+
+class Tokenizer(Protocol):
+    """Turns documents into token ids; every document ends with a separator token."""
+
+    name: str
+    vocab_size: int
+
+    def encode(self, documents: list[bytes]) -> list[np.ndarray]:
+        """Returns the ids of each UTF-8 document, its separator included."""
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        """Returns the UTF-8 of ids, each separator as a newline."""
+
+
+class ByteTokenizer:
+    """Each byte of the UTF-8 is its own id; a newline ends a document."""
+
+    name = "bytes"
+    vocab_size = 256
+
+    def encode(self, documents: list[bytes]) -> list[np.ndarray]:
+        """Returns uint8 arrays, one a document."""
+        return [np.frombuffer(document + b"\n", np.uint8) for document in documents]
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        """Returns the bytes; the inverse of encode on one document is everything but the last byte."""
+        return np.asarray(ids, np.uint8).tobytes()
+
+
+class SentencePieceTokenizer:
+    """A byte-pair model with all 256 bytes in reserve, no normalisation; the end-of-text id ends a document."""
+
+    def __init__(self, model: bytes) -> None:
+        import sentencepiece
+
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.vocab_size = self._processor.get_piece_size()
+        self.name = f"sentencepiece:{self.vocab_size}"
+
+    def encode(self, documents: list[bytes]) -> list[np.ndarray]:
+        """Returns uint16 arrays, one a document."""
+        separator = self._processor.eos_id()
+        texts = [document.decode() for document in documents]
+        return [np.array([*ids, separator], np.uint16) for ids in self._processor.encode(texts)]
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        """Returns the text of ids. The character U+2581, SentencePiece's own mark of a space, comes back as a space."""
+        separator = self._processor.eos_id()
+        pieces = np.split(ids, np.flatnonzero(np.asarray(ids) == separator) + 1)
+        texts = [self._processor.decode([int(i) for i in piece if i != separator]) for piece in pieces]
+        return "\n".join(texts).encode()
+
+
+def vocabulary_size(tokenizer: str) -> int:
+    """Returns the vocabulary of a tokenizer's name, which needs no trained model.
+
+    Raises:
+      ValueError: if the name is neither `bytes` nor `sentencepiece:SIZE` with a size in range.
+    """
+    if tokenizer == "bytes":
+        return ByteTokenizer.vocab_size
+    kind, _, size = tokenizer.partition(":")
+    if kind != "sentencepiece" or not size.isdecimal():
+        raise ValueError(
+            f"unknown tokenizer '{tokenizer}', expected bytes or sentencepiece:SIZE, e.g. sentencepiece:4096."
+        )
+    if not SMALLEST_VOCABULARY <= int(size) <= LARGEST_VOCABULARY:
+        raise ValueError(
+            f"tokenizer '{tokenizer}' asks for {size} pieces, expected {SMALLEST_VOCABULARY} to {LARGEST_VOCABULARY}."
+        )
+    return int(size)
+
+
+def train_sentencepiece(documents: Iterable[bytes], size: int) -> bytes:
+    """Returns a SentencePiece model; the same documents in the same order give the same bytes.
+
+    Args:
+      documents: UTF-8; the first TRAINING_BYTES of them are used.
+      size: of the vocabulary.
+
+    Raises:
+      ValueError: if the documents are too few for so large a vocabulary.
+    """
+    import sentencepiece
+
+    def texts() -> Iterable[str]:
+        num_bytes = 0
+        for document in documents:
+            yield document.decode()
+            num_bytes += len(document)
+            if num_bytes > TRAINING_BYTES:
+                return
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts()),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=size,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            max_sentence_length=1 << 20,
+            num_threads=1,  # the number of threads changes the model
+            unk_id=0,
+            eos_id=1,
+            bos_id=-1,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as mistake:
+        raise ValueError(f"no vocabulary of {size} pieces can be learnt from this corpus: {mistake}") from None
+    return model.getvalue()
+
+
+def prepare_tokenizer(folder: Path, tokenizer: str, documents: Iterable[bytes]) -> Tokenizer:
+    """Returns a tokenizer of a prepared corpus; a SentencePiece model is trained once and kept with its SHA-256.
+
+    Args:
+      folder: of the prepared corpus.
+      tokenizer: `bytes` or `sentencepiece:SIZE`.
+      documents: of the training split, read only if a model must be trained.
+    """
+    size = vocabulary_size(tokenizer)
+    if tokenizer == "bytes":
+        return ByteTokenizer()
+    home = folder / "tokenizers" / tokenizer.replace(":", "-")
+
+    def build(partial: Path) -> None:
+        model = train_sentencepiece(documents, size)
+        (partial / "tokenizer.model").write_bytes(model)
+        described = {"tokenizer": tokenizer, "vocab_size": size, "sha256": hashlib.sha256(model).hexdigest()}
+        (partial / "tokenizer.json").write_text(json.dumps(described, indent=2) + "\n")
+
+    build_folder(home, lambda place: (place / "tokenizer.json").is_file(), build)
+    return load_sentencepiece(home)
+
+
+def load_sentencepiece(home: Path) -> SentencePieceTokenizer:
+    """Returns the SentencePiece model of a folder, after its SHA-256 has been checked.
+
+    Raises:
+      ValueError: if the model is not the one that was trained.
+    """
+    model = (home / "tokenizer.model").read_bytes()
+    expected = json.loads((home / "tokenizer.json").read_text())["sha256"]
+    if hashlib.sha256(model).hexdigest() != expected:
+        raise ValueError(f"{home / 'tokenizer.model'} is damaged: its SHA-256 is not {expected}; delete {home}.")
+    return SentencePieceTokenizer(model)

