@@ -188,9 +188,9 @@ def check_enough(
         subset = "" if num_unique_tokens is None else f" limited by DataConfig.num_unique_tokens={num_unique_tokens}"
         raise ValueError(
             f"corpus {source.corpus} is too short: the plan trains on {num_tokens:,} tokens, which takes {epochs:.2f} "
-            f"epochs of its {unique_tokens:,} tokens{subset}, and {max_epochs:g} are allowed. Set "
-            f"DataConfig.max_epochs={math.ceil(epochs * 10) / 10:g} to allow repeats (they are recorded, and bend the exponents), or use a "
-            f"larger corpus."
+            f"epochs of its {unique_tokens:,} tokens{subset}, and {max_epochs:g} are allowed. "
+            f"Set DataConfig.max_epochs={math.ceil(epochs * 10) / 10:g} to allow repeats (they are recorded, and bend "
+            f"the exponents), or use a larger corpus."
         )
     return epochs
 

@@ -55,10 +55,10 @@ def find_corpus(name: str) -> Corpus:
     if name in SOURCES:
         return Corpus(name, "built-in", name)
     if name.startswith("tfds:"):
-        dataset, _, key = name.removeprefix("tfds:").partition("#")
+        dataset, _, feature = name.removeprefix("tfds:").partition("#")
         if not dataset:
             raise ValueError("tfds: needs the name of a dataset, such as tfds:wikipedia/20230601.simple.")
-        return Corpus(name, "tfds", slug(name), dataset, key or None)
+        return Corpus(name, "tfds", slug(name), dataset, feature or None)
     path = Path(name.removeprefix("file:")).expanduser()
     key: str | None = None
     if not path.exists() and "#" in path.name:
