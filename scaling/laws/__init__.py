@@ -1,1 +1,34 @@
-"""The registry of laws: one short file for each family of laws."""
+"""The registry of laws: one short file for each family of laws, each with a tuple LAWS."""
+
+import difflib
+import functools
+import importlib
+import pkgutil
+
+from kleiber.scaling.law import Law
+
+
+@functools.cache
+def registry() -> dict[str, Law]:
+    """Returns every law by its id, in the order of the files' names."""
+    laws: dict[str, Law] = {}
+    for module in sorted(entry.name for entry in pkgutil.iter_modules(__path__)):
+        for law in importlib.import_module(f"{__name__}.{module}").LAWS:
+            if law.id in laws:
+                raise ValueError(f"two laws are called {law.id!r}; rename the one in {module}.py.")
+            laws[law.id] = law
+    return laws
+
+
+def get_law(name: str) -> Law:
+    """Returns the law of that id.
+
+    Raises:
+      ValueError: naming the nearest law if there is none.
+    """
+    laws = registry()
+    if name in laws:
+        return laws[name]
+    near = difflib.get_close_matches(name, laws, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"there is no law {name!r}.{hint} Laws: {', '.join(laws)}.")

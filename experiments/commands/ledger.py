@@ -1,0 +1,58 @@
+"""Check that a ledger of forecasts is intact and show its scoreboard.
+
+Example: kleiber ledger out/quickstart/ledger.jsonl
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `kleiber ledger` takes."""
+
+    ledger: tyro.conf.Positional[str]
+    """A ledger.jsonl, or the folder of a sweep that holds one."""
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print one JSON object."""
+
+
+def run(options: Options) -> int:
+    """Prints the scoreboard of an intact ledger; returns 0. A ledger that was tampered with is an error."""
+    from kleiber.scaling.ledger import Ledger
+
+    path = Path(options.ledger)
+    path = path / "ledger.jsonl" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no ledger at {path}.")
+    ledger = Ledger(path)
+    count = ledger.verify()
+    board = ledger.scoreboard()
+    if options.json:
+        print(json.dumps({"intact": True, "num_entries": count, **board}, indent=1, allow_nan=False))
+    else:
+        print(_text(count, board))
+    return 0
+
+
+def _text(count: int, board: dict[str, Any]) -> str:
+    lines = [f"intact: {count} entries, {board['num_forecasts']} forecasts, {board['num_scored']} with an outcome"]
+    for row in board["targets"]:
+        low, high = row["interval"]
+        line = f"  {row['target']:<20} {row['law']:<18} {row['compute_ratio']:>6.3g}x  {row['predicted_loss']:.4f} "
+        line += f"[{low:.4f}, {high:.4f}]"
+        if row["observed_loss"] is not None:
+            inside = "inside" if row["inside"] else "OUTSIDE"
+            line += f"  observed {row['observed_loss']:.4f}  {row['signed_error']:+.2%}  {inside}"
+        lines.append(line)
+    if board["num_scored"]:
+        lines.append(
+            f"  mean absolute error {board['mean_absolute_error']:.2%}, coverage {board['coverage']:.0%} "
+            f"(expected {board['expected_coverage']:.0%})"
+        )
+    lines += [f"  skill against {name}: {skill:+.2f}" for name, skill in board["skill"].items() if skill is not None]
+    return "\n".join(lines)

@@ -1,0 +1,150 @@
+"""What a design of runs can and cannot say about a law's constants, and the alarms when it cannot."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from kleiber.scaling.model import Model
+
+LARGEST_CONDITION = 1e8
+"""Beyond this the constants in the weakest direction are withheld; sound designs have 1e5 to 1e6."""
+
+
+@dataclass(frozen=True)
+class Identifiability:
+    """How well the runs pin the constants down; always printed with a fit."""
+
+    condition: float
+    """Largest over smallest eigenvalue of the Fisher matrix in logarithms of the constants."""
+    eigenvalues: tuple[float, ...]
+    """Of that matrix for unit noise, largest first."""
+    weakest: Mapping[str, float]
+    """Share of each constant in the direction that the runs say least about; a unit vector."""
+    correlation: Mapping[str, float]
+    """Correlation of pairs of estimates, as {"A,alpha": 0.99}."""
+    drift: Mapping[str, float]
+    """Largest change of each exponent when a fifth of the runs, by compute, is left out; in standard errors."""
+    alarms: tuple[str, ...]
+    """Each begins with a name and a colon."""
+
+    def weakest_in_words(self) -> str:
+        """Returns the weakest direction as a short phrase."""
+        parts = sorted(self.weakest.items(), key=lambda item: -abs(item[1]))
+        parts = [(name, share) for name, share in parts if abs(share) >= 0.2]
+        sign = np.sign(parts[0][1]) if parts else 1.0
+        return ", ".join(f"{name} {'up' if share * sign > 0 else 'down'}" for name, share in parts) + " together"
+
+
+def log_jacobian(model: Model, z: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+    """Returns the derivative of log loss by the logarithm of each constant, [runs, P]; a constant at 0 stays linear."""
+    factor = np.where(model.is_log, 1.0, np.where(np.abs(z) > 1e-12, np.abs(z), 1.0))
+    return jacobian * factor
+
+
+def fisher(model: Model, z: np.ndarray, jacobian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the eigenvalues (descending) and eigenvectors [P, P] (columns) of the unit-noise Fisher matrix."""
+    _, singular, turned = np.linalg.svd(log_jacobian(model, z, jacobian), full_matrices=False)
+    return singular**2, turned.T
+
+
+def design_alarms(model: Model) -> dict[str, str]:
+    """Returns the alarms that follow from where the runs are, before any loss is seen, by name."""
+    columns = model.columns
+    if not {"num_params_total", "num_tokens"} <= set(columns):
+        return {}
+    params, tokens = columns["num_params_total"], columns["num_tokens"]
+    ratio, compute = tokens / params, 6 * params * tokens
+    alarms = {}
+    if ratio.max() <= 4 * ratio.min():
+        alarms["constant-ratio"] = (
+            f"tokens per parameter only span {ratio.min():.3g} to {ratio.max():.3g}; exponents of parameters and "
+            "tokens cannot be told apart. Add runs at a quarter and at four times this ratio"
+        )
+    elif _most_ratios_at_a_budget(ratio, compute) < 3:
+        alarms["few-ratios"] = (
+            "fewer than 3 different tokens per parameter at any budget (within a factor of 2 of compute); "
+            "add runs of equal compute and different size"
+        )
+    return alarms
+
+
+def _most_ratios_at_a_budget(ratio: np.ndarray, compute: np.ndarray) -> int:
+    most = 0
+    for budget in compute:
+        near = np.sort(np.log(ratio[np.abs(np.log(compute / budget)) <= np.log(2.0) / 2 + 1e-9]))
+        most = max(most, 1 + int((np.diff(near) > np.log(1.1)).sum()))
+    return most
+
+
+def identify(
+    model: Model,
+    z: np.ndarray,
+    jacobian: np.ndarray,
+    covariance: np.ndarray,
+    relative_errors: Mapping[str, float],
+    drift: Mapping[str, float],
+) -> tuple[Identifiability, dict[str, str]]:
+    """Returns the report, and why each withheld constant is withheld, by name.
+
+    Args:
+      model: law and runs.
+      z: float64 [P], the fitted working point.
+      jacobian: float64 [runs, P] of log loss by z.
+      covariance: float64 [P, P] of z.
+      relative_errors: standard error over estimate of every free constant.
+      drift: see `Identifiability`.
+    """
+    values, vectors = fisher(model, z, jacobian)
+    condition = float(values[0] / values[-1]) if values[-1] > 0 else np.inf
+    weakest = dict(zip(model.free, vectors[:, -1].tolist(), strict=True))
+    alarms = design_alarms(model)
+    withheld: dict[str, str] = {}
+    exponents = [name for name in model.free if name in _exponents(model)]
+    if "constant-ratio" in alarms:
+        for name in model.free:
+            if name in exponents or model.law[name].scale or name == "q":
+                withheld[name] = "constant-ratio"
+    if condition > LARGEST_CONDITION:
+        alarms["condition"] = (
+            f"condition number {condition:.1e} in the logarithms of the constants exceeds {LARGEST_CONDITION:.0e}"
+        )
+        for name, share in weakest.items():
+            if abs(share) >= 0.3:
+                withheld.setdefault(name, "condition")
+    for name in exponents:
+        if not relative_errors[name] <= 0.5:
+            alarms[f"loose-{name}"] = f"the standard error of {name} exceeds half of it"
+            withheld.setdefault(name, f"loose-{name}")
+    if "E" in model.free and not relative_errors["E"] <= 1.0:
+        alarms["floor"] = "E is within one standard error of zero; the floor of the loss is not seen in these runs"
+    drifting = {name: size for name, size in drift.items() if size > 4}
+    if drifting:
+        text = ", ".join(f"{name} by {size:.1f} standard errors" for name, size in drifting.items())
+        alarms["drift"] = (
+            f"leaving out a fifth of the runs by compute moves {text}; the law may not hold over this range"
+        )
+    report = Identifiability(
+        condition,
+        tuple(values.tolist()),
+        weakest,
+        _correlations(model.free, covariance),
+        dict(drift),
+        tuple(f"{name}: {text}." for name, text in alarms.items()),
+    )
+    return report, {name: f"{reason}: {alarms[reason]}." for name, reason in withheld.items()}
+
+
+def _exponents(model: Model) -> set[str]:
+    named = {power for parameter in model.law.parameters for _, power in parameter.scale if isinstance(power, str)}
+    return named | set(model.law.frontier or ())
+
+
+def _correlations(names: tuple[str, ...], covariance: np.ndarray) -> dict[str, float]:
+    deviation = np.sqrt(np.diag(covariance))
+    out = {}
+    for i, first in enumerate(names):
+        for j, second in enumerate(names[:i]):
+            if deviation[i] > 0 and deviation[j] > 0:
+                out[f"{second},{first}"] = float(covariance[i, j] / (deviation[i] * deviation[j]))
+    return out

@@ -1,0 +1,109 @@
+"""What a law is: a formula with named constants, their ranges, and where it comes from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Values = Mapping[str, np.ndarray]
+"""Arrays by name: constants [..., 1] or columns [runs]; a law broadcasts them to [..., runs]."""
+
+
+def power(column: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """Returns column ** exponent for a positive column [runs] and an exponent [..., 1], real or complex."""
+    return np.exp(exponent * np.log(column))
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A column that a law needs."""
+
+    name: str
+    meaning: str
+    unit: str
+
+
+NUM_PARAMS = Variable("num_params_total", "trainable parameters, embeddings included", "parameters")
+NUM_TOKENS = Variable("num_tokens", "training tokens processed", "tokens")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A constant of a law that is fitted."""
+
+    name: str
+    meaning: str
+    unit: str = "1"
+    transform: str = "log"
+    """"log" for a positive constant, fitted as its logarithm; "identity" otherwise."""
+    bounds: tuple[float, float] = (0.0, np.inf)
+    """Smallest and largest value the fit may return."""
+    start: tuple[float, float] | None = None
+    """Range of starting values when the law is not linear in it (variables divided by their geometric means)."""
+    scale: tuple[tuple[str, str | float], ...] = ()
+    """How it changes with the unit of a variable: (("num_params_total", "alpha"),) means value ~ unit ** alpha."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Published constants of a law."""
+
+    constants: Mapping[str, float]
+    source: str
+    mark: str
+    """"V" checked against a stored public source, "M" from memory: never asserted as fact."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """One entry of the registry."""
+
+    id: str
+    title: str
+    formula: str
+    citation: str
+    variables: tuple[Variable, ...]
+    parameters: tuple[Parameter, ...]
+    linear: tuple[tuple[str, ...], ...]
+    """Groups of constants the loss is jointly linear in: doubling a group doubles its part of the loss. The first
+    of a group is solved for; the start ranges of the others are ratios to the first."""
+    loss: Callable[[Values, Values], np.ndarray]
+    """(constants [..., 1], columns [runs]) -> loss [..., runs], written in numpy so that complex input works."""
+    gradient: Callable[[Values, Values], tuple[np.ndarray, Values]] | None = None
+    """As `loss`, returning also the derivative by each constant; without it a complex step is used."""
+    validity: str = ""
+    references: tuple[Reference, ...] = ()
+    sweep: str = ""
+    """The runs that identify the law."""
+    pitfalls: str = ""
+    frontier: tuple[str, str] | None = None
+    """Names (x, y) of the exponents for which the compute-optimal parameters grow as compute ** (y / (x + y))."""
+    limits: tuple[str, ...] = field(default=())
+    """Special cases, each asserted by a test."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the constants, in order."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    @property
+    def variable_names(self) -> tuple[str, ...]:
+        """Columns that the law needs besides the loss."""
+        return tuple(variable.name for variable in self.variables)
+
+    def __getitem__(self, name: str) -> Parameter:
+        return next(parameter for parameter in self.parameters if parameter.name == name)
+
+    def at(self, constants: Mapping[str, float], columns: Values) -> np.ndarray:
+        """Returns the loss [runs] for constants given as plain numbers, in the units of the columns.
+
+        Raises:
+          ValueError: if a constant or a column is missing.
+        """
+        lost = [name for name in self.names if name not in constants]
+        lost += [name for name in self.variable_names if name not in columns]
+        if lost:
+            raise ValueError(f"law {self.id} needs {', '.join(lost)}: {self.formula}.")
+        values = {name: np.atleast_1d(np.float64(constants[name])) for name in self.names}
+        arrays = {name: np.asarray(columns[name], np.float64) for name in self.variable_names}
+        return np.asarray(self.loss(values, arrays), np.float64)

@@ -1,0 +1,138 @@
+"""A law as the fitter sees it: centred columns, working coordinates, log residuals and their derivatives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from kleiber.scaling.law import Law
+
+STEP = 1e-30
+"""Complex step: derivatives are exact to rounding, however small the step."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A law on given columns, divided by their geometric means, with some constants held fixed.
+
+    A working point z [..., P] holds the free constants, positive ones as logarithms.
+    """
+
+    law: Law
+    columns: Mapping[str, np.ndarray]
+    """float64 [runs], as measured."""
+    scales: Mapping[str, float]
+    """What each column is divided by."""
+    fixed: Mapping[str, float]
+    """Constants held fixed, in the units of the columns."""
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Names of the fitted constants."""
+        return tuple(name for name in self.law.names if name not in self.fixed)
+
+    @property
+    def is_log(self) -> np.ndarray:
+        """bool [P], which working coordinates are logarithms."""
+        return np.array([self.law[name].transform == "log" for name in self.free], dtype=bool)
+
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest working point, float64 [P] each."""
+        low, high = np.array([self.law[name].bounds for name in self.free], dtype=np.float64).reshape(-1, 2).T
+        with np.errstate(divide="ignore"):
+            return (
+                np.where(self.is_log, np.log(np.maximum(low, 1e-300)), low),
+                np.where(self.is_log, np.log(high), high),
+            )
+
+    def centred(self, columns: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Returns the columns divided by their scales."""
+        columns = self.columns if columns is None else columns
+        return {name: np.asarray(columns[name], np.float64) / self.scales[name] for name in self.law.variable_names}
+
+    def constants(self, z: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns every constant, in centred units, as [..., 1] for a working point z [..., P], real or complex."""
+        values: dict[str, np.ndarray] = {}
+        for index, name in enumerate(self.free):
+            column = z[..., index : index + 1]
+            values[name] = np.exp(column) if self.law[name].transform == "log" else column
+        for name, value in self.fixed.items():
+            values[name] = np.full((1,) * z.ndim, value)
+        for name in self.fixed:
+            for variable, exponent in self.law[name].scale:
+                values[name] = values[name] * self._unit(variable, exponent, values, -1.0)
+        return values
+
+    def reported(self, z: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns every constant in the units of the columns, [...] for z [..., P]."""
+        values = self.constants(z)
+        out = {}
+        for name in self.law.names:
+            value = values[name]
+            for variable, exponent in self.law[name].scale:
+                value = value * self._unit(variable, exponent, values, 1.0)
+            out[name] = np.broadcast_to(value, (*z.shape[:-1], 1))[..., 0]
+        return out
+
+    def _unit(self, variable: str, exponent: str | float, values: Mapping[str, np.ndarray], sign: float) -> np.ndarray:
+        power = values[exponent] if isinstance(exponent, str) else exponent
+        return np.exp(sign * power * np.log(self.scales[variable]))
+
+    def working(self, constants: Mapping[str, float]) -> np.ndarray:
+        """Returns the working point [P] of constants given in the units of the columns."""
+        z = []
+        for name in self.free:
+            value = float(constants[name])
+            for variable, exponent in self.law[name].scale:
+                power = constants[exponent] if isinstance(exponent, str) else exponent
+                value *= float(np.exp(-power * np.log(self.scales[variable])))
+            z.append(np.log(value) if self.law[name].transform == "log" else value)
+        return np.array(z, dtype=np.float64)
+
+    def log_loss(self, z: np.ndarray, columns: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+        """Returns the logarithm of the predicted loss [..., runs] at z [..., P]; NaN where the loss is not positive."""
+        loss = self.law.loss(self.constants(z), self.centred(columns))
+        return np.log(np.where(loss > 0, loss, np.nan))
+
+    def log_loss_and_jacobian(
+        self, z: np.ndarray, columns: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the log of the predicted loss [b, runs] and its derivative by z [b, runs, P], for z [b, P]."""
+        x = self.centred(columns)
+        if self.law.gradient is None or any(self.law[name].scale for name in self.fixed):
+            return self._complex_step(z, x)
+        values = self.constants(z)
+        loss, derivative = self.law.gradient(values, x)
+        loss = np.where(loss > 0, loss, np.nan)
+        jacobian = np.empty((*loss.shape, len(self.free)))
+        for index, name in enumerate(self.free):
+            chain = values[name] if self.law[name].transform == "log" else 1.0
+            np.multiply(derivative[name], chain / loss, out=jacobian[..., index])
+        return np.log(loss), jacobian
+
+    def _complex_step(self, z: np.ndarray, x: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        num_free = z.shape[-1]
+        shifted = z[None] + 1j * STEP * np.eye(num_free)[:, None, :]
+        loss = self.law.loss(self.constants(shifted), x)
+        loss = np.broadcast_to(loss, (num_free, z.shape[0], len(next(iter(x.values())))))
+        value = np.where(loss[0].real > 0, loss[0].real, np.nan) if num_free else np.empty(0)
+        return np.log(value), np.moveaxis(loss.imag / STEP / value, 0, -1)
+
+
+def make_model(law: Law, columns: Mapping[str, np.ndarray], fixed: Mapping[str, float] | None = None) -> Model:
+    """Returns the model of a law on measured columns, each divided by its geometric mean if the law allows it.
+
+    Raises:
+      ValueError: if a fixed constant is not one of the law's.
+    """
+    fixed = dict(fixed or {})
+    unknown = [name for name in fixed if name not in law.names]
+    if unknown:
+        raise ValueError(f"law {law.id} has no constant {unknown[0]!r} to fix; it has {', '.join(law.names)}.")
+    chosen = {name: np.asarray(columns[name], np.float64) for name in law.variable_names}
+    centring = {variable for parameter in law.parameters for variable, _ in parameter.scale}
+    scales = {
+        name: float(np.exp(np.mean(np.log(values)))) if name in centring else 1.0 for name, values in chosen.items()
+    }
+    return Model(law, chosen, scales, fixed)
