@@ -1,171 +1,49 @@
-"""Batches: windows of a token file in an order that depends on the seed alone, resumable at any sequence.
+"""Batches: windows in an order that depends on the seed alone, resumable at any sequence.
 
-A window is seq_len + 1 tokens, inputs window[:-1] and targets window[1:]; the next window starts seq_len later. The
-order of an epoch is grain's global shuffle, reshuffled each epoch, so each window comes once an epoch, none is left
-out, and a batch may hold the end of one epoch and the start of the next. The whole state is one number: sequences
-consumed. Opening prepared tokens needs numpy only; grain loads with the first TrainBatches.
+The order of an epoch is grain's global shuffle, reshuffled each epoch, so each window comes once an epoch, none is
+left out, and a batch may hold the end of one epoch and the start of the next. The whole state is one number: the
+sequences consumed. grain loads with the first batch.
 """
 
 import hashlib
 import math
-import sys
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from kleiber.model.config import ModelConfig
-from kleiber.train.config import DataConfig
-from kleiber.train.data.corpora import find_corpus, prepare_corpus, prepared_folder
-from kleiber.train.data.tokens import TokenFile, has_tokens, open_token_file, prepare_tokens
+from kleiber.train.config import TrainConfig
+from kleiber.train.data.windows import TokenSource, check_vocabulary, open_tokens, validation_windows
 
 SUBSET_SEED = (
     20_221  # fixes which windows num_unique_tokens keeps: the same for every run, a larger set holds a smaller
 )
 
 
-class ValidationWindows(NamedTuple):
-    """The fixed windows that every run is scored on."""
+class Block(NamedTuple):
+    """The batches of some consecutive steps."""
 
     tokens: np.ndarray
-    """int32 [windows, seq_len + 1]."""
-    groups: np.ndarray
-    """int32 [windows], the group (service, article or document) of most of the window: clusters of the loss."""
-    indices: np.ndarray
-    """int64 [windows], for TokenSource.segment_ids."""
+    """int32 [steps, batch, seq_len + 1]."""
+    segments: np.ndarray | None
+    """int32 [steps, batch, seq_len + 1], the document of each token; None when attention crosses documents."""
 
 
-@dataclass(frozen=True, eq=False)
-class TokenSource:
-    """A split as windows with random access; also a data source that grain takes."""
-
-    file: TokenFile
-    seq_len: int
-    corpus: str
-    split: str
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the split, separators included."""
-        return len(self.file.tokens)
-
-    @property
-    def num_sequences(self) -> int:
-        """Whole windows; the last few tokens that fill none are left out."""
-        return (self.num_tokens - 1) // self.seq_len
-
-    @property
-    def vocab_size(self) -> int:
-        """Token ids are below this."""
-        return self.file.vocab_size
-
-    @property
-    def bytes_per_token(self) -> float:
-        """UTF-8 bytes of text for each token, so bits per byte = loss / ln 2 / bytes_per_token."""
-        return self.file.num_text_bytes / self.num_tokens
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal only for equal text of all splits and equal tokenizer; goes into the run record."""
-        return self.file.fingerprint
-
-    def windows(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the tokens of windows.
-
-        Args:
-          indices: integers [...] from 0 to num_sequences - 1.
-
-        Returns:
-          int32 [..., seq_len + 1].
-        """
-        return self.file.tokens[self._positions(indices)].astype(np.int32)
-
-    def segment_ids(self, indices: np.ndarray) -> np.ndarray:
-        """Returns which document of its window each token belongs to, counted from 0; a separator ends its document.
-
-        Args:
-          indices: integers [...] from 0 to num_sequences - 1.
-
-        Returns:
-          int32 [..., seq_len + 1].
-        """
-        documents = self._documents(self._positions(indices))
-        return (documents - documents[..., :1]).astype(np.int32)
-
-    def window_groups(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the group that most tokens of each window belong to.
-
-        Args:
-          indices: integers [windows].
-
-        Returns:
-          int32 [windows].
-        """
-        groups = self.file.groups[self._documents(self._positions(indices))]
-        counted = (np.unique(row, return_counts=True) for row in groups)
-        return np.array([names[np.argmax(counts)] for names, counts in counted], np.int32)
-
-    def _positions(self, indices: np.ndarray) -> np.ndarray:
-        return np.asarray(indices, np.int64)[..., None] * self.seq_len + np.arange(self.seq_len + 1)
-
-    def _documents(self, positions: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.file.offsets, positions, side="right") - 1
-
-    def __len__(self) -> int:
-        return self.num_sequences
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.windows(np.array(index))
-
-
-def open_tokens(data: DataConfig, split: str, seq_len: int) -> TokenSource:
-    """Returns a split of a corpus as windows, preparing what is missing if that needs no download.
-
-    Args:
-      data: names the corpus and the tokenizer.
-      split: `train`, `validation`, or another of the corpus's manifest.
-      seq_len: tokens of context.
+def open_split(config: TrainConfig) -> tuple[TokenSource, tuple[np.ndarray, ...]]:
+    """Returns the training split of a trunk, and the validation windows: (tokens, groups[, segments]).
 
     Raises:
-      ValueError: if the corpus must be prepared by the user first, is damaged, or is shorter than one window.
+      ValueError: if vocabulary and data disagree, or the corpus is shorter than the longest run needs.
     """
-    corpus = find_corpus(data.corpus)
-    folder = prepared_folder(corpus)
-    if folder is None or not has_tokens(folder, data.tokenizer):
-        if folder is None and corpus.needs_download:
-            raise ValueError(
-                f"corpus {data.corpus} is not prepared yet and needs a download; run: "
-                f"kleiber data prepare {data.corpus} --tokenizer {data.tokenizer}"
-            )
-        folder = prepare_corpus(data.corpus, report_to_stderr)
-        prepare_tokens(folder, data.tokenizer, report_to_stderr)
-    source = TokenSource(open_token_file(folder, data.tokenizer, split), seq_len, data.corpus, split)
-    if source.num_sequences < 1:
-        raise ValueError(
-            f"split '{split}' of {data.corpus} has {source.num_tokens} tokens, fewer than one window of seq_len + 1 = "
-            f"{seq_len + 1}; use more text or a smaller seq_len."
-        )
-    return source
-
-
-def report_to_stderr(line: str) -> None:
-    """Prints a line of progress where it cannot disturb `--json`."""
-    print(line, file=sys.stderr, flush=True)
-
-
-def check_vocabulary(source: TokenSource, model: ModelConfig) -> None:
-    """Checks that every token id has a row in the model's embedding and none is left over.
-
-    Raises:
-      ValueError: if vocab_size of the data and of the model differ.
-    """
-    if source.vocab_size != model.vocab_size:
-        raise ValueError(
-            f"vocabulary and data disagree: tokenizer '{source.file.tokenizer}' has {source.vocab_size} ids, "
-            f"ModelConfig.vocab_size is {model.vocab_size}; set ModelConfig.vocab_size={source.vocab_size} or choose "
-            f"another DataConfig.tokenizer."
-        )
+    train = open_tokens(config.data, "train", config.model.seq_len)
+    check_vocabulary(train, config.model)
+    longest = config.steps_at(config.num_tokens[-1]) * config.tokens_per_step
+    check_enough(train, longest, config.data.max_epochs, config.data.num_unique_tokens)
+    held_out = open_tokens(config.data, "validation", config.model.seq_len)
+    windows = validation_windows(held_out, config.evaluation.num_tokens)
+    if not config.data.document_attention:
+        return train, (windows.tokens, windows.groups)
+    return train, (windows.tokens, windows.groups, held_out.segment_ids(windows.indices))
 
 
 def check_enough(
@@ -182,7 +60,7 @@ def check_enough(
     Raises:
       ValueError: if the plan takes more passes than allowed; says how many, and what allows them.
     """
-    unique_tokens = num_unique_sequences(source, num_unique_tokens) * source.seq_len
+    unique_tokens = source.num_unique_sequences(num_unique_tokens) * source.seq_len
     epochs = num_tokens / unique_tokens
     if epochs > max_epochs + 1e-9:
         subset = "" if num_unique_tokens is None else f" limited by DataConfig.num_unique_tokens={num_unique_tokens}"
@@ -193,38 +71,6 @@ def check_enough(
             f"the exponents), or use a larger corpus."
         )
     return epochs
-
-
-def num_unique_sequences(source: TokenSource, num_unique_tokens: int | None) -> int:
-    """Returns the windows that training may use.
-
-    Raises:
-      ValueError: if num_unique_tokens is less than one window, or more than the split holds.
-    """
-    if num_unique_tokens is None:
-        return source.num_sequences
-    chosen = num_unique_tokens // source.seq_len
-    if not 1 <= chosen <= source.num_sequences:
-        raise ValueError(
-            f"num_unique_tokens is {num_unique_tokens:,}, expected from {source.seq_len:,} (one window) to "
-            f"{source.num_sequences * source.seq_len:,} (the whole training split of {source.corpus})."
-        )
-    return chosen
-
-
-def validation_windows(source: TokenSource, num_tokens: int) -> ValidationWindows:
-    """Returns windows spread evenly over a split: the same whenever, and for whatever run, they are asked for.
-
-    Args:
-      source: a held-out split.
-      num_tokens: predicted tokens wanted; a split that holds fewer is used whole.
-
-    Returns:
-      max(1, num_tokens // seq_len) windows, or all of them.
-    """
-    wanted = min(source.num_sequences, max(1, num_tokens // source.seq_len))
-    indices = np.arange(wanted, dtype=np.int64) * source.num_sequences // wanted
-    return ValidationWindows(source.windows(indices), source.window_groups(indices), indices)
 
 
 class TrainBatches:
@@ -259,7 +105,7 @@ class TrainBatches:
         self.source = source
         self.batch_size = batch_size
         self.seed = seed
-        self.num_unique = num_unique_sequences(source, num_unique_tokens)
+        self.num_unique = source.num_unique_sequences(num_unique_tokens)
         self.position = 0
         self._limit = math.ceil(max_epochs * self.num_unique - 1e-9)
         self._max_epochs = max_epochs
@@ -305,9 +151,11 @@ class TrainBatches:
         self.position = end
         return indices
 
-    def next_block(self, num_steps: int) -> np.ndarray:
-        """Returns the batches of the next steps, int32 [num_steps, batch_size / num_shards, seq_len + 1]."""
-        return self.source.windows(self.next_indices(num_steps))
+    def next_block(self, num_steps: int) -> Block:
+        """Returns the batches of the next steps, and moves on: this shard's part, batch_size / num_shards sequences."""
+        indices = self.next_indices(num_steps)
+        has_segments = self.source.document_attention
+        return Block(self.source.windows(indices), self.source.segment_ids(indices) if has_segments else None)
 
     def state(self) -> dict[str, Any]:
         """Returns where the batches are, fit for JSON; independent of block size and number of shards."""

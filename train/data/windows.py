@@ -1,0 +1,206 @@
+"""Windows: a split as overlapping pieces of seq_len + 1 tokens with random access.
+
+Inputs are window[:-1] and targets window[1:]; the next window starts seq_len later, so every token is a target once.
+Windows are cut without regard to documents: TokenSource.segment_ids says where each begins, for attention that stops
+there (DataConfig.document_attention); without it a packed window sees the documents before. Opening prepared tokens
+needs numpy only.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from kleiber.model.config import ModelConfig
+from kleiber.train.config import DataConfig
+from kleiber.train.data.corpora import find_corpus, prepare_corpus, prepared_folder
+from kleiber.train.data.tokens import TokenFile, has_tokens, open_token_file, prepare_tokens
+
+
+class ValidationWindows(NamedTuple):
+    """The fixed windows that every run is scored on."""
+
+    tokens: np.ndarray
+    """int32 [windows, seq_len + 1]."""
+    groups: np.ndarray
+    """int32 [windows], the group (service, article or document) in the middle of the window: clusters of the loss."""
+    indices: np.ndarray
+    """int64 [windows], for TokenSource.segment_ids."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSource:
+    """A split as windows with random access; also a data source that grain takes."""
+
+    file: TokenFile
+    seq_len: int
+    corpus: str
+    split: str
+    document_attention: bool = False
+    """Whether batches of this source come with segment ids."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the split, separators included."""
+        return len(self.file.tokens)
+
+    @property
+    def num_sequences(self) -> int:
+        """Whole windows; the last few tokens that fill none are left out."""
+        return (self.num_tokens - 1) // self.seq_len
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below this."""
+        return self.file.vocab_size
+
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes of text for each token, so bits per byte = loss / ln 2 / bytes_per_token."""
+        return self.file.num_text_bytes / self.num_tokens
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal only for equal text of all splits and equal tokenizer; goes into the run record."""
+        return self.file.fingerprint
+
+    def bits_per_byte(self, loss: float) -> float:
+        """Returns a loss in nats per token as bits per byte of text, which compares between tokenizers."""
+        return loss / math.log(2) / self.bytes_per_token
+
+    def num_unique_tokens(self, data: DataConfig) -> int:
+        """Returns the distinct training tokens that a data config allows: whole windows only."""
+        return self.num_unique_sequences(data.num_unique_tokens) * self.seq_len
+
+    def num_unique_sequences(self, num_unique_tokens: int | None) -> int:
+        """Returns how many windows hold so many tokens; None means all windows.
+
+        Raises:
+          ValueError: if that is less than one window, or more than the split holds.
+        """
+        if num_unique_tokens is None:
+            return self.num_sequences
+        chosen = num_unique_tokens // self.seq_len
+        if not 1 <= chosen <= self.num_sequences:
+            raise ValueError(
+                f"num_unique_tokens is {num_unique_tokens:,}, expected from {self.seq_len:,} (one window) to "
+                f"{self.num_sequences * self.seq_len:,} (the whole {self.split} split of {self.corpus})."
+            )
+        return chosen
+
+    def record_columns(self) -> dict[str, str]:
+        """Returns the columns of the run record that say which data it was."""
+        return {"data_fingerprint": self.fingerprint}
+
+    def windows(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the tokens of windows.
+
+        Args:
+          indices: integers [...] from 0 to num_sequences - 1.
+
+        Returns:
+          int32 [..., seq_len + 1].
+        """
+        return self.file.tokens[self._positions(indices)].astype(np.int32)
+
+    def segment_ids(self, indices: np.ndarray) -> np.ndarray:
+        """Returns which document of its window each token belongs to, counted from 0; a separator ends its document.
+
+        Args:
+          indices: integers [...] from 0 to num_sequences - 1.
+
+        Returns:
+          int32 [..., seq_len + 1].
+        """
+        documents = self._documents(self._positions(indices))
+        return (documents - documents[..., :1]).astype(np.int32)
+
+    def window_groups(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the group of the document in the middle of each window.
+
+        Args:
+          indices: integers [windows].
+
+        Returns:
+          int32 [windows].
+        """
+        return self.file.groups[self._documents(self._positions(indices)[..., self.seq_len // 2])]
+
+    def _positions(self, indices: np.ndarray) -> np.ndarray:
+        return np.asarray(indices, np.int64)[..., None] * self.seq_len + np.arange(self.seq_len + 1)
+
+    def _documents(self, positions: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.file.offsets, positions, side="right") - 1
+
+    def __len__(self) -> int:
+        return self.num_sequences
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.windows(np.array(index))
+
+
+def open_tokens(data: DataConfig, split: str, seq_len: int) -> TokenSource:
+    """Returns a split of a corpus as windows, preparing what is missing if that needs no download.
+
+    Args:
+      data: names the corpus and the tokenizer.
+      split: `train`, `validation`, or another of the corpus's manifest.
+      seq_len: tokens of context.
+
+    Raises:
+      ValueError: if the corpus must be prepared by the user first, is damaged, or is shorter than one window.
+    """
+    corpus = find_corpus(data.corpus)
+    folder = prepared_folder(corpus)
+    if folder is None or not has_tokens(folder, data.tokenizer):
+        if folder is None and corpus.needs_download:
+            raise ValueError(
+                f"corpus {data.corpus} is not prepared yet and needs a download; run: "
+                f"kleiber data prepare {data.corpus} --tokenizer {data.tokenizer}"
+            )
+        folder = prepare_corpus(data.corpus, report_to_stderr)
+        prepare_tokens(folder, data.tokenizer, report_to_stderr)
+    file = open_token_file(folder, data.tokenizer, split)
+    source = TokenSource(file, seq_len, data.corpus, split, data.document_attention)
+    if source.num_sequences < 1:
+        raise ValueError(
+            f"split '{split}' of {data.corpus} has {source.num_tokens} tokens, fewer than one window of seq_len + 1 = "
+            f"{seq_len + 1}; use more text or a smaller seq_len."
+        )
+    return source
+
+
+def report_to_stderr(line: str) -> None:
+    """Prints a line of progress where it cannot disturb `--json`."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def check_vocabulary(source: TokenSource, model: ModelConfig) -> None:
+    """Checks that every token id has a row in the model's embedding and none is left over.
+
+    Raises:
+      ValueError: if vocab_size of the data and of the model differ.
+    """
+    if source.vocab_size != model.vocab_size:
+        raise ValueError(
+            f"vocabulary and data disagree: tokenizer '{source.file.tokenizer}' has {source.vocab_size} ids, "
+            f"ModelConfig.vocab_size is {model.vocab_size}; set ModelConfig.vocab_size={source.vocab_size} or choose "
+            f"another DataConfig.tokenizer."
+        )
+
+
+def validation_windows(source: TokenSource, num_tokens: int) -> ValidationWindows:
+    """Returns windows spread evenly over a split: the same whenever, and for whatever run, they are asked for.
+
+    Args:
+      source: a held-out split.
+      num_tokens: predicted tokens wanted; a split that holds fewer is used whole.
+
+    Returns:
+      max(1, num_tokens // seq_len) windows, or all of them.
+    """
+    wanted = min(source.num_sequences, max(1, num_tokens // source.seq_len))
+    indices = np.arange(wanted, dtype=np.int64) * source.num_sequences // wanted
+    return ValidationWindows(source.windows(indices), source.window_groups(indices), indices)
