@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 
 from kleiber.experiments.errors import EXIT_DONE, EXIT_USAGE
@@ -43,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"; did you mean '{near[0]}'?" if near else ""
         print(f"kleiber: unknown verb '{verb}'{hint} (kleiber --help lists them)", file=sys.stderr)
         return EXIT_USAGE
+    # The products of a fit are small: threads only get in each other's way, and numpy reads this when it loads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import tyro
 
     command = importlib.import_module(f"kleiber.experiments.commands.{verb}")

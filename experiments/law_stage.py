@@ -9,7 +9,7 @@ from kleiber.experiments.cells import trunk_cells
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.record import read_json, read_records, record_path, write_json, write_table
 from kleiber.scaling.fit import fit_law
-from kleiber.scaling.forecast import Forecast, baselines, forecast
+from kleiber.scaling.forecast import Forecast, baseline_losses, forecast
 from kleiber.scaling.ledger import Ledger
 from kleiber.scaling.result import FitResult
 from kleiber.scaling.table import RunTable, read_table
@@ -69,19 +69,23 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Callable[[str
         fits = fit_laws(experiment, table)
         write_json(path, {**fits[0].to_json(), "rivals": [fit.to_json() for fit in fits[1:]]})
     say(fits[0].report())
-    registered = {entry["target"] for entry in ledger.forecasts()}
+    registered = {entry["target"] for entry in ledger.entries() if entry["event"] == "forecast"}
     largest = max((r["flops"] for r in records if r["split"] == "fit" and r["status"] == "done"), default=1.0)
     for name, (planned, predicted) in forecast_targets(experiment, fits).items():
         if name in registered:
             continue
+        size, tokens = planned["num_params_total"], planned["num_tokens"]
         entry = ledger.register(
             target=name,
-            forecast=predicted,
-            num_params_total=planned["num_params_total"],
-            num_tokens=planned["num_tokens"],
+            num_params_total=size,
+            num_tokens=tokens,
             flops=planned["flops"],
             compute_ratio=planned["flops"] / largest,
-            baselines=baselines(read_table(directory / "table.parquet"), planned),
+            law=predicted.law,
+            predicted_loss=predicted.predicted_loss,
+            interval=predicted.interval,
+            level=predicted.level,
+            baselines=baseline_losses(fits[0], size, tokens),
         )
         low, high = entry["interval"]
         say(f"registered {name}: {entry['predicted_loss']:.4f} [{low:.4f}, {high:.4f}], hash {entry['hash'][:12]}")
@@ -91,8 +95,9 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Callable[[str
 def score_targets(experiment: Experiment, directory: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Writes the outcome of every finished target to the ledger and returns all outcomes with their forecasts."""
     ledger = Ledger(directory / "ledger.jsonl")
-    forecasts = {entry["target"]: entry for entry in ledger.forecasts()}
-    outcomes = {entry["target"]: entry for entry in ledger.outcomes()}
+    entries = ledger.entries()
+    forecasts = {entry["target"]: entry for entry in entries if entry["event"] == "forecast"}
+    outcomes = {entry["target"]: entry for entry in entries if entry["event"] == "outcome"}
     results = []
     for cell in trunk_cells(experiment, "target"):
         (name,) = cell.run_ids.values()

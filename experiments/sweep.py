@@ -117,7 +117,7 @@ def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
     Raises:
       ValueError: vocabulary and data disagree, or the corpus is shorter than a run needs.
     """
-    from kleiber.train.data.batches import open_split
+    from kleiber.train.run_data import open_run_data
 
     seen = set()
     for config in [*experiment.trunks, *(target.train for target in experiment.targets)]:
@@ -126,7 +126,7 @@ def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
             if not seen:
                 say(f"reading corpus {config.data.corpus}")
             seen.add(key)
-            open_split(config)
+            open_run_data(config)
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:

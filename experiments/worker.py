@@ -126,13 +126,13 @@ def _write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: dic
 
 
 def _run_trunk(experiment: Experiment, cell: TrunkCell, directory: Path, stop: StopRequest) -> None:
-    from kleiber.train.data.batches import open_split
+    from kleiber.train.run_data import open_run_data
     from kleiber.train.trunk import Point, Trunk, TrunkIO
 
     config, folder = cell.config, directory / "runs" / cell.trunk_id
-    train, validation = open_split(config)
+    data = open_run_data(config)
     planned = cell.planned(experiment.name)
-    common = {**versions(), **train.record_columns(), **_device_columns()}
+    common = {**versions(), **_device_columns(), "data_fingerprint": data.train.fingerprint}
     last_write = [0.0]
 
     def on_point(point: Point) -> None:
@@ -141,11 +141,11 @@ def _run_trunk(experiment: Experiment, cell: TrunkCell, directory: Path, stop: S
         record.update(
             status="done" if evaluation else "diverged",
             reason=point.reason,
-            epochs=record["num_tokens"] / train.num_unique_tokens(config.data),
-            num_unique_tokens=min(record["num_tokens"], train.num_unique_tokens(config.data)),
+            epochs=record["num_tokens"] / data.num_unique_tokens,
+            num_unique_tokens=min(record["num_tokens"], data.num_unique_tokens),
             loss=evaluation.loss if evaluation else None,
             loss_standard_error=evaluation.loss_standard_error if evaluation else None,
-            bits_per_byte=train.bits_per_byte(evaluation.loss) if evaluation else None,
+            bits_per_byte=data.bits_per_byte(evaluation.loss) if evaluation else None,
             wall_seconds=round(point.train_seconds, 3),
             tokens_per_second=round(point.tokens_per_second, 1),
         )
@@ -163,7 +163,7 @@ def _run_trunk(experiment: Experiment, cell: TrunkCell, directory: Path, stop: S
         return num_tokens not in cell.missing(directory)
 
     io = TrunkIO(folder, on_point, is_measured, on_progress, stop)
-    Trunk([config], train, validation, io).run()
+    Trunk([config], data, io).run()
 
 
 def _device_columns() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The loss on the fixed validation windows, with its standard error."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kleiber.train.config import TrainConfig
+from kleiber.train.config import OptimizerConfig, TrainConfig
+from kleiber.train.run_data import RunData
 from kleiber.train.step import token_losses
 
 
@@ -33,16 +34,15 @@ def _window_losses(config: TrainConfig, params: Any, batches: jax.Array, segment
     return jax.lax.map(one, (batches, segments)).reshape(-1)
 
 
-def evaluate(config: TrainConfig, params: Any, windows: np.ndarray, groups: np.ndarray, segments=None) -> Evaluation:
+def evaluate(config: TrainConfig, params: Any, data: RunData) -> Evaluation:
     """Returns the validation loss of params.
 
     Args:
       config: the trunk; evaluation.batch_size sequences go through at once.
       params: parameters of one member.
-      windows: int [n, T + 1] from validation_windows; padded here to a whole number of batches.
-      groups: int [n], document group of each window, for the standard error.
-      segments: int [n, T + 1] or None.
+      data: gives the windows, padded here to a whole number of batches, and their groups.
     """
+    windows, segments = data.windows, data.segments
     count, size = len(windows), config.evaluation.batch_size
     padding = -count % size
 
@@ -53,16 +53,13 @@ def evaluate(config: TrainConfig, params: Any, windows: np.ndarray, groups: np.n
     key = _evaluation_key(config)
     losses = _window_losses(key, params, batched(windows), None if segments is None else batched(segments))
     losses = np.asarray(losses, np.float64)[:count]
-    return Evaluation(float(losses.mean()), cluster_standard_error(losses, groups), count * (windows.shape[1] - 1))
+    return Evaluation(float(losses.mean()), cluster_standard_error(losses, data.groups), count * (windows.shape[1] - 1))
 
 
 def _evaluation_key(config: TrainConfig) -> TrainConfig:
     """Returns config with everything evaluation does not depend on set alike, so that one shape compiles once."""
-    from dataclasses import replace
-
     model = replace(config.model, dropout=0.0)
-    return replace(config, model=model, num_tokens=(1,), seed=0, optimizer=replace(config.optimizer, learning_rate=1.0,
-                   weight_decay=0.0), factors=(), data=type(config.data)())
+    return TrainConfig(model, OptimizerConfig(1.0), (1,), evaluation=config.evaluation)
 
 
 def cluster_standard_error(values: np.ndarray, groups: np.ndarray) -> float:

@@ -75,15 +75,26 @@ def _direction(config: OptimizerConfig, model: ModelConfig, params: Any) -> opta
     adam = _adam(config, epsilon_multipliers(model, params))
     if config.name == "adamw":
         return adam
-    # Muon orthogonalises matrices; embeddings, heads and vectors keep Adam (Jordan et al. 2024).
-    from optax.contrib import scale_by_muon
+    labels = jax.tree.map(
+        lambda is_hidden, p: "muon" if is_hidden and p.ndim >= 2 else "adam", weight_decay_mask(model, params), params
+    )
+    return optax.partition({"muon": _muon(config), "adam": adam}, labels)
 
-    if model.has_scanned_layers:
-        raise ValueError("optimizer muon needs has_scanned_layers=False: it orthogonalises one matrix at a time.")
 
-    labels = jax.tree.map(lambda is_hidden, p: "muon" if is_hidden and p.ndim == 2 else "adam",
-                          weight_decay_mask(model, params), params)
-    return optax.partition({"muon": scale_by_muon(beta=config.beta1), "adam": adam}, labels)
+def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Orthogonalised momentum of the hidden matrices (Jordan et al. 2024), each entry brought to the root mean square
+    0.2 of a typical Adam step so that one learning rate serves both (Liu et al. 2025, arXiv:2502.16982, eq. 4)."""
+    from optax.contrib import MuonDimensionNumbers, scale_by_muon
+
+    def dimensions(tree: Any) -> Any:  # the last two axes are the matrix; scanned layers have one more in front
+        return jax.tree.map(lambda leaf: MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1), tree)
+
+    def match_adam(updates: Any, params: Any) -> Any:
+        del params
+        return jax.tree.map(lambda u: u * (0.2 * max(u.shape[-2:]) ** 0.5), updates)
+
+    orthogonal = scale_by_muon(beta=config.beta1, weight_dimension_numbers=dimensions)
+    return optax.chain(orthogonal, optax.stateless(match_adam))
 
 
 def _adam(config: OptimizerConfig, multipliers: Any) -> optax.GradientTransformation:

@@ -17,9 +17,10 @@ import numpy as np
 from kleiber.model.functional import init_params
 from kleiber.train import checkpoint
 from kleiber.train.config import TrainConfig
-from kleiber.train.data.batches import TokenSource, TrainBatches
+from kleiber.train.data.batches import TrainBatches
 from kleiber.train.evaluate import Evaluation, evaluate
 from kleiber.train.optimizer import make_optimizer
+from kleiber.train.run_data import RunData
 from kleiber.train.schedule import cooldown_start, learning_rate_fraction
 from kleiber.train.step import Hyperparameters, TrainState, make_block
 
@@ -75,23 +76,19 @@ class _Run:
 class Trunk:
     """Trains the members of one trunk through all their points, resuming from checkpoints found in the folder."""
 
-    def __init__(
-        self, members: Sequence[TrainConfig], train: TokenSource, validation: tuple[np.ndarray, ...], io: TrunkIO
-    ):
+    def __init__(self, members: Sequence[TrainConfig], data: RunData, io: TrunkIO):
         """Builds the compiled program and the initial state.
 
         Args:
           members: configs alike in all but seed, learning rate, weight decay and factors.
-          train: training tokens.
-          validation: (windows, groups) or (windows, groups, segments) of validation_windows.
+          data: from open_run_data.
           io: callbacks and folder.
         """
-        self.members, self.config, self.io, self.train_source = list(members), members[0], io, train
+        self.members, self.config, self.io, self.data = list(members), members[0], io, data
         for member in members:
             same = replace(member, seed=self.config.seed, optimizer=self.config.optimizer, factors=self.config.factors)
             if same != self.config:
                 raise ValueError("members of one trunk may differ only in seed, optimizer constants and factors.")
-        self.validation = validation
         self.is_population = len(self.members) > 1
         params = [init_params(member.model, member.seed) for member in members]
         self.optimizer = make_optimizer(self.config.optimizer, self.config.model, params[0])
@@ -138,9 +135,7 @@ class Trunk:
 
     def _fresh(self) -> _Run:
         batches = [
-            TrainBatches(
-                self.train_source, m.batch_size, m.seed, m.data.num_unique_tokens, max_epochs=m.data.max_epochs
-            )
+            TrainBatches(self.data.train, m.batch_size, m.seed, m.data.num_unique_tokens, m.data.max_epochs)
             for m in self.members
         ]
         return _Run(jax.tree.map(jnp.copy, self.initial), 0, batches)
@@ -181,12 +176,12 @@ class Trunk:
             self._look(pending, name, total, started)
 
     def _next_block(self, run: _Run, count: int) -> tuple[np.ndarray, Any]:
-        size = self.config.steps_per_call
-        blocks = [batches.next_block(count) for batches in run.batches]
-        tokens = self._stack([_pad(block.tokens, size) for block in blocks])
-        if blocks[0].segments is None:
+        size, source = self.config.steps_per_call, self.data.train
+        indices = [batches.next_indices(count) for batches in run.batches]
+        tokens = self._stack([_pad(source.windows(each), size) for each in indices])
+        if not self.config.data.document_attention:
             return tokens, None
-        return tokens, self._stack([_pad(block.segments, size) for block in blocks])
+        return tokens, self._stack([_pad(source.segment_ids(each), size) for each in indices])
 
     def _look(self, block: tuple[int, int, Any], name: str, total: int, started: float) -> float:
         """Fetches one block's losses, records them, and notices divergence. Returns the time it was done."""
@@ -224,7 +219,7 @@ class Trunk:
             evaluation, reason = None, "training loss diverged"
             if not self.diverged[index]:
                 params = self._member(run.state.params, index)
-                evaluation, reason = evaluate(member, params, *self.validation), ""
+                evaluation, reason = evaluate(member, params, self.data), ""
                 if not np.isfinite(evaluation.loss):
                     evaluation, reason = None, "validation loss is not finite"
             self.io.on_point(Point(index, num_tokens, run.step, evaluation, reason, self.seconds, self.speed))

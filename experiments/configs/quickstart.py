@@ -13,11 +13,11 @@ from kleiber.model.config import ModelConfig
 from kleiber.train.config import OptimizerConfig, TrainConfig
 
 TOKENS = {
-    24: (500_000, 1_000_000, 2_000_000, 3_500_000),
-    32: (500_000, 1_000_000, 2_000_000, 3_000_000),
+    24: (500_000, 1_000_000, 2_000_000, 4_000_000),
+    32: (500_000, 1_000_000, 2_000_000, 3_500_000),
     48: (500_000, 1_000_000, 2_000_000),
-    64: (500_000, 800_000, 1_300_000),
-    96: (400_000, 600_000, 800_000),
+    64: (400_000, 700_000, 1_300_000),
+    96: (400_000, 500_000, 650_000),
 }
 SEEDS = (0, 1)
 
@@ -37,7 +37,7 @@ def experiment() -> Experiment:
         question="Does a law fitted to byte models of 20 to 246 thousand parameters forecast larger ones?",
         trunks=tuple(train(d, tokens, seed) for seed in SEEDS for d, tokens in TOKENS.items()),
         targets=(
-            Target("larger", train(128, (3_000_000,), 0)),
+            Target("larger", train(128, (2_600_000,), 7)),
             Target("longer", train(48, (9_000_000,), 7)),
         ),
     )

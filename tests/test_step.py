@@ -1,0 +1,143 @@
+"""The compiled training block, against slow clear versions of itself."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kleiber.model.config import ModelConfig
+from kleiber.model.functional import apply, init_params
+from kleiber.train.config import OptimizerConfig, TrainConfig
+from kleiber.train.evaluate import cluster_standard_error, evaluate
+from kleiber.train.optimizer import make_optimizer
+from kleiber.train.run_data import RunData
+from kleiber.train.step import Hyperparameters, TrainState, make_block
+
+MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, vocab_size=32, seq_len=8, base_d_model=16, base_num_layers=1)
+CONFIG = TrainConfig(model=MODEL, optimizer=OptimizerConfig(0.01), num_tokens=(1000,), batch_size=4, steps_per_call=4)
+TOKENS = np.random.default_rng(0).integers(0, 32, (4, 4, 9)).astype(np.uint8)
+FRACTIONS = np.array([0.25, 0.5, 0.75, 1.0], np.float32)
+
+
+def train(config, num_steps=4, seed=0, rate=0.01, tokens=TOKENS):
+    params = init_params(config.model, seed)
+    optimizer = make_optimizer(config.optimizer, config.model, params)
+    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    state = jax.tree.map(jnp.asarray, state)
+    hyper = Hyperparameters(jnp.float32(rate), jnp.float32(config.optimizer.weight_decay))
+    block = make_block(config, optimizer)
+    return block(state, hyper, tokens, None, FRACTIONS, np.uint32(0), np.int32(num_steps))
+
+
+def largest_difference(a, b):
+    return max(float(jnp.max(jnp.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_a_block_equals_optax_adamw_step_by_step():
+    config = replace(CONFIG, optimizer=OptimizerConfig(0.01, weight_decay=0.1, clip_norm=1.0))
+    state, losses = train(config)
+    params = jax.tree.map(jnp.asarray, init_params(MODEL, 0))
+
+    def loss_fn(params, tokens):
+        logits = apply(MODEL, params, jnp.asarray(tokens[:, :-1], jnp.int32))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(tokens[:, 1:], jnp.int32)).mean()
+
+    decays = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key != "embedding", params)
+    reference = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(lambda count: jnp.asarray(FRACTIONS)[count] * 0.01, 0.9, 0.99, 1e-8, weight_decay=0.1, mask=decays),
+    )
+    opt_state, expected = reference.init(params), []
+    for tokens in TOKENS:
+        loss, grads = jax.value_and_grad(loss_fn)(params, tokens)
+        updates, opt_state = reference.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        expected.append(float(loss))
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert largest_difference(state.params, params) < 2e-5
+
+
+def test_steps_beyond_the_asked_number_change_nothing():
+    two, losses = train(CONFIG, num_steps=2)
+    assert int(two.step) == 2
+    np.testing.assert_array_equal(losses[2:], 0)
+    changed = np.array(TOKENS)
+    changed[2:] = 0
+    assert largest_difference(two.params, train(CONFIG, num_steps=2, tokens=changed)[0].params) == 0
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_micro_batches_equal_the_whole_batch(parts):
+    whole, whole_losses = train(CONFIG)
+    split, split_losses = train(replace(CONFIG, accumulation_steps=parts))
+    np.testing.assert_allclose(whole_losses, split_losses, rtol=1e-5)
+    assert largest_difference(whole.params, split.params) < 1e-4
+
+
+def test_a_population_equals_its_members_trained_alone():
+    members = [(0, 0.01), (1, 0.02), (2, 0.005)]
+    alone = [train(CONFIG, seed=seed, rate=rate) for seed, rate in members]
+    params = [init_params(MODEL, seed) for seed, _ in members]
+    optimizer = make_optimizer(CONFIG.optimizer, MODEL, params[0])
+    states = [TrainState(p, optimizer.init(p), jnp.zeros((), jnp.int32)) for p in params]
+    stack = lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves])  # noqa: E731
+    state = jax.tree.map(stack, *states)
+    rates = jnp.array([rate for _, rate in members], jnp.float32)
+    hyper = Hyperparameters(rates, jnp.full(3, CONFIG.optimizer.weight_decay, jnp.float32))
+    repeat = lambda array: np.stack([array] * 3)  # noqa: E731
+    block = make_block(CONFIG, optimizer, num_members=3)
+    state, losses = block(
+        state, hyper, repeat(TOKENS), None, repeat(FRACTIONS), np.arange(3, dtype=np.uint32), np.int32(4)
+    )
+    for index, (one, one_losses) in enumerate(alone):
+        np.testing.assert_allclose(losses[index], one_losses, rtol=1e-5)
+        assert largest_difference(jax.tree.map(lambda leaf, i=index: leaf[i], state.params), one.params) < 1e-4
+
+
+def test_z_loss_pulls_the_normaliser_and_stays_out_of_the_reported_loss():
+    plain, plain_losses = train(CONFIG)
+    pulled, pulled_losses = train(replace(CONFIG, z_loss=0.1))
+    assert float(plain_losses[0]) == pytest.approx(float(pulled_losses[0]), rel=1e-6)
+    tokens = jnp.asarray(TOKENS[0, :, :-1], jnp.int32)
+
+    def squared_normalizer(state):
+        return float(jnp.mean(jax.nn.logsumexp(apply(MODEL, state.params, tokens), axis=-1) ** 2))
+
+    assert squared_normalizer(pulled) < squared_normalizer(plain)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "adafactor", "muon"])
+def test_every_optimizer_learns_a_repeated_batch(name):
+    config = replace(CONFIG, optimizer=OptimizerConfig(0.02, name=name), steps_per_call=4)
+    params = init_params(MODEL, 0)
+    optimizer = make_optimizer(config.optimizer, MODEL, params)
+    state = jax.tree.map(jnp.asarray, TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32)))
+    hyper = Hyperparameters(jnp.float32(0.02), jnp.float32(0.0))
+    tokens = np.stack([TOKENS[0]] * 4)
+    block = make_block(config, optimizer)
+    history = []
+    for _ in range(10):
+        state, losses = block(state, hyper, tokens, None, np.ones(4, np.float32), np.uint32(0), np.int32(4))
+        history.append(float(losses[0]))
+    assert history[-1] < history[0] - 0.2
+
+
+def test_evaluation_is_the_mean_over_every_target_token_even_with_a_partial_last_batch():
+    params = jax.tree.map(jnp.asarray, init_params(MODEL, 0))
+    windows = np.random.default_rng(1).integers(0, 32, (21, 9)).astype(np.uint8)
+    data = RunData(None, None, windows, np.arange(21), None, 0)
+    result = evaluate(CONFIG, params, data)
+    logits = apply(MODEL, params, jnp.asarray(windows[:, :-1], jnp.int32))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(windows[:, 1:], jnp.int32))
+    assert result.loss == pytest.approx(float(losses.mean()), rel=1e-6)
+    expected = float(np.std(np.asarray(losses.mean(axis=1)), ddof=1) / np.sqrt(21))
+    assert result.loss_standard_error == pytest.approx(expected, rel=1e-4)
+
+
+def test_clustered_standard_error_of_identical_copies_is_that_of_the_originals():
+    values = np.array([1.0, 2.0, 4.0, 7.0])
+    alone = values.std(ddof=1) / 2
+    assert cluster_standard_error(np.repeat(values, 5), np.repeat(np.arange(4), 5)) == pytest.approx(alone)

@@ -1,0 +1,47 @@
+"""The data of one run: its training windows, the fixed validation windows, and what the run record says of both."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from kleiber.train.config import TrainConfig
+from kleiber.train.data.batches import check_enough
+from kleiber.train.data.windows import TokenSource, check_vocabulary, open_tokens, validation_windows
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Everything a trunk reads."""
+
+    train: TokenSource
+    validation: TokenSource
+    windows: np.ndarray
+    """int32 [windows, seq_len + 1], the same for every run of an experiment."""
+    groups: np.ndarray
+    """int32 [windows], document group of each window."""
+    segments: np.ndarray | None
+    """int32 [windows, seq_len + 1] document of each token, when attention stops at document boundaries."""
+    num_unique_tokens: int
+    """Training tokens available without repetition."""
+
+    def bits_per_byte(self, loss: float) -> float:
+        """Returns a loss in nats per token as bits per byte of validation text."""
+        return loss / math.log(2) / self.validation.bytes_per_token
+
+
+def open_run_data(config: TrainConfig) -> RunData:
+    """Returns the data of a run, checked against its plan.
+
+    Raises:
+      ValueError: vocabulary and data disagree, or the corpus is shorter than the plan needs.
+    """
+    train = open_tokens(config.data, "train", config.model.seq_len)
+    validation = open_tokens(config.data, "validation", config.model.seq_len)
+    check_vocabulary(train, config.model)
+    last = config.steps_at(config.num_tokens[-1]) * config.tokens_per_step
+    check_enough(train, last, config.data.max_epochs, config.data.num_unique_tokens)
+    chosen = validation_windows(validation, config.evaluation.num_tokens)
+    segments = validation.segment_ids(chosen.indices) if config.data.document_attention else None
+    unique = train.num_unique_tokens(config.data)
+    return RunData(train, validation, chosen.tokens, chosen.groups, segments, unique)
