@@ -28,7 +28,7 @@ class Options:
 
     action: tyro.conf.Positional[Literal["list", "prepare"]]
     """`list` shows the corpora; `prepare` makes one ready for training."""
-    name: tyro.conf.Positional[str | None] = None
+    name: tyro.conf.Positional[str] = ""
     """A corpus of `kleiber data list`, `tfds:NAME[#TEXT_FEATURE]`, or the path of a UTF-8 text (or .jsonl) file."""
     tokenizer: str = "bytes"
     """`bytes`, or `sentencepiece:SIZE` (1000 to 65536 pieces) to train a vocabulary on the training split."""
@@ -40,7 +40,7 @@ def run(options: Options) -> int:
     """Lists or prepares, and returns the exit code."""
     if options.action == "list":
         return list_corpora(options.json)
-    if options.name is None:
+    if not options.name:
         print("kleiber data prepare needs a corpus, such as: kleiber data prepare cloud-docs", file=sys.stderr)
         return EXIT_USAGE
     prepared = prepare(options.name, options.tokenizer)
@@ -112,12 +112,17 @@ def print_prepared(prepared: dict[str, Any]) -> None:
     from rich.table import Table
 
     overlap = prepared["overlap"]["fraction_also_in_train"]
-    table = Table("split", "groups", "documents", "bytes", "tokens", "bytes/token", "in train", title=prepared["name"])
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("split", no_wrap=True)
+    for heading in ("groups", "documents", "MB", "M tokens", "B/token", "in train"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for split, row in prepared["splits"].items():
-        counts = [f"{row[key]:,}" for key in ("num_groups", "num_documents", "num_bytes", "num_tokens")]
+        counts = [f"{row['num_groups']:,}", f"{row['num_documents']:,}"]
+        counts += [f"{row['num_bytes'] / 1e6:,.3f}", f"{row['num_tokens'] / 1e6:,.3f}"]
         shared = f"{overlap[split]:.1%}" if split in overlap else ""
         table.add_row(split, *counts, f"{row['bytes_per_token']:.3f}", shared)
     console = Console()
+    console.print(f"{prepared['name']} ({prepared['source'].get('licence', 'licence unknown')})", style="bold")
     console.print(table)
     console.print(
         f"in train: windows of {prepared['overlap']['window_bytes']} bytes that also stand in the training split\n"

@@ -8,42 +8,13 @@ sequences consumed. grain loads with the first batch.
 import hashlib
 import math
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from kleiber.train.config import TrainConfig
-from kleiber.train.data.windows import TokenSource, check_vocabulary, open_tokens, validation_windows
+from kleiber.train.data.windows import TokenSource
 
-SUBSET_SEED = (
-    20_221  # fixes which windows num_unique_tokens keeps: the same for every run, a larger set holds a smaller
-)
-
-
-class Block(NamedTuple):
-    """The batches of some consecutive steps."""
-
-    tokens: np.ndarray
-    """int32 [steps, batch, seq_len + 1]."""
-    segments: np.ndarray | None
-    """int32 [steps, batch, seq_len + 1], the document of each token; None when attention crosses documents."""
-
-
-def open_split(config: TrainConfig) -> tuple[TokenSource, tuple[np.ndarray, ...]]:
-    """Returns the training split of a trunk, and the validation windows: (tokens, groups[, segments]).
-
-    Raises:
-      ValueError: if vocabulary and data disagree, or the corpus is shorter than the longest run needs.
-    """
-    train = open_tokens(config.data, "train", config.model.seq_len)
-    check_vocabulary(train, config.model)
-    longest = config.steps_at(config.num_tokens[-1]) * config.tokens_per_step
-    check_enough(train, longest, config.data.max_epochs, config.data.num_unique_tokens)
-    held_out = open_tokens(config.data, "validation", config.model.seq_len)
-    windows = validation_windows(held_out, config.evaluation.num_tokens)
-    if not config.data.document_attention:
-        return train, (windows.tokens, windows.groups)
-    return train, (windows.tokens, windows.groups, held_out.segment_ids(windows.indices))
+SUBSET_SEED = 20_221  # fixes which windows num_unique_tokens keeps, for every run; a larger set holds a smaller
 
 
 def check_enough(
@@ -151,11 +122,9 @@ class TrainBatches:
         self.position = end
         return indices
 
-    def next_block(self, num_steps: int) -> Block:
-        """Returns the batches of the next steps, and moves on: this shard's part, batch_size / num_shards sequences."""
-        indices = self.next_indices(num_steps)
-        has_segments = self.source.document_attention
-        return Block(self.source.windows(indices), self.source.segment_ids(indices) if has_segments else None)
+    def next_block(self, num_steps: int) -> np.ndarray:
+        """Returns the next steps' windows, int32 [num_steps, batch_size / num_shards, seq_len + 1], and moves on."""
+        return self.source.windows(self.next_indices(num_steps))
 
     def state(self) -> dict[str, Any]:
         """Returns where the batches are, fit for JSON; independent of block size and number of shards."""

@@ -5,8 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
 
 def cache_folder() -> Path:
     """Returns the folder of all cached data: the environment variable KLEIBER_CACHE, or ~/.cache/kleiber."""
@@ -33,6 +31,8 @@ def build_folder(folder: Path, is_complete: Callable[[Path], bool], build: Calla
     """
     if is_complete(folder):
         return False
+    from filelock import FileLock
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
         if is_complete(folder):  # another process finished it while this one waited

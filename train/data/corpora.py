@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from kleiber.train.data.cache import build_folder, cache_folder
 from kleiber.train.data.sources import SOURCES
 
 MANIFEST_FORMAT = 1
+TEXT_FILE_VERSION = "1.0.0"  # raised when files are cut or split in another way
 FILE_SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".tex", ".org")
 Report = Callable[[str], None]
 
@@ -145,7 +147,7 @@ def prepare_corpus(name: str, report: Report = print) -> Path:
         described = describe_dataset(corpus.location, corpus.key)
         folder, content = home / described["version"], described
     else:
-        folder = home / (SOURCES[corpus.name].version if corpus.kind == "built-in" else "1")
+        folder = home / (SOURCES[corpus.name].version if corpus.kind == "built-in" else TEXT_FILE_VERSION)
         content = {}
     build_folder(folder, is_prepared, lambda partial: write_corpus(corpus, content, partial, report))
     return folder
@@ -153,7 +155,8 @@ def prepare_corpus(name: str, report: Report = print) -> Path:
 
 def write_corpus(corpus: Corpus, described: dict[str, Any], folder: Path, report: Report) -> None:
     """Writes the records of a corpus into a folder, measures them as read back, and writes the manifest last."""
-    manifest: dict[str, Any] = {"format": MANIFEST_FORMAT, "corpus": corpus.slug, "source": describe_source(corpus)}
+    name = f"file:{Path(corpus.location).name}" if corpus.kind == "file" else corpus.name
+    manifest: dict[str, Any] = {"format": MANIFEST_FORMAT, "corpus": name, "source": describe_source(corpus)}
     if corpus.kind == "tfds":
         manifest |= {"tfds": described, "source": manifest["source"] | {"licence": described["licence"]}}
         manifest |= {"splits": {split: {} for split in described["splits"]}}
@@ -162,11 +165,16 @@ def write_corpus(corpus: Corpus, described: dict[str, Any], folder: Path, report
         builder = make_builder(corpus, folder)
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints to stdout, which belongs to --json
             builder.download_and_prepare()
+        shutil.rmtree(folder / "records" / "downloads", ignore_errors=True)  # an empty folder that TFDS makes
         manifest["records"] = str(Path(builder.data_dir).relative_to(folder))
         manifest["splits"] = {split: {} for split in sorted(builder.info.splits)}
     report(f"{corpus.name}: counting, digesting, and measuring the overlap of the splits")
     manifest["splits"] = {split: measure_split(folder, manifest, split) for split in manifest["splits"]}
     manifest["overlap"] = measure_overlap(folder, manifest)
+    if corpus.kind == "built-in" and manifest["splits"]["train"]["sha256"] != SOURCES[corpus.name].train_sha256:
+        report(
+            f"{corpus.name}: WARNING: this text is not the text of published results, so fitted constants may differ"
+        )
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
@@ -256,11 +264,14 @@ def check_utf8(text: bytes, corpus: str, split: str, num_documents: int) -> None
 
 def measure_overlap(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Returns, for each held-out split, the fraction of its 64-byte windows that also stand in the training split."""
-    from kleiber.train.data.overlap import WINDOW_BYTES, overlap_fraction
+    from kleiber.train.data.overlap import WINDOW_BYTES, overlap_fractions
 
     def documents(split: str) -> Iterator[list[bytes]]:
         return (texts for _, texts in read_split(folder, manifest, split))
 
-    held_out = [split for split in manifest["splits"] if split != "train"]
-    fractions = {split: round(overlap_fraction(documents("train"), documents(split)), 6) for split in held_out}
-    return {"window_bytes": WINDOW_BYTES, "fraction_also_in_train": fractions}
+    held_out = {split: documents(split) for split in manifest["splits"] if split != "train"}
+    fractions = overlap_fractions(documents("train"), held_out)
+    return {
+        "window_bytes": WINDOW_BYTES,
+        "fraction_also_in_train": {split: round(fraction, 6) for split, fraction in fractions.items()},
+    }

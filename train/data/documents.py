@@ -45,10 +45,18 @@ def read_records(folder: Path, split: str) -> Iterator[tuple[str, list[bytes]]]:
     Args:
       folder: the folder with dataset_info.json.
       split: name of the split.
+
+    Raises:
+      ValueError: if the files are damaged; ArrayRecord keeps a hash of every chunk.
     """
     import tensorflow_datasets as tfds
 
-    source = tfds.builder_from_directory(folder).as_data_source(split=split)
-    for start in range(0, len(source), RECORDS_PER_READ):  # in slices: one at a time is ten times slower
-        for record in source.__getitems__(range(start, min(start + RECORDS_PER_READ, len(source)))):
-            yield record["group"].decode(), list(record["documents"])
+    try:
+        source = tfds.builder_from_directory(folder).as_data_source(split=split)
+        for start in range(0, len(source), RECORDS_PER_READ):  # in slices: one at a time is ten times slower
+            for record in source.__getitems__(range(start, min(start + RECORDS_PER_READ, len(source)))):
+                yield record["group"].decode(), list(record["documents"])
+    except (RuntimeError, FileNotFoundError) as mistake:
+        raise ValueError(
+            f"the records of split '{split}' in {folder} are damaged ({mistake}); delete that corpus and prepare again."
+        ) from None

@@ -82,13 +82,14 @@ def prepare_tokens(folder: Path, tokenizer: str, report: Callable[[str], None] =
 
 
 def fingerprint(folder: Path, manifest: dict[str, Any], tokenizer: str) -> str:
-    """Returns corpus, tokenizer and a digest of the text of all splits and of the tokenizer's model."""
+    """Returns kind of corpus, tokenizer and a digest of the text of all splits and of the tokenizer's model."""
     digest = hashlib.sha256(f"format {TOKENS_FORMAT} {tokenizer}\n".encode())
     for split, measured in sorted(manifest["splits"].items()):
         digest.update(f"{split} {measured['sha256']}\n".encode())
     if tokenizer != "bytes":
         digest.update((folder / "tokenizers" / tokenizer.replace(":", "-") / "tokenizer.model").read_bytes())
-    return f"{manifest['corpus']}/{tokenizer}/{digest.hexdigest()[:16]}"
+    kind = manifest["corpus"].partition(":")[0]  # not the file's name: the same text elsewhere is the same data
+    return f"{kind}/{tokenizer}/{digest.hexdigest()[:16]}"
 
 
 def write_split(folder: Path, manifest: dict[str, Any], split: str, encoder: Tokenizer, into: Path) -> dict[str, Any]:
@@ -144,9 +145,12 @@ def open_token_file(folder: Path, tokenizer: str, split: str) -> TokenFile:
       ValueError: if a file is missing or damaged, or there is no such split.
     """
     home = tokens_folder(folder, tokenizer)
-    described = json.loads((home / "tokens.json").read_text())
-    if described["format"] != TOKENS_FORMAT:
-        raise ValueError(f"{home} was written in format {described['format']}, expected {TOKENS_FORMAT}; delete it.")
+    try:
+        described = json.loads((home / "tokens.json").read_bytes())
+        if described["format"] != TOKENS_FORMAT:
+            raise ValueError(f"format {described['format']}, expected {TOKENS_FORMAT}")
+    except (ValueError, KeyError, TypeError) as mistake:
+        raise ValueError(f"{home / 'tokens.json'} is damaged ({mistake}); delete {home} and prepare again.") from None
     if split not in described["splits"]:
         raise ValueError(f"this corpus has no split '{split}', only {', '.join(described['splits'])}.")
     measured = described["splits"][split]

@@ -6,7 +6,6 @@ there (DataConfig.document_attention); without it a packed window sees the docum
 needs numpy only.
 """
 
-import math
 import sys
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -38,8 +37,6 @@ class TokenSource:
     seq_len: int
     corpus: str
     split: str
-    document_attention: bool = False
-    """Whether batches of this source come with segment ids."""
 
     @property
     def num_tokens(self) -> int:
@@ -66,10 +63,6 @@ class TokenSource:
         """Equal only for equal text of all splits and equal tokenizer; goes into the run record."""
         return self.file.fingerprint
 
-    def bits_per_byte(self, loss: float) -> float:
-        """Returns a loss in nats per token as bits per byte of text, which compares between tokenizers."""
-        return loss / math.log(2) / self.bytes_per_token
-
     def num_unique_tokens(self, data: DataConfig) -> int:
         """Returns the distinct training tokens that a data config allows: whole windows only."""
         return self.num_unique_sequences(data.num_unique_tokens) * self.seq_len
@@ -89,10 +82,6 @@ class TokenSource:
                 f"{self.num_sequences * self.seq_len:,} (the whole {self.split} split of {self.corpus})."
             )
         return chosen
-
-    def record_columns(self) -> dict[str, str]:
-        """Returns the columns of the run record that say which data it was."""
-        return {"data_fingerprint": self.fingerprint}
 
     def windows(self, indices: np.ndarray) -> np.ndarray:
         """Returns the tokens of windows.
@@ -163,7 +152,7 @@ def open_tokens(data: DataConfig, split: str, seq_len: int) -> TokenSource:
         folder = prepare_corpus(data.corpus, report_to_stderr)
         prepare_tokens(folder, data.tokenizer, report_to_stderr)
     file = open_token_file(folder, data.tokenizer, split)
-    source = TokenSource(file, seq_len, data.corpus, split, data.document_attention)
+    source = TokenSource(file, seq_len, data.corpus, split)
     if source.num_sequences < 1:
         raise ValueError(
             f"split '{split}' of {data.corpus} has {source.num_tokens} tokens, fewer than one window of seq_len + 1 = "

@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from kleiber.train.data.corpora import TEXT_FILE_VERSION
 from kleiber.train.data.documents import DOCUMENTS_PER_RECORD, Group, record_features, records
 from kleiber.train.data.splits import smallest_hashes
 
@@ -27,7 +28,7 @@ class TextFile(tfds.core.GeneratorBasedBuilder):
 
     code_path = None  # TFDS would look for checksums through the namespace package kleiber, and fail
     pkg_dir_path = Path(__file__).parent
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(TEXT_FILE_VERSION)
 
     def __init__(self, *, path: Path, key: str = "text", **options: Any) -> None:
         self._path, self._key = path, key
