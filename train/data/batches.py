@@ -90,13 +90,18 @@ class TrainBatches:
 
     @cached_property
     def _order(self) -> Any:
-        """Sequence number -> window index, as a lazy grain dataset of endless epochs."""
+        """Sequence number -> one of the num_unique windows, as a lazy grain dataset of endless epochs."""
         import grain
 
-        windows = grain.MapDataset.range(self.source.num_sequences)
-        if self.num_unique < self.source.num_sequences:
-            windows = windows.shuffle(seed=SUBSET_SEED)[: self.num_unique]
-        return windows.shuffle(seed=order_seed(self.seed)).repeat()
+        return grain.MapDataset.range(self.num_unique).shuffle(seed=order_seed(self.seed)).repeat()
+
+    @cached_property
+    def _subset(self) -> Any:
+        """One of the num_unique windows -> window index. Apart from _order, because grain would draw another subset
+        in each epoch if both were one pipeline."""
+        import grain
+
+        return grain.MapDataset.range(self.source.num_sequences).shuffle(seed=SUBSET_SEED)
 
     def next_indices(self, num_steps: int) -> np.ndarray:
         """Returns the windows of the next steps, and moves on.
@@ -118,9 +123,12 @@ class TrainBatches:
             )
         sequences = self.position + np.arange(num_steps)[:, None] * self.batch_size + self._rows
         order = self._order
-        indices = np.array([order[i] for i in sequences.ravel().tolist()], np.int64).reshape(sequences.shape)
+        indices = [order[sequence] for sequence in sequences.ravel().tolist()]
+        if self.num_unique < self.source.num_sequences:
+            subset = self._subset
+            indices = [subset[index] for index in indices]
         self.position = end
-        return indices
+        return np.array(indices, np.int64).reshape(sequences.shape)
 
     def next_block(self, num_steps: int) -> np.ndarray:
         """Returns the next steps' windows, int32 [num_steps, batch_size / num_shards, seq_len + 1], and moves on."""
