@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kleiber.scaling.figures.study import Cost, Forecast, Points, Target, cost_model, frontier
+from kleiber.scaling.figures.study import Band, Cost, Points, Predict, Target, cost_model, frontier
 from kleiber.scaling.figures.style import (
     FORECAST,
     INK,
@@ -33,24 +33,34 @@ LEGEND = ("best for the compute", "forecast, interval", "measured")
 """Entries of the hero's legend that follow the sizes, in order."""
 
 
-def hero(points: Points, forecast: Forecast | None, targets: Sequence[Target] = ()) -> "Figure":
+def hero(points: Points, predict: Predict | None, band: Band | None = None, targets: Sequence[Target] = ()) -> "Figure":
     """Draws loss against compute: runs, fitted frontier with its band, and each forecast with its outcome.
 
     Args:
       points: the fitted runs.
-      forecast: the fitted law, or None to show the runs alone.
+      predict: the fitted law, or None to show the runs alone.
+      band: interval of a new run, drawn around the frontier.
       targets: registered forecasts, measured or not.
     """
     colors = size_colors([*points.num_params, *(t.num_params for t in targets)])
     with house_style():
         figure = new_figure(10.2, 5.2)
-        set_claim(figure, forecast_claim(targets, forecast is not None), _hero_detail(points, targets))
+        set_claim(
+            figure, forecast_claim(targets, predict is not None), _hero_detail(points, targets, predict is not None)
+        )
         if targets:
             axis, zoom = figure.subplots(1, 2, width_ratios=(2.7, 1))
             _draw_errors(zoom, targets, colors)
         else:
             axis = figure.subplots()
-        _draw_hero(axis, points, forecast, targets, colors)
+        _draw_frame(axis, points, targets)
+        if predict is not None:
+            _draw_law(axis, points, predict, band, targets, colors)
+        for size in np.unique(points.num_params):
+            mine = points.num_params == size
+            draw_dots(axis, points.flops[mine], points.loss[mine], colors[size], markersize=5.5, label=count(size))
+        _draw_targets(axis, targets, colors)
+        _draw_legend(axis)
     return figure
 
 
@@ -78,86 +88,76 @@ def forecast_claim(targets: Sequence[Target], is_fitted: bool = True) -> str:
     return f"Forecasts within {worst} at {distance} compute, {share} inside their intervals{pending}"
 
 
-def _hero_detail(points: Points, targets: Sequence[Target]) -> str:
+def _hero_detail(points: Points, targets: Sequence[Target], is_fitted: bool) -> str:
     sizes = len(np.unique(points.num_params))
-    text = f"{len(points)} runs of {sizes} sizes fitted, up to {compute(points.flops.max())} FLOPs"
+    text = f"{len(points)} runs of {sizes} sizes {'fitted' if is_fitted else 'measured'}, up to {compute(points.flops.max())} FLOPs"
     if targets:
         level = f"{100 * targets[0].level:g} %"
         text += f"; forecasts written down with their {level} intervals before their runs started"
     return text
 
 
-def _draw_hero(
-    axis: "Axes", points: Points, forecast: Forecast | None, targets: Sequence[Target], colors: dict[float, str]
-) -> None:
+def _draw_frame(axis: "Axes", points: Points, targets: Sequence[Target]) -> None:
+    """Sets the axes and shades the compute that no fitted run has reached."""
+    edge = float(points.flops.max())
+    low, high = points.flops.min() / 1.5, 1.8 * max([edge, *(t.flops for t in targets)])
+    top, bottom = points.loss.max(), min([points.loss.min(), *(t.low for t in targets)])
     axis.set_xscale("log")
     axis.set_yscale("log")
-    edge = float(points.flops.max())
-    reach = max([edge, *(t.flops for t in targets)])
-    low, high = points.flops.min() / 1.5, reach * (1.8 if targets else 1.5)
     axis.set_xlim(low, high)
-    if targets:
-        axis.axvspan(edge, high, color=UNTRAINED, zorder=0)
-        axis.axvline(edge, color=FORECAST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        axis.text(
-            edge * 1.06,
-            0.985,
-            "not trained when the\nforecast was written",
-            transform=axis.get_xaxis_transform(),
-            ha="left",
-            va="top",
-            fontsize=9.5,
-            color=FORECAST,
-        )
-    if forecast is not None:
-        cost = cost_model(points, targets)
-        _draw_law(axis, points, forecast, cost, (low, high), colors)
-        _draw_extrapolations(axis, points, forecast, cost, targets, colors)
-    for size in np.unique(points.num_params):
-        mine = points.num_params == size
-        draw_dots(axis, points.flops[mine], points.loss[mine], colors[size], markersize=5.5, label=count(size))
-    _draw_targets(axis, targets, colors)
-    top, bottom = points.loss.max(), min([points.loss.min(), *(t.low for t in targets)])
     axis.set_ylim(bottom * (bottom / top) ** 0.09, top * (top / bottom) ** 0.05)
     loss_ticks(axis)
     axis.set_xlabel("training compute (FLOPs, counted)")
     axis.set_ylabel("validation loss (nats per token)")
-    handles, labels = axis.get_legend_handles_labels()
-    last = [handles[labels.index(name)] for name in LEGEND if name in labels]
-    first = [handle for handle in handles if handle not in last]
-    axis.legend(handles=first + last, loc="lower left", title="parameters", title_fontsize=9.5, alignment="left")
+    if targets:
+        axis.axvspan(edge, high, color=UNTRAINED, linewidth=0, zorder=0)
+        axis.axvline(edge, color=FORECAST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        words = "not trained when the\nforecast was written"
+        place = axis.get_xaxis_transform()
+        axis.text(edge * 1.06, 0.985, words, transform=place, ha="left", va="top", fontsize=9.5, color=FORECAST)
 
 
 def _draw_law(
-    axis: "Axes", points: Points, forecast: Forecast, cost: Cost, span: tuple[float, float], colors: dict[float, str]
+    axis: "Axes",
+    points: Points,
+    predict: Predict,
+    band: Band | None,
+    targets: Sequence[Target],
+    colors: dict[float, str],
 ) -> None:
+    """Draws the law at each size over its runs, dashed on to the targets, and the frontier with its band."""
+    cost = cost_model(points, targets)
     for size in np.unique(points.num_params):
-        mine = points.num_params == size
-        tokens = np.geomspace(points.num_tokens[mine].min(), points.num_tokens[mine].max(), 40)
-        loss = forecast(np.full(40, size), tokens)[0]
-        axis.plot(tokens * cost(np.full(40, size)), loss, color=colors[size], linewidth=1.2, alpha=0.75, zorder=2)
-    budgets = np.geomspace(*span, 80)
-    largest = max(colors)
-    sizes, tokens = frontier(forecast, cost, budgets, (points.num_params.min() / 30, largest * 30))
-    middle, low, high = forecast(sizes, tokens)
-    axis.fill_between(budgets, low, high, color=INK, alpha=0.15, linewidth=0, zorder=2)
-    axis.plot(budgets, middle, color=INK, linewidth=2, zorder=3, label="best for the compute")
-
-
-def _draw_extrapolations(
-    axis: "Axes", points: Points, forecast: Forecast, cost: Cost, targets: Sequence[Target], colors: dict[float, str]
-) -> None:
-    """Draws the law at each target's size, dashed from the runs to the target."""
+        lengths = points.num_tokens[points.num_params == size]
+        _draw_size(axis, predict, cost, size, (lengths.min(), lengths.max()), colors[size])
     for target in targets:
         mine = points.num_params == target.num_params
         per_token = float(cost(np.array([target.num_params]))[0])
         start = points.num_tokens[mine].max() if mine.any() else points.flops.max() / per_token
         if start < target.num_tokens:
-            tokens = np.geomspace(start, target.num_tokens, 30)
-            loss = forecast(np.full(30, target.num_params), tokens)[0]
-            axis.plot(
-                tokens * per_token, loss, color=colors[target.num_params], linewidth=1.2, linestyle="--", zorder=2
-            )
+            span = (start, target.num_tokens)
+            _draw_size(axis, predict, cost, target.num_params, span, colors[target.num_params], linestyle="--")
+    budgets = np.geomspace(*axis.get_xlim(), 60)
+    sizes, tokens = frontier(predict, cost, budgets, (points.num_params.min() / 30, max(colors) * 30))
+    if band is not None:
+        axis.fill_between(budgets, *band(sizes, tokens), color=INK, alpha=0.15, linewidth=0, zorder=2)
+    axis.plot(budgets, predict(sizes, tokens), color=INK, linewidth=2, zorder=3, label=LEGEND[0])
+
+
+def _draw_size(
+    axis: "Axes", predict: Predict, cost: Cost, size: float, span: tuple[float, float], color: str, linestyle: str = "-"
+) -> None:
+    sizes, tokens = np.full(40, size), np.geomspace(*span, 40)
+    compute = tokens * cost(sizes)
+    axis.plot(compute, predict(sizes, tokens), color=color, linewidth=1.2, alpha=0.8, linestyle=linestyle, zorder=2)
+
+
+def _draw_legend(axis: "Axes") -> None:
+    """Lists the sizes first, then the law, the forecast and the outcome."""
+    handles, labels = axis.get_legend_handles_labels()
+    last = [handles[labels.index(name)] for name in LEGEND if name in labels]
+    first = [handle for handle in handles if handle not in last]
+    axis.legend(handles=first + last, loc="lower left", title="parameters", title_fontsize=9.5, alignment="left")
 
 
 def _draw_targets(axis: "Axes", targets: Sequence[Target], colors: dict[float, str]) -> None:

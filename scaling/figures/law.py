@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kleiber.scaling.figures.study import Cost, Estimates, Floats, Forecast, Points, frontier, log_residuals
+from kleiber.scaling.figures.study import Cost, Estimates, Floats, Points, Predict, frontier, log_residuals
 from kleiber.scaling.figures.style import (
     INK,
     QUIET,
@@ -29,8 +29,8 @@ GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ"}
 
 def optimal_frontier(
     points: Points,
-    forecast: Forecast,
-    draws: Sequence[Forecast],
+    predict: Predict,
+    draws: Sequence[Predict],
     cost: Cost,
     reach: float = 1.0,
     level: float = 0.95,
@@ -40,7 +40,7 @@ def optimal_frontier(
 
     Args:
       points: the fitted runs.
-      forecast: the fitted law.
+      predict: the fitted law.
       draws: laws drawn from the fit's uncertainty; each gives one frontier.
       cost: FLOPs per token of a size.
       reach: how far beyond the largest fitted run to go, as a factor of compute.
@@ -50,7 +50,7 @@ def optimal_frontier(
     edge = float(points.flops.max())
     budgets = np.geomspace(points.flops.min(), edge * max(reach, 1.5) * 1.3, 40)
     span = (points.num_params.min() / 100, points.num_params.max() * 100)
-    best, tokens = frontier(forecast, cost, budgets, span)
+    best, tokens = frontier(predict, cost, budgets, span)
     many = [frontier(draw, cost, budgets, span) for draw in draws]
     slope, half = _slope(budgets, best, [m[0] for m in many], level)
     with house_style():
@@ -101,15 +101,15 @@ def _slope(budgets: Floats, sizes: Floats, many: Sequence[Floats], level: float)
     return slope, float(high - low) / 2
 
 
-def residuals(points: Points, forecast: Forecast, sizes: Sequence[float] = ()) -> "Figure":
+def residuals(points: Points, predict: Predict, sizes: Sequence[float] = ()) -> "Figure":
     """Draws log residuals against size, against tokens and by trunk, with the band of their own spread.
 
     Args:
       points: the fitted runs.
-      forecast: the fitted law.
+      predict: the fitted law.
       sizes: all sizes of the study, so that a size keeps its colour.
     """
-    values = 100 * log_residuals(points, forecast)
+    values = 100 * log_residuals(points, predict)
     rms = float(np.sqrt(np.mean(values**2)))
     colors = size_colors([*sizes, *points.num_params])
     shades = [colors[s] for s in points.num_params]
@@ -141,7 +141,7 @@ def residuals(points: Points, forecast: Forecast, sizes: Sequence[float] = ()) -
         for axis in (left, middle, right):
             axis.axhspan(-2 * rms, 2 * rms, color=QUIET, alpha=0.14, linewidth=0, zorder=0)
             axis.axhline(0, color=INK, linewidth=1, zorder=1)
-        reach = max(2.6 * rms, 1.15 * float(np.abs(values).max()))
+        reach = max(2.6 * rms, 1.15 * float(np.abs(values).max()), 0.02)
         left.set_ylim(-reach, reach)
     return figure
 

@@ -9,8 +9,8 @@ from kleiber.scaling.figures.study import (
     Cost,
     Curve,
     Floats,
-    Forecast,
     Points,
+    Predict,
     Target,
     cost_model,
     frontier,
@@ -46,7 +46,7 @@ def loss_curves(
     Args:
       curves: trunks and cooldown branches.
       points: validated runs, drawn as dots where given.
-      num_failed: runs that failed or diverged, told in the claim.
+      num_failed: points that failed or diverged, told in the claim.
       sizes: all sizes of the study, so that a size keeps its colour.
     """
     own = sorted({c.num_params for c in curves})
@@ -57,7 +57,7 @@ def loss_curves(
         figure = new_figure(10.2, 1.15 + 2.35 * rows)
         trunks = sum(not c.is_branch for c in curves)
         branches = len(curves) - trunks
-        ending = "none failed" if not num_failed else f"{num_failed} run{'s' if num_failed > 1 else ''} failed"
+        ending = f"{num_failed} point{'s' if num_failed > 1 else ''} lost" if num_failed else "none lost"
         claim = f"{trunks} trunks, {branches} cooldowns, {ending}" if branches else f"{trunks} runs, {ending}"
         detail = "line: smoothed training loss, trunk then cooldowns; grey: the other sizes; dot: validation loss"
         set_claim(figure, claim, detail)
@@ -108,14 +108,14 @@ def _frame_curves(axes: "np.ndarray", lines: Sequence[tuple[Curve, Floats, Float
         axis.set_ylabel("loss (nats per token)")
 
 
-def isoflop_slices(points: Points, forecast: Forecast, num_budgets: int = 4, sizes: Sequence[float] = ()) -> "Figure":
+def isoflop_slices(points: Points, predict: Predict, num_budgets: int = 4, sizes: Sequence[float] = ()) -> "Figure":
     """Draws loss against size at a few equal budgets, with the law's line and its best size on each.
 
     Runs need not lie on the budgets: each size is read between its own measured runs, the law carrying the curvature.
 
     Args:
       points: the fitted runs.
-      forecast: the fitted law.
+      predict: the fitted law.
       num_budgets: slices to draw.
       sizes: all sizes of the study, so that a size keeps its colour.
     """
@@ -123,7 +123,7 @@ def isoflop_slices(points: Points, forecast: Forecast, num_budgets: int = 4, siz
     colors = size_colors([*sizes, *points.num_params])
     budgets = _budgets(points, cost, num_budgets)
     span = (points.num_params.min() / 2.2, points.num_params.max() * 2.2)
-    best, tokens = frontier(forecast, cost, budgets, span)
+    best, tokens = frontier(predict, cost, budgets, span)
     with house_style():
         figure = new_figure(10.2, 4.9)
         moved = f"the best size grows from {count(best[0])} to {count(best[-1])} parameters"
@@ -138,9 +138,9 @@ def isoflop_slices(points: Points, forecast: Forecast, num_budgets: int = 4, siz
         grid = np.geomspace(*span, 200)
         shown = []
         for budget, size, count_tokens in zip(budgets, best, tokens, strict=True):
-            line = forecast(grid, budget / cost(grid))[0]
+            line = predict(grid, budget / cost(grid))
             axis.plot(grid, line, color=QUIET, linewidth=1.3, zorder=2)
-            lowest = float(forecast(np.array([size]), np.array([count_tokens]))[0][0])
+            lowest = float(predict(np.array([size]), np.array([count_tokens]))[0])
             axis.plot(
                 size, lowest, "D", color=INK, markersize=6.5, markerfacecolor="white", markeredgewidth=1.4, zorder=3
             )
@@ -156,7 +156,7 @@ def isoflop_slices(points: Points, forecast: Forecast, num_budgets: int = 4, siz
             )
             shown.append(lowest)
             for own in np.unique(points.num_params):
-                loss = loss_at_budget(points, forecast, cost, float(own), float(budget))
+                loss = loss_at_budget(points, predict, cost, float(own), float(budget))
                 if loss is not None:
                     draw_dots(axis, own, loss, colors[own], markersize=7)
                     shown.append(loss)
@@ -179,7 +179,7 @@ def _budgets(points: Points, cost: Cost, num_budgets: int) -> Floats:
     return np.geomspace(low, high, num_budgets) if high > low else np.array([points.flops.min(), points.flops.max()])
 
 
-def fitted_surface(points: Points, forecast: Forecast, targets: Sequence[Target] = ()) -> "Figure":
+def fitted_surface(points: Points, predict: Predict, targets: Sequence[Target] = ()) -> "Figure":
     """Draws the law's loss over size and tokens as contours, with the runs, the targets and the frontier on it."""
     colors = size_colors([*points.num_params, *(t.num_params for t in targets)])
     params = np.concatenate([points.num_params, [t.num_params for t in targets]])
@@ -187,7 +187,7 @@ def fitted_surface(points: Points, forecast: Forecast, targets: Sequence[Target]
     params_grid = np.geomspace(params.min() / 1.5, params.max() * 1.6, 120)
     tokens_grid = np.geomspace(tokens.min() / 1.6, tokens.max() * 1.6, 120)
     mesh_params, mesh_tokens = np.meshgrid(params_grid, tokens_grid)
-    loss = forecast(mesh_params, mesh_tokens)[0]
+    loss = predict(mesh_params, mesh_tokens)
     cost = cost_model(points, targets)
     with house_style():
         figure = new_figure(10.2, 5.4)
@@ -211,7 +211,7 @@ def fitted_surface(points: Points, forecast: Forecast, targets: Sequence[Target]
         )
         corners = cost(params_grid[[0, -1]]) * tokens_grid[[0, -1]]
         budgets = np.geomspace(corners[0], corners[1], 80)
-        best, best_tokens = frontier(forecast, cost, budgets, (params_grid[0] / 30, params_grid[-1] * 30))
+        best, best_tokens = frontier(predict, cost, budgets, (params_grid[0] / 30, params_grid[-1] * 30))
         axis.plot(best, best_tokens, color=INK, linewidth=2, zorder=3, label="best for the compute")
         for size in np.unique(points.num_params):
             mine = points.num_params == size

@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 Floats = NDArray[np.float64]
-Forecast = Callable[[Floats, Floats], tuple[Floats, Floats, Floats]]
-"""(num_params, num_tokens), any shape -> (loss, low, high): the law with its interval."""
+Predict = Callable[[Floats, Floats], Floats]
+"""(num_params, num_tokens), any one shape -> loss by the law, nats per token."""
+Band = Callable[[Floats, Floats], tuple[Floats, Floats]]
+"""(num_params, num_tokens), [points] each -> (low, high), the interval of one new run's loss."""
 Cost = Callable[[Floats], Floats]
 """num_params -> training FLOPs per token."""
 
@@ -123,11 +125,11 @@ def cost_model(points: Points, targets: Sequence[Target] = ()) -> Cost:
     return between
 
 
-def frontier(forecast: Forecast, cost: Cost, flops: Floats, sizes: tuple[float, float]) -> tuple[Floats, Floats]:
+def frontier(predict: Predict, cost: Cost, flops: Floats, sizes: tuple[float, float]) -> tuple[Floats, Floats]:
     """Returns the compute-optimal sizes and token counts under the counted cost.
 
     Args:
-      forecast: the law.
+      predict: the law.
       cost: FLOPs per token of a size.
       flops: [budgets], training FLOPs.
       sizes: smallest and largest size searched, in parameters.
@@ -138,7 +140,7 @@ def frontier(forecast: Forecast, cost: Cost, flops: Floats, sizes: tuple[float, 
     """
     grid = np.geomspace(*sizes, 600)
     tokens = np.asarray(flops)[:, None] / cost(grid)[None, :]
-    loss = forecast(np.broadcast_to(grid, tokens.shape), tokens)[0]
+    loss = predict(np.broadcast_to(grid, tokens.shape), tokens)
     best = loss.argmin(axis=1)
     inner = np.clip(best, 1, len(grid) - 2)
     rows = np.arange(len(best))
@@ -151,12 +153,12 @@ def frontier(forecast: Forecast, cost: Cost, flops: Floats, sizes: tuple[float, 
     return best_size, np.asarray(flops) / cost(best_size)
 
 
-def log_residuals(points: Points, forecast: Forecast) -> Floats:
+def log_residuals(points: Points, predict: Predict) -> Floats:
     """Returns log(measured / law) of each run, [runs]."""
-    return np.log(points.loss) - np.log(forecast(points.num_params, points.num_tokens)[0])
+    return np.log(points.loss) - np.log(predict(points.num_params, points.num_tokens))
 
 
-def loss_at_budget(points: Points, forecast: Forecast, cost: Cost, size: float, flops: float) -> float | None:
+def loss_at_budget(points: Points, predict: Predict, cost: Cost, size: float, flops: float) -> float | None:
     """Returns the loss of one size at a budget, read between its measured runs; None outside them.
 
     The law carries the curvature: its log residual, averaged over seeds, is interpolated in log tokens.
@@ -166,10 +168,10 @@ def loss_at_budget(points: Points, forecast: Forecast, cost: Cost, size: float, 
     distinct = np.unique(points.num_tokens[mine])
     if not distinct.size or not distinct[0] * 0.99 <= tokens <= distinct[-1] * 1.01:
         return None
-    residuals = log_residuals(points, forecast)
+    residuals = log_residuals(points, predict)
     means = [residuals[mine & (points.num_tokens == count)].mean() for count in distinct]
     shift = np.interp(np.log(tokens), np.log(distinct), means)
-    return float(forecast(np.array([size]), np.array([tokens]))[0][0] * np.exp(shift))
+    return float(predict(np.array([size]), np.array([tokens]))[0] * np.exp(shift))
 
 
 def smooth(curve: Curve, bins: int = 60) -> tuple[Floats, Floats]:

@@ -1,0 +1,255 @@
+"""The reporting checklist of a scaling study, filled from its sweep directory; what nobody recorded is marked.
+
+Source: the items follow Li et al. 2025, arXiv:2502.18969, who found most of over fifty papers to under-report.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kleiber.experiments.report.results import SweepResults
+
+MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of the checklist; an empty answer means that the directory does not say."""
+
+    topic: str
+    question: str
+    answer: str
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the sweep directory does not hold the answer."""
+        return not self.answer
+
+
+def checklist(results: SweepResults) -> list[Item]:
+    """Returns the checklist in order, each answer taken from the sweep directory alone."""
+    return [Item(topic, question, answer(results)) for topic, question, answer in QUESTIONS]
+
+
+def _values(results: SweepResults, column: str) -> list[Any]:
+    """Returns the distinct values of a column over the measured runs, in order."""
+    rows = [r for r in results.records if r["status"] == "done"]
+    return sorted({r[column] for r in rows if r.get(column) not in (None, "")}, key=lambda v: (str(type(v)), v))
+
+
+def _said(results: SweepResults, column: str, limit: int = 6) -> str:
+    values = [f"{v:.6g}" if isinstance(v, float) else str(v) for v in _values(results, column)]
+    more = f" and {len(values) - limit} more" if len(values) > limit else ""
+    return ", ".join(values[:limit]) + more
+
+
+def _configs(results: SweepResults, *path: str) -> str:
+    """Returns the distinct values that the trunks' configs give to a field, `-` joined by commas."""
+    found = []
+    for trunk in results.experiment.get("trunks", []):
+        value: Any = trunk
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None and str(value) not in found:
+            found.append(str(value))
+    return ", ".join(found)
+
+
+def _named(results: SweepResults, *fields: tuple[str, tuple[str, ...]]) -> str:
+    """Returns `name value` for each config field that is there."""
+    parts = [(name, _configs(results, *path)) for name, path in fields]
+    return "; ".join(f"{name} {value}" for name, value in parts if value)
+
+
+def _form(results: SweepResults) -> str:
+    if not results.fit:
+        return ""
+    rivals = [str(r.get("law")) for r in results.fit.get("rivals", [])]
+    beside = f"; rivals fitted to the same runs: {', '.join(rivals)}" if rivals else "; no rival was fitted"
+    return f"{results.fit.get('law')}: {results.fit.get('formula', '')}{beside}"
+
+
+def _counting(results: SweepResults) -> str:
+    if not _values(results, "num_params_total"):
+        return ""
+    return (
+        "N: all trainable parameters, embeddings included, counted from the config (num_params_non_embedding is in the "
+        "table too). D: tokens trained on up to the point, repeats included. C: counted training FLOPs, 6 x matmul "
+        "parameters with the output head plus full-square attention; 6 N D is in the table too"
+    )
+
+
+def _data(results: SweepResults) -> str:
+    parts = [("corpus", "corpus"), ("tokeniser", "tokenizer"), ("vocabulary", "vocab_size")]
+    parts += [("fingerprint of the text", "data_fingerprint"), ("context", "seq_len")]
+    said = [(name, _said(results, column)) for name, column in parts]
+    return "; ".join(f"{name} {value}" for name, value in said if value)
+
+
+def _split(results: SweepResults) -> str:
+    overlap = _said(results, "validation_overlap") or _said(results, "split_overlap")
+    tokens = _configs(results, "evaluation", "num_tokens")
+    parts = [f"{tokens} validation tokens, the same for every run" if tokens else ""]
+    parts.append(f"overlap of training and validation {overlap}" if overlap else "")
+    return "; ".join(part for part in parts if part)
+
+
+def _epochs(results: SweepResults) -> str:
+    epochs = _values(results, "epochs")
+    return f"{min(epochs):.3g} to {max(epochs):.3g} passes over the training tokens" if epochs else ""
+
+
+def _shapes(results: SweepResults) -> str:
+    shapes = {
+        (m["d_model"], m["num_layers"], m.get("num_heads"))
+        for trunk in results.experiment.get("trunks", [])
+        if (m := trunk.get("model", {})).get("d_model")
+    }
+    ladder = ", ".join(f"{d} x {n} ({h} heads)" for d, n, h in sorted(shapes, key=str))
+    return f"width x layers: {ladder}" if ladder else ""
+
+
+def _architecture(results: SweepResults) -> str:
+    names = ("norm", "activation", "positions", "is_gated", "has_tied_head", "has_previous_token_mix", "dropout")
+    return _named(results, *((name, ("model", name)) for name in names))
+
+
+def _optimizer(results: SweepResults) -> str:
+    names = ("name", "beta1", "beta2", "weight_decay", "clip_norm")
+    said = _named(results, *((name, ("optimizer", name)) for name in names))
+    return "; ".join(part for part in (said, _named(results, ("batch (sequences)", ("batch_size",)))) if part)
+
+
+def _schedule(results: SweepResults) -> str:
+    names = ("kind", "warmup_steps", "cooldown_fraction", "cooldown_shape")
+    return _named(results, *((name, ("schedule", name)) for name in names))
+
+
+def _tuning(results: SweepResults) -> str:
+    rates, rule = _configs(results, "optimizer", "learning_rate"), _configs(results, "model", "parametrization")
+    base = _configs(results, "model", "base_d_model")
+    if not rates:
+        return ""
+    carried = f"carried to other sizes by the rule {rule or 'unknown'}"
+    return f"base learning rate {rates} at width {base or 'unknown'}, {carried}"
+
+
+def _regret(results: SweepResults) -> str:
+    return _said(results, "learning_rate_regret")
+
+
+def _numbers(results: SweepResults) -> str:
+    rows = results.fitted
+    if not rows:
+        return ""
+    sizes, lengths = _values(results, "num_params_total"), _values(results, "num_tokens")
+    seeds = len({r.get("seed") for r in rows})
+    return (
+        f"{len(rows)} fitted points on {len({r['trunk_id'] for r in rows})} trunks with {seeds} distinct seeds; "
+        f"{sizes[0]:,} to {sizes[-1]:,} parameters, {lengths[0]:,} to {lengths[-1]:,} tokens (targets included)"
+    )
+
+
+def _dropped(results: SweepResults) -> str:
+    if not results.records:
+        return ""
+    lost = [r for r in results.lost if r["split"] == "fit"]
+    notes = [str(n) for n in (results.fit or {}).get("notes", [])]
+    said = f"{len(lost)} points lost to failure or divergence, reasons in the list of runs" if lost else "none dropped"
+    return "; ".join([said, *notes])
+
+
+def _checkpoints(results: SweepResults) -> str:
+    kinds = set(_configs(results, "schedule", "kind").split(", ")) - {""}
+    if not kinds:
+        return ""
+    if "wsd" in kinds:
+        return "no intermediate checkpoint is a point; cooled-down branches of one trunk are, and share its noise"
+    return "no intermediate checkpoint is a point; every point is the end of its own run"
+
+
+def _objective(results: SweepResults) -> str:
+    fit = results.fit or {}
+    if "objective_name" not in fit:
+        return ""
+    delta = f", delta {fit['delta']:.3g}" if fit.get("delta") else ""
+    return f"sum over log residuals, {fit['objective_name']}{delta}; value {fit['objective']:.6g}"
+
+
+def _search(results: SweepResults) -> str:
+    starts = (results.fit or {}).get("starts")
+    if not starts:
+        return ""
+    return (
+        f"variable projection over a grid of {starts['tried']} starts, {starts['polished']} polished in float64 by "
+        f"Levenberg-Marquardt, {starts['failed']} failed, {starts['agreeing']} agree on the best optimum"
+    )
+
+
+def _uncertainty(results: SweepResults) -> str:
+    fit = results.fit or {}
+    noise = fit.get("noise", {})
+    if not fit.get("interval_method") or "sigma" not in noise:
+        return ""
+    shared = f", tau {100 * noise['tau']:.2f} % shared by each {noise['cluster']}" if noise.get("cluster") else ""
+    return f"{fit['interval_method']}; sigma {100 * noise['sigma']:.2f} % a point{shared}"
+
+
+def _identifiability(results: SweepResults) -> str:
+    ident = (results.fit or {}).get("identifiability", {})
+    if "condition" not in ident:
+        return ""
+    alarms = ident.get("alarms") or ["none"]
+    condition = "infinite" if ident["condition"] is None else f"{ident['condition']:.2g}"
+    return f"condition number {condition}; alarms: {'; '.join(map(str, alarms))}"
+
+
+def _extrapolation(results: SweepResults) -> str:
+    tested = [e for e in results.ledger if e.get("event") == "outcome"]
+    if not tested:
+        return ""
+    errors = ", ".join(f"{e['target']} {100 * e['signed_error']:+.2f} %" for e in tested)
+    return f"{len(tested)} runs forecast in the ledger before they started: {errors}"
+
+
+def _hardware(results: SweepResults) -> str:
+    parts = [("device", "device"), ("arithmetic", "dtype"), ("kleiber", "code_version"), ("jax", "jax_version")]
+    said = [(name, _said(results, column)) for name, column in parts]
+    return "; ".join(f"{name} {value}" for name, value in said if value)
+
+
+def _raw(results: SweepResults) -> str:
+    path = Path(results.directory) / "table.parquet"
+    if not path.exists():
+        return ""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"table.parquet, {len(results.records)} rows, SHA-256 {digest[:16]}…; configs and step logs in runs/"
+
+
+QUESTIONS: tuple[tuple[str, str, Callable[[SweepResults], str]], ...] = (
+    ("Hypothesis", "What is asked?", lambda results: str(results.experiment.get("question") or "")),
+    ("Hypothesis", "Which form, and against which rivals?", _form),
+    ("Variables", "How are N, D and C counted?", _counting),
+    ("Data", "Corpus, tokeniser, vocabulary, context", _data),
+    ("Data", "Validation set, and its overlap with training", _split),
+    ("Data", "How often were tokens repeated?", _epochs),
+    ("Model", "Ladder of shapes", _shapes),
+    ("Model", "Architecture", _architecture),
+    ("Training", "Optimiser and batch", _optimizer),
+    ("Training", "Schedule", _schedule),
+    ("Training", "Learning rate over sizes", _tuning),
+    ("Training", "Loss lost to untuned learning rates, measured", _regret),
+    ("Runs", "Number, seeds, ranges", _numbers),
+    ("Runs", "Which points were dropped, and why?", _dropped),
+    ("Runs", "Are checkpoints used as points?", _checkpoints),
+    ("Fit", "Objective", _objective),
+    ("Fit", "Starts and optimiser", _search),
+    ("Fit", "Uncertainty", _uncertainty),
+    ("Fit", "Identifiability", _identifiability),
+    ("Test", "Extrapolation", _extrapolation),
+    ("Record", "Hardware and versions", _hardware),
+    ("Record", "Raw table of runs", _raw),
+)
+"""(topic, question, what answers it); an answer is empty when the directory does not hold it."""

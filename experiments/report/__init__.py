@@ -1,0 +1,1 @@
+"""The report of a sweep: a notebook executed into report.ipynb and one self-contained report.html."""

@@ -1,0 +1,143 @@
+"""Executes the notebook of a sweep and writes report.ipynb and one self-contained report.html."""
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kleiber.experiments.report.drawing import Study
+from kleiber.experiments.report.files import write_whole
+from kleiber.experiments.report.results import SweepResults, read_results
+from kleiber.experiments.report.story import summary
+
+FOLDER = Path(__file__).parent
+TIMEOUT_SECONDS = 300
+"""For one cell; the slowest takes about three seconds on a busy laptop."""
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """Where a report was written, and what it says in numbers."""
+
+    html: Path
+    ipynb: Path
+    summary: dict[str, Any]
+    problems: tuple[str, ...] = ()
+    """Cells that raised an error; the report shows the error in their place."""
+
+
+def build_report(directory: Path) -> ReportPaths:
+    """Writes the report of a sweep directory, finished or not, and returns where.
+
+    Args:
+      directory: of `kleiber sweep`.
+
+    Raises:
+      FileNotFoundError: there is no such sweep directory.
+      RuntimeError: the notebook's kernel died; the message holds its last words.
+      ModuleNotFoundError: the packages of `kleiber[notebook]` are not installed.
+    """
+    results = read_results(directory)
+    notebook, problems = execute(results.directory)
+    paths = ReportPaths(
+        html=results.directory / "report.html",
+        ipynb=results.directory / "report.ipynb",
+        summary=summary(Study(results)),
+        problems=tuple(problems),
+    )
+    import nbformat
+
+    write_whole(paths.ipynb, nbformat.writes(notebook) + "\n")
+    write_whole(paths.html, to_html(notebook, results))
+    return paths
+
+
+def execute(directory: Path) -> tuple[Any, list[str]]:
+    """Returns the executed notebook, and the errors of cells that failed.
+
+    The kernel is this very Python, whatever kernels are registered. It works in an empty folder of its own, with no
+    start-up files, so that nothing lying in the sweep directory or at home becomes code.
+    """
+    import jupytext
+    from nbclient import NotebookClient
+    from nbclient.exceptions import DeadKernelError
+
+    notebook = jupytext.read(FOLDER / "notebook.py")
+    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    for index, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{index:02d}"  # random ids would make two reports of one sweep differ
+    with tempfile.TemporaryDirectory(prefix="kleiber-report-") as scratch:
+        environment = {
+            **os.environ,
+            "KLEIBER_SWEEP_DIR": str(directory),
+            "IPYTHONDIR": scratch,
+            "MPLBACKEND": "agg",
+            "PYTHONSAFEPATH": "1",
+        }
+        client = NotebookClient(
+            notebook,
+            km=_kernel_manager(scratch),
+            timeout=TIMEOUT_SECONDS,
+            allow_errors=True,
+            record_timing=False,
+            shutdown_kernel="immediate",
+            resources={"metadata": {"path": scratch}},
+        )
+        with open(Path(scratch) / "kernel.txt", "w+", encoding="utf-8") as words:
+            try:
+                client.execute(env=environment, cleanup_kc=True, stderr=words)
+            except (DeadKernelError, RuntimeError) as problem:
+                words.seek(0)
+                raise RuntimeError(f"the notebook's kernel died: {problem}\n{words.read()[-2000:]}") from None
+    errors = [
+        f"cell {number}: {output['ename']}: {output['evalue']}"
+        for number, cell in enumerate(notebook.cells)
+        for output in cell.get("outputs", [])
+        if output["output_type"] == "error"
+    ]
+    return notebook, errors
+
+
+def _kernel_manager(scratch: str) -> Any:
+    """Returns the manager of a kernel that is the Python running now."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisPython(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            argv += ["--HistoryManager.enabled=False"]
+            return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+    manager = ThisPython(kernel_name="python3", connection_file=os.path.join(scratch, "kernel.json"))
+    if os.name == "posix":  # sockets in our own folder, which no other user can reach
+        manager.transport = "ipc"
+        manager.ip = os.path.join(scratch, "kernel")
+    return manager
+
+
+def to_html(notebook: Any, results: SweepResults) -> str:
+    """Returns the executed notebook as one page: code folded away, images inside, nothing asked of the network."""
+    from jinja2 import DictLoader
+    from nbconvert.exporters import HTMLExporter
+
+    page = (FOLDER / "page.html").read_text(encoding="utf-8")
+    exporter = HTMLExporter(
+        template_name="basic",
+        extra_loaders=[DictLoader({"kleiber_page.html.j2": page})],
+        template_file="kleiber_page.html.j2",
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+    )
+    name = results.experiment.get("name") or results.directory.name
+    resources = {
+        "kleiber_title": f"{name} - kleiber report",
+        "kleiber_footer": f"Written by kleiber from {results.directory.name}/: every figure and number comes from "
+        "table.parquet, fit.json and ledger.jsonl there; report.ipynb is the same report as an executed notebook.",
+    }
+    body, _ = exporter.from_notebook_node(notebook, resources=resources)
+    return body

@@ -1,0 +1,119 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %%
+# The sweep directory comes from the environment, so this notebook is the same file for every sweep.
+import os
+from pathlib import Path
+
+from IPython.display import HTML, Image, display
+
+from kleiber.experiments import checklist
+from kleiber.experiments.report import drawing, markup, story
+from kleiber.experiments.report.results import read_results
+from kleiber.scaling.figures.style import claim_of
+
+study = drawing.Study(read_results(Path(os.environ["KLEIBER_SWEEP_DIR"])))
+experiment = study.results.experiment
+display(HTML(f"<style>{(Path(markup.__file__).parent / 'report.css').read_text(encoding='utf-8')}</style>"))
+
+
+def show(*names: str) -> None:
+    """Shows figures, each with its claim as the text that stands in for it, or says what they wait for."""
+    gaps: dict[str, list[str]] = {}
+    for name in names:
+        try:
+            figure = drawing.draw(study, name)
+        except drawing.NotThereYet as gap:
+            gaps.setdefault(str(gap), []).append(name)
+        else:
+            display(Image(drawing.png(figure), format="png", width=1012, alt=claim_of(figure)))
+    for reason, waiting in gaps.items():
+        display(markup.callout(f"Not drawn ({', '.join(waiting)}): {reason}.", "wait"))
+
+
+# %%
+mood, sentence = story.verdict(study)
+display(markup.heading(experiment.get("name", study.results.directory.name)))
+display(markup.Markup(f'<p class="question">{markup.text(experiment.get("question", ""))}</p>'))
+display(markup.callout(sentence, mood))
+display(story.headline_tiles(study))
+
+# %%
+show("hero")
+
+# %%
+display(story.forecast_table(study))
+display(story.gate_table(study))
+display(story.missing_box(study))
+
+# %% [markdown]
+# ## What was measured
+
+# %%
+display(markup.paragraph(*story.measured_sentences(study)))
+show("curves")
+
+# %% [markdown]
+# ## The law
+#
+# Loss as a function of size and training length, fitted to the log losses of all finished runs at once.
+
+# %%
+display(story.if_there(lambda s: markup.paragraph(*story.law_sentences(s)), study))
+show("slices", "surface", "frontier")
+
+# %% [markdown]
+# ## How far to trust it
+#
+# Residuals say whether the form fits where there are runs; rivals say how much the form matters where there are none;
+# the forecasts, written down before their runs, say whether any of it extrapolates.
+
+# %%
+show("residuals", "parameters")
+display(story.if_there(story.comparison_table, study))
+display(story.if_there(story.identifiability_box, study))
+show("truth")
+
+# %% [markdown]
+# ## Constants
+
+# %%
+display(story.if_there(story.parameter_table, study))
+
+# %% [markdown]
+# ## Reporting checklist
+#
+# Filled by the software from the sweep directory. What is marked missing was not recorded by anyone.
+
+# %%
+items = checklist.checklist(study.results)
+rows = [(i.topic, i.question, markup.badge(False, no="missing") if i.is_missing else i.answer) for i in items]
+display(markup.table(("topic", "question", "answer"), rows))
+
+# %% [markdown]
+# ## Every run
+#
+# Figures and fit use the rows of split `fit`; the forecasts are tested on those of split `target`. The same rows, with
+# all their columns, are in `table.parquet`.
+
+# %%
+display(story.lost_table(study))
+display(story.run_table(study))
+
+# %% [markdown]
+# ## The ledger
+#
+# Each line carries the hash of the line before, so a forecast cannot be changed after its run without showing.
+
+# %%
+display(story.ledger_table(study))

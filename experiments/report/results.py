@@ -1,0 +1,239 @@
+"""What a sweep directory holds, read for the report. Whatever is not there yet is named instead of refused."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kleiber.scaling.figures.study import Curve, Points, Target
+
+TABLE_GAP = "no run has been measured"
+
+
+@dataclass(frozen=True)
+class SweepResults:
+    """A sweep directory as data. `gaps` says in sentences what is missing or damaged."""
+
+    directory: Path
+    experiment: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    """result.json: the sweep's own verdict, written when it ends."""
+    records: tuple[dict[str, Any], ...] = ()
+    fit: dict[str, Any] | None = None
+    ledger: tuple[dict[str, Any], ...] = ()
+    gaps: tuple[str, ...] = ()
+
+    @property
+    def fitted(self) -> list[dict[str, Any]]:
+        """Records of measured runs that a law is fitted to."""
+        return [r for r in self.records if r["status"] == "done" and r["split"] == "fit"]
+
+    @property
+    def lost(self) -> list[dict[str, Any]]:
+        """Records of runs that failed or diverged."""
+        return [r for r in self.records if r["status"] in ("failed", "diverged")]
+
+    @property
+    def num_planned(self) -> int:
+        """Measured points the experiment asks for, targets included."""
+        trunks = [*self.experiment.get("trunks", []), *(t["train"] for t in self.experiment.get("targets", []))]
+        return sum(len(trunk["num_tokens"]) for trunk in trunks)
+
+    @property
+    def sizes(self) -> list[float]:
+        """Every size of the study, targets not trained yet included, so that figures agree on colours."""
+        sizes = {float(r["num_params_total"]) for r in self.records}
+        return sorted(sizes | {float(e["num_params_total"]) for e in self.ledger if e.get("event") == "forecast"})
+
+    def record_of(self, run_id: str) -> dict[str, Any] | None:
+        """Returns the record of a run, or None."""
+        return next((r for r in self.records if r["run_id"] == run_id), None)
+
+
+def read_results(directory: Path) -> SweepResults:
+    """Returns what a sweep directory holds, finished or not.
+
+    Raises:
+      FileNotFoundError: there is no such directory, or it is no sweep directory.
+    """
+    directory = Path(directory).resolve()
+    if not directory.is_dir():
+        raise FileNotFoundError(f"there is no sweep directory {directory}.")
+    if not any((directory / name).exists() for name in ("experiment.json", "table.parquet", "runs")):
+        raise FileNotFoundError(
+            f"{directory} is no sweep directory: it has no experiment.json, runs/ or table.parquet. "
+            "Give the folder that `kleiber sweep EXPERIMENT --out DIR` wrote."
+        )
+    gaps: list[str] = []
+    experiment = _read(directory / "experiment.json", gaps, "the question and configs are unknown")
+    plan = _read(directory / "plan.json", gaps, "planned cost is unknown")
+    records = _read_records(directory, gaps)
+    fit = _read(directory / "fit.json", gaps, "no law is fitted" if experiment.get("laws", True) else "")
+    ledger = _read_ledger(directory / "ledger.jsonl", gaps, bool(experiment.get("targets", True)))
+    result = _read(directory / "result.json", gaps, "the sweep has not ended")
+    results = SweepResults(directory, experiment, plan, result, tuple(records), fit or None, tuple(ledger))
+    return SweepResults(**{**vars(results), "gaps": (*gaps, *_unmeasured(results))})
+
+
+def _read(path: Path, gaps: list[str], meaning: str) -> dict[str, Any]:
+    """Returns the JSON object of a file; an absent or damaged one is told in gaps and comes back empty."""
+    if not path.exists():
+        if meaning:
+            gaps.append(f"{path.name} is not there: {meaning}")
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError(f"expected an object, got {type(data).__name__}")
+        return data
+    except ValueError as problem:
+        gaps.append(f"{path.name} is damaged ({problem}): {meaning}")
+        return {}
+
+
+def _read_records(directory: Path, gaps: list[str]) -> list[dict[str, Any]]:
+    """Returns the rows of table.parquet and the records written since, by run id."""
+    records: dict[str, dict[str, Any]] = {}
+    if (directory / "table.parquet").exists():
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            rows = pq.read_table(directory / "table.parquet").to_pylist()
+            records = {row["run_id"]: row for row in rows}
+        except (OSError, pa.ArrowInvalid, KeyError) as problem:
+            gaps.append(f"table.parquet is damaged ({problem}): runs are read from runs/ instead")
+    else:
+        gaps.append("table.parquet is not there: runs are read from runs/")
+    for path in sorted(directory.glob("runs/*/record.json")):
+        if path.parent.name not in records:
+            record = _read(path, gaps, f"run {path.parent.name} is left out")
+            if record:
+                records[record.get("run_id", path.parent.name)] = record
+    known = [_complete(record) for record in records.values()]
+    return sorted(known, key=lambda r: (r["split"] != "fit", r["num_params_total"], r["num_tokens"], r["run_id"]))
+
+
+def _complete(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record with the columns the report cannot do without, so that a sparse one is still listed."""
+    defaults = {"status": "pending", "split": "fit", "reason": "", "target": "", "num_params_total": 0, "num_tokens": 0}
+    full = {**defaults, "flops": 0.0, "loss": None, "trunk_id": record.get("run_id", ""), **record}
+    if full["status"] == "done" and not (full["loss"] and np.isfinite(full["loss"])):
+        full.update(status="failed", reason=full["reason"] or "recorded as done without a finite loss")
+    return full
+
+
+def _read_ledger(path: Path, gaps: list[str], is_expected: bool) -> list[dict[str, Any]]:
+    if not path.exists():
+        if is_expected:
+            gaps.append("ledger.jsonl is not there: no forecast has been registered")
+        return []
+    events = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            event = json.loads(line)
+            if not isinstance(event, dict):
+                raise ValueError("expected an object")
+            events.append(event)
+        except ValueError as problem:
+            gaps.append(f"line {number} of ledger.jsonl is damaged ({problem})")
+    return events
+
+
+def _unmeasured(results: SweepResults) -> list[str]:
+    sentences = []
+    states = Counter(r["status"] for r in results.records)
+    waiting = results.num_planned - len(results.records) + states["pending"]
+    if waiting > 0:
+        sentences.append(f"{waiting} of {results.num_planned} planned points have not been measured yet")
+    for status in ("failed", "diverged"):
+        if states[status]:
+            sentences.append(
+                f"{states[status]} point{'s' if states[status] > 1 else ''} {status}: see the list of runs"
+            )
+    unscored = [t.name for t in targets_of(results) if t.observed is None]
+    if unscored:
+        sentences.append(f"no outcome yet for the forecast of {', '.join(unscored)}")
+    return sentences
+
+
+def points_of(results: SweepResults) -> Points:
+    """Returns the measured runs that the law is fitted to.
+
+    Raises:
+      LookupError: there are none.
+    """
+    rows = results.fitted
+    if not rows:
+        raise LookupError(TABLE_GAP)
+
+    def column(name: str) -> np.ndarray:
+        return np.array([float(row[name]) for row in rows])
+
+    trunks = tuple(str(row["trunk_id"]) for row in rows)
+    return Points(column("num_params_total"), column("num_tokens"), column("flops"), column("loss"), trunks)
+
+
+def targets_of(results: SweepResults) -> list[Target]:
+    """Returns the registered forecasts in the order of the ledger, each with its outcome where there is one."""
+    outcomes = {e["target"]: e for e in results.ledger if e.get("event") == "outcome"}
+    targets = {}
+    for event in results.ledger:
+        if event.get("event") != "forecast":
+            continue
+        name = event["target"]
+        outcome = outcomes.get(name, {}).get("observed_loss")
+        targets[name] = Target(
+            name=name,
+            num_params=float(event["num_params_total"]),
+            num_tokens=float(event["num_tokens"]),
+            flops=float(event["flops"]),
+            compute_ratio=float(event["compute_ratio"]),
+            predicted=float(event["predicted_loss"]),
+            low=float(event["interval"][0]),
+            high=float(event["interval"][1]),
+            level=float(event["level"]),
+            observed=None if outcome is None else float(outcome),
+        )
+    return list(targets.values())
+
+
+def curves_of(results: SweepResults) -> list[Curve]:
+    """Returns the training curves of the fitted trunks and of their cooldown branches.
+
+    A log line's `segment` says whether it is of the `trunk` or of a branch; a run folder of its own without
+    segments counts as a branch when its name is not a trunk's.
+    """
+    by_trunk = {str(r["trunk_id"]): float(r["num_params_total"]) for r in results.records if r["split"] == "fit"}
+    by_run = {str(r["run_id"]): float(r["num_params_total"]) for r in results.records if r["split"] == "fit"}
+    curves = []
+    for path in sorted(results.directory.glob("runs/*/metrics.jsonl")):
+        name = path.parent.name
+        size = by_trunk.get(name, by_run.get(name))
+        if size is None:
+            continue
+        segments: dict[str, list[tuple[float, float]]] = {}
+        for row in _log_rows(path):
+            segment = str(row.get("segment", "trunk" if name in by_trunk else "branch"))
+            segments.setdefault(segment, []).append((float(row["num_tokens"]), float(np.mean(row["loss"]))))
+        for segment, pairs in segments.items():
+            tokens, loss = np.array(sorted(pairs)).T
+            curves.append(Curve(f"{name}/{segment}", size, tokens, loss, is_branch=segment != "trunk"))
+    return curves
+
+
+def _log_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the whole lines of a metrics file; a line cut short by a kill, or without a loss, is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+            if row.get("num_tokens") and row.get("loss") is not None and np.isfinite(row["loss"]).all():
+                rows.append(row)
+        except (ValueError, TypeError, AttributeError):
+            continue
+    return rows

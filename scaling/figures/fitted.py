@@ -1,0 +1,76 @@
+"""A FitResult as the figures use it: loss and interval over sizes and token counts, and draws of the law."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kleiber.scaling.figures.study import Estimates, Floats, Predict
+from kleiber.scaling.forecast import forecast
+from kleiber.scaling.result import FitResult
+
+
+@dataclass(frozen=True)
+class FittedLaw:
+    """The law of a fit over (num_params, num_tokens); its other variables stay at their geometric means."""
+
+    fit: FitResult
+    level: float = 0.9
+    """Probability of the band."""
+    rivals: tuple[FitResult, ...] = ()
+    """Other forms fitted to the same runs; those not rejected widen the band."""
+
+    def columns(self, num_params: Floats, num_tokens: Floats) -> dict[str, Floats]:
+        """Returns the law's variables, each flat float64."""
+        given = {"num_params_total": num_params, "num_tokens": num_tokens}
+        shape = np.broadcast_shapes(np.shape(num_params), np.shape(num_tokens))
+        return {
+            name: np.broadcast_to(np.asarray(given.get(name, value), np.float64), shape).ravel()
+            for name, value in self._middle().items()
+        }
+
+    def _middle(self) -> dict[str, float]:
+        names = self.fit.model.law.variable_names
+        return {name: float(np.exp(np.mean(np.log(self.fit.points[name])))) for name in names}
+
+    def predict(self, num_params: Floats, num_tokens: Floats) -> Floats:
+        """Returns the loss, of the shape of the arguments."""
+        return self._loss_at(self.fit.z, num_params, num_tokens)
+
+    def _loss_at(self, z: Floats, num_params: Floats, num_tokens: Floats) -> Floats:
+        shape = np.broadcast_shapes(np.shape(num_params), np.shape(num_tokens))
+        return np.exp(self.fit.model.log_loss(z, self.columns(num_params, num_tokens))).reshape(shape)
+
+    def band(self, num_params: Floats, num_tokens: Floats) -> tuple[Floats, Floats]:
+        """Returns (low, high), [points] each: the prediction interval of one new run, spread between forms included."""
+        others = {
+            name: value for name, value in self._middle().items() if name not in ("num_params_total", "num_tokens")
+        }
+        pairs = [
+            forecast(self.fit, size, tokens, self.level, self.rivals, others).interval
+            for size, tokens in zip(num_params, num_tokens, strict=True)
+        ]
+        low, high = np.array(pairs).T
+        return low, high
+
+    def draws(self, count: int, seed: int = 0) -> list[Predict]:
+        """Returns laws drawn from the normal approximation of the fit's uncertainty, for bands of the frontier."""
+        rng = np.random.default_rng(seed)
+        values, vectors = np.linalg.eigh(self.fit.uncertainty.covariance)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        points = self.fit.z + rng.standard_normal((count, len(self.fit.z))) @ root.T
+        low, high = self.fit.model.bounds
+        return [self._draw(np.clip(z, low, high)) for z in points]
+
+    def _draw(self, z: Floats) -> Predict:
+        return lambda num_params, num_tokens: self._loss_at(z, num_params, num_tokens)
+
+
+def estimates_of(fit: FitResult) -> Estimates:
+    """Returns a fit's constants with 95 % intervals, withheld ones with the reason, for the figure of rivals."""
+    parameters: dict[str, tuple[float, float, float] | str] = {}
+    for name, each in fit.parameters.items():
+        if each.withheld:
+            parameters[name] = each.withheld
+        elif not each.fixed:
+            parameters[name] = (each.estimate, *each.interval_95)
+    return Estimates(fit.law, parameters, fit.residual_rms)
