@@ -46,8 +46,9 @@ def forecast_so_far(experiment: Experiment, directory: Path) -> str:
             forecasts = forecast_targets(experiment, fits)
     except ValueError:
         return ""
-    parts = [f"{name} {f.predicted_loss:.3f}±{(f.interval[1] - f.interval[0]) / 2:.3f}" for name, (_, f) in
-             forecasts.items()]
+    parts = [
+        f"{name} {f.predicted_loss:.3f}±{(f.interval[1] - f.interval[0]) / 2:.3f}" for name, (_, f) in forecasts.items()
+    ]
     return f" | forecast so far: {', '.join(parts)}"
 
 
@@ -131,7 +132,9 @@ def gate_verdict(experiment: Experiment, summary: dict[str, Any]) -> list[dict[s
         error, (low, high) = outcome["signed_error"], outcome["interval"]
         predicted = outcome["predicted_loss"]
         width = max(high - predicted, predicted - low) / predicted
-        verdicts.append(_verdict(f"{name}: error {error:+.2%}, at most {gate.max_error:.1%}", abs(error), gate.max_error))
+        verdicts.append(
+            _verdict(f"{name}: error {error:+.2%}, at most {gate.max_error:.1%}", abs(error), gate.max_error)
+        )
         claim = f"{name}: interval +-{width:.2%}, at most {gate.max_interval:.1%}"
         verdicts.append(_verdict(claim, width, gate.max_interval))
         if gate.requires_inside:

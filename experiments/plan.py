@@ -93,7 +93,8 @@ class Plan:
             "largest_fit_flops": self.largest_fit_flops,
             "seconds": {"fit": self.fit_seconds, "target": self.target_seconds, "source": self.speed.source},
             "memory_bytes": max(
-                memory_bytes(cell.config.model, cell.config.batch_size).total_bytes for cell in self.fit_cells + self.target_cells
+                memory_bytes(cell.config.model, cell.config.batch_size).total_bytes
+                for cell in self.fit_cells + self.target_cells
             ),
             "expected": self.expected,
             "refusals": list(self.refusals),
@@ -130,8 +131,8 @@ def _objections(experiment: Experiment, points: list[dict[str, Any]]) -> tuple[t
         refusals.append(f"{len(lengths)} token counts; the data exponent needs at least 3 (set laws=() to fit nothing)")
     if spread < MIN_RATIO_SPREAD and len(sizes) >= 3:
         refusals.append(
-            f"tokens per parameter span only {ratios.min():.3g} to {ratios.max():.3g} (a factor {spread:.2g}): along one "
-            "ratio, size and data move together, so their exponents cannot be told apart whatever the noise; "
+            f"tokens per parameter span only {ratios.min():.3g} to {ratios.max():.3g} (a factor {spread:.2g}): along "
+            "one ratio, size and data move together, so their exponents cannot be told apart whatever the noise; "
             f"spread the ratios over a factor {MIN_RATIO_SPREAD:.0f} or more at several sizes"
         )
     if len(points) < 7:

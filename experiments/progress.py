@@ -11,7 +11,9 @@ from kleiber.experiments.cells import TrunkCell
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.plan import Plan
 
-PLAIN_SECONDS = 10.0
+LIVE_SECONDS = 1.0
+"""Seconds between looks at the directory on a terminal."""
+PLAIN_SECONDS = 5.0
 """Seconds between lines when the output is not a terminal."""
 
 
@@ -29,7 +31,12 @@ class SweepProgress:
         is_quiet: bool = False,
     ):
         self.experiment, self.directory, self.split, self.cells, self.plan, self.say = (
-            experiment, directory, split, cells, plan, say,
+            experiment,
+            directory,
+            split,
+            cells,
+            plan,
+            say,
         )
         self.is_quiet = is_quiet
         self.planned_seconds = {cell.trunk_id: plan.trunk_seconds(cell) for cell in cells}
@@ -54,13 +61,14 @@ class SweepProgress:
             self.live.__exit__(*exception)
 
     def tick(self) -> None:
-        """Looks at the directory and shows the state of the phase."""
-        line = self.line()
+        """Looks at the directory and shows the state of the phase, when there is something new to show."""
+        if time.monotonic() - self.last_line < (LIVE_SECONDS if self.live else PLAIN_SECONDS):
+            return
+        self.last_line = time.monotonic()
         if self.live:
-            self.live.update(line)
-        elif time.monotonic() - self.last_line > PLAIN_SECONDS:
-            self.last_line = time.monotonic()
-            self.say(line)
+            self.live.update(self.line())
+        else:
+            self.say(self.line())
 
     def line(self) -> str:
         """Returns one line: points done, what is running, speed, time left, forecast so far."""

@@ -244,5 +244,3 @@ class _Sweep:
             print(text, flush=True)
         self.log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
         self.log.flush()
-
-

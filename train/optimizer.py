@@ -21,8 +21,8 @@ from kleiber.train.config import OptimizerConfig
 class Optimizer:
     """A direction from optax, and per-leaf multipliers of the learning rate and of the decay.
 
-    One step is params - learning_rate * (rate_multiplier * direction + weight_decay * decay_multiplier * params), so the
-    learning rate and the decay are plain arrays and a sweep over them compiles once.
+    One step is params - learning_rate * (rate_multiplier * direction + weight_decay * decay_multiplier * params): the
+    learning rate and the decay are plain arrays, so a sweep over them compiles once.
     """
 
     direction: optax.GradientTransformation

@@ -156,8 +156,13 @@ class Trunk:
             fractions = learning_rate_fraction(config.schedule, np.arange(run.step, run.step + count), total)
             tokens, segments = self._next_block(run, count)
             run.state, losses = self.block(
-                run.state, self.hyper, tokens, segments, self._shared(_pad(fractions, config.steps_per_call)),
-                self._seeds(), np.int32(count),
+                run.state,
+                self.hyper,
+                tokens,
+                segments,
+                self._shared(_pad(fractions, config.steps_per_call)),
+                self._seeds(),
+                np.int32(count),
             )
             finished, pending = pending, (run.step, count, losses)
             run.step += count

@@ -51,9 +51,15 @@ def _print_table(plan) -> None:
         first = p["trunk_id"] not in shown
         shown.add(p["trunk_id"])
         table.add_row(
-            p["run_id"], p["target"] or p["split"], f"{p['num_params_total']:,}", f"{p['num_tokens']:,}",
-            f"{p['tokens_per_parameter']:.3g}", f"{p['num_steps']:,}", f"{p['flops']:.2e}",
-            f"{p['compute_ratio']:.2f}", f"{p['trunk_seconds']:.0f}" if first else "",
+            p["run_id"],
+            p["target"] or p["split"],
+            f"{p['num_params_total']:,}",
+            f"{p['num_tokens']:,}",
+            f"{p['tokens_per_parameter']:.3g}",
+            f"{p['num_steps']:,}",
+            f"{p['flops']:.2e}",
+            f"{p['compute_ratio']:.2f}",
+            f"{p['trunk_seconds']:.0f}" if first else "",
         )
     console.print(table)
     seconds = data["seconds"]
@@ -68,7 +74,8 @@ def _print_table(plan) -> None:
         console.print(
             f"expected standard errors, if L = {law.E:g} + {law.A:g}/N^{law.alpha:g} + {law.B:g}/D^{law.beta:g} with "
             f"trunk noise {law.trunk_noise:.2%} and point noise {law.point_noise:.2%}: "
-            f"alpha {exponents['alpha']:.3f}, beta {exponents['beta']:.3f}", highlight=False,
+            f"alpha {exponents['alpha']:.3f}, beta {exponents['beta']:.3f}",
+            highlight=False,
         )
         for name, error in data["expected"]["forecasts"].items():
             console.print(f"  forecast of {name}: {error:.2%} (one standard error)", highlight=False)

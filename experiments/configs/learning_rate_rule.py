@@ -1,0 +1,39 @@
+"""Does the best learning rate of the quickstart's rule stay put from its smallest to its largest width? And muP's?
+
+Command:   kleiber sweep learning_rate_rule --out out/learning_rate_rule && kleiber report out/learning_rate_rule
+Hardware:  two CPU cores, about ten minutes.
+Expected:  the vertex of a parabola in log learning rate moves by less than half an octave between widths 24 and 96.
+"""
+
+from kleiber.experiments.experiment import Experiment
+from kleiber.model.config import ModelConfig
+from kleiber.train.config import OptimizerConfig, TrainConfig
+
+RATES = (0.0028, 0.004, 0.0057, 0.008, 0.0113, 0.016, 0.0226)
+"""Half-octave steps around the quickstart's .008, at base width 32."""
+
+
+def train(parametrization: str, d_model: int, rate: float, seed: int) -> TrainConfig:
+    """Returns one run of half a million tokens."""
+    model = ModelConfig(
+        d_model=d_model, num_layers=2, num_heads=4, has_previous_token_mix=True, parametrization=parametrization
+    )
+    return TrainConfig(
+        model=model,
+        optimizer=OptimizerConfig(learning_rate=rate),
+        num_tokens=(500_000,),
+        seed=1000 * seed + d_model,
+        factors=(("parametrization", parametrization),),
+    )
+
+
+def experiment() -> Experiment:
+    """Two rules, the smallest and the largest width of the quickstart's ladder, seven rates."""
+    return Experiment(
+        name="learning_rate_rule",
+        question="Does the best learning rate of each rule stay put from the smallest to the largest width?",
+        trunks=tuple(
+            train(rule, d, rate, seed=0) for rule in ("inverse_width", "mup") for d in (24, 96) for rate in RATES
+        ),
+        laws=(),
+    )

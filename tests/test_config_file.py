@@ -1,0 +1,90 @@
+"""Experiments as files and data."""
+
+from dataclasses import replace
+
+import pytest
+
+from kleiber.experiments.config_file import (
+    config_hash,
+    differences,
+    from_data,
+    load_experiment,
+    set_field,
+    shipped,
+    to_data,
+)
+from kleiber.experiments.experiment import Experiment
+
+TEN_LINES = """
+from kleiber.experiments.experiment import Experiment
+from kleiber.model.config import ModelConfig
+from kleiber.train.config import DataConfig, OptimizerConfig, TrainConfig
+
+def experiment():
+    trunks = [TrainConfig(ModelConfig(d_model=d, num_layers=1, num_heads=2), OptimizerConfig({field}=rate), (1000,))
+              for d in (8, 16) for rate in (0.005, 0.01)]
+    return Experiment(name="mine", question="Which rate?", trunks=tuple(trunks), laws=())
+"""
+
+
+def test_every_shipped_experiment_survives_the_way_to_data_and_back():
+    assert {"quickstart", "miniature"} <= set(shipped())
+    for name in shipped():
+        experiment = load_experiment(name)
+        assert from_data(Experiment, to_data(experiment)) == experiment
+
+
+def test_a_users_file_is_loaded(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(TEN_LINES.replace("{field}", "learning_rate"))
+    experiment = load_experiment(str(path))
+    assert [trunk.optimizer.learning_rate for trunk in experiment.trunks] == [0.005, 0.01, 0.005, 0.01]
+
+
+def test_a_misspelt_field_is_named_with_the_nearest_one(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(TEN_LINES.replace("{field}", "learning_rat"))
+    with pytest.raises(ValueError, match="learning_rat'.*did you mean 'learning_rate'"):
+        load_experiment(str(path))
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest_one():
+    with pytest.raises(ValueError, match="did you mean 'quickstart'"):
+        load_experiment("quikstart")
+
+
+def test_heads_that_do_not_divide_the_width_are_refused_with_what_would():
+    model = load_experiment("miniature").trunks[0].model
+    with pytest.raises(ValueError, match=r"num_heads 7 does not divide d_model 64; try num_heads in \[2, 4, 8\]"):
+        replace(model, d_model=64, num_heads=7)
+
+
+def test_set_changes_one_nested_field_and_nothing_else():
+    config = load_experiment("miniature").trunks[0]
+    changed = set_field(config, "optimizer.learning_rate=0.5")
+    assert changed.optimizer.learning_rate == 0.5
+    assert differences(to_data(config), to_data(changed)) == ["optimizer.learning_rate: 0.01 -> 0.5"]
+    assert set_field(config, "num_tokens=1e3,2000").num_tokens == (1000, 2000)
+    assert set_field(config, "data.num_unique_tokens=none").data.num_unique_tokens is None
+    assert set_field(config, "model.has_tied_head=false").model.has_tied_head is False
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optimizer.learning_rte=1", "did you mean 'learning_rate'"),
+        ("model.d_model=1.5", "d_model is '1.5', expected int"),
+        ("optimizer.name=adam", "expected adamw or sgd or adafactor or muon"),
+        ("seed", "expected field=value"),
+        ("seed.x=1", "seed of TrainConfig has no fields"),
+    ],
+)
+def test_a_wrong_assignment_says_what_was_expected(assignment, message):
+    with pytest.raises(ValueError, match=message):
+        set_field(load_experiment("miniature").trunks[0], assignment)
+
+
+def test_the_hash_changes_with_any_field_and_not_with_the_process():
+    config = load_experiment("miniature").trunks[0]
+    assert config_hash(config) == config_hash(from_data(type(config), to_data(config)))
+    assert config_hash(config) != config_hash(replace(config, z_loss=1e-4))

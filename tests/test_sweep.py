@@ -1,0 +1,205 @@
+"""Sweeps as a user runs them: real processes, real kills, real files."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from kleiber.experiments.record import TIMING_COLUMNS
+from kleiber.scaling.ledger import Ledger
+
+CONFIG = """
+from kleiber.experiments.experiment import Experiment, Gate, Target
+from kleiber.model.config import ModelConfig
+from kleiber.train.config import DataConfig, EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+
+
+def train(d, tokens, seed, rate=0.01):
+    model = ModelConfig(d_model=d, num_layers=1, num_heads=1, seq_len=32)
+    return TrainConfig(model, OptimizerConfig(rate), tokens, batch_size=2, seed=seed, data=DataConfig({corpus!r}),
+                       schedule=ScheduleConfig(warmup_steps=5), evaluation=EvalConfig(4096), checkpoint_seconds=0.2,
+                       steps_per_call=16)
+
+
+def experiment():
+    return Experiment(
+        name="drill", question="Does it survive?",
+        trunks=tuple(train(d, (6_400, 12_800, 64_000), seed) for d in (4, 8, 12) for seed in (0, 1)){extra},
+        targets=(Target("larger", train(16, (256_000,), 5)),), laws={laws},
+        gate=Gate(max_error=9, max_interval=9, max_residual_rms=9, requires_inside=False),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """A text of the user's own: 500 kB of sentences from a tiny grammar, some of it predictable."""
+    draw = random.Random(0)
+    nouns, verbs = ["model", "law", "token", "batch", "sweep", "mesh"], ["fits", "bends", "grows", "learns", "waits"]
+    paragraphs = [
+        " ".join(f"The {draw.choice(nouns)} {i % 97} {draw.choice(verbs)} the {draw.choice(nouns)}." for i in range(20))
+        for _ in range(900)
+    ]
+    path = tmp_path_factory.mktemp("corpus") / "own.txt"
+    path.write_text("\n\n".join(paragraphs))
+    return path
+
+
+def write_config(folder: Path, corpus: Path, extra: str = "", laws: str = '("chinchilla",)') -> Path:
+    path = folder / "drill.py"
+    path.write_text(CONFIG.format(corpus=str(corpus), extra=extra, laws=laws))
+    return path
+
+
+def command(config: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "kleiber.experiments.cli", "sweep", str(config), "--out", str(out), *more]
+
+
+def sweep(config: Path, out: Path, *more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(config, out, *more), capture_output=True, text=True, timeout=240)
+
+
+def rows(out: Path) -> list[dict]:
+    table = pq.read_table(out / "table.parquet")
+    return table.drop_columns([name for name in TIMING_COLUMNS if name in table.column_names]).to_pylist()
+
+
+def kill_everything(process: subprocess.Popen, out: Path) -> None:
+    """SIGKILL to the driver and to every worker of the sweep, as a machine that loses power would."""
+    import psutil
+
+    victims = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for victim in victims:
+        try:
+            victim.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            pass
+    process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory) -> tuple[Path, Path]:
+    """(config, sweep directory) of a sweep left alone."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    config = write_config(folder, corpus)
+    done = sweep(config, folder / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return config, folder / "out"
+
+
+def test_a_sweep_measures_every_planned_point_and_scores_a_forecast_made_before_its_target(undisturbed):
+    _, out = undisturbed
+    table = rows(out)
+    assert len(table) == 19 and all(row["status"] == "done" and row["loss"] > 0 for row in table)
+    assert {row["num_tokens"] for row in table if row["split"] == "fit"} == {6_400, 12_800, 64_000}
+    events = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["forecast", "outcome"]
+    assert Ledger(out / "ledger.jsonl").verify() == 2
+    (target,) = (row["trunk_id"] for row in table if row["split"] == "target")
+    assert (out / "fit.json").stat().st_mtime <= (out / "runs" / target / "config.json").stat().st_mtime
+    observed = next(row["loss"] for row in table if row["split"] == "target")
+    assert events[1]["observed_loss"] == observed
+    assert events[1]["signed_error"] == pytest.approx(events[0]["predicted_loss"] / observed - 1)
+
+
+def test_killed_at_three_random_moments_it_ends_with_the_very_same_table(undisturbed, tmp_path):
+    config, alone = undisturbed
+    draw = random.Random(1)
+    for _ in range(3):
+        log = open(tmp_path / "out.txt", "a")
+        process = subprocess.Popen(command(config, tmp_path / "out"), stdout=log, stderr=log)
+        time.sleep(draw.uniform(2.5, 9.0))
+        kill_everything(process, tmp_path / "out")
+    done = sweep(config, tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert rows(tmp_path / "out") == rows(alone)
+
+
+def test_a_finished_sweep_starts_nothing_and_says_the_same(undisturbed):
+    config, out = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")}
+    again = sweep(config, out)
+    assert again.returncode == 0 and "forecast" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")} == before
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_exits_75(undisturbed, tmp_path):
+    config, alone = undisturbed
+    process = subprocess.Popen(
+        command(config, tmp_path / "out"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("runs/*/progress.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert "the same line goes on" in output
+    assert sweep(config, tmp_path / "out").returncode == 0
+    assert rows(tmp_path / "out") == rows(alone)
+
+
+def test_a_second_launch_in_the_same_directory_leaves_and_says_who_is_there(undisturbed, tmp_path):
+    config, alone = undisturbed
+    first = subprocess.Popen(command(config, tmp_path / "out"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "sweep.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    second = sweep(config, tmp_path / "out")
+    assert second.returncode == 2 and f'"pid": {first.pid}' in second.stderr
+    assert first.wait(timeout=200) == 0
+    assert rows(tmp_path / "out") == rows(alone)
+
+
+def test_a_directory_of_another_experiment_is_refused_with_the_difference(undisturbed, corpus, tmp_path):
+    _, out = undisturbed
+    changed = tmp_path / "changed.py"
+    changed.write_text(write_config(tmp_path, corpus).read_text().replace("rate=0.01", "rate=0.02"))
+    refused = sweep(changed, out)
+    assert refused.returncode == 2
+    assert "trunks[0].optimizer.learning_rate: 0.01 -> 0.02" in refused.stderr
+
+
+def test_diverged_and_failed_cells_are_typed_and_kept_while_the_others_finish(corpus, tmp_path):
+    extra = " + (train(4, (6_400, 12_800), 9, rate=1e6),)"
+    config = write_config(tmp_path, corpus, extra, laws="()")
+    text = config.read_text().replace('targets=(Target("larger", train(16, (256_000,), 5)),),', "")
+    config.write_text(text)
+    done = sweep(config, tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = rows(tmp_path / "out")
+    diverged = [row for row in table if row["status"] == "diverged"]
+    assert [row["num_tokens"] for row in diverged] == [6_400, 12_800]
+    assert all(row["loss"] is None and "loss" in row["reason"] for row in diverged)
+    assert sum(row["status"] == "done" for row in table) == 18
+
+
+def test_a_corpus_shorter_than_the_plan_is_refused_before_anything_runs(corpus, tmp_path):
+    config = write_config(tmp_path, corpus)
+    config.write_text(config.read_text().replace("256_000", "9_000_000"))
+    refused = sweep(config, tmp_path / "out")
+    assert refused.returncode == 2 and "epochs" in refused.stderr and "max_epochs" in refused.stderr
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_fixed_ratio_design_is_refused_with_the_reason(corpus, tmp_path):
+    config = write_config(tmp_path, corpus)
+    text = config.read_text()
+    start, end = text.index("trunks="), text.index("targets=")
+    fixed = "trunks=tuple(train(d, (12_800 * d // 4,), s) for d in (4, 8, 12) for s in (0, 1, 2)),\n        "
+    config.write_text(text[:start] + fixed + text[end:])
+    plan = subprocess.run(
+        [sys.executable, "-m", "kleiber.experiments.cli", "plan", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "400"},
+    )
+    assert plan.returncode == 2 and "cannot be told apart" in plan.stdout
