@@ -31,6 +31,9 @@ OBJECTIVES = ("gaussian", "huber", "student")
 AGREE = 1e-7
 """Two starts reached the same minimum if their costs differ by less than this share."""
 
+SAME_VALLEY = 1e-3
+"""Reweighted minima whose costs differ by less than this share are polished once."""
+
 
 class SharedTrunkWarning(TableWarning):
     """Points that share a trunk are treated as independent, so intervals come out too short."""
@@ -169,9 +172,12 @@ def _polish(
 ) -> tuple[Objective, Minimum, np.ndarray]:
     """Returns the minima sharpened by second derivatives, so that the certificate compares like with like."""
     z, cost = minimum.z.copy(), minimum.cost.copy()
-    near = np.flatnonzero(cost <= cost.min() * 1.05)
-    for index in near:
-        z[index], cost[index] = newton_polish(residuals, z[index], model.bounds, kind)
+    order = np.argsort(cost, kind="stable")
+    for index in order[cost[order] <= cost.min() * 1.05]:
+        if abs(cost[index] / cost[order[0]] - 1) < SAME_VALLEY and index != order[0]:
+            z[index], cost[index] = z[order[0]], cost[order[0]]
+        else:
+            z[index], cost[index] = newton_polish(residuals, z[index], model.bounds, kind)
     return kind, Minimum(z, cost, minimum.converged | (cost < minimum.cost), minimum.num_steps), z[cost.argmin()]
 
 
@@ -185,17 +191,21 @@ def refine_shared(
       log_loss: float64 [b, runs].
       z: float64 [b, P], the least-squares points.
     """
-    previous = np.full(len(z), np.nan)
-    ratio = np.zeros(len(z))
+    z, ratio = z.copy(), np.ones(len(z))
+    low, high = model.bounds
+    moving = np.arange(len(z))
     for _ in range(max_rounds):
-        predicted, jacobian = model.log_loss_and_jacobian(z)
-        low, high = model.bounds
-        jacobian = np.where((z <= low) | (z >= high), 0.0, jacobian.transpose(1, 0, 2)).transpose(1, 0, 2)
-        ratio = estimate_ratio(log_loss - predicted, jacobian, clusters)
-        if np.all(np.abs(np.log(ratio / previous)) < 1e-5):
+        predicted, jacobian = model.log_loss_and_jacobian(z[moving])
+        at_bound = (z[moving] <= low) | (z[moving] >= high)
+        jacobian = np.where(at_bound[:, None, :], 0.0, jacobian)
+        new = estimate_ratio(log_loss[moving] - predicted, jacobian, clusters)
+        settled = np.abs(np.log(new / ratio[moving])) < 1e-5
+        ratio[moving] = new
+        moving = moving[~settled]
+        if not len(moving):
             break
-        previous = ratio
-        z = levenberg_marquardt(residual_function(model, log_loss, whitening(clusters, ratio)), z, model.bounds).z
+        residuals = residual_function(model, log_loss[moving], whitening(clusters, ratio[moving]))
+        z[moving] = levenberg_marquardt(residuals, z[moving], model.bounds).z
     return z, ratio
 
 

@@ -130,7 +130,7 @@ def forecast(
     deviation = float(np.sqrt(variance + between))
     predicted = float(np.exp(mean))
     low, high = interval(predicted, deviation, degrees, True, level)
-    parameter = float(np.sqrt(max(gradient @ fit.uncertainty.covariance @ gradient, 0.0)))
+    parameter = float(np.sqrt(fit.uncertainty.degrees(gradient)[0]))
     return Forecast(
         law=fit.law,
         num_params_total=float(num_params),

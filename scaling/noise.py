@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RATIOS = np.concatenate([[0.0], np.exp(np.linspace(np.log(1e-3), np.log(1e4), 33))])
+RATIOS = np.exp(np.linspace(np.log(1e-3), np.log(1e4), 25))
 """Trial values of tau^2 / sigma^2."""
 
 
@@ -44,23 +44,32 @@ def whitening(clusters: Clusters, ratio: np.ndarray) -> np.ndarray:
     return np.eye(len(sizes)) - share[:, :, None] * clusters.averaging()
 
 
-def restricted_likelihood(
-    residual: np.ndarray, jacobian: np.ndarray, clusters: Clusters, ratio: np.ndarray
-) -> np.ndarray:
+@dataclass(frozen=True)
+class Sums:
+    """Cross products of the derivatives and the residual, of which every whitening needs only a combination."""
+
+    total: np.ndarray
+    """float64 [b, P + 1, P + 1], over all runs; the residual comes last."""
+    by_cluster: np.ndarray
+    """float64 [b, clusters, P + 1], sums within each cluster."""
+
+
+def cross_products(residual: np.ndarray, jacobian: np.ndarray, clusters: Clusters) -> Sums:
+    """Returns the sums for residuals [b, runs] and derivatives [b, runs, P]."""
+    both = np.concatenate([jacobian, residual[..., None]], axis=2)
+    member = (clusters.index == np.arange(clusters.count)[:, None]).astype(np.float64)
+    return Sums(np.matmul(np.swapaxes(both, 1, 2), both), np.matmul(member, both))
+
+
+def restricted_likelihood(sums: Sums, clusters: Clusters, ratio: np.ndarray) -> np.ndarray:
     """Returns the restricted log likelihood [b] of tau^2 / sigma^2 [b], sigma profiled out.
 
-    Args:
-      residual: float64 [b, runs], log loss minus log prediction, at any point near the optimum.
-      jacobian: float64 [b, runs, P]; zero columns are ignored.
+    Zero derivatives, of coordinates at a bound, are ignored.
     """
-    num_runs = residual.shape[1]
-    sizes = clusters.sizes[clusters.index]
-    share = 1 - 1 / np.sqrt(1 + ratio[:, None] * sizes)
-    averaging = clusters.averaging()
-    both = np.concatenate([jacobian, residual[..., None]], axis=2)
-    both = both - share[..., None] * np.matmul(averaging, both)
-    gram = np.matmul(np.swapaxes(both, 1, 2), both)
-    size = np.sqrt(np.einsum("bpp->bp", gram))
+    # The inverse covariance of a cluster of n is 1 - r / (1 + n r) times a matrix of ones.
+    share = ratio[:, None] / (1 + ratio[:, None] * clusters.sizes)
+    gram = sums.total - np.matmul(np.swapaxes(sums.by_cluster, 1, 2), share[..., None] * sums.by_cluster)
+    size = np.sqrt(np.maximum(np.einsum("bpp->bp", gram), 0.0))
     used = size[:, :-1] > 0
     size[:, :-1] = np.where(used, size[:, :-1], 1.0)
     normal = gram[:, :-1, :-1] / (size[:, :-1, None] * size[:, None, :-1])
@@ -69,11 +78,11 @@ def restricted_likelihood(
     moment = gram[:, :-1, -1] / size[:, :-1]
     fitted = np.einsum("bp,bp->b", moment, np.linalg.solve(normal, moment[..., None])[..., 0])
     left = np.maximum(gram[:, -1, -1] - fitted, 1e-300)
-    free = num_runs - used.sum(axis=1)
+    degrees = clusters.sizes.sum() - used.sum(axis=1)
     _, log_normal = np.linalg.slogdet(normal)
     log_normal = log_normal + 2 * np.log(size[:, :-1]).sum(axis=1)
     log_scale = np.log1p(ratio[:, None] * clusters.sizes).sum(axis=1)
-    return -0.5 * (free * np.log(left / free) + log_scale + log_normal)
+    return -0.5 * (degrees * np.log(left / degrees) + log_scale + log_normal)
 
 
 def estimate_ratio(residual: np.ndarray, jacobian: np.ndarray, clusters: Clusters) -> np.ndarray:
@@ -83,16 +92,21 @@ def estimate_ratio(residual: np.ndarray, jacobian: np.ndarray, clusters: Cluster
     prior proportional to tau keeps it inside: with much information it changes nothing, with little it leans
     to the safe side.
 
+    Args:
+      residual: float64 [b, runs], log loss minus log prediction, at any point near the optimum.
+      jacobian: float64 [b, runs, P].
+      clusters: of the runs.
+
     Source: Patterson and Thompson 1971; the prior is that of Chung et al. 2013, Psychometrika 78, section 3.
     """
+    sums = cross_products(residual, jacobian, clusters)
 
     def value(ratio: np.ndarray) -> np.ndarray:
-        left = restricted_likelihood(residual, jacobian, clusters, ratio)
-        return left + _log_prior(ratio, residual.shape[1])
+        return restricted_likelihood(sums, clusters, ratio) + 0.5 * np.log(ratio)
 
-    trials = np.stack([value(np.full(len(residual), ratio)) for ratio in RATIOS[1:]])
-    best = 1 + trials.argmax(axis=0)
-    low = np.log(RATIOS[np.maximum(best - 1, 1)])
+    trials = np.stack([value(np.full(len(residual), ratio)) for ratio in RATIOS])
+    best = trials.argmax(axis=0)
+    low = np.log(RATIOS[np.maximum(best - 1, 0)])
     high = np.log(RATIOS[np.minimum(best + 1, len(RATIOS) - 1)])
     golden = (np.sqrt(5) - 1) / 2
     for _ in range(30):
@@ -100,10 +114,6 @@ def estimate_ratio(residual: np.ndarray, jacobian: np.ndarray, clusters: Cluster
         goes_left = value(np.exp(left)) > value(np.exp(right))
         low, high = np.where(goes_left, low, left), np.where(goes_left, right, high)
     return np.exp(0.5 * (low + high))
-
-
-def _log_prior(ratio: np.ndarray, num_runs: int) -> np.ndarray:
-    return 0.5 * np.log(ratio / (1 + ratio))
 
 
 def likelihood(residual: np.ndarray, clusters: Clusters | None, ratio: float) -> tuple[float, float]:
@@ -121,27 +131,37 @@ def likelihood(residual: np.ndarray, clusters: Clusters | None, ratio: float) ->
 class Uncertainty:
     """Covariance of the working point and how well its noise is known, for one fit.
 
-    Variances are phi = (sigma^2, tau^2), or (sigma^2,) without clusters.
+    Variances are phi = (sigma^2, tau^2), or (sigma^2,) without clusters. Everything is kept in terms of a root, so
+    that a sum over a direction the runs say nothing about cancels exactly where the contrast does not touch it.
     """
 
-    covariance: np.ndarray
-    """float64 [P, P] of z; zero for coordinates at a bound."""
+    root: np.ndarray
+    """float64 [P, K]; the covariance of z is root metric root'. Zero rows for coordinates at a bound."""
+    metric: np.ndarray
+    """float64 [K, K]: one, plus what the estimated variances add."""
     slopes: np.ndarray
-    """float64 [len(phi), P, P], derivative of the covariance by each variance."""
+    """float64 [len(phi), K, K]; root slopes root' is the derivative of the covariance by each variance."""
     variances: np.ndarray
     """float64 [len(phi)], phi."""
     variance_covariance: np.ndarray
     """float64 [len(phi), len(phi)], covariance of the estimate of phi."""
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """The covariance of z, float64 [P, P]."""
+        return self.root @ self.metric @ self.root.T
 
     def degrees(self, contrast: np.ndarray, new_run: float = 0.0) -> tuple[float, float]:
         """Returns (variance, degrees of freedom) of contrast . z plus new_run times the noise of one new run.
 
         Source: Satterthwaite 1946, as used for mixed models by Giesbrecht and Burns 1985.
         """
-        variance = float(contrast @ self.covariance @ contrast) + new_run * float(self.variances.sum())
-        slope = np.einsum("p,kpq,q->k", contrast, self.slopes, contrast) + new_run
+        turned = contrast @ self.root
+        variance = float(turned @ self.metric @ turned) + new_run * float(self.variances.sum())
+        slope = np.einsum("p,kpq,q->k", turned, self.slopes, turned) + new_run
         doubt = float(slope @ self.variance_covariance @ slope)
-        return variance, 2 * variance**2 / doubt if doubt > 0 and variance > 0 else np.inf
+        plain = float(slope @ self.variances)  # the variance is homogeneous in phi, so this is it without the addition
+        return variance, 2 * plain**2 / doubt if doubt > 0 and plain > 0 else np.inf
 
 
 def independent_uncertainty(jacobian: np.ndarray, sigma: float, inflation: float, free: np.ndarray) -> Uncertainty:
@@ -153,11 +173,10 @@ def independent_uncertainty(jacobian: np.ndarray, sigma: float, inflation: float
       inflation: of the standard errors, for objectives other than squares.
       free: bool [P]; other coordinates are at a bound and get zero.
     """
-    inverse = _inverse_normal(jacobian, free)
+    root = _inverse_root(jacobian, free) * sigma * inflation
+    one = np.eye(root.shape[1])
     degrees = max(len(jacobian) - int(free.sum()), 1)
-    slope = inverse * inflation**2
-    doubt = np.array([[2 * sigma**4 / degrees]])
-    return Uncertainty(slope * sigma**2, slope[None], np.array([sigma**2]), doubt)
+    return Uncertainty(root, one, one[None] / sigma**2, np.array([sigma**2]), np.array([[2 * sigma**4 / degrees]]))
 
 
 def clustered_uncertainty(
@@ -165,38 +184,41 @@ def clustered_uncertainty(
 ) -> Uncertainty:
     """Returns the generalised-least-squares uncertainty with a shared effect per cluster.
 
+    The covariance includes what the estimated variances add to the error of the constants.
+
     Args:
       jacobian: float64 [runs, P], not whitened.
+      clusters: of the runs.
       sigma2, tau2: variances of a point and of a trunk.
       free: bool [P]; other coordinates are at a bound and get zero.
+
+    Source: Kenward and Roger 1997, Biometrics 53, equation 3.
     """
-    used = jacobian[:, free]
+    turn = whitening(clusters, np.array([tau2 / sigma2]))[0] / np.sqrt(sigma2)
+    root = _inverse_root(turn @ jacobian, free)
     same = (clusters.index[:, None] == clusters.index[None, :]).astype(np.float64)
-    sizes = clusters.sizes[clusters.index]
-    inverse = (np.eye(len(used)) - same * (tau2 / (sigma2 + sizes * tau2))[:, None]) / sigma2
-    scale = np.linalg.norm(used, axis=0)
-    solid = np.linalg.pinv((used / scale).T @ inverse @ (used / scale), hermitian=True) / np.outer(scale, scale)
-    weighted = inverse @ used
-    slopes = np.stack([solid @ (weighted.T @ part @ weighted) @ solid for part in (np.eye(len(used)), same)])
-    projector = inverse - weighted @ solid @ weighted.T
-    parts = [projector, projector @ same]
-    information = 0.5 * np.array([[np.sum(a * b.T) for b in parts] for a in parts])
-    index = np.ix_(free, free)
-    covariance, full = np.zeros((len(free),) * 2), np.zeros((2, len(free), len(free)))
-    covariance[index] = solid
-    for k in range(2):
-        full[k][index] = slopes[k]
-    return Uncertainty(covariance, full, np.array([sigma2, tau2]), np.linalg.pinv(information, hermitian=True))
+    parts = [turn @ turn.T, turn @ same @ turn.T]  # derivatives of the covariance of the runs, whitened
+    unit = turn @ jacobian @ root  # orthonormal columns
+    slopes = np.stack([unit.T @ part @ unit for part in parts])
+    projector = np.eye(len(unit)) - unit @ unit.T
+    halves = [projector @ part for part in parts]
+    information = 0.5 * np.array([[np.sum(a * b.T) for b in halves] for a in halves])
+    doubt = np.linalg.pinv(information, hermitian=True)
+    addition = np.zeros_like(slopes[0])
+    for i, first in enumerate(parts):
+        for j, second in enumerate(parts):
+            addition += doubt[i, j] * (unit.T @ first @ second @ unit - slopes[i] @ slopes[j])
+    addition = addition + addition.T  # twice its symmetric part
+    return Uncertainty(root, np.eye(root.shape[1]) + addition, slopes, np.array([sigma2, tau2]), doubt)
 
 
-def _inverse_normal(jacobian: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Returns (J'J)^-1 [P, P] over the free coordinates, zero elsewhere."""
+def _inverse_root(jacobian: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Returns R [P, K] with R R' = (J'J)^-1 over the free coordinates, zero rows elsewhere."""
     used = jacobian[:, free]
     scale = np.linalg.norm(used, axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     _, values, vectors = np.linalg.svd(used / scale, full_matrices=False)
-    values = np.maximum(values, 1e-10 * values.max()) if values.size else values
-    root = vectors.T / values / scale[:, None]
-    inverse = np.zeros((len(free),) * 2)
-    inverse[np.ix_(free, free)] = root @ root.T
-    return inverse
+    values = np.maximum(values, 1e-11 * values.max()) if values.size else values
+    root = np.zeros((len(free), len(values)))
+    root[free] = vectors.T / values / scale[:, None]
+    return root

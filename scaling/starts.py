@@ -2,30 +2,33 @@
 
 import functools
 import itertools
+import math
 
 import numpy as np
 
 from kleiber.scaling.model import Model
 
-GRID = {1: 256, 2: 32}
-"""Points a side for one and two nonlinear constants; more are covered by 4,096 quasi-random points."""
+GRID = {0: 1, 1: 256, 2: 1024}
+"""Points of a regular grid over up to two nonlinear constants; more constants get quasi-random points."""
 NUM_QUASI_RANDOM = 4096
 
 
 @functools.cache
-def unit_points(num_dimensions: int) -> np.ndarray:
+def unit_points(num_dimensions: int, at_least: int = 0) -> np.ndarray:
     """Returns points [count, dimensions] that cover the unit cube evenly, always the same.
 
     Source: the additive recurrence of Roberts 2018 (generalised golden ratio) beyond two dimensions.
     """
     if num_dimensions in GRID:
-        side = (np.arange(GRID[num_dimensions]) + 0.5) / GRID[num_dimensions]
-        return np.stack(np.meshgrid(*[side] * num_dimensions, indexing="ij"), -1).reshape(-1, num_dimensions)
+        side = math.ceil(max(GRID[num_dimensions], at_least) ** (1 / max(num_dimensions, 1)) - 1e-9)
+        axis = (np.arange(side) + 0.5) / side
+        grids = np.meshgrid(*[axis] * num_dimensions, indexing="ij")
+        return np.stack(grids, -1).reshape(-1, num_dimensions) if grids else np.zeros((1, 0))
     root = 2.0
     for _ in range(60):
         root = (1 + root) ** (1 / (num_dimensions + 1))
     steps = root ** -np.arange(1, num_dimensions + 1)
-    return (0.5 + np.arange(1, NUM_QUASI_RANDOM + 1)[:, None] * steps) % 1
+    return (0.5 + np.arange(1, max(NUM_QUASI_RANDOM, at_least) + 1)[:, None] * steps) % 1
 
 
 def solve_nonnegative(basis: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +72,9 @@ def start_points(model: Model, loss: np.ndarray, keep: int = 16) -> tuple[np.nda
       loss: float64 [runs], nats per token.
       keep: points kept; they are chosen apart from each other, so that several valleys are entered.
     """
-    candidates, cost = start_candidates(model, loss)
+    candidates, cost = start_candidates(model, loss, keep)
+    if keep >= len(cost):
+        return candidates, len(cost)
     order = np.argsort(cost, kind="stable")[: min(len(cost), 40 * keep)]
     spread = np.ptp(candidates[order], axis=0)
     unit = candidates[order] / np.where(spread > 0, spread, 1.0)
@@ -84,14 +89,14 @@ def start_points(model: Model, loss: np.ndarray, keep: int = 16) -> tuple[np.nda
     return candidates[order[chosen]], len(cost)
 
 
-def start_candidates(model: Model, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def start_candidates(model: Model, loss: np.ndarray, at_least: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Returns every start tried [count, P] with the linear constants solved for, and its squared relative error."""
     law, free = model.law, model.free
     groups = [tuple(name for name in group if name in free) for group in law.linear]
     groups = [group for group, whole in zip(groups, law.linear, strict=True) if group == whole]
     leaders = {group[0] for group in groups}
     searched = [name for name in free if name not in leaders]
-    points = unit_points(len(searched)) if searched else np.zeros((1, 0))
+    points = unit_points(len(searched), at_least)
     z = np.zeros((len(points), len(free)))
     for column, name in enumerate(searched):
         parameter = law[name]

@@ -1,0 +1,108 @@
+"""Runs the acceptance checks in long form and writes docs/truth.md.
+
+python -m kleiber.scaling.truth [--only T2 ...] [--replicates N] [--out docs]
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from kleiber.scaling.truth import intervals, recovery
+from kleiber.scaling.truth.designs import Finding
+
+CHECKS: dict[str, Callable[..., Finding]] = {
+    "T1": recovery.t1,
+    "T2": intervals.t2,
+    "T3": intervals.t3,
+    "T4": intervals.t4,
+    "T5": intervals.t5,
+    "T6": intervals.t6,
+    "T7": recovery.t7,
+    "T8": recovery.t8,
+    "T9": intervals.t9,
+    "T10": recovery.t10,
+    "T18": recovery.t18,
+}
+COUNTED = ("T2", "T3", "T4", "T5", "T6", "T9", "T10")
+"""Checks that simulate, so that --replicates means something."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the checks, prints and writes them; returns 0 if all pass, 3 otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m kleiber.scaling.truth", description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=CHECKS, default=list(CHECKS))
+    parser.add_argument("--replicates", type=int, help="simulated sweeps a check; each has its own default")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of truth.md and its figure")
+    options = parser.parse_args(argv)
+    findings = []
+    for name in options.only:
+        begin = time.perf_counter()
+        arguments = {"count": options.replicates} if options.replicates and name in COUNTED else {}
+        finding = CHECKS[name](**arguments)
+        findings.append(finding)
+        print(f"{'pass' if finding.passed else 'FAIL'} {text(finding)}", flush=True)
+        print(f"  ({time.perf_counter() - begin:.0f} s)\n", flush=True)
+    if set(options.only) == set(CHECKS):
+        write(findings, options.out)
+    else:
+        print("docs are written when every check runs", file=sys.stderr)
+    return 0 if all(finding.passed for finding in findings) else 3
+
+
+def text(finding: Finding) -> str:
+    """Returns a finding for the terminal."""
+    lines = [f"{finding.id}: {finding.claim}"]
+    lines += [f"  {what:<52} {measured}   [{required}]" for what, measured, required in finding.rows]
+    return "\n".join(lines)
+
+
+def write(findings: list[Finding], folder: Path) -> None:
+    """Writes truth.md and its figure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "# What the fitter was held to, and what it did",
+        "",
+        "Written by `make truth` (`python -m kleiber.scaling.truth`). Every rate is a count over simulated sweeps of a",
+        "known surface, fitted by the shipped code; +- is its Monte Carlo standard error.",
+        "",
+        "![coverage](truth.svg)",
+        "",
+    ]
+    for finding in findings:
+        verdict = "pass" if finding.passed else "**FAIL**"
+        lines += [
+            f"## {finding.id}: {finding.claim} ({verdict})",
+            "",
+            "| what | measured | required |",
+            "|---|---|---|",
+        ]
+        lines += [f"| {what} | {measured} | {required} |" for what, measured, required in finding.rows] + [""]
+    (folder / "truth.md").write_text("\n".join(lines))
+    draw(findings, folder / "truth.svg")
+
+
+def draw(findings: list[Finding], path: Path) -> None:
+    """Draws every coverage with its Monte Carlo error and what is allowed."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "kleiber"
+    rates = {label: rate for finding in findings for label, rate in finding.rates.items()}
+    figure, axes = plt.subplots(figsize=(7, 0.19 * len(rates) + 1))
+    for row, (rate, error, low, high) in enumerate(rates.values()):
+        axes.plot([low, high], [row, row], color="0.85", linewidth=6, solid_capstyle="butt", zorder=1)
+        axes.errorbar(rate, row, xerr=2 * error, fmt="o", markersize=3, color="C0", linewidth=1, zorder=2)
+    axes.set_yticks(range(len(rates)), list(rates), fontsize=7)
+    axes.axvline(0.95, color="0.6", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel("share of intervals that hold the truth (dot, two Monte Carlo errors; grey: allowed)")
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
