@@ -29,7 +29,6 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
     except (tfds.core.DatasetNotFoundError, ValueError) as mistake:
         first_line = str(mistake).strip().splitlines()[0]
         raise ValueError(f"tfds:{name} cannot be opened: {first_line}") from None
-    builder.download_and_prepare(file_format="array_record")
     texts = sorted(name for name, kind in builder.info.features.items() if isinstance(kind, tfds.features.Text))
     chosen = key or ("text" if "text" in texts else texts[0] if len(texts) == 1 else None)
     if chosen not in texts:
@@ -37,6 +36,7 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
             f"tfds:{name} has no text feature '{key or 'text'}', found {texts or 'none at all'}; choose one as "
             f"tfds:{name}#KEY."
         )
+    builder.download_and_prepare(file_format="array_record")
     held_out = next((split for split in ("validation", "test") if split in builder.info.splits), None)
     return {
         "name": f"{builder.info.full_name.removesuffix('/' + str(builder.version))}:{builder.version}",
