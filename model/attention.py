@@ -83,8 +83,15 @@ def _attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, scale: floa
     # Softmax in float32: sums of many small bfloat16 probabilities lose several digits.
     scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, MASKED)
-    weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    out_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH)
+    # Any shift gives the same softmax, so no gradient flows through the maximum. Dividing after the product touches
+    # T * H numbers in place of T * S: up to a fifth of a whole training step at d_model 24.
+    highest_BKGT = jax.lax.stop_gradient(jnp.max(scores_BKGTS, axis=-1))
+    weights_BKGTS = jnp.exp(scores_BKGTS - highest_BKGT[..., None])
+    total_BTKG = jnp.moveaxis(jnp.sum(weights_BKGTS, axis=-1), 3, 1)
+    out_BTKGH = jnp.einsum(
+        "BKGTS,BSKH->BTKGH", weights_BKGTS.astype(v_BSKH.dtype), v_BSKH, preferred_element_type=jnp.float32
+    )
+    out_BTKGH = (out_BTKGH / total_BTKG[..., None]).astype(v_BSKH.dtype)
     return out_BTKGH.reshape(batch, length, num_heads, d_head)
 
 
