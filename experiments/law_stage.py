@@ -9,7 +9,7 @@ from kleiber.experiments.cells import trunk_cells
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.record import read_json, read_records, record_path, write_json, write_table
 from kleiber.scaling.fit import fit_law
-from kleiber.scaling.forecast import Forecast, baseline_losses, forecast
+from kleiber.scaling.forecast import Forecast, baseline_losses, combined_forecast
 from kleiber.scaling.ledger import Ledger
 from kleiber.scaling.result import FitResult
 from kleiber.scaling.table import RunTable, read_table
@@ -19,17 +19,17 @@ MIN_POINTS_SO_FAR = 12
 
 
 def fit_laws(experiment: Experiment, table: RunTable) -> list[FitResult]:
-    """Returns the fit of every law of the experiment, the registered one first; trunk-shared noise is modelled."""
+    """Returns the fit of every law of the experiment, in its order; trunk-shared noise is modelled."""
     return [fit_law(table, law, cluster="trunk_id") for law in experiment.laws]
 
 
 def forecast_targets(experiment: Experiment, fits: list[FitResult]) -> dict[str, tuple[dict[str, Any], Forecast]]:
-    """Returns (planned record, forecast) of each target by name."""
+    """Returns (planned record, forecast) of each target by name; the laws of the experiment have equal say."""
     result = {}
     for cell in trunk_cells(experiment, "target"):
         (planned,) = cell.planned(experiment.name).values()
         size, tokens = planned["num_params_total"], planned["num_tokens"]
-        result[cell.target] = (planned, forecast(fits[0], size, tokens, level=experiment.level, rivals=fits[1:]))
+        result[cell.target] = (planned, combined_forecast(fits, size, tokens, experiment.level))
     return result
 
 
@@ -42,8 +42,7 @@ def forecast_so_far(experiment: Experiment, directory: Path) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             table = read_table({name: [r[name] for r in records] for name in records[0]})
-            fits = fit_laws(experiment, table)[:1]
-            forecasts = forecast_targets(experiment, fits)
+            forecasts = forecast_targets(experiment, fit_laws(experiment, table))
     except ValueError:
         return ""
     parts = [

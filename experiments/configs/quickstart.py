@@ -13,12 +13,13 @@ from kleiber.model.config import ModelConfig
 from kleiber.train.config import OptimizerConfig, TrainConfig
 
 TOKENS = {
-    24: (500_000, 1_000_000, 2_000_000, 4_000_000),
-    32: (500_000, 1_000_000, 2_000_000, 3_500_000),
-    48: (500_000, 1_000_000, 2_000_000),
-    64: (400_000, 700_000, 1_300_000),
-    96: (400_000, 500_000, 650_000),
+    24: (700_000, 1_200_000, 2_200_000, 4_000_000),
+    32: (700_000, 1_200_000, 2_200_000, 3_500_000),
+    48: (600_000, 1_100_000, 2_000_000),
+    64: (500_000, 850_000, 1_300_000),
+    96: (420_000, 520_000, 650_000),
 }
+"""Shorter runs vary by more than one percent between seeds: they measure the start of training, not the law."""
 SEEDS = (0, 1)
 
 
