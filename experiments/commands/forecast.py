@@ -16,7 +16,8 @@ class Options:
     """What `kleiber forecast` takes."""
 
     fit: tyro.conf.Positional[str]
-    """The JSON of `kleiber fit --json` (with several laws, the first is used and the others are its rivals)."""
+    """The JSON of `kleiber fit --json`, or a sweep directory. With several laws the forecast is the mean of those that
+    the runs do not dismiss, and the spread between them widens the interval."""
     num_params: float | None = None
     """Parameters of the run, as counted in the fitted table."""
     num_tokens: float | None = None
@@ -28,7 +29,7 @@ class Options:
     level: float = 0.9
     """Probability of the interval."""
     rivals: tuple[str, ...] = ()
-    """JSON files of other laws fitted to the same runs, whose disagreement widens the interval."""
+    """JSON files of other laws fitted to the same runs, to be combined with the first."""
     at: str = ""
     """Further variables of the law, as num_unique_tokens=1e9."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -48,13 +49,13 @@ def read_fits(path: str) -> list[Any]:
         data = json.loads(file.read_text())
     except json.JSONDecodeError:
         raise ValueError(f"{file} is not JSON; write a fit with kleiber fit TABLE --json > FILE.") from None
-    return [FitResult.from_json(each) for each in (data["fits"] if "fits" in data else [data])]
+    return [FitResult.from_json(each) for each in (data["fits"] if "fits" in data else [data, *data.get("rivals", [])])]
 
 
 def run(options: Options) -> int:
     """Prints the forecast; returns 0."""
     from kleiber.experiments.commands.fit import numbers
-    from kleiber.scaling.forecast import forecast, optimum
+    from kleiber.scaling.forecast import combined_forecast, optimum
 
     given = options.num_params is not None and options.num_tokens is not None
     if given == (options.flops is not None):
@@ -67,7 +68,7 @@ def run(options: Options) -> int:
         best = optimum(fit, options.flops, options.level, options.flops_per_param_token)
         params, tokens = best.num_params_total, best.num_tokens
     assert params is not None and tokens is not None
-    found = forecast(fit, params, tokens, options.level, rivals, numbers(options.at, "at"))
+    found = combined_forecast([fit, *rivals], params, tokens, options.level, numbers(options.at, "at"))
     if options.json:
         print(json.dumps({**found.to_json(), "optimum": asdict(best) if best else None}, indent=1, allow_nan=False))
         return 0

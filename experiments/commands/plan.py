@@ -5,6 +5,7 @@ example: kleiber plan quickstart
 
 import json
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +17,7 @@ from kleiber.experiments.errors import EXIT_DONE, EXIT_USAGE
 class Options:
     """Options of `kleiber plan`."""
 
-    experiment: tyro.conf.Positional[str]
+    experiment: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT")]
     """Path of a config file, or the name of a shipped experiment."""
     workers: int | None = None
     """Local worker processes to plan for; default one for each core."""

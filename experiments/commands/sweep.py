@@ -6,6 +6,7 @@ example: kleiber sweep quickstart --out out/quickstart
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +17,7 @@ from kleiber.experiments.config_file import load_experiment
 class Options:
     """Options of `kleiber sweep`."""
 
-    experiment: tyro.conf.Positional[str]
+    experiment: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT")]
     """Path of a config file, or the name of a shipped experiment."""
     out: Path | None = None
     """Sweep directory; default out/NAME."""

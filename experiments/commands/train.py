@@ -6,6 +6,7 @@ example: kleiber train quickstart --set model.d_model=64 --set num_tokens=500000
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +17,7 @@ from kleiber.experiments.config_file import load_experiment, set_field
 class Options:
     """Options of `kleiber train`."""
 
-    experiment: tyro.conf.Positional[str]
+    experiment: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT")]
     """Path of a config file, or the name of a shipped experiment."""
     trunk: int = 0
     """Which trunk of the experiment, counted from 0 in the order of the config."""
