@@ -1,0 +1,81 @@
+"""Claims about `--json`: one whole object on standard output, with the keys that docs/json.md names."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from kleiber.experiments.cli import main
+
+PAGE = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
+
+
+def documented(section: str) -> set[str]:
+    """Returns the keys in the first column of a section's table."""
+    text = PAGE.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return {
+        key for row in re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE) for key in re.findall(r"`(\w+)`", row)
+    }
+
+
+def refuse_constant(name: str) -> float:
+    raise AssertionError(f"{name} is not JSON")
+
+
+@pytest.fixture
+def printed(capsys):
+    """Returns a function that runs a command line and returns the object it printed."""
+
+    def run(*words: str) -> dict:
+        assert main([*words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out, parse_constant=refuse_constant)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a table of losses that follow an additive law, with a ripple of a thousandth."""
+    rows = ["params,tokens,val_loss"]
+    for i, params in enumerate((1e6, 3e6, 1e7, 3e7, 1e8)):
+        for j, tokens in enumerate((2e7, 1e8, 5e8, 2e9, 1e10)):
+            ripple = 1 + 1e-3 * math.sin(7 * i + 13 * j)
+            rows.append(f"{params},{tokens},{(1.7 + 400 / params**0.34 + 410 / tokens**0.28) * ripple}")
+    path = tmp_path_factory.mktemp("json") / "runs.csv"
+    path.write_text("\n".join(rows))
+    return path
+
+
+def fit_line(table: Path) -> list[str]:
+    return ["fit", str(table), "--columns", "loss=val_loss,num_params_total=params,num_tokens=tokens"]
+
+
+def test_plan_prints_what_is_documented(printed):
+    assert set(printed("plan", "miniature")) == documented("kleiber plan")
+
+
+def test_fit_prints_what_is_documented(printed, table):
+    assert set(printed(*fit_line(table))) == documented("kleiber fit")
+
+
+def test_forecast_prints_what_is_documented(printed, table, tmp_path):
+    (tmp_path / "fit.json").write_text(json.dumps(printed(*fit_line(table))))
+    budget = printed("forecast", str(tmp_path / "fit.json"), "--flops", "1e19")
+    assert set(budget) == documented("kleiber forecast")
+    assert {"flops", "num_params_total", "num_tokens"} < set(budget["optimum"])
+
+
+def test_laws_print_what_is_documented(printed):
+    assert set(printed("laws")) == documented("kleiber laws")
+
+
+def test_data_list_prints_what_is_documented(printed):
+    assert set(printed("data", "list")) == documented("kleiber data list")
+
+
+def test_every_verb_with_json_has_a_section():
+    commands = (Path(__file__).parent.parent / "experiments" / "commands").glob("[!_]*.py")
+    verbs = {path.stem for path in commands if re.search(r"^    json: ", path.read_text(), flags=re.MULTILINE)}
+    assert {verb for verb in verbs if f"kleiber {verb}" not in PAGE} == set()
