@@ -1,5 +1,7 @@
 """Any text dataset of TFDS as a corpus: which of its features is the text, and which documents are held out."""
 
+import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,7 +38,8 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
             f"tfds:{name} has no text feature '{key or 'text'}', found {texts or 'none at all'}; choose one as "
             f"tfds:{name}#KEY."
         )
-    builder.download_and_prepare(file_format="array_record")
+    with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to --json
+        builder.download_and_prepare(file_format="array_record")
     held_out = next((split for split in ("validation", "test") if split in builder.info.splits), None)
     return {
         "name": f"{builder.info.full_name.removesuffix('/' + str(builder.version))}:{builder.version}",

@@ -100,10 +100,10 @@ def write_split(folder: Path, manifest: dict[str, Any], split: str, encoder: Tok
     """
     dtype = np.dtype(np.uint8 if encoder.vocab_size <= 256 else np.uint16)
     digest = hashlib.sha256()
-    lengths: list[int] = []
-    groups: list[int] = []
+    lengths = [np.zeros(1, np.int64)]  # an array a record, because a list of numbers takes five times the memory
+    groups: list[np.ndarray] = []
     numbers: dict[str, int] = {}
-    num_text_bytes = 0
+    num_groups = num_text_bytes = 0
     path = into / f"{split}.tokens.npy"
     with path.open("wb") as file:
         write_header(file, dtype, 0)
@@ -113,22 +113,29 @@ def write_split(folder: Path, manifest: dict[str, Any], split: str, encoder: Tok
             num_text_bytes += len(text)
             encoded = encoder.encode(documents)
             file.write(np.concatenate(encoded).astype(dtype, copy=False).tobytes())
-            lengths += [len(ids) for ids in encoded]
-            groups += [numbers.setdefault(group or str(len(groups) + i), len(numbers)) for i in range(len(encoded))]
+            lengths.append(np.array([len(ids) for ids in encoded]))
+            if group:
+                number = numbers.setdefault(group, num_groups)
+                groups.append(np.full(len(encoded), number))
+                num_groups = max(num_groups, number + 1)
+            else:  # each document is a group of its own
+                groups.append(np.arange(num_groups, num_groups + len(encoded)))
+                num_groups += len(encoded)
+        offsets = np.cumsum(np.concatenate(lengths))
         file.seek(0)
-        write_header(file, dtype, sum(lengths))
+        write_header(file, dtype, int(offsets[-1]))
     if digest.hexdigest() != manifest["splits"][split]["sha256"]:
         raise ValueError(
             f"the records of split '{split}' in {folder} are damaged: delete that folder and prepare again."
         )
-    np.save(into / f"{split}.offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-    np.save(into / f"{split}.groups.npy", np.array(groups, np.int32))
+    np.save(into / f"{split}.offsets.npy", offsets)
+    np.save(into / f"{split}.groups.npy", np.concatenate(groups).astype(np.int32))
     files = [into / f"{split}.{part}.npy" for part in ("tokens", "offsets", "groups")]
     return {
-        "num_tokens": sum(lengths),
-        "num_documents": len(lengths),
+        "num_tokens": int(offsets[-1]),
+        "num_documents": len(offsets) - 1,
         "num_text_bytes": num_text_bytes,
-        "blake3": {file.name: blake3(file.read_bytes()).hexdigest() for file in files},
+        "blake3": {file.name: blake3().update_mmap(file).hexdigest() for file in files},
     }
 
 
