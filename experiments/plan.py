@@ -9,6 +9,8 @@ from kleiber.experiments.cells import TrunkCell, trunk_cells
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.speed import SpeedEstimate, estimate_speed
 from kleiber.model.counts import memory_bytes
+from kleiber.scaling.design import expected_errors
+from kleiber.scaling.simulate import RunNoise
 
 MIN_RATIO_SPREAD = 4.0
 """Largest over smallest tokens per parameter below which a design cannot tell the two exponents apart (laws within a
@@ -108,7 +110,7 @@ def make_plan(experiment: Experiment, num_workers: int) -> Plan:
     fit_cells, target_cells = trunk_cells(experiment, "fit"), trunk_cells(experiment, "target")
     points = [p for cell in fit_cells for p in cell.planned("").values()]
     targets = [p for cell in target_cells for p in cell.planned("").values()]
-    expected = expected_errors(experiment, points, targets) if experiment.laws else {}
+    expected = expectation(experiment, points, targets) if experiment.laws else {}
     refusals, warnings = _objections(experiment, points)
     speed = estimate_speed()
     return Plan(experiment, num_workers, fit_cells, target_cells, speed, expected, refusals, warnings)
@@ -116,7 +118,8 @@ def make_plan(experiment: Experiment, num_workers: int) -> Plan:
 
 def _objections(experiment: Experiment, points: list[dict[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns (refusals, warnings) of a design."""
-    refusals, warnings = [], []
+    refusals: list[str] = []
+    warnings: list[str] = []
     short = [p for p in points if p["num_steps"] < MIN_STEPS_AFTER_WARMUP]
     if short:
         warnings.append(f"{len(short)} points have fewer than {MIN_STEPS_AFTER_WARMUP} steps: start-up, not the law")
@@ -140,40 +143,29 @@ def _objections(experiment: Experiment, points: list[dict[str, Any]]) -> tuple[t
     return tuple(refusals), tuple(warnings)
 
 
-def expected_errors(experiment: Experiment, points: list[dict], targets: list[dict]) -> dict[str, dict[str, float]]:
+def expectation(experiment: Experiment, points: list[dict], targets: list[dict]) -> dict[str, dict[str, float]]:
     """Returns the standard errors to expect if the experiment's assumed law and noise were true.
-
-    The linearised (Fisher) covariance of log E, log A, log B, alpha, beta under trunk noise tau and point noise sigma.
 
     Returns:
       {"exponents": {"alpha", "beta"}, "forecasts": {target: relative standard error of its forecast}}; empty when the
       design cannot identify the law.
     """
     assumed = experiment.assumed
-    design = _jacobian(assumed, points)
-    trunks = np.array([p["trunk_id"] for p in points])
-    noise = assumed.trunk_noise**2 * (trunks[:, None] == trunks[None, :]) + assumed.point_noise**2 * np.eye(len(points))
-    information = design.T @ np.linalg.solve(noise, design)
-    if np.linalg.cond(information) > 1e14:
+    names = ("num_params_total", "num_tokens")
+    expected = expected_errors(
+        "chinchilla",
+        {name: getattr(assumed, name) for name in ("E", "A", "B", "alpha", "beta")},
+        {name: np.array([point[name] for point in points], np.float64) for name in names},
+        RunNoise(assumed.point_noise, assumed.trunk_noise),
+        targets={name: np.array([point[name] for point in targets], np.float64) for name in names},
+        trunk=[point["trunk_id"] for point in points],
+    )
+    if expected.is_singular:
         return {}
-    covariance = np.linalg.inv(information)
-    errors = np.sqrt(np.diag(covariance))
-    forecasts = {}
-    if targets:
-        rows = _jacobian(assumed, targets)
-        variances = np.einsum("ij,jk,ik->i", rows, covariance, rows) + assumed.trunk_noise**2 + assumed.point_noise**2
-        forecasts = {p["target"]: float(e) for p, e in zip(targets, np.sqrt(variances), strict=True)}
-    return {"exponents": {"alpha": float(errors[3]), "beta": float(errors[4])}, "forecasts": forecasts}
-
-
-def _jacobian(assumed: Any, points: list[dict]) -> np.ndarray:
-    """Returns d log L / d (log E, log A, log B, alpha, beta) at each point, float64 [points, 5]."""
-    n = np.array([p["num_params_total"] for p in points], np.float64)
-    d = np.array([p["num_tokens"] for p in points], np.float64)
-    size, data = assumed.A * n**-assumed.alpha, assumed.B * d**-assumed.beta
-    loss = assumed.E + size + data
-    columns = [np.full_like(n, assumed.E), size, data, -size * np.log(n), -data * np.log(d)]
-    return np.stack(columns, axis=1) / loss[:, None]
+    return {
+        "exponents": {name: expected.standard_errors[name] for name in ("alpha", "beta")},
+        "forecasts": {p["target"]: float(e) for p, e in zip(targets, expected.new_run, strict=True)},
+    }
 
 
 def _schedule(seconds: list[float], num_workers: int) -> float:
