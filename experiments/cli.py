@@ -3,9 +3,10 @@
 import difflib
 import importlib
 import os
+import signal
 import sys
 
-from kleiber.experiments.errors import EXIT_DONE, EXIT_USAGE
+from kleiber.experiments.errors import EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
 
 VERBS = {
     "plan": "cells, counts, FLOPs, seconds and expected standard errors of an experiment; starts nothing",
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import tyro
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a Ctrl-C: save, say so, exit 75
     command = importlib.import_module(f"kleiber.experiments.commands.{verb}")
     try:
         options = tyro.cli(command.Options, prog=f"kleiber {verb}", args=argv[1:], description=command.__doc__)
@@ -59,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_USAGE
     except KeyboardInterrupt:
         print(f"\nkleiber {verb}: interrupted; the same line goes on from what is saved", file=sys.stderr)
-        return 75
+        return EXIT_RESUMABLE
 
 
 if __name__ == "__main__":
