@@ -147,7 +147,7 @@ def _numbers(results: SweepResults) -> str:
     sizes, lengths = _values(results, "num_params_total"), _values(results, "num_tokens")
     seeds = len({r.get("seed") for r in rows})
     return (
-        f"{len(rows)} fitted points on {len({r['trunk_id'] for r in rows})} trunks with {seeds} distinct seeds; "
+        f"{len(rows)} fitted points on {len({r['trunk_id'] for r in rows})} trunks, {seeds} distinct seeds; "
         f"{sizes[0]:,} to {sizes[-1]:,} parameters, {lengths[0]:,} to {lengths[-1]:,} tokens (targets included)"
     )
 

@@ -6,6 +6,7 @@ from matplotlib.colors import to_hex
 
 from kleiber.scaling.figures.forecast import forecast_against_truth, forecast_claim, hero
 from kleiber.scaling.figures.law import optimal_frontier, parameters_by_law, residuals
+from kleiber.scaling.figures.levels import Series, best_level, varied_levels
 from kleiber.scaling.figures.runs import fitted_surface, isoflop_slices, loss_curves
 from kleiber.scaling.figures.study import Curve, Estimates, Points, Target, cost_model, frontier, loss_at_budget, smooth
 from kleiber.scaling.figures.style import claim_of, count, percent, size_colors
@@ -56,7 +57,12 @@ def test_hero_draws_every_run_and_every_target(points):
 def test_hero_without_law_or_targets_still_shows_the_runs(points):
     figure = hero(points, None)
     assert dots(figure.axes[0]) == 24 and len(figure.axes) == 1
-    assert claim_of(figure) == "Runs measured so far; no law is fitted"
+    assert claim_of(figure) == "24 runs measured, loss 1.216 to 1.792"
+
+
+def test_a_single_run_is_a_figure_too():
+    alone = Points(np.array([1e5]), np.array([1e6]), np.array([6e11]), np.array([1.5]), ("t",))
+    hero(alone, None).draw_without_rendering()
 
 
 def test_hero_shades_what_was_not_trained_from_the_largest_run_on(points):
@@ -67,11 +73,11 @@ def test_hero_shades_what_was_not_trained_from_the_largest_run_on(points):
 @pytest.mark.parametrize(
     ("targets", "claim"),
     [
-        ([target()], "Forecast +0.20 % at 4× compute, inside ±1.0 %"),
-        ([target(shift=-0.03)], "Forecast −3.0 % at 4× compute, OUTSIDE ±1.0 %"),
-        ([target(observed=False)], "Forecast registered at 4× compute, to ±1.0 %: not measured yet"),
+        ([target()], "Forecast +0.20 % at 4× compute, inside ±1.00 %"),
+        ([target(shift=-0.03)], "Forecast −3.00 % at 4× compute, OUTSIDE ±1.00 %"),
+        ([target(observed=False)], "Forecast registered at 4× compute, to ±1.00 %: not measured yet"),
         ([target(), target("b", 0.005)], "Forecasts within 0.50 % at 4× compute, both inside their intervals"),
-        ([target(), target("b", 0.02)], "Forecasts within 2.0 % at 4× compute, only 1 of 2 inside their intervals"),
+        ([target(), target("b", 0.02)], "Forecasts within 2.00 % at 4× compute, only 1 of 2 inside their intervals"),
         ([], "The law is fitted; no forecast was registered"),
     ],
 )
@@ -170,8 +176,28 @@ def test_a_baseline_that_wins_is_said_so_and_dollar_signs_are_text():
     assert "rival $y forecasts better" in claim_of(figure)
 
 
+def test_the_best_level_is_the_vertex_of_the_parabola_that_made_the_losses():
+    rates = 0.004 * 2 ** np.arange(0, 3.5, 0.5)
+    series = [
+        Series("", size, 5e5, rates, 1.5 * np.exp(0.02 * np.log2(rates / best) ** 2))
+        for size, best in ((2e4, 0.011), (2.4e5, 0.0155))
+    ]
+    assert best_level(series[0]) == pytest.approx(0.011, rel=1e-6)
+    octaves = np.log2(0.0155 / 0.011)
+    assert claim_of(varied_levels(series, "learning rate")) == (
+        f"Best learning rate moves {octaves:.2f} octaves over 12× parameters"
+    )
+
+
+def test_a_lowest_loss_at_the_end_of_the_range_gives_no_best_level():
+    rates = np.array([0.001, 0.002, 0.004])
+    series = Series("", 2e4, 5e5, rates, np.array([1.5, 1.4, 1.3]))
+    assert best_level(series) is None
+    assert "end of the range" in claim_of(varied_levels([series], "learning rate"))
+
+
 @pytest.mark.parametrize(
-    ("fraction", "words"), [(-0.0043, "−0.43 %"), (0.012, "+1.2 %"), (0.175, "+18 %"), (0.0, "+0.00 %")]
+    ("fraction", "words"), [(-0.0043, "−0.43 %"), (0.012, "+1.20 %"), (0.175, "+18 %"), (0.0, "+0.00 %")]
 )
-def test_percentages_carry_two_figures_and_a_true_minus(fraction, words):
+def test_percentages_are_rounded_sensibly_with_a_true_minus(fraction, words):
     assert percent(fraction, signed=True).replace("\N{NO-BREAK SPACE}", " ") == words

@@ -16,9 +16,10 @@ import pytest
 from kleiber.experiments.checklist import checklist
 from kleiber.experiments.cli import main
 from kleiber.experiments.commands.report import FigureName
-from kleiber.experiments.report import drawing, story
+from kleiber.experiments.report import drawing, story, tables
 from kleiber.experiments.report.build import ReportPaths, build_report
-from kleiber.experiments.report.results import read_results
+from kleiber.experiments.report.results import read_results, varied_knob
+from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fit import fit_law
 from kleiber.scaling.forecast import baseline_losses, forecast
 from kleiber.scaling.ledger import Ledger
@@ -185,7 +186,7 @@ def test_the_report_has_every_section_and_all_eight_figures(page):
         "The ledger", "The chain of hashes is whole over all 4 lines",
     ):  # fmt: skip
         assert words in page
-    assert page.count('src="IMAGE"') == len(drawing.FIGURES) == 8
+    assert page.count('src="IMAGE"') == 8
 
 
 def test_the_verdict_and_the_figure_come_before_the_details(page):
@@ -237,6 +238,31 @@ def test_a_partial_sweep_gets_a_report_that_says_what_is_missing(partial):
     assert "Not drawn (slices, surface, frontier): no law has been fitted yet" in page
 
 
+def test_a_study_of_learning_rates_without_a_law_opens_with_that_figure(tmp_path):
+    rates = (0.004, 0.008, 0.016)
+    rows = [
+        record(d, 0, 500_000, law(SIZES[d], 5e5) * (1 + 0.01 * abs(math.log2(rate / 0.008))), learning_rate=rate)
+        | {"run_id": f"d{d}-{rate}"}
+        for d in (24, 96)
+        for rate in rates
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
+    trunks = [trunk_config(d, 0, [500_000]) for d in (24, 96) for _ in rates]
+    experiment = {"name": "rates", "question": "Which?", "trunks": trunks, "targets": [], "laws": []}
+    (tmp_path / "experiment.json").write_text(json.dumps(experiment))
+    study = drawing.Study(read_results(tmp_path))
+    assert varied_knob(study.results) == "learning_rate"
+    assert "octaves over 12× parameters" in claim_of(drawing.draw(study, "levels"))
+    assert story.verdict(study)[0] == "good" and story.gate_of(study) == []
+    with pytest.raises(drawing.NotThereYet, match="the experiment fits no law"):
+        drawing.draw(study, "slices")
+
+
+def test_a_fit_that_cannot_be_read_is_named_as_missing(finished, tmp_path):
+    study = drawing.Study(replace(read_results(finished), fit={"law": "chinchilla"}))
+    assert "fit.json cannot be used" in tables.missing_box(study).html
+
+
 def test_summary_states_errors_as_forecast_over_measured(finished):
     study = drawing.Study(read_results(finished))
     for target in story.summary(study)["targets"]:
@@ -255,13 +281,13 @@ def test_an_edited_ledger_is_called_out(finished, tmp_path):
     shutil.copytree(finished, copy)
     lines = (copy / "ledger.jsonl").read_text().replace('"level": 0.9', '"level": 0.5', 1)
     (copy / "ledger.jsonl").write_text(lines)
-    assert "cannot be trusted" in story.ledger_table(drawing.Study(read_results(copy))).html
+    assert "cannot be trusted" in tables.ledger_table(drawing.Study(read_results(copy))).html
 
 
 def test_checklist_answers_from_the_directory_and_marks_what_nobody_recorded(finished):
     items = {item.question: item for item in checklist(read_results(finished))}
     assert [q for q, item in items.items() if item.is_missing] == ["Loss lost to untuned learning rates, measured"]
-    assert items["Number, seeds, ranges"].answer.startswith("34 fitted points on 10 trunks with 2 distinct seeds")
+    assert items["Number, seeds, ranges"].answer.startswith("34 fitted points on 10 trunks, 2 distinct seeds")
     assert "2 points lost" in items["Which points were dropped, and why?"].answer
 
 

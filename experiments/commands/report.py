@@ -13,7 +13,7 @@ import tyro
 
 from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE
 
-FigureName = Literal["hero", "curves", "slices", "surface", "frontier", "residuals", "parameters", "truth"]
+FigureName = Literal["hero", "curves", "slices", "surface", "frontier", "residuals", "parameters", "truth", "levels"]
 
 
 @dataclass(frozen=True)

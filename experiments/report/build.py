@@ -1,4 +1,7 @@
-"""Executes the notebook of a sweep and writes report.ipynb and one self-contained report.html."""
+"""Executes the notebook of a sweep and writes report.ipynb and one self-contained report.html.
+
+Needs the packages of `kleiber[notebook]`; importing this module raises ModuleNotFoundError without them.
+"""
 
 import os
 import sys
@@ -6,6 +9,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import ipykernel  # noqa: F401  the kernel needs it and matplotlib: better to miss them here, before it starts
+import jupytext
+import matplotlib  # noqa: F401
+import nbformat
+from jinja2 import DictLoader
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import DeadKernelError
+from nbconvert.exporters import HTMLExporter
 
 from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.files import write_whole
@@ -37,7 +51,6 @@ def build_report(directory: Path) -> ReportPaths:
     Raises:
       FileNotFoundError: there is no such sweep directory.
       RuntimeError: the notebook's kernel died; the message holds its last words.
-      ModuleNotFoundError: the packages of `kleiber[notebook]` are not installed.
     """
     results = read_results(directory)
     notebook, problems = execute(results.directory)
@@ -47,8 +60,6 @@ def build_report(directory: Path) -> ReportPaths:
         summary=summary(Study(results)),
         problems=tuple(problems),
     )
-    import nbformat
-
     write_whole(paths.ipynb, nbformat.writes(notebook) + "\n")
     write_whole(paths.html, to_html(notebook, results))
     return paths
@@ -60,10 +71,6 @@ def execute(directory: Path) -> tuple[Any, list[str]]:
     The kernel is this very Python, whatever kernels are registered. It works in an empty folder of its own, with no
     start-up files, so that nothing lying in the sweep directory or at home becomes code.
     """
-    import jupytext
-    from nbclient import NotebookClient
-    from nbclient.exceptions import DeadKernelError
-
     notebook = jupytext.read(FOLDER / "notebook.py")
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     for index, cell in enumerate(notebook.cells):
@@ -102,8 +109,6 @@ def execute(directory: Path) -> tuple[Any, list[str]]:
 
 def _kernel_manager(scratch: str) -> Any:
     """Returns the manager of a kernel that is the Python running now."""
-    from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import AsyncKernelManager
 
     class ThisPython(AsyncKernelManager):
         @property
@@ -121,9 +126,6 @@ def _kernel_manager(scratch: str) -> Any:
 
 def to_html(notebook: Any, results: SweepResults) -> str:
     """Returns the executed notebook as one page: code folded away, images inside, nothing asked of the network."""
-    from jinja2 import DictLoader
-    from nbconvert.exporters import HTMLExporter
-
     page = (FOLDER / "page.html").read_text(encoding="utf-8")
     exporter = HTMLExporter(
         template_name="basic",

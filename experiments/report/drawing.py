@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kleiber.experiments.report.results import SweepResults, curves_of, points_of, targets_of
+from kleiber.experiments.report.results import SweepResults, curves_of, points_of, series_of, targets_of, varied_knob
 from kleiber.scaling.figures import forecast as forecast_figures
 from kleiber.scaling.figures import law as law_figures
+from kleiber.scaling.figures import levels as level_figures
 from kleiber.scaling.figures import runs as run_figures
 from kleiber.scaling.figures.fitted import FittedLaw, estimates_of
 from kleiber.scaling.figures.study import Points, Target, cost_model
@@ -57,7 +58,8 @@ class Study:
           NotThereYet: there is no fit, or its file is not one.
         """
         if self.results.fit is None:
-            raise NotThereYet("no law has been fitted yet")
+            asked = self.results.experiment.get("laws", True)
+            raise NotThereYet("no law has been fitted yet" if asked else "the experiment fits no law")
         try:
             return [FitResult.from_json(part) for part in (self.results.fit, *self.results.fit.get("rivals", ()))]
         except ValueError as problem:
@@ -68,6 +70,17 @@ class Study:
         """The registered law."""
         level = float(self.results.experiment.get("level", 0.9))
         return FittedLaw(self.fits[0], level, tuple(self.fits[1:]))
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """What is missing or damaged, a fit that cannot be used included."""
+        if self.results.fit is None or self.is_fitted:
+            return self.results.gaps
+        try:
+            self.fits  # noqa: B018  raises, saying why
+        except NotThereYet as gap:
+            return (*self.results.gaps, str(gap))
+        return self.results.gaps
 
     @property
     def is_fitted(self) -> bool:
@@ -149,6 +162,13 @@ def other_forecasts(study: Study) -> dict[str, dict[str, float]]:
     return said
 
 
+def _levels(study: Study) -> "Figure":
+    knob = varied_knob(study.results)
+    if knob is None:
+        raise NotThereYet("no learning rate, batch size or factor takes three levels at equal size and length")
+    return level_figures.varied_levels(series_of(study.results, knob), knob.replace("_", " "), study.results.sizes)
+
+
 FIGURES: dict[str, Callable[[Study], Any]] = {
     "hero": _hero,
     "curves": _curves,
@@ -158,6 +178,7 @@ FIGURES: dict[str, Callable[[Study], Any]] = {
     "residuals": _residuals,
     "parameters": _parameters,
     "truth": _truth,
+    "levels": _levels,
 }
 """Name -> what draws it; `kleiber report DIR --figure NAME` writes one alone."""
 

@@ -17,9 +17,8 @@ from pathlib import Path
 
 from IPython.display import HTML, Image, display
 
-from kleiber.experiments import checklist
-from kleiber.experiments.report import drawing, markup, story
-from kleiber.experiments.report.results import read_results
+from kleiber.experiments.report import drawing, markup, story, tables
+from kleiber.experiments.report.results import read_results, varied_knob
 from kleiber.scaling.figures.style import claim_of
 
 study = drawing.Study(read_results(Path(os.environ["KLEIBER_SWEEP_DIR"])))
@@ -36,7 +35,7 @@ def show(*names: str) -> None:
         except drawing.NotThereYet as gap:
             gaps.setdefault(str(gap), []).append(name)
         else:
-            display(Image(drawing.png(figure), format="png", width=1012, alt=claim_of(figure)))
+            display(Image(drawing.png(figure), format="png", width=1060, alt=claim_of(figure)))
     for reason, waiting in gaps.items():
         display(markup.callout(f"Not drawn ({', '.join(waiting)}): {reason}.", "wait"))
 
@@ -49,12 +48,15 @@ display(markup.callout(sentence, mood))
 display(story.headline_tiles(study))
 
 # %%
-show("hero")
+asks_for_a_law = bool(experiment.get("laws", True))
+knob = varied_knob(study.results)
+show("levels" if knob and not asks_for_a_law else "hero")
 
 # %%
-display(story.forecast_table(study))
-display(story.gate_table(study))
-display(story.missing_box(study))
+if asks_for_a_law:
+    display(tables.forecast_table(study))
+    display(tables.gate_table(study))
+display(tables.missing_box(study))
 
 # %% [markdown]
 # ## What was measured
@@ -62,6 +64,8 @@ display(story.missing_box(study))
 # %%
 display(markup.paragraph(*story.measured_sentences(study)))
 show("curves")
+if knob and asks_for_a_law:
+    show("levels")
 
 # %% [markdown]
 # ## The law
@@ -69,7 +73,7 @@ show("curves")
 # Loss as a function of size and training length, fitted to the log losses of all finished runs at once.
 
 # %%
-display(story.if_there(lambda s: markup.paragraph(*story.law_sentences(s)), study))
+display(tables.if_there(lambda s: markup.paragraph(*story.law_sentences(s)), study))
 show("slices", "surface", "frontier")
 
 # %% [markdown]
@@ -80,15 +84,16 @@ show("slices", "surface", "frontier")
 
 # %%
 show("residuals", "parameters")
-display(story.if_there(story.comparison_table, study))
-display(story.if_there(story.identifiability_box, study))
+display(tables.if_there(lambda s: markup.paragraph(story.form_sentence(s)), study))
+display(tables.if_there(tables.comparison_table, study))
+display(tables.if_there(tables.identifiability_box, study))
 show("truth")
 
 # %% [markdown]
 # ## Constants
 
 # %%
-display(story.if_there(story.parameter_table, study))
+display(tables.if_there(tables.parameter_table, study))
 
 # %% [markdown]
 # ## Reporting checklist
@@ -96,9 +101,7 @@ display(story.if_there(story.parameter_table, study))
 # Filled by the software from the sweep directory. What is marked missing was not recorded by anyone.
 
 # %%
-items = checklist.checklist(study.results)
-rows = [(i.topic, i.question, markup.badge(False, no="missing") if i.is_missing else i.answer) for i in items]
-display(markup.table(("topic", "question", "answer"), rows))
+display(tables.checklist_table(study))
 
 # %% [markdown]
 # ## Every run
@@ -107,8 +110,8 @@ display(markup.table(("topic", "question", "answer"), rows))
 # all their columns, are in `table.parquet`.
 
 # %%
-display(story.lost_table(study))
-display(story.run_table(study))
+display(tables.lost_table(study))
+display(tables.run_table(study))
 
 # %% [markdown]
 # ## The ledger
@@ -116,4 +119,4 @@ display(story.run_table(study))
 # Each line carries the hash of the line before, so a forecast cannot be changed after its run without showing.
 
 # %%
-display(story.ledger_table(study))
+display(tables.ledger_table(study))

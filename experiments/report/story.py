@@ -1,12 +1,11 @@
-"""What the report says in words and tables, every number taken from the sweep."""
+"""What the report says in words, every number taken from the sweep: verdict, summary, sentences."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from kleiber.experiments.report.drawing import NotThereYet, Study
-from kleiber.experiments.report.markup import Markup, badge, bullets, callout, code, table, tiles
+from kleiber.experiments.report.drawing import Study, other_forecasts
+from kleiber.experiments.report.markup import Markup, tiles
 from kleiber.experiments.report.results import SweepResults
 from kleiber.scaling.figures.forecast import forecast_claim
 from kleiber.scaling.figures.style import compute, count, listing, percent
@@ -19,7 +18,7 @@ def gate_of(study: Study) -> list[dict[str, Any]]:
     """
     results = study.results
     if "gate" in results.result:
-        return list(results.result["gate"])
+        return [{**item, "claim": item["claim"].replace("+-", "±")} for item in results.result["gate"]]
     if not study.is_fitted or not results.experiment:
         return []
     from kleiber.experiments.config_file import from_data
@@ -31,7 +30,8 @@ def gate_of(study: Study) -> list[dict[str, Any]]:
     except (ValueError, TypeError, KeyError):
         return []
     summary = {"residual_rms": study.fits[0].residual_rms, "targets": _scored(results)}
-    return gate_verdict(experiment, summary)
+    verdicts = gate_verdict(experiment, summary)
+    return [{**item, "claim": item["claim"].replace("+-", "±")} for item in verdicts]
 
 
 def _scored(results: SweepResults) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def summary(study: Study) -> dict[str, Any]:
             for t in study.targets
         ],
         "gate": gate,
-        "missing": list(results.gaps),
+        "missing": list(study.gaps),
     }
 
 
@@ -123,6 +123,9 @@ def headline_tiles(study: Study) -> Markup:
             )
         )
         items.append((f"±{percent(max(t.half_width for t in study.targets))}", "widest interval", ""))
+    losses = [r["loss"] for r in study.results.fitted]
+    if losses and not study.is_fitted:
+        items.append((f"{min(losses):.4f}", "lowest loss, nats per token", ""))
     if study.is_fitted:
         items.append((percent(study.fits[0].residual_rms), f"rms residual of {study.fits[0].law}", ""))
     items.append(
@@ -135,52 +138,6 @@ def headline_tiles(study: Study) -> Markup:
     return tiles(items)
 
 
-def forecast_table(study: Study) -> Markup:
-    """Returns each registered forecast with its interval, its outcome and the runs behind it."""
-    if not study.targets:
-        return callout("No forecast has been registered.", "wait")
-    outcomes = {e["target"]: e for e in study.results.ledger if e.get("event") == "outcome"}
-    rows = [
-        (
-            t.name,
-            count(t.num_params),
-            count(t.num_tokens),
-            f"{t.num_tokens / t.num_params:.3g}",
-            f"{t.compute_ratio:.1f}×",
-            f"{t.predicted:.4f}",
-            f"[{t.low:.4f}, {t.high:.4f}]",
-            None if t.observed is None else f"{t.observed:.4f}",
-            None if t.signed_error is None else percent(t.signed_error, signed=True),
-            badge(t.is_inside, "inside", "outside"),
-            code(outcomes.get(t.name, {}).get("run_id", "")),
-        )
-        for t in study.targets
-    ]
-    level = f"{100 * study.targets[0].level:g} % interval"
-    headers = (
-        "target", "params", "tokens", "tokens / param", "compute", "forecast", level, "measured", "error", "verdict",
-        "run",
-    )  # fmt: skip
-    return table(headers, rows)
-
-
-def gate_table(study: Study) -> Markup:
-    """Returns the experiment's promises, each with its verdict."""
-    gate = gate_of(study)
-    if not gate:
-        limits = study.results.experiment.get("gate")
-        return callout("No verdict yet: the fit is missing." if limits else "The experiment makes no promise.", "wait")
-    return table(("promise", "verdict"), [(g["claim"], badge(bool(g["passed"]), "holds", "fails")) for g in gate])
-
-
-def missing_box(study: Study) -> Markup:
-    """Returns what the sweep has not made, or says that nothing is missing."""
-    gaps = study.results.gaps
-    if not gaps:
-        return callout("Nothing is missing: every planned run is measured and every forecast is tested.", "good")
-    return callout(Markup(f"<b>What is missing</b>{bullets(gaps).html}"), "wait")
-
-
 def measured_sentences(study: Study) -> list[str]:
     """Returns what was measured, in plain sentences."""
     rows = study.results.fitted
@@ -189,12 +146,14 @@ def measured_sentences(study: Study) -> list[str]:
     sizes = sorted({r["num_params_total"] for r in rows})
     lengths = sorted({r["num_tokens"] for r in rows})
     ratios = [r["num_tokens"] / r["num_params_total"] for r in rows]
-    trunks, seeds = {r["trunk_id"] for r in rows}, {r.get("seed") for r in rows}
+    trunks = {(r["trunk_id"], r["num_params_total"]) for r in rows}
+    copies = sorted({sum(size == own for _, own in trunks) for size in sizes})
+    each = f"{copies[0]}" if len(copies) == 1 else f"{copies[0]} to {copies[-1]}"
+    decades = np.log10(max(ratios) / min(ratios))
     sentences = [
-        f"{len(rows)} runs on {len(trunks)} trunks ({len(seeds)} seeds) were measured: {len(sizes)} sizes from "
-        f"{count(sizes[0])} to {count(sizes[-1])} parameters, {len(lengths)} token counts from {count(lengths[0])} to "
-        f"{count(lengths[-1])}, {min(ratios):.3g} to {max(ratios):.3g} tokens per parameter "
-        f"({np.log10(max(ratios) / min(ratios)):.1f} decades).",
+        f"{len(rows)} runs on {len(trunks)} trunks ({each} a size) were measured: "
+        f"{_span(sizes, 'size', 'parameters')}, {_span(lengths, 'length', 'tokens')}, "
+        f"{min(ratios):.3g} to {max(ratios):.3g} tokens per parameter ({decades:.1f} decades).",
         f"The largest cost {compute(max(r['flops'] for r in rows))} FLOPs, counted.",
     ]
     errors = [r["loss_standard_error"] for r in rows if r.get("loss_standard_error")]
@@ -206,6 +165,12 @@ def measured_sentences(study: Study) -> list[str]:
     if study.results.lost:
         sentences.append(f"{len(study.results.lost)} further points were lost and are listed at the end.")
     return sentences
+
+
+def _span(values: list[float], noun: str, unit: str) -> str:
+    if len(values) == 1:
+        return f"one {noun} of {count(values[0])} {unit}"
+    return f"{len(values)} {noun}s from {count(values[0])} to {count(values[-1])} {unit}"
 
 
 def law_sentences(study: Study) -> list[str]:
@@ -232,120 +197,28 @@ def law_sentences(study: Study) -> list[str]:
     return sentences
 
 
-def parameter_table(study: Study) -> Markup:
-    """Returns every constant of every law with its 95 % interval, or why it is withheld."""
-    rows: list[Sequence[Any]] = []
-    for fit in study.fits:
-        for name, each in fit.parameters.items():
-            if each.withheld:
-                rows.append((fit.law, name, "withheld", None, None, each.withheld))
-                continue
-            low, high = each.interval_95
-            note = "held fixed" if each.fixed else "at its bound" if each.at_bound else ""
-            rows.append(
-                (fit.law, name, f"{each.estimate:.4g}", f"{each.standard_error:.2g}", f"[{low:.4g}, {high:.4g}]", note)
-            )
-    return table(("law", "constant", "estimate", "standard error", "95 % interval", "note"), rows)
-
-
-def identifiability_box(study: Study) -> Markup:
-    """Returns how well the runs pin the constants down, with every alarm."""
-    fit = study.fits[0]
-    ident = fit.identifiability
-    start = fit.starts
-    facts = [
-        f"Condition number {ident.condition:.2g} in the logarithms of the constants (alarm beyond 1e8); the runs say "
-        f"least about moving {ident.weakest_in_words()}.",
-        f"{start.agreeing} of {start.polished} polished starts reached the best optimum, {start.failed} failed.",
-    ]
-    facts += [f"Alarm, {alarm}" for alarm in ident.alarms] or ["No alarm."]
-    return callout(bullets(facts), "bad" if ident.alarms else "note")
-
-
-def comparison_table(study: Study) -> Markup:
-    """Returns the laws side by side: which form the runs prefer, and what each forecasts."""
+def form_sentence(study: Study) -> str:
+    """Returns which form the runs prefer, and how far the forecasts of the others are from the registered one's."""
     from kleiber.scaling.forecast import form_weights
 
-    weights = form_weights(study.fits)
-    best = min(fit.aicc for fit in study.fits)
-    rows = [
-        (
-            fit.law,
-            percent(fit.residual_rms),
-            f"{fit.aicc - best:.1f}",
-            f"{weight:.2f}",
-            f"{fit.identifiability.condition:.1e}",
-        )
-        for fit, weight in zip(study.fits, weights, strict=True)
+    fits = study.fits
+    if len(fits) == 1:
+        return "No rival form was fitted, so the intervals hold only if this form is right."
+    weights = form_weights(fits)
+    order = sorted(range(len(fits)), key=lambda index: fits[index].aicc)
+    best, second = fits[order[0]], fits[order[1]]
+    words = f"The runs prefer {best.law} (AICc {second.aicc - best.aicc:.1f} below {second.law})"
+    if best is not fits[0]:
+        words += f"; the registered {fits[0].law} keeps a weight of {weights[0]:.2f}"
+    spreads = [
+        abs(said[t.name] / t.predicted - 1)
+        for law, said in other_forecasts(study).items()
+        if law in {fit.law for fit in fits[1:]}
+        for t in study.targets
     ]
-    return table(("law", "rms residual", "AICc above best", "weight", "condition"), rows)
-
-
-def run_table(study: Study) -> Markup:
-    """Returns every measured run: the rows behind every number and figure of the report."""
-    residuals = {}
-    if study.is_fitted and study.results.fitted:
-        fitted = study.points
-        logs = np.log(fitted.loss) - np.log(study.law.predict(fitted.num_params, fitted.num_tokens))
-        residuals = {r["run_id"]: value for r, value in zip(study.results.fitted, logs, strict=True)}
-    rows = [
-        (
-            code(r["run_id"]),
-            r["split"],
-            f"{int(r['num_params_total']):,}",
-            f"{int(r['num_tokens']):,}",
-            f"{r['num_tokens'] / r['num_params_total']:.3g}",
-            compute(r["flops"]),
-            r.get("seed"),
-            f"{r['loss']:.4f}",
-            percent(residuals[r["run_id"]], signed=True) if r["run_id"] in residuals else None,
-        )
-        for r in study.results.records
-        if r["status"] == "done"
-    ]
-    headers = ("run", "split", "params", "tokens", "tokens / param", "FLOPs", "seed", "loss", "against law")
-    return table(headers, rows, kind="dense")
-
-
-def lost_table(study: Study) -> Markup:
-    """Returns the runs that failed or diverged, with the reason of each."""
-    lost = study.results.lost
-    if not lost:
-        return callout("No run failed or diverged.", "good")
-    rows = [(code(r["run_id"]), r["split"], badge(False, no=r["status"]), r["reason"]) for r in lost]
-    return table(("run", "split", "status", "reason"), rows)
-
-
-def ledger_table(study: Study) -> Markup:
-    """Returns the ledger line by line, and whether its chain of hashes is whole."""
-    if not study.results.ledger:
-        return callout("The ledger is empty.", "wait")
-    from kleiber.scaling.ledger import Ledger, LedgerError
-
-    try:
-        total = Ledger(study.results.directory / "ledger.jsonl").verify()
-        box = callout(f"The chain of hashes is whole over all {total} lines.", "good")
-    except LedgerError as problem:
-        box = callout(f"The ledger cannot be trusted: {problem}", "bad")
-    rows = [
-        (
-            index,
-            e.get("event"),
-            e.get("target"),
-            f"{e['observed_loss']:.4f}" if "observed_loss" in e else f"{e.get('predicted_loss', float('nan')):.4f}",
-            str(e.get("registered_at", "")).replace("T", " ")[:19],
-            code(str(e.get("hash", ""))[:16]),
-            code(str(e.get("previous_hash", ""))[:16]),
-        )
-        for index, e in enumerate(study.results.ledger, start=1)
-    ]
-    headers = ("line", "event", "target", "loss", "registered (UTC)", "hash", "previous hash")
-    return Markup(box.html + table(headers, rows).html)
-
-
-def if_there(make: Any, study: Study) -> Markup:
-    """Returns what `make(study)` gives, or a box that says what it waits for."""
-    try:
-        return make(study)
-    except NotThereYet as gap:
-        return callout(f"Not shown: {gap}.", "wait")
+    if not spreads:
+        return words + "."
+    return words + (
+        f". On the targets the forms differ by up to {percent(max(spreads))}; the registered intervals include this "
+        "spread, weighted by how well each form fits."
+    )

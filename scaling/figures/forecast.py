@@ -45,9 +45,8 @@ def hero(points: Points, predict: Predict | None, band: Band | None = None, targ
     colors = size_colors([*points.num_params, *(t.num_params for t in targets)])
     with house_style():
         figure = new_figure(10.2, 5.2)
-        set_claim(
-            figure, forecast_claim(targets, predict is not None), _hero_detail(points, targets, predict is not None)
-        )
+        claim = forecast_claim(targets) if predict is not None or targets else _loss_claim(points)
+        set_claim(figure, claim, _hero_detail(points, targets, predict is not None))
         if targets:
             axis, zoom = figure.subplots(1, 2, width_ratios=(2.7, 1))
             _draw_errors(zoom, targets, colors)
@@ -64,12 +63,14 @@ def hero(points: Points, predict: Predict | None, band: Band | None = None, targ
     return figure
 
 
-def forecast_claim(targets: Sequence[Target], is_fitted: bool = True) -> str:
+def _loss_claim(points: Points) -> str:
+    return f"{len(points)} runs measured, loss {points.loss.min():.3f} to {points.loss.max():.3f}"
+
+
+def forecast_claim(targets: Sequence[Target]) -> str:
     """Returns the headline of a study: how far off the forecasts were, at what distance, inside what interval."""
     if not targets:
-        return (
-            "The law is fitted; no forecast was registered" if is_fitted else "Runs measured so far; no law is fitted"
-        )
+        return "The law is fitted; no forecast was registered"
     errors = [t.signed_error for t in targets if t.signed_error is not None]
     width = percent(max(t.half_width for t in targets))
     ratios = sorted({round(t.compute_ratio, 1) for t in targets})
@@ -89,8 +90,8 @@ def forecast_claim(targets: Sequence[Target], is_fitted: bool = True) -> str:
 
 
 def _hero_detail(points: Points, targets: Sequence[Target], is_fitted: bool) -> str:
-    sizes = len(np.unique(points.num_params))
-    text = f"{len(points)} runs of {sizes} sizes {'fitted' if is_fitted else 'measured'}, up to {compute(points.flops.max())} FLOPs"
+    sizes, done = len(np.unique(points.num_params)), "fitted" if is_fitted else "measured"
+    text = f"{len(points)} runs of {sizes} sizes {done}, up to {compute(points.flops.max())} FLOPs"
     if targets:
         level = f"{100 * targets[0].level:g} %"
         text += f"; forecasts written down with their {level} intervals before their runs started"
@@ -105,7 +106,8 @@ def _draw_frame(axis: "Axes", points: Points, targets: Sequence[Target]) -> None
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlim(low, high)
-    axis.set_ylim(bottom * (bottom / top) ** 0.09, top * (top / bottom) ** 0.05)
+    spread = max(top / bottom, 1.05)
+    axis.set_ylim(bottom * spread**-0.09, top * spread**0.05)
     loss_ticks(axis)
     axis.set_xlabel("training compute (FLOPs, counted)")
     axis.set_ylabel("validation loss (nats per token)")
@@ -183,7 +185,8 @@ def _draw_errors(axis: "Axes", targets: Sequence[Target], colors: dict[float, st
     reach = max(abs(v) for v in axis.get_ylim()) * 1.1
     axis.set_ylim(-reach, reach)
     axis.grid(axis="x", visible=False)
-    axis.set_ylabel("forecast minus measured (%)")
+    is_tested = any(target.observed is not None for target in targets)
+    axis.set_ylabel("forecast minus measured (%)" if is_tested else "interval around the forecast (%)")
     axis.set_title("the forecasts, enlarged", fontsize=9.5, color="#666666", loc="left")
 
 

@@ -66,8 +66,8 @@ class Target:
 
     @property
     def half_width(self) -> float:
-        """Half the interval's width, as a fraction of the forecast."""
-        return (self.high - self.low) / (2 * self.predicted)
+        """The interval's wider side, as a fraction of the forecast."""
+        return max(self.high - self.predicted, self.predicted - self.low) / self.predicted
 
 
 @dataclass(frozen=True)

@@ -159,9 +159,9 @@ def compute(flops: float) -> str:
 
 
 def percent(fraction: float, signed: bool = False) -> str:
-    """Returns a fraction as a percentage in about two figures, with a true minus sign: -0.0043 is `−0.43 %`."""
+    """Returns a fraction as a percentage to a hundredth below 10 %, with a true minus sign: -0.0043 is `−0.43 %`."""
     value = 100 * fraction
-    digits = 2 if abs(value) < 0.995 else 1 if abs(value) < 9.95 else 0
+    digits = 2 if abs(value) < 9.995 else 0
     return f"{value:{'+' if signed else ''}.{digits}f} %".replace("-", "\N{MINUS SIGN}").replace(
         " ", "\N{NO-BREAK SPACE}"
     )

@@ -1,0 +1,130 @@
+"""The figure of a varied knob: loss against a learning rate, a batch size or any numeric factor, size by size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kleiber.scaling.figures.study import Floats
+from kleiber.scaling.figures.style import (
+    INK,
+    count,
+    draw_dots,
+    house_style,
+    loss_ticks,
+    new_figure,
+    plain,
+    set_claim,
+    size_colors,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Series:
+    """Runs alike in all but one knob (and their seeds)."""
+
+    panel: str
+    """Level of the other, named factors; empty when there are none."""
+    num_params: float
+    num_tokens: float
+    level: Floats
+    """[runs], the knob, positive."""
+    loss: Floats
+    """[runs], nats per token."""
+
+
+def best_level(series: Series) -> float | None:
+    """Returns the vertex of a parabola in the logarithm of the knob, or None if the lowest loss is at an end.
+
+    Seeds are averaged; the lowest mean and its two neighbours on each side, where there are as many, carry the fit.
+    """
+    levels = np.unique(series.level)
+    means = np.array([series.loss[series.level == level].mean() for level in levels])
+    lowest = int(means.argmin())
+    if len(levels) < 3 or lowest in (0, len(levels) - 1):
+        return None
+    near = slice(max(0, lowest - 2), lowest + 3)
+    middle = np.log(levels[lowest])
+    bend, slope, _ = np.polyfit(np.log(levels[near]) - middle, np.log(means[near]), 2)
+    if bend <= 0:
+        return None
+    vertex = float(np.exp(middle - slope / (2 * bend)))
+    return min(max(vertex, float(levels[lowest - 1])), float(levels[lowest + 1]))
+
+
+def varied_levels(all_series: Sequence[Series], knob: str, sizes: Sequence[float] = ()) -> "Figure":
+    """Draws loss against the knob, a line for each size and length, a panel for each level of the other factors.
+
+    Args:
+      all_series: at least one.
+      knob: name of what is varied, with its unit if it has one.
+      sizes: all sizes of the study, so that a size keeps its colour.
+    """
+    panels = sorted({s.panel for s in all_series})
+    colors = size_colors([*sizes, *(s.num_params for s in all_series)])
+    with house_style():
+        figure = new_figure(10.2, 4.8)
+        set_claim(
+            figure, _claim(all_series, panels, knob), "dot: a run; line: mean of seeds; diamond: best by parabola"
+        )
+        axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+        axes[0].set_xscale("log")
+        axes[0].set_yscale("log")
+        for axis, panel in zip(axes, panels, strict=True):
+            mine = [s for s in all_series if s.panel == panel]
+            for series in sorted(mine, key=lambda s: (s.num_params, s.num_tokens)):
+                _draw(axis, series, colors[series.num_params])
+            axis.set_title(plain(panel), loc="left", fontweight="bold")
+            axis.set_xlabel(plain(knob))
+        _label_levels(axes[0], np.unique(np.concatenate([s.level for s in all_series])))
+        loss_ticks(axes[0])
+        axes[0].set_ylabel("validation loss (nats per token)")
+        axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="params, tokens", alignment="left")
+    return figure
+
+
+def _draw(axis: "Axes", series: Series, color: str) -> None:
+    levels = np.unique(series.level)
+    means = np.array([series.loss[series.level == level].mean() for level in levels])
+    name = f"{count(series.num_params)}, {count(series.num_tokens)}"
+    axis.plot(levels, means, color=color, linewidth=1.6, zorder=2, label=name)
+    draw_dots(axis, series.level, series.loss, color)
+    best = best_level(series)
+    if best is not None:
+        height = float(np.interp(np.log(best), np.log(levels), means))
+        axis.plot(best, height, "D", color=INK, markerfacecolor="white", markersize=7, markeredgewidth=1.4, zorder=5)
+
+
+def _label_levels(axis: "Axes", levels: Floats) -> None:
+    """Labels the levels that were run, every so many of them when they would touch."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+    shown = levels[:: -(-len(levels) // 7)]
+    axis.xaxis.set_major_locator(FixedLocator(list(shown)))
+    axis.xaxis.set_major_formatter(FixedFormatter([f"{level:.3g}" for level in shown]))
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+def _claim(all_series: Sequence[Series], panels: Sequence[str], knob: str) -> str:
+    """Says how far the best level moves from the smallest to the largest size, in octaves, in each panel."""
+    said = []
+    for panel in panels:
+        mine = sorted((s for s in all_series if s.panel == panel), key=lambda s: (s.num_params, s.num_tokens))
+        first, last = mine[0], mine[-1]
+        bests = best_level(first), best_level(last)
+        name = f"{panel}: " if panel else ""
+        if bests[0] is None or bests[1] is None:
+            said.append(f"{name}the lowest loss is at an end of the range tried")
+        elif first.num_params == last.num_params:
+            said.append(f"{name}best {knob} {bests[0]:.2g} at {count(first.num_params)} parameters")
+        else:
+            octaves = abs(np.log2(bests[1] / bests[0]))
+            span = last.num_params / first.num_params
+            said.append(f"{name}best {knob} moves {octaves:.2f} octaves over {span:.0f}× parameters")
+    claim = "; ".join(said)
+    return claim[:1].upper() + claim[1:] if not panels[0] else claim
