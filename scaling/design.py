@@ -130,7 +130,7 @@ def make_pool(
     num_trunks: int = 0,
     cooldown: float = 0.2,
     flops_per_param_token: float = 6.0,
-    columns: Mapping[str, float] | None = None,
+    levels: Mapping[str, Sequence[float]] | None = None,
 ) -> Pool:
     """Returns every combination of sizes and token counts that the limits allow.
 
@@ -142,7 +142,7 @@ def make_pool(
       num_trunks: trunks (seeds) of each size whose branches share their stable part; 0 for runs by themselves.
       cooldown: share of a run that a branch trains by itself.
       flops_per_param_token: training FLOPs per parameter and token.
-      columns: further variables of the laws, the same for every run.
+      levels: values of further variables, combined with every run; "epochs" sets num_unique_tokens.
 
     Raises:
       ValueError: if nothing is left.
@@ -157,13 +157,23 @@ def make_pool(
             f"{max(num_tokens):.3g}, at most {max_flops:.3g} FLOPs, "
             f"{ratio[0]:.3g} to {ratio[1]:.3g} tokens a parameter."
         )
-    trunk = None
-    params, tokens, flops, size = params[kept], tokens[kept], flops[kept], size[kept]
-    if num_trunks:
-        trunk = np.concatenate([size + len(num_params) * seed for seed in range(num_trunks)])
-        params, tokens, flops = (np.tile(each, num_trunks) for each in (params, tokens, flops))
-    extra = {name: np.full(len(flops), float(value)) for name, value in (columns or {}).items()}
-    return Pool({"num_params_total": params, "num_tokens": tokens, **extra}, flops, trunk, cooldown)
+    columns = {"num_params_total": params[kept], "num_tokens": tokens[kept]}
+    flops, trunk = flops[kept], size[kept]
+    for name, values in (levels or {}).items():
+        count, copies = len(flops), len(values)
+        # Runs that differ in a further variable share no stable part.
+        trunk = np.concatenate([trunk + level * (int(trunk.max()) + 1) for level in range(copies)])
+        columns = {key: np.tile(each, copies) for key, each in columns.items()}
+        flops, level_of = np.tile(flops, copies), np.repeat(np.asarray(values, np.float64), count)
+        if name == "epochs":
+            columns["num_unique_tokens"] = columns["num_tokens"] / level_of
+        else:
+            columns[name] = level_of
+    if not num_trunks:
+        return Pool(columns, flops, None, cooldown)
+    trunk = np.concatenate([trunk + seed * (int(trunk.max()) + 1) for seed in range(num_trunks)])
+    columns = {name: np.tile(values, num_trunks) for name, values in columns.items()}
+    return Pool(columns, np.tile(flops, num_trunks), trunk, cooldown)
 
 
 @dataclass(frozen=True)
@@ -187,7 +197,12 @@ class BoughtRuns:
 
 
 def design_problem(
-    known: Known, pool: Pool, targets: Columns, rivals: Sequence[Known] = (), aim: str = "prediction"
+    known: Known,
+    pool: Pool,
+    targets: Columns,
+    rivals: Sequence[Known] = (),
+    aim: str = "prediction",
+    max_repeats: int = 10**9,
 ) -> Problem:
     """Returns the search problem of a law, candidates, targets and rival forms."""
     forms = []
@@ -208,7 +223,8 @@ def design_problem(
             base = there.T @ np.linalg.solve(covariance_of_runs(trunk, len(there), known.noise), there)
         forms.append(Form(rows, wanted, base, each.weight, index > 0))
     noise = known.noise
-    return Problem(pool.flops, tuple(forms), noise.point**2, noise.tau**2, pool.trunk, pool.cooldown, aim)
+    point, shared = noise.point**2, noise.tau**2
+    return Problem(pool.flops, tuple(forms), point, shared, pool.trunk, pool.cooldown, max_repeats, aim)
 
 
 def design_runs(
@@ -221,6 +237,7 @@ def design_runs(
     rivals: Sequence[Known] = (),
     aim: str = "prediction",
     stop_at: float = 0.0,
+    max_repeats: int = 10**9,
 ) -> BoughtRuns:
     """Returns the runs to buy: greedy by gain over cost ** 0.4, then exchanged until no exchange helps.
 
@@ -233,13 +250,15 @@ def design_runs(
       rivals: other forms, whose disagreement at the targets counts until the design would reject them.
       aim: "prediction" at the targets (I-optimal) or "constants" (D-optimal).
       stop_at: stop buying when the standard error of the forecast is this small.
+      max_repeats: seeds of one cell at most; the best design for a law known to be true piles seeds on few cells,
+        where nothing would show that the law is wrong.
 
     Raises:
       ValueError: if the budget buys nothing, or for an unknown aim.
     """
     if aim not in ("prediction", "constants"):
         raise ValueError(f"aim {aim!r}: choose prediction or constants.")
-    problem = design_problem(known, pool, targets, rivals, aim)
+    problem = design_problem(known, pool, targets, rivals, aim, max_repeats)
     found = search(problem, budget, max_runs, stop_at**2)
     if not found.chosen:
         cheapest = float(problem.added_cost([]).min())

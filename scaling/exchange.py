@@ -50,6 +50,8 @@ class Problem:
     purchase is a run by itself, and one candidate may be bought several times with other seeds."""
     cooldown: float = 0.2
     """Share of a run that a branch trains by itself."""
+    max_repeats: int = 10**9
+    """How often one candidate may be bought, as runs by themselves."""
     aim: str = "prediction"
     """"prediction": mean variance at the targets. "constants": the determinant of the covariance (D-optimal)."""
 
@@ -64,9 +66,10 @@ class Problem:
 
     def added_cost(self, chosen: Sequence[int]) -> np.ndarray:
         """Returns the FLOPs [candidates] that buying one more candidate would add; infinite where it is not allowed."""
-        if self.trunk is None:
-            return self.flops
         picks = np.asarray(chosen, dtype=int)
+        if self.trunk is None:
+            full = np.bincount(picks, minlength=len(self.flops)) >= self.max_repeats
+            return np.where(full, np.inf, self.flops)
         longest = np.zeros(int(self.trunk.max()) + 1)
         np.maximum.at(longest, self.trunk[picks], self.flops[picks])
         longer = np.maximum(self.flops - longest[self.trunk], 0.0)

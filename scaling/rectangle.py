@@ -1,6 +1,5 @@
 """The rectangular grid of sizes and token counts that most people run, at its best: the yardstick for a design."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +31,6 @@ def best_grid(
     max_flops: float,
     *,
     flops_per_param_token: float = 6.0,
-    columns: Mapping[str, float] | None = None,
 ) -> Grid | None:
     """Returns the rectangular grid of least expected error at the targets, or None if none is affordable.
 
@@ -40,20 +38,18 @@ def best_grid(
     the budget and the largest run allow.
 
     Args:
-      known: the law designed for.
+      known: the law designed for, of parameters and tokens.
       targets: the law's variables [targets].
       budget: FLOPs of all runs together.
       num_runs: sides multiply to this.
       num_params, num_tokens: smallest and largest allowed.
       max_flops: largest single run.
       flops_per_param_token: training FLOPs per parameter and token.
-      columns: further variables, the same for every run.
     """
     best = None
     for sides in ((a, num_runs // a) for a in range(3, num_runs // 3 + 1) if num_runs % a == 0):
         for sizes, tokens in _corners(sides, num_params, num_tokens, budget, max_flops, flops_per_param_token):
             runs = {"num_params_total": np.repeat(sizes, len(tokens)), "num_tokens": np.tile(tokens, len(sizes))}
-            runs |= {name: np.full(num_runs, float(value)) for name, value in (columns or {}).items()}
             expected = expected_from(known, runs, None, targets)
             error = float(np.sqrt(np.mean(expected.forecast**2)))
             if best is None or error < best[0]:
