@@ -1,6 +1,7 @@
 """The cells of an experiment: which trunk makes which measured point, and in which order."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,36 @@ class TrunkCell:
         """Returns the run ids whose record says failed."""
         paths = (record_path(directory, name) for name in self.run_ids.values())
         return [p.parent.name for p in paths if p.exists() and read_json(p)["status"] == "failed"]
+
+
+def populations(cells: list[TrunkCell], size: int) -> list[list[TrunkCell]]:
+    """Returns the cells in groups of at most size that can train as one compiled program, in the order of the cells.
+
+    Members may differ in seed, learning rate, weight decay and factors only.
+    """
+    groups: list[list[TrunkCell]] = []
+    open_groups: dict[TrainConfig, list[TrunkCell]] = {}
+    for cell in cells:
+        alike = replace(
+            cell.config,
+            seed=0,
+            factors=(),
+            optimizer=replace(cell.config.optimizer, learning_rate=1.0, weight_decay=0.0),
+        )
+        group = open_groups.get(alike)
+        if group is None or len(group) >= size:
+            group = open_groups[alike] = []
+            groups.append(group)
+        group.append(cell)
+    return groups
+
+
+def group_id(cells: list[TrunkCell]) -> str:
+    """Returns the name of a population's folder of checkpoints: the trunk itself when it is alone."""
+    if len(cells) == 1:
+        return cells[0].trunk_id
+    digest = hashlib.sha256(" ".join(cell.trunk_id for cell in cells).encode()).hexdigest()[:6]
+    return f"population-{len(cells)}-{digest}"
 
 
 def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:

@@ -89,7 +89,7 @@ def from_data(cls: Any, data: Any) -> Any:
       ValueError: an unknown field, with the nearest name.
     """
     origin, args = typing.get_origin(cls), typing.get_args(cls)
-    if dataclasses.is_dataclass(cls):
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls):
         hints = typing.get_type_hints(cls)
         for name in data:
             if name not in hints:

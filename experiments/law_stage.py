@@ -71,7 +71,9 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Callable[[str
     say(fits[0].report())
     registered = {entry["target"] for entry in ledger.entries() if entry["event"] == "forecast"}
     largest = max((r["flops"] for r in records if r["split"] == "fit" and r["status"] == "done"), default=1.0)
+    law = fits[0].law
     for name, (planned, predicted) in forecast_targets(experiment, fits).items():
+        law = predicted.law
         if name in registered:
             continue
         size, tokens = planned["num_params_total"], planned["num_tokens"]
@@ -89,7 +91,7 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Callable[[str
         )
         low, high = entry["interval"]
         say(f"registered {name}: {entry['predicted_loss']:.4f} [{low:.4f}, {high:.4f}], hash {entry['hash'][:12]}")
-    return {"law": fits[0].law, "residual_rms": fits[0].residual_rms, "num_points": fits[0].num_points}
+    return {"law": law, "residual_rms": fits[0].residual_rms, "num_points": fits[0].num_points}
 
 
 def score_targets(experiment: Experiment, directory: Path, say: Callable[[str], None]) -> dict[str, Any]:

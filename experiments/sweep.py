@@ -119,7 +119,7 @@ def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
     """
     from kleiber.train.run_data import open_run_data
 
-    seen = set()
+    seen: set[tuple] = set()
     for config in [*experiment.trunks, *(target.train for target in experiment.targets)]:
         key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.evaluation)
         if key not in seen:
@@ -171,10 +171,10 @@ class _Sweep:
             self._forget_failed(fit_cells + target_cells)
         result_path = self.directory / "result.json"
         if result_path.exists() and not any(c.missing(self.directory) for c in fit_cells + target_cells):
-            summary = read_json(result_path)
+            found = read_json(result_path)
             if self.has_report and not (self.directory / "report.html").exists():
-                self._report(summary)
-            return SweepResult(summary["exit_code"], summary)
+                self._report(found)
+            return SweepResult(found["exit_code"], found)
         self._say(f"kleiber sweep {self.experiment.name} in {self.directory}")
         started = time.monotonic()
         plan = make_plan(self.experiment, self.num_workers)

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kleiber.experiments.cells import TrunkCell, trunk_cells
+from kleiber.experiments.cells import TrunkCell, group_id, populations, trunk_cells
 from kleiber.experiments.config_file import from_data, to_data
 from kleiber.experiments.errors import EXIT_DONE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
@@ -49,21 +49,21 @@ def main(directory: Path, split: str, index: int, session: str) -> int:
     _pin_to_core(index)
     stop = StopRequest()
     experiment = from_data(Experiment, read_json(directory / "experiment.json"))
-    cells = trunk_cells(experiment, split)
+    groups = populations(trunk_cells(experiment, split), experiment.population_size)
     if index % 2:  # neighbours start on different shapes, so that each compiles its own
-        cells = sorted(cells, key=lambda cell: cell.config.model == cells[0].config.model)
-    while pending := [cell for cell in cells if cell.missing(directory)]:
-        for cell in pending:
-            lock = FileLock(directory / "runs" / cell.trunk_id / "claim.lock")
-            lock_folder = Path(lock.lock_file).parent
-            lock_folder.mkdir(parents=True, exist_ok=True)
+        groups = sorted(groups, key=lambda group: group[0].config.model == groups[0][0].config.model)
+    while pending := [group for group in groups if _missing(group, directory)]:
+        for group in pending:
+            folder = directory / "runs" / group_id(group)
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / "claim.lock")
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue
             try:
-                if cell.missing(directory):
-                    _train(experiment, cell, directory, session, stop)
+                if _missing(group, directory):
+                    _train(experiment, group, directory, session, stop)
             finally:
                 lock.release()
             if stop():
@@ -75,6 +75,10 @@ def main(directory: Path, split: str, index: int, session: str) -> int:
     return EXIT_DONE
 
 
+def _missing(group: list[TrunkCell], directory: Path) -> bool:
+    return any(cell.missing(directory) for cell in group)
+
+
 def _pin_to_core(index: int) -> None:
     """Keeps this process on one core: two single-thread workers beat one two-thread process (see docs)."""
     if hasattr(os, "sched_setaffinity"):
@@ -82,41 +86,45 @@ def _pin_to_core(index: int) -> None:
         os.sched_setaffinity(0, {cores[index % len(cores)]})
 
 
-def _train(experiment: Experiment, cell: TrunkCell, directory: Path, session: str, stop: StopRequest) -> None:
-    """Trains one claimed trunk and writes the record of each point; failures become typed records."""
-    folder = directory / "runs" / cell.trunk_id
-    if not (folder / "config.json").exists():
-        write_json(folder / "config.json", to_data(cell.config))
-    attempts_path = folder / "attempts.json"
+def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, session: str, stop: StopRequest) -> None:
+    """Trains one claimed trunk, or population, and writes the record of each point; failures become typed records."""
+    for cell in group:
+        config_path = directory / "runs" / cell.trunk_id / "config.json"
+        if not config_path.exists():
+            write_json(config_path, to_data(cell.config))
+    attempts_path = directory / "runs" / group_id(group) / "attempts.json"
     attempts = read_json(attempts_path) if attempts_path.exists() else {}
     count = attempts.get("count", 0) + 1 if attempts.get("session") == session else 1
     write_json(attempts_path, {"session": session, "count": count})
     try:
         if count > MAX_ATTEMPTS:
             raise RuntimeError(f"its worker died {MAX_ATTEMPTS} times; see log.txt")
-        _run_trunk(experiment, cell, directory, stop)
+        _run_trunk(experiment, group, directory, stop)
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
             print(f"worker: {problem}: free some space under {directory}; the same line goes on", flush=True)
             stop.reason = "cannot write"
             return
-        _record_failure(experiment, cell, directory, "failed", problem)
+        _record_failure(experiment, group, directory, "failed", problem)
     except Exception as problem:
         from kleiber.train.trunk import Diverged, Stopped
 
         if isinstance(problem, Stopped):
             return
         status = "diverged" if isinstance(problem, Diverged) else "failed"
-        _record_failure(experiment, cell, directory, status, problem)
+        _record_failure(experiment, group, directory, status, problem)
 
 
-def _record_failure(experiment: Experiment, cell: TrunkCell, directory: Path, status: str, problem: Exception) -> None:
-    (directory / "runs" / cell.trunk_id / "error.txt").write_text("".join(traceback.format_exception(problem)))
-    for num_tokens in cell.missing(directory):
-        record = cell.planned(experiment.name)[num_tokens]
-        reason = f"{type(problem).__name__}: {problem}"
-        _write_record(directory, cell, num_tokens, {**record, "status": status, "reason": reason})
-        print(f"{record['run_id']} {status}: {reason}", flush=True)
+def _record_failure(
+    experiment: Experiment, group: list[TrunkCell], directory: Path, status: str, problem: Exception
+) -> None:
+    (directory / "runs" / group_id(group) / "error.txt").write_text("".join(traceback.format_exception(problem)))
+    for cell in group:
+        for num_tokens in cell.missing(directory):
+            record = cell.planned(experiment.name)[num_tokens]
+            reason = f"{type(problem).__name__}: {problem}"
+            _write_record(directory, cell, num_tokens, {**record, "status": status, "reason": reason})
+            print(f"{record['run_id']} {status}: {reason}", flush=True)
 
 
 def _write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: dict[str, Any]) -> None:
@@ -125,19 +133,20 @@ def _write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: dic
     write_json(path, record)
 
 
-def _run_trunk(experiment: Experiment, cell: TrunkCell, directory: Path, stop: StopRequest) -> None:
+def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
     from kleiber.train.run_data import open_run_data
     from kleiber.train.trunk import Point, Trunk, TrunkIO
 
-    config, folder = cell.config, directory / "runs" / cell.trunk_id
-    data = open_run_data(config)
-    planned = cell.planned(experiment.name)
+    data = open_run_data(group[0].config)
+    folders = [directory / "runs" / cell.trunk_id for cell in group]
     common = {**versions(), **_device_columns(), "data_fingerprint": data.train.fingerprint}
     last_write = [0.0]
 
     def on_point(point: Point) -> None:
-        record = {**planned[point.num_tokens], **common}
-        evaluation = point.evaluation
+        cell, evaluation = group[point.member], point.evaluation
+        if point.num_tokens not in cell.missing(directory):
+            return
+        record = {**cell.planned(experiment.name)[point.num_tokens], **common}
         record.update(
             status="done" if evaluation else "diverged",
             reason=point.reason,
@@ -155,15 +164,16 @@ def _run_trunk(experiment: Experiment, cell: TrunkCell, directory: Path, stop: S
         now = time.monotonic()
         if now - last_write[0] > 0.5:
             last_write[0] = now
-            partial = folder / ".progress.json"
-            partial.write_text(json.dumps(progress))
-            partial.replace(folder / "progress.json")
+            for folder in folders:
+                partial = folder / ".progress.json"
+                partial.write_text(json.dumps(progress))
+                partial.replace(folder / "progress.json")
 
     def is_measured(num_tokens: int) -> bool:
-        return num_tokens not in cell.missing(directory)
+        return not any(num_tokens in cell.missing(directory) for cell in group)
 
-    io = TrunkIO(folder, on_point, is_measured, on_progress, stop)
-    Trunk([config], data, io).run()
+    io = TrunkIO(directory / "runs" / group_id(group), folders, on_point, is_measured, on_progress, stop)
+    Trunk([cell.config for cell in group], data, io).run()
 
 
 def _device_columns() -> dict[str, str]:

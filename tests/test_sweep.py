@@ -203,3 +203,37 @@ def test_a_fixed_ratio_design_is_refused_with_the_reason(corpus, tmp_path):
         env={**os.environ, "COLUMNS": "400"},
     )
     assert plan.returncode == 2 and "cannot be told apart" in plan.stdout
+
+
+POPULATION = """
+from kleiber.experiments.experiment import Experiment
+from kleiber.model.config import ModelConfig
+from kleiber.train.config import DataConfig, EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+
+
+def experiment():
+    trunks = tuple(
+        TrainConfig(ModelConfig(d_model=4, num_layers=1, num_heads=1, seq_len=32), OptimizerConfig(rate),
+                    (6_400, 12_800), batch_size=2, seed=seed, data=DataConfig({corpus!r}),
+                    schedule=ScheduleConfig(warmup_steps=5), evaluation=EvalConfig(4096), steps_per_call=16)
+        for seed in (0, 1) for rate in (0.01, 0.02, 1e6)
+    )
+    return Experiment(name="p", question="?", trunks=trunks, laws=(), population_size={size})
+"""
+
+
+def test_a_population_measures_what_its_members_measure_alone_and_one_bad_member_spoils_no_other(corpus, tmp_path):
+    tables = []
+    for size in (1, 6):
+        config = tmp_path / f"p{size}.py"
+        config.write_text(POPULATION.format(corpus=str(corpus), size=size))
+        done = sweep(config, tmp_path / f"out{size}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        tables.append({row["run_id"]: row for row in rows(tmp_path / f"out{size}")})
+    alone, together = tables
+    assert alone.keys() == together.keys() and len(list((tmp_path / "out6" / "runs").glob("population-6-*"))) == 1
+    for name, row in alone.items():
+        assert together[name]["status"] == row["status"]
+        assert row["status"] == ("diverged" if row["learning_rate"] == 1e6 else "done")
+        if row["loss"]:
+            assert together[name]["loss"] == pytest.approx(row["loss"], rel=1e-4)

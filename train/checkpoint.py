@@ -172,7 +172,7 @@ def _nested(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe(array: np.ndarray) -> dict[str, Any]:
-    digest = blake3.blake3(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+    digest = blake3.blake3(np.ascontiguousarray(array).tobytes()).hexdigest()
     return {"shape": list(array.shape), "dtype": str(array.dtype), "blake3": digest}
 
 

@@ -56,7 +56,9 @@ class TrunkIO:
     """How a trunk speaks to the outside. All calls come between compiled blocks."""
 
     folder: Path
-    """Holds checkpoints/ and metrics.jsonl."""
+    """Holds checkpoints/."""
+    metrics_folders: Sequence[Path]
+    """Where the metrics.jsonl of each member goes."""
     on_point: Callable[[Point], None]
     is_measured: Callable[[int], bool]
     """Whether the point at this token count has been recorded already."""
@@ -101,7 +103,7 @@ class Trunk:
             ]
         )
         self.block = make_block(self.config, self.optimizer, len(self.members))
-        self.metrics = Metrics(io.folder / "metrics.jsonl")
+        self.metrics = [Metrics(folder / "metrics.jsonl") for folder in io.metrics_folders]
         self.first_loss: np.ndarray | None = None
         self.diverged = np.zeros(len(self.members), bool)
         self.seconds = 0.0
@@ -208,12 +210,12 @@ class Trunk:
         row = {
             "step": first + count,
             "num_tokens": (first + count) * tokens_per_step,
-            "loss": means.tolist() if self.is_population else float(means[0]),
             "learning_rate_fraction": rate,
-            "tokens_per_second": self.speed,
+            "tokens_per_second": self.speed / len(self.members),
             "segment": name,
         }
-        self.metrics.append(row)
+        for metrics, loss in zip(self.metrics, means.tolist(), strict=True):
+            metrics.append({**row, "loss": loss})
         self.io.on_progress({**row, "total_steps": total, "trained_tokens": self.trained_tokens})
         if self.diverged.all():
             raise Diverged(f"training loss {means.tolist()} at step {first + count} of {name}")
@@ -247,7 +249,7 @@ class Trunk:
         """Returns the newest checkpoint of name if it is ahead of run, else run."""
         saved = checkpoint.restore_newest(self._folder(name), jax.eval_shape(lambda: self.initial))
         if saved is None or saved.step <= run.step:
-            self.metrics.truncate(name, run.step)
+            self._forget_metrics(name, run.step)
             return run
         for batches, position in zip(run.batches, saved.extra["data"], strict=True):
             batches.restore(position)
@@ -255,8 +257,12 @@ class Trunk:
         self.diverged = np.array(saved.extra["diverged"], bool)
         self.seconds = saved.extra["seconds"]
         self.trained_tokens = saved.extra["trained_tokens"]
-        self.metrics.truncate(name, saved.step)
+        self._forget_metrics(name, saved.step)
         return _Run(jax.tree.map(jnp.asarray, saved.state), saved.step, run.batches)
+
+    def _forget_metrics(self, name: str, step: int) -> None:
+        for metrics in self.metrics:
+            metrics.truncate(name, step)
 
     def _stack(self, trees: list[Any]) -> Any:
         if not self.is_population:

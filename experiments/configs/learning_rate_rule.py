@@ -6,14 +6,16 @@ Expected:  the vertex of a parabola in log learning rate moves by less than half
 """
 
 from kleiber.experiments.experiment import Experiment
-from kleiber.model.config import ModelConfig
+from kleiber.model.config import ModelConfig, Parametrization
 from kleiber.train.config import OptimizerConfig, TrainConfig
 
 RATES = (0.0028, 0.004, 0.0057, 0.008, 0.0113, 0.016, 0.0226)
 """Half-octave steps around the quickstart's .008, at base width 32."""
 
+RULES: tuple[Parametrization, ...] = ("inverse_width", "mup")
 
-def train(parametrization: str, d_model: int, rate: float, seed: int) -> TrainConfig:
+
+def train(parametrization: Parametrization, d_model: int, rate: float, seed: int) -> TrainConfig:
     """Returns one run of half a million tokens."""
     model = ModelConfig(
         d_model=d_model, num_layers=2, num_heads=4, has_previous_token_mix=True, parametrization=parametrization
@@ -32,8 +34,6 @@ def experiment() -> Experiment:
     return Experiment(
         name="learning_rate_rule",
         question="Does the best learning rate of each rule stay put from the smallest to the largest width?",
-        trunks=tuple(
-            train(rule, d, rate, seed=0) for rule in ("inverse_width", "mup") for d in (24, 96) for rate in RATES
-        ),
+        trunks=tuple(train(rule, d, rate, seed=0) for rule in RULES for d in (24, 96) for rate in RATES),
         laws=(),
     )
