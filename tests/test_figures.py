@@ -85,13 +85,15 @@ def test_the_headline_follows_from_the_targets(targets, claim):
     assert forecast_claim(targets).replace("\N{NO-BREAK SPACE}", " ") == claim
 
 
-def test_a_size_has_one_colour_in_every_figure(points):
-    colors = size_colors(SIZES)
-    scattered = residuals(points, law, SIZES).axes[0].collections[0]
-    drawn = dict(zip(points.num_params, map(to_hex, scattered.get_facecolors()), strict=True))
-    on_hero = {line.get_label(): to_hex(line.get_color()) for line in hero(points, law, band).axes[0].lines}
-    assert drawn == colors
-    assert all(on_hero[count(size)] == colors[size] for size in SIZES)
+def test_a_size_has_one_colour_in_every_figure_targets_counted_in(points):
+    every = [*SIZES, target().num_params]
+    colors = size_colors(every)
+    scattered = residuals(points, law, every).axes[0].collections[0]
+    drawn = set(zip(points.num_params, map(to_hex, scattered.get_facecolors()), strict=True))
+    assert drawn == {(size, colors[size]) for size in SIZES}
+    lines = hero(points, law, band, [target()]).axes[0].lines
+    on_hero = {line.get_label(): to_hex(line.get_color()) for line in lines}
+    assert {size: on_hero[count(size)] for size in SIZES} == {size: colors[size] for size in SIZES}
 
 
 def test_the_frontier_is_the_closed_form_when_compute_is_6nd(points):
@@ -185,7 +187,7 @@ def test_the_best_level_is_the_vertex_of_the_parabola_that_made_the_losses():
     assert best_level(series[0]) == pytest.approx(0.011, rel=1e-6)
     octaves = np.log2(0.0155 / 0.011)
     assert claim_of(varied_levels(series, "learning rate")) == (
-        f"Best learning rate moves {octaves:.2f} octaves over 12× parameters"
+        f"Over 12× parameters the best learning rate moves {octaves:.2f} octaves"
     )
 
 

@@ -252,7 +252,7 @@ def test_a_study_of_learning_rates_without_a_law_opens_with_that_figure(tmp_path
     (tmp_path / "experiment.json").write_text(json.dumps(experiment))
     study = drawing.Study(read_results(tmp_path))
     assert varied_knob(study.results) == "learning_rate"
-    assert "octaves over 12× parameters" in claim_of(drawing.draw(study, "levels"))
+    assert "Over 12× parameters the best learning rate moves" in claim_of(drawing.draw(study, "levels"))
     assert story.verdict(study)[0] == "good" and story.gate_of(study) == []
     with pytest.raises(drawing.NotThereYet, match="the experiment fits no law"):
         drawing.draw(study, "slices")

@@ -1,17 +1,21 @@
 """Executes the notebook of a sweep, finished or not, into report.ipynb and one self-contained report.html.
 
 example: kleiber report out/quickstart
-example: kleiber report out/quickstart --figure hero --out docs/hero.png
+
+one figure: kleiber report out/quickstart --figure hero --out docs/hero.png
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE
+
+if TYPE_CHECKING:
+    from kleiber.experiments.report.build import ReportPaths
 
 FigureName = Literal["hero", "curves", "slices", "surface", "frontier", "residuals", "parameters", "truth", "levels"]
 
@@ -62,14 +66,14 @@ def _report(options: Options) -> int:
     return EXIT_GATE if paths.problems else EXIT_DONE
 
 
-def _print(paths: "object") -> None:
+def _print(paths: "ReportPaths") -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    summary = paths.summary  # type: ignore[attr-defined]
+    summary = paths.summary
     console.print(summary["headline"], style="bold", markup=False)
     for gap in summary["missing"]:
         console.print(f"  missing: {gap}", markup=False)
-    for problem in paths.problems:  # type: ignore[attr-defined]
+    for problem in paths.problems:
         console.print(f"  a cell failed, the report shows it: {problem}", style="red", markup=False)
-    console.print(f"{paths.html}\n{paths.ipynb}", markup=False, soft_wrap=True)  # type: ignore[attr-defined]
+    console.print(f"{paths.html}\n{paths.ipynb}", markup=False, soft_wrap=True)

@@ -73,8 +73,11 @@ if knob and asks_for_a_law:
 # Loss as a function of size and training length, fitted to the log losses of all finished runs at once.
 
 # %%
-display(tables.if_there(lambda s: markup.paragraph(*story.law_sentences(s)), study))
-show("slices", "surface", "frontier")
+if asks_for_a_law:
+    display(tables.if_there(lambda s: markup.paragraph(*story.law_sentences(s)), study))
+    show("slices", "surface", "frontier")
+else:
+    display(markup.callout("The experiment fits no law."))
 
 # %% [markdown]
 # ## How far to trust it
@@ -83,17 +86,25 @@ show("slices", "surface", "frontier")
 # the forecasts, written down before their runs, say whether any of it extrapolates.
 
 # %%
-show("residuals", "parameters")
-display(tables.if_there(lambda s: markup.paragraph(story.form_sentence(s)), study))
-display(tables.if_there(tables.comparison_table, study))
-display(tables.if_there(tables.identifiability_box, study))
-show("truth")
+if asks_for_a_law:
+    show("residuals", "parameters")
+    display(tables.if_there(lambda s: markup.paragraph(story.form_sentence(s)), study))
+    display(tables.if_there(tables.comparison_table, study))
+    display(tables.if_there(tables.identifiability_box, study))
+    show("truth")
+else:
+    display(
+        markup.callout("No law, nothing to extrapolate: the spread of seeds is what these runs say of their noise.")
+    )
 
 # %% [markdown]
 # ## Constants
 
 # %%
-display(tables.if_there(tables.parameter_table, study))
+if asks_for_a_law:
+    display(tables.if_there(tables.parameter_table, study))
+else:
+    display(markup.callout("None: the experiment fits no law."))
 
 # %% [markdown]
 # ## Reporting checklist

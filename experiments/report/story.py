@@ -8,7 +8,7 @@ from kleiber.experiments.report.drawing import Study, other_forecasts
 from kleiber.experiments.report.markup import Markup, tiles
 from kleiber.experiments.report.results import SweepResults
 from kleiber.scaling.figures.forecast import forecast_claim
-from kleiber.scaling.figures.style import compute, count, listing, percent
+from kleiber.scaling.figures.style import compute, count, listing, percent, plural
 
 
 def gate_of(study: Study) -> list[dict[str, Any]]:
@@ -128,13 +128,8 @@ def headline_tiles(study: Study) -> Markup:
         items.append((f"{min(losses):.4f}", "lowest loss, nats per token", ""))
     if study.is_fitted:
         items.append((percent(study.fits[0].residual_rms), f"rms residual of {study.fits[0].law}", ""))
-    items.append(
-        (
-            str(len(study.results.fitted)),
-            f"runs of {len({r['num_params_total'] for r in study.results.fitted})} sizes",
-            "",
-        )
-    )
+    num_sizes = len({r["num_params_total"] for r in study.results.fitted})
+    items.append((str(len(losses)), f"runs of {plural(num_sizes, 'size')}", ""))
     return tiles(items)
 
 

@@ -20,6 +20,7 @@ from kleiber.scaling.figures.style import (
     new_figure,
     percent,
     plain,
+    plural,
     set_claim,
     size_colors,
 )
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 LEGEND = ("best for the compute", "forecast, interval", "measured")
 """Entries of the hero's legend that follow the sizes, in order."""
+
+
+MAX_FULL_LABELS = 2
+"""Targets that fit beside each other with size, length and compute under each; more are named only."""
 
 
 def hero(points: Points, predict: Predict | None, band: Band | None = None, targets: Sequence[Target] = ()) -> "Figure":
@@ -64,7 +69,9 @@ def hero(points: Points, predict: Predict | None, band: Band | None = None, targ
 
 
 def _loss_claim(points: Points) -> str:
-    return f"{len(points)} runs measured, loss {points.loss.min():.3f} to {points.loss.max():.3f}"
+    return (
+        f"{plural(len(points), 'run').capitalize()} measured, loss {points.loss.min():.3f} to {points.loss.max():.3f}"
+    )
 
 
 def forecast_claim(targets: Sequence[Target]) -> str:
@@ -91,7 +98,7 @@ def forecast_claim(targets: Sequence[Target]) -> str:
 
 def _hero_detail(points: Points, targets: Sequence[Target], is_fitted: bool) -> str:
     sizes, done = len(np.unique(points.num_params)), "fitted" if is_fitted else "measured"
-    text = f"{len(points)} runs of {sizes} sizes {done}, up to {compute(points.flops.max())} FLOPs"
+    text = f"{plural(len(points), 'run')} of {plural(sizes, 'size')} {done}, up to {compute(points.flops.max())} FLOPs"
     if targets:
         level = f"{100 * targets[0].level:g} %"
         text += f"; forecasts written down with their {level} intervals before their runs started"
@@ -180,7 +187,11 @@ def _draw_errors(axis: "Axes", targets: Sequence[Target], colors: dict[float, st
         if target.observed is not None:
             draw_measured(axis, place, 0, colors[target.num_params])
     axis.axhline(0, color=INK, linewidth=1, zorder=1)
-    axis.set_xticks(range(len(targets)), [_target_label(t) for t in targets], fontsize=8.8)
+    if len(targets) <= MAX_FULL_LABELS:
+        axis.set_xticks(range(len(targets)), [_target_label(t) for t in targets], fontsize=8.8)
+    else:
+        names = [plain(t.name if len(t.name) <= 16 else t.name[:15] + "…") for t in targets]
+        axis.set_xticks(range(len(targets)), names, fontsize=8.8, rotation=60, ha="right", rotation_mode="anchor")
     axis.set_xlim(-0.6, len(targets) - 0.4)
     reach = max(abs(v) for v in axis.get_ylim()) * 1.1
     axis.set_ylim(-reach, reach)
@@ -217,7 +228,7 @@ def forecast_against_truth(
     }
     errors = {method: values for method, values in errors.items() if values}
     with house_style():
-        figure = new_figure(10.2, 1.9 + 0.42 * max(len(errors), 2))
+        figure = new_figure(10.2, 1.9 + 0.42 * max(len(errors), 1.1 * len(done), 2))
         set_claim(
             figure, _skill_claim(errors, names), "signed error of the forecast loss; bar: the registered interval"
         )

@@ -12,6 +12,7 @@ from kleiber.scaling.figures.style import (
     count,
     draw_dots,
     house_style,
+    listing,
     loss_ticks,
     new_figure,
     plain,
@@ -112,19 +113,18 @@ def _label_levels(axis: "Axes", levels: Floats) -> None:
 
 def _claim(all_series: Sequence[Series], panels: Sequence[str], knob: str) -> str:
     """Says how far the best level moves from the smallest to the largest size, in octaves, in each panel."""
-    said = []
+    said, spans = [], set()
     for panel in panels:
         mine = sorted((s for s in all_series if s.panel == panel), key=lambda s: (s.num_params, s.num_tokens))
         first, last = mine[0], mine[-1]
         bests = best_level(first), best_level(last)
-        name = f"{panel}: " if panel else ""
+        where = f" ({panel})" if panel else ""
         if bests[0] is None or bests[1] is None:
-            said.append(f"{name}the lowest loss is at an end of the range tried")
+            said.append(f"is at an end of the range tried{where}")
         elif first.num_params == last.num_params:
-            said.append(f"{name}best {knob} {bests[0]:.2g} at {count(first.num_params)} parameters")
+            said.append(f"is {bests[0]:.2g} at {count(first.num_params)} parameters{where}")
         else:
-            octaves = abs(np.log2(bests[1] / bests[0]))
-            span = last.num_params / first.num_params
-            said.append(f"{name}best {knob} moves {octaves:.2f} octaves over {span:.0f}× parameters")
-    claim = "; ".join(said)
-    return claim[:1].upper() + claim[1:] if not panels[0] else claim
+            said.append(f"moves {abs(np.log2(bests[1] / bests[0])):.2f} octaves{where}")
+            spans.add(f"{last.num_params / first.num_params:.0f}×")
+    claim = f"the best {knob} {listing(said)}"
+    return f"Over {listing(sorted(spans))} parameters {claim}" if spans else claim[:1].upper() + claim[1:]

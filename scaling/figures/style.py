@@ -123,6 +123,11 @@ def listing(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def plural(number: int, noun: str) -> str:
+    """Returns `one size`, `2 sizes`."""
+    return f"one {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def plain(text: str) -> str:
     """Returns text with the dollar signs that matplotlib would read as mathematics made literal."""
     return text.replace("$", r"\$")
