@@ -92,7 +92,7 @@ class Study:
 
 
 def _hero(study: Study) -> "Figure":
-    if not study.is_fitted:
+    if study.results.fit is None:
         return forecast_figures.hero(study.points, None, None, study.targets)
     return forecast_figures.hero(study.points, study.law.predict, study.law.band, study.targets)
 
