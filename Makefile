@@ -6,6 +6,8 @@ SHELL := bash
 
 OUT ?= out/quickstart
 BIN := .venv/bin
+# Two files of tests at once; PYTEST="-x -k sweep" runs what you like instead.
+PYTEST ?= -n 2 --dist loadfile
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -15,7 +17,7 @@ quickstart: ## set up .venv, then train, fit, forecast, test the forecast and re
 	@.ci/step "kleiber sweep quickstart --out $(OUT)" $(BIN)/kleiber sweep quickstart --out $(OUT)
 
 test: lint miniature ## set up .venv, then lint, check types, run the experiment miniature and the tests
-	@.ci/step tests $(BIN)/python -m pytest
+	@.ci/step tests $(BIN)/python -m pytest $(PYTEST)
 
 install-all:
 	@.ci/step install .ci/install all
