@@ -153,6 +153,12 @@ def forecast(
     )
 
 
+def undismissed(fits: Sequence[FitResult]) -> list[FitResult]:
+    """Returns the fits that have a say in a combined forecast: AICc at most DISMISSED above the best."""
+    best = min(fit.aicc for fit in fits)
+    return [fit for fit in fits if fit.aicc - best <= DISMISSED]
+
+
 def combined_forecast(
     fits: Sequence[FitResult],
     num_params: float,
@@ -177,9 +183,8 @@ def combined_forecast(
     """
     if not fits:
         raise ValueError("a combined forecast needs at least one fit.")
-    best = min(fit.aicc for fit in fits)
     form_weights(fits)  # checks that all are fits of the same runs
-    kept = [fit for fit in fits if fit.aicc - best <= DISMISSED]
+    kept = undismissed(fits)
     if len(kept) == 1:
         return forecast(kept[0], num_params, num_tokens, level, [fit for fit in fits if fit is not kept[0]], columns)
     singles = [forecast(fit, num_params, num_tokens, level, (), columns) for fit in kept]
@@ -198,7 +203,7 @@ def combined_forecast(
         standard_error=predicted * deviation,
         parts={**parts, "form": between},
         degrees_of_freedom=degrees,
-        weights={fit.law: (1.0 / len(kept) if fit.aicc - best <= DISMISSED else 0.0) for fit in fits},
+        weights={**{fit.law: 0.0 for fit in fits}, **{fit.law: 1.0 / len(kept) for fit in kept}},
         rival_losses={fit.law: loss for fit, loss in zip(fits, all_losses, strict=True)},
     )
 

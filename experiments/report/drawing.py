@@ -94,7 +94,7 @@ class Study:
 def _hero(study: Study) -> "Figure":
     if study.results.fit is None:
         return forecast_figures.hero(study.points, None, None, study.targets)
-    return forecast_figures.hero(study.points, study.law.predict, study.law.band, study.targets)
+    return forecast_figures.hero(study.points, study.law.forecast_loss, study.law.band, study.targets)
 
 
 def _curves(study: Study) -> "Figure":
@@ -150,7 +150,7 @@ def other_forecasts(study: Study) -> dict[str, dict[str, float]]:
     """Returns what the rival laws and the registered baselines said of each target: method -> {target: loss}."""
     said: dict[str, dict[str, float]] = {}
     if study.is_fitted:
-        for fit in study.fits[1:]:
+        for fit in study.fits if len(study.fits) > 1 else ():
             law = FittedLaw(fit)
             said[fit.law] = {
                 t.name: float(law.predict(np.array([t.num_params]), np.array([t.num_tokens]))[0]) for t in study.targets

@@ -193,27 +193,26 @@ def law_sentences(study: Study) -> list[str]:
 
 
 def form_sentence(study: Study) -> str:
-    """Returns which form the runs prefer, and how far the forecasts of the others are from the registered one's."""
-    from kleiber.scaling.forecast import form_weights
+    """Returns which form the runs prefer, and how far the forecasts of each are from the registered mean."""
+    from kleiber.scaling.forecast import undismissed
 
     fits = study.fits
     if len(fits) == 1:
         return "No rival form was fitted, so the intervals hold only if this form is right."
-    weights = form_weights(fits)
     order = sorted(range(len(fits)), key=lambda index: fits[index].aicc)
     best, second = fits[order[0]], fits[order[1]]
     words = f"The runs prefer {best.law} (AICc {second.aicc - best.aicc:.1f} below {second.law})"
-    if best is not fits[0]:
-        words += f"; the registered {fits[0].law} keeps a weight of {weights[0]:.2f}"
+    kept = [fit.law for fit in undismissed(fits)]
+    words += f"; the registered forecast is the mean of {' and '.join(kept)}" if len(kept) > 1 else ""
     spreads = [
         abs(said[t.name] / t.predicted - 1)
         for law, said in other_forecasts(study).items()
-        if law in {fit.law for fit in fits[1:]}
+        if law in {fit.law for fit in fits}
         for t in study.targets
     ]
     if not spreads:
         return words + "."
     return words + (
-        f". On the targets the forms differ by up to {percent(max(spreads))}; the registered intervals include this "
-        "spread, weighted by how well each form fits."
+        f". On the targets a form differs from it by up to {percent(max(spreads))}; the registered intervals include "
+        "this spread."
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kleiber.scaling.figures.study import Estimates, Floats, Predict
-from kleiber.scaling.forecast import forecast
+from kleiber.scaling.forecast import combined_forecast, undismissed
 from kleiber.scaling.result import FitResult
 
 
@@ -17,7 +17,7 @@ class FittedLaw:
     level: float = 0.9
     """Probability of the band."""
     rivals: tuple[FitResult, ...] = ()
-    """Other forms fitted to the same runs; those not rejected widen the band."""
+    """Other forms fitted to the same runs, combined with the first in the forecast and its band."""
 
     def columns(self, num_params: Floats, num_tokens: Floats) -> dict[str, Floats]:
         """Returns the law's variables, each flat float64."""
@@ -36,6 +36,12 @@ class FittedLaw:
         """Returns the loss, of the shape of the arguments."""
         return self._loss_at(self.fit.z, num_params, num_tokens)
 
+    def forecast_loss(self, num_params: Floats, num_tokens: Floats) -> Floats:
+        """Returns the loss that `combined_forecast` says, of the shape of the arguments."""
+        kept = undismissed([self.fit, *self.rivals])
+        logs = [np.log(FittedLaw(fit).predict(num_params, num_tokens)) for fit in kept]
+        return np.exp(np.mean(logs, axis=0))
+
     def _loss_at(self, z: Floats, num_params: Floats, num_tokens: Floats) -> Floats:
         shape = np.broadcast_shapes(np.shape(num_params), np.shape(num_tokens))
         return np.exp(self.fit.model.log_loss(z, self.columns(num_params, num_tokens))).reshape(shape)
@@ -46,7 +52,7 @@ class FittedLaw:
             name: value for name, value in self._middle().items() if name not in ("num_params_total", "num_tokens")
         }
         pairs = [
-            forecast(self.fit, size, tokens, self.level, self.rivals, others).interval
+            combined_forecast([self.fit, *self.rivals], size, tokens, self.level, others).interval
             for size, tokens in zip(num_params, num_tokens, strict=True)
         ]
         low, high = np.array(pairs).T
