@@ -221,7 +221,7 @@ def forecast_against_truth(
     """
     done = [t for t in targets if t.observed is not None]
     names = names or {}
-    rows = {"registered law": {t.name: t.predicted for t in done}, **rivals}
+    rows = {"registered forecast": {t.name: t.predicted for t in done}, **rivals}
     errors = {
         method: [losses[t.name] / t.observed - 1 for t in done if t.name in losses and t.observed]
         for method, losses in rows.items()
@@ -240,7 +240,7 @@ def forecast_against_truth(
                 if target.name not in rows[method] or not target.observed:
                     continue
                 y = row + 0.22 * (index - (len(done) - 1) / 2) / max(1, (len(done) - 1) / 2)
-                if method == "registered law":
+                if method == "registered forecast":
                     axis.plot(
                         [100 * (target.low / target.observed - 1), 100 * (target.high / target.observed - 1)],
                         [y, y],
@@ -292,13 +292,13 @@ def _one_line(target: Target) -> str:
 
 def _skill_claim(errors: dict[str, list[float]], names: dict[str, str]) -> str:
     rms = {method: float(np.sqrt(np.mean(np.square(values)))) for method, values in errors.items()}
-    own = rms.pop("registered law", None)
+    own = rms.pop("registered forecast", None)
     if own is None:
         return "No target has been measured yet"
     if not rms:
-        return f"The registered law is {percent(own)} off (root mean square)"
+        return f"The registered forecast is {percent(own)} off (root mean square)"
     best = min(rms, key=lambda method: rms[method])
     name = names.get(best, best)
     if rms[best] < own:
-        return f"{name} forecasts better than the registered law: {percent(rms[best])} off against {percent(own)}"
-    return f"The registered law is {percent(own)} off, the best of the others {percent(rms[best])} ({name})"
+        return f"{name} forecasts better than the registered one: {percent(rms[best])} off against {percent(own)}"
+    return f"The registered forecast is {percent(own)} off, the best of the others {percent(rms[best])} ({name})"
