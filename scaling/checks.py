@@ -18,12 +18,13 @@ from kleiber.scaling.table import (
 )
 
 
-def usable_rows(table: RunTable, variables: Sequence[str]) -> RunTable:
+def usable_rows(table: RunTable, variables: Sequence[str], may_be_zero: Sequence[str] = ()) -> RunTable:
     """Returns the rows a law is fitted to: finished, of the fitting split, unique, with sound numbers.
 
     Args:
       table: runs with a column `loss` (nats per token) and each of the variables.
       variables: columns the law needs; all must be positive.
+      may_be_zero: those of them where zero is sound too.
 
     Raises:
       TableError: its subclasses name what is wrong with which rows.
@@ -37,7 +38,7 @@ def usable_rows(table: RunTable, variables: Sequence[str]) -> RunTable:
             if not rows.all():
                 table = table.where(rows, f"{int((~rows).sum())} rows without {name} {wanted!r} left out")
     for name in ("loss", *variables):
-        _check_column(table, name)
+        _check_column(table, name, name in may_be_zero)
     for name in ("vocab_size", "tokenizer"):
         kinds = set(table.label(name)) if name in table else set()
         if len(kinds) > 1:
@@ -49,7 +50,7 @@ def usable_rows(table: RunTable, variables: Sequence[str]) -> RunTable:
     return _without_duplicates(table)
 
 
-def _check_column(table: RunTable, name: str) -> None:
+def _check_column(table: RunTable, name: str, may_be_zero: bool = False) -> None:
     values = table[name]
     lost = np.flatnonzero(~np.isfinite(values))
     if lost.size:
@@ -57,7 +58,7 @@ def _check_column(table: RunTable, name: str) -> None:
             f"{table.source}: column {name!r} is missing or not finite in {lost.size} rows (first: row {lost[0] + 1} "
             f"after the header). Leave them out with a drop expression, for instance --drop '{name} != {name}'."
         )
-    low = np.flatnonzero(values <= 0)
+    low = np.flatnonzero(values < 0 if may_be_zero else values <= 0)
     if low.size:
         raise NotPositiveError(
             f"{table.source}: column {name!r} must be positive, but row {low[0] + 1} after the header has "
@@ -92,7 +93,7 @@ def check_design(table: RunTable, variables: Sequence[str], num_free: int) -> No
             "Add runs, fix parameters, or choose a law with fewer."
         )
     for name in variables:
-        if np.ptp(np.log(table[name])) < 1e-9:
+        if np.ptp(table[name]) <= 1e-9 * np.abs(table[name]).max():
             raise OneSizeError(
                 f"{table.source}: every run has {name} = {table[name][0]:g}, so the law's dependence on it cannot be "
                 "seen. Add runs with other values or choose a law without it (kleiber laws)."

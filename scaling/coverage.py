@@ -21,6 +21,8 @@ class Coverage:
     rate: float
     bias: float
     """Mean error over the standard deviation of the estimates."""
+    deviation: float
+    """Standard deviation of the estimates (of their logarithms, for positive constants)."""
     spread: float
     """Standard deviation of the estimates over the root mean square of their stated standard errors."""
     median_degrees: float
@@ -82,11 +84,16 @@ def coverages(
             rows.setdefault(name, []).append((low <= true <= high, error, deviation, degrees))
     out = {}
     for name, found in rows.items():
-        held, error, deviation, degrees = (np.array(each, dtype=float) for each in zip(*found, strict=True))
-        sd = float(np.std(error, ddof=1))
-        spread = sd / float(np.sqrt(np.mean(deviation**2)))
+        held, errors, deviations, degrees = np.array(found, dtype=np.float64).T
+        sd = float(np.std(errors, ddof=1))
         out[name] = Coverage(
-            level, len(held), float(held.mean()), float(error.mean()) / sd, spread, float(np.median(degrees))
+            level=level,
+            count=len(found),
+            rate=float(held.mean()),
+            bias=float(errors.mean()) / sd,
+            deviation=sd,
+            spread=sd / float(np.sqrt(np.mean(deviations**2))),
+            median_degrees=float(np.median(degrees)),
         )
     return out
 

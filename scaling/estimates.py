@@ -1,6 +1,6 @@
 """Constants as reported: values with t intervals, withheld where the runs cannot give them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -37,6 +37,7 @@ def describe(
     jacobian: np.ndarray,
     uncertainty: Uncertainty,
     free: np.ndarray,
+    others: Sequence[tuple[float, np.ndarray]] = (),
 ) -> tuple[dict[str, Estimate], Identifiability]:
     """Returns every constant with its interval, and the identifiability report.
 
@@ -47,6 +48,7 @@ def describe(
       jacobian: float64 [runs, P] of predicted log loss by z.
       uncertainty: of z.
       free: bool [P], coordinates not at a bound.
+      others: competing optima.
     """
     rough: dict[str, Estimate] = {}
     relative: dict[str, float] = {}
@@ -62,7 +64,7 @@ def describe(
         rough[name] = Estimate(value, size, interval(value, deviation, degrees, is_log), at_bound=bool(bound))
         relative[name] = np.inf if bound else size / abs(value) if value else np.inf
     drift = _drift(model, z, residual, jacobian, uncertainty, free)
-    ident, withheld = identify(model, z, jacobian, uncertainty.covariance, relative, drift)
+    ident, withheld = identify(model, z, jacobian, uncertainty.covariance, relative, drift, others)
     nothing = (np.nan, np.nan)
     for name, reason in withheld.items():
         rough[name] = replace(rough[name], estimate=np.nan, standard_error=np.nan, interval_95=nothing, withheld=reason)

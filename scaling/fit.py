@@ -8,6 +8,7 @@ import numpy as np
 
 from kleiber.scaling.checks import check_design, usable_rows
 from kleiber.scaling.estimates import describe, frontier_exponents
+from kleiber.scaling.identifiability import other_optima
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.minimise import Minimum, levenberg_marquardt, newton_polish
@@ -31,6 +32,8 @@ OBJECTIVES = ("gaussian", "huber", "student")
 AGREE = 1e-7
 """Two starts reached the same minimum if their costs differ by less than this share."""
 
+MORE_STARTS = 200
+"""Starts followed when fewer than two of the first reach the best minimum, so that nothing vouches for it."""
 SAME_VALLEY = 1e-3
 """Reweighted minima whose costs differ by less than this share are polished once."""
 
@@ -75,24 +78,25 @@ def fit_law(
         raise ValueError(f"objective {objective!r}: choose one of {', '.join(OBJECTIVES)}.")
     if cluster and objective != "gaussian":
         raise ValueError(f"a random effect per {cluster} needs the gaussian objective, not {objective}.")
-    table = usable_rows(table, law.variable_names)
+    table = usable_rows(table, law.variable_names, [each.name for each in law.variables if each.may_be_zero])
     model = make_model(law, {name: table[name] for name in law.variable_names}, fixed)
     check_design(table, law.variable_names, len(model.free))
     clusters, labels = _clusters(table, cluster)
     log_loss = np.log(table["loss"])
-    points, tried = start_points(model, table["loss"], starts)
-    kind, minimum, polished = _search(model, log_loss, points, objective, delta)
-    z, ratio = polished, 0.0
+    for count in (starts, max(starts, MORE_STARTS)):
+        points, tried = start_points(model, table["loss"], count)
+        kind, minimum, z = _search(model, log_loss, points, objective, delta)
+        agreeing = int((minimum.cost <= minimum.cost.min() * (1 + AGREE) + 1e-22).sum())
+        if agreeing > 1:
+            break
+    failed = int((~minimum.converged | ~np.isfinite(minimum.cost)).sum())
+    certificate = Starts(tried, len(points), failed, agreeing)
+    ratio = 0.0
     if clusters is not None:
         refined, ratios = refine_shared(model, log_loss[None], z[None], clusters)
         z, ratio = refined[0], float(ratios[0])
-    certificate = Starts(
-        tried,
-        len(points),
-        int((~minimum.converged | ~np.isfinite(minimum.cost)).sum()),
-        int((minimum.cost <= minimum.cost.min() * (1 + AGREE) + 1e-22).sum()),
-    )
-    return _finish(table, model, z, kind, clusters, labels, cluster, ratio, certificate)
+    others = other_optima(model, minimum.z[minimum.converged], minimum.cost[minimum.converged])
+    return _finish(table, model, z, kind, clusters, labels, cluster, ratio, certificate, others)
 
 
 def _clusters(table: RunTable, cluster: str | None) -> tuple[Clusters | None, tuple[str, ...] | None]:
@@ -174,7 +178,8 @@ def _polish(
     z, cost = minimum.z.copy(), minimum.cost.copy()
     order = np.argsort(cost, kind="stable")
     for index in order[cost[order] <= cost.min() * 1.05]:
-        if abs(cost[index] / cost[order[0]] - 1) < SAME_VALLEY and index != order[0]:
+        same = cost[index] < cost[order[0]] * (1 + SAME_VALLEY) and np.abs(z[index] - z[order[0]]).max() < 0.05
+        if same and index != order[0]:
             z[index], cost[index] = z[order[0]], cost[order[0]]
         else:
             z[index], cost[index] = newton_polish(residuals, z[index], model.bounds, kind)
@@ -219,6 +224,7 @@ def _finish(
     cluster: str | None,
     ratio: float,
     certificate: Starts,
+    others: list[tuple[float, np.ndarray]],
 ) -> FitResult:
     predicted, jacobian = (each[0] for each in model.log_loss_and_jacobian(z[None]))
     residual = np.log(table["loss"]) - predicted
@@ -231,7 +237,7 @@ def _finish(
     num_constants = int(free.sum()) + num_noise
     aicc = -2 * log_likelihood + 2 * num_constants
     aicc += 2 * num_constants * (num_constants + 1) / max(count - num_constants - 1, 1e-9)
-    parameters, ident = describe(model, z, residual, jacobian, uncertainty, free)
+    parameters, ident = describe(model, z, residual, jacobian, uncertainty, free, others)
     variances = uncertainty.variances
     return FitResult(
         law=model.law.id,
@@ -253,6 +259,10 @@ def _finish(
         log_likelihood=log_likelihood,
         aicc=aicc,
         starts=certificate,
+        other_optima=tuple(
+            {"objective": cost, **{name: float(each) for name, each in model.reported(point).items()}}
+            for cost, point in others
+        ),
         residuals=residual,
         points={"loss": table["loss"], **model.columns},
         clusters=labels,

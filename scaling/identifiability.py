@@ -1,6 +1,6 @@
 """What a design of runs can and cannot say about a law's constants, and the alarms when it cannot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +84,7 @@ def identify(
     covariance: np.ndarray,
     relative_errors: Mapping[str, float],
     drift: Mapping[str, float],
+    others: Sequence[tuple[float, np.ndarray]] = (),
 ) -> tuple[Identifiability, dict[str, str]]:
     """Returns the report, and why each withheld constant is withheld, by name.
 
@@ -94,6 +95,7 @@ def identify(
       covariance: float64 [P, P] of z.
       relative_errors: standard error over estimate of every free constant.
       drift: see `Identifiability`.
+      others: competing optima (`other_optima`).
     """
     values, vectors = fisher(model, z, jacobian)
     condition = float(values[0] / values[-1]) if values[-1] > 0 else np.inf
@@ -116,6 +118,10 @@ def identify(
         if not relative_errors[name] <= 0.5:
             alarms[f"loose-{name}"] = f"the standard error of {name} exceeds half of it"
             withheld.setdefault(name, f"loose-{name}")
+    if others:
+        alarms["several-optima"], loose = _several(model, z, others)
+        for name in loose:
+            withheld.setdefault(name, "several-optima")
     if "E" in model.free and not relative_errors["E"] <= 1.0:
         alarms["floor"] = "E is within one standard error of zero; the floor of the loss is not seen in these runs"
     drifting = {name: size for name, size in drift.items() if size > 4}
@@ -136,8 +142,54 @@ def identify(
 
 
 def _exponents(model: Model) -> set[str]:
-    named = {power for parameter in model.law.parameters for _, power in parameter.scale if isinstance(power, str)}
-    return named | set(model.law.frontier or ())
+    """Returns the constants that shape the law: those it is not linear in and that have no unit."""
+    linear = {name for group in model.law.linear for name in group}
+    return {each.name for each in model.law.parameters if each.name not in linear and not each.scale}
+
+
+def other_optima(model: Model, z: np.ndarray, cost: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    """Returns (objective, working point) of up to 5 local optima that the runs hardly tell from the best one.
+
+    They differ from it, and from each other, by a quarter in some constant, and their objective exceeds the best
+    by less than a share 3.84 / runs: about what a likelihood-ratio test at 95% would let pass.
+
+    Args:
+      model: law and runs.
+      z: float64 [starts, P], minima.
+      cost: float64 [starts], their objective.
+    """
+    if not len(z):
+        return []
+    order = np.argsort(cost, kind="stable")
+    unit = np.where(model.is_log, 1.0, np.maximum(np.abs(z[order[0]]), 1e-12))
+    num_runs = len(next(iter(model.columns.values())))
+    kept = [int(order[0])]
+    for index in order[1:]:
+        near = cost[index] <= cost[order[0]] * (1 + 3.84 / num_runs)
+        apart = all(np.max(np.abs(z[index] - z[other]) / unit) > np.log(1.25) for other in kept)
+        if near and apart and len(kept) <= 5:
+            kept.append(int(index))
+    return [(float(cost[index]), z[index]) for index in kept[1:]]
+
+
+def _several(model: Model, z: np.ndarray, others: Sequence[tuple[float, np.ndarray]]) -> tuple[str, list[str]]:
+    """Returns the alarm in words, and the constants that differ by half or more between the optima."""
+    best = model.reported(z)
+    loose: list[str] = []
+    texts = []
+    for objective, other in others:
+        values = model.reported(other)
+        moved = [
+            name
+            for name in model.free
+            if abs(values[name] - best[name]) > 0.5 * min(abs(values[name]), abs(best[name]))
+        ]
+        loose += [name for name in moved if name not in loose]
+        texts.append(
+            f"{objective:.8g} at " + ", ".join(f"{name} {float(values[name]):.4g}" for name in moved or model.free)
+        )
+    here = ", ".join(f"{name} {float(best[name]):.4g}" for name in loose or model.free)
+    return f"the best optimum, at {here}, is hardly told from others: objective " + "; ".join(texts), loose
 
 
 def _correlations(names: tuple[str, ...], covariance: np.ndarray) -> dict[str, float]:

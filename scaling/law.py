@@ -21,10 +21,15 @@ class Variable:
     name: str
     meaning: str
     unit: str
+    same_scale_as: str = ""
+    """Another variable that must be divided by the same number when columns are centred."""
+    may_be_zero: bool = False
+    """Whether zero is a sound value, as for a sparsity."""
 
 
 NUM_PARAMS = Variable("num_params_total", "trainable parameters, embeddings included", "parameters")
 NUM_TOKENS = Variable("num_tokens", "training tokens processed", "tokens")
+NUM_UNIQUE = Variable("num_unique_tokens", "distinct training tokens", "tokens", same_scale_as="num_tokens")
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class Parameter:
     start: tuple[float, float] | None = None
     """Range of starting values when the law is not linear in it (variables divided by their geometric means)."""
     scale: tuple[tuple[str, str | float], ...] = ()
-    """How it changes with the unit of a variable: (("num_params_total", "alpha"),) means value ~ unit ** alpha."""
+    """How it changes with the unit of a variable: (("num_params_total", "alpha"),) means value ~ unit ** alpha,
+    "-alpha" unit ** -alpha, a number that power."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -76,8 +77,7 @@ class Model:
         return out
 
     def _unit(self, variable: str, exponent: str | float, values: Mapping[str, np.ndarray], sign: float) -> np.ndarray:
-        power = values[exponent] if isinstance(exponent, str) else exponent
-        return np.exp(sign * power * np.log(self.scales[variable]))
+        return np.exp(sign * _exponent(exponent, values) * np.log(self.scales[variable]))
 
     def working(self, constants: Mapping[str, float]) -> np.ndarray:
         """Returns the working point [P] of constants given in the units of the columns."""
@@ -85,8 +85,7 @@ class Model:
         for name in self.free:
             value = float(constants[name])
             for variable, exponent in self.law[name].scale:
-                power = constants[exponent] if isinstance(exponent, str) else exponent
-                value *= float(np.exp(-power * np.log(self.scales[variable])))
+                value *= float(np.exp(-_exponent(exponent, constants) * np.log(self.scales[variable])))
             z.append(np.log(value) if self.law[name].transform == "log" else value)
         return np.array(z, dtype=np.float64)
 
@@ -120,6 +119,13 @@ class Model:
         return np.log(value), np.moveaxis(loss.imag / STEP / value, 0, -1)
 
 
+def _exponent(exponent: str | float, values: Mapping[str, Any]) -> Any:
+    """Returns the value of an exponent given as a number, a constant's name, or "-" and its name."""
+    if not isinstance(exponent, str):
+        return exponent
+    return -values[exponent[1:]] if exponent.startswith("-") else values[exponent]
+
+
 def make_model(law: Law, columns: Mapping[str, np.ndarray], fixed: Mapping[str, float] | None = None) -> Model:
     """Returns the model of a law on measured columns, each divided by its geometric mean if the law allows it.
 
@@ -135,4 +141,5 @@ def make_model(law: Law, columns: Mapping[str, np.ndarray], fixed: Mapping[str, 
     scales = {
         name: float(np.exp(np.mean(np.log(values)))) if name in centring else 1.0 for name, values in chosen.items()
     }
+    scales |= {each.name: scales[each.same_scale_as] for each in law.variables if each.same_scale_as}
     return Model(law, chosen, scales, fixed)

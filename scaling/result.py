@@ -80,6 +80,8 @@ class FitResult:
     log_likelihood: float
     aicc: float
     starts: Starts
+    other_optima: tuple[Mapping[str, float], ...]
+    """Objective and constants of competing local optima that the runs hardly tell from the best."""
     residuals: np.ndarray
     """float64 [runs], measured minus predicted log loss."""
     points: Mapping[str, np.ndarray]
@@ -129,6 +131,7 @@ class FitResult:
             "aicc": self.aicc,
             "interval_method": "t, delta method" if self.clusters is None else "t with Satterthwaite degrees, GLS",
             "starts": asdict(self.starts),
+            "other_optima": [dict(each) for each in self.other_optima],
             "residuals": self.residuals.tolist(),
             "points": {name: values.tolist() for name, values in self.points.items()},
             "clusters": list(self.clusters) if self.clusters else None,
@@ -215,6 +218,7 @@ def _read(values: Mapping[str, Any]) -> FitResult:
         log_likelihood=values["log_likelihood"],
         aicc=_nan(values["aicc"]),
         starts=Starts(**values["starts"]),
+        other_optima=tuple(values["other_optima"]),
         residuals=np.array(values["residuals"]),
         points={name: np.array(each, dtype=np.float64) for name, each in values["points"].items()},
         clusters=tuple(values["clusters"]) if values["clusters"] else None,

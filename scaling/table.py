@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -150,7 +151,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def from_columns(data: Mapping[str, Sequence], source: str = "memory") -> RunTable:
+def from_columns(data: Mapping[str, Any], source: str = "memory") -> RunTable:
     """Returns a table from columns by name; a column of numbers (empty text is NaN) becomes float64, others text."""
     columns, labels = {}, {}
     for name, values in data.items():
@@ -173,7 +174,7 @@ def _short(value: object) -> str:
 
 
 def read_table(
-    path: str | Path | Mapping[str, Sequence], columns: Mapping[str, str] | None = None, drop: str | None = None
+    path: str | Path | Mapping[str, Any], columns: Mapping[str, str] | None = None, drop: str | None = None
 ) -> RunTable:
     """Returns the runs of a CSV or Parquet file, or of a mapping from column name to values.
 
@@ -221,7 +222,7 @@ def _read_file(path: Path) -> RunTable:
         ragged = next((index for index, row in enumerate(rows) if len(row) != len(header)), None)
         if ragged is not None:
             raise TableError(f"{path}: row {ragged + 2} has {len(rows[ragged])} fields, the header {len(header)}.")
-        data: Mapping[str, Sequence] = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+        data: Mapping[str, Any] = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     elif path.suffix in (".parquet", ".pq"):
         import pyarrow.parquet
 

@@ -21,11 +21,15 @@ def registry() -> dict[str, Law]:
 
 
 def get_law(name: str) -> Law:
-    """Returns the law of that id.
+    """Returns the law of that id; "product_of:num_params_total+epochs" makes the product law of these columns.
 
     Raises:
       ValueError: naming the nearest law if there is none.
     """
+    if name.startswith("product_of:"):
+        from kleiber.scaling.laws.product_factors import product_law
+
+        return product_law(tuple(name.removeprefix("product_of:").split("+")), name)
     laws = registry()
     if name in laws:
         return laws[name]

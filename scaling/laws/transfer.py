@@ -1,0 +1,132 @@
+"""Fine-tuning, distillation and mixtures."""
+
+import numpy as np
+
+from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power
+from kleiber.scaling.laws.additive import ALPHA, BETA, EXPONENT, A, B, E
+
+FINETUNE = Variable("finetune_tokens", "distinct fine-tuning tokens", "tokens")
+TEACHER = Variable("teacher_loss", "loss of the teacher", "nats per token")
+SUPERVISED = Variable("supervised_loss", "loss of the same student without a teacher", "nats per token")
+SHARE = Variable("share", "share of one domain in the training mixture", "1", may_be_zero=True)
+
+
+def transfer_tokens(p: Values, x: Values) -> np.ndarray:
+    """Returns k finetune_tokens^a num_params^b, the tokens that pre-training was worth, [..., runs]."""
+    return p["k"] * power(x["finetune_tokens"], p["a"]) * power(x["num_params_total"], p["b"])
+
+
+def finetune_loss(p: Values, x: Values) -> np.ndarray:
+    """Returns E + A / (num_params^alpha finetune_tokens^beta) [..., runs]."""
+    return p["E"] + p["A"] * power(x["num_params_total"], -p["alpha"]) * power(x["finetune_tokens"], -p["beta"])
+
+
+def distillation_loss(p: Values, x: Values) -> np.ndarray:
+    """Returns L_T + L_T^-c0 (1 + (L_T / (L_S d1))^(1/f1))^(-c1 f1) (A / N^alpha + B / D^beta)^gamma, [..., runs]."""
+    log_teacher = np.log(x["teacher_loss"])
+    bend = (log_teacher - np.log(x["supervised_loss"]) - np.log(p["d1"])) / p["f1"]
+    softplus = np.where(bend.real > 0, bend, 0) + np.log1p(np.exp(np.where(bend.real > 0, -bend, bend)))
+    gap = p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
+    log_gain = -p["c0"] * log_teacher - p["c1"] * p["f1"] * softplus + p["gamma"] * np.log(gap)
+    return x["teacher_loss"] + np.exp(log_gain)
+
+
+def mixture_loss(p: Values, x: Values) -> np.ndarray:
+    """Returns E + k exp(-t share) [..., runs]."""
+    return p["E"] + p["k"] * np.exp(-p["t"] * x["share"])
+
+
+def mixture_scaled_loss(p: Values, x: Values) -> np.ndarray:
+    """Returns E + k exp(-t share) + A / N^alpha + B / D^beta [..., runs]."""
+    additive = p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
+    return p["E"] + p["k"] * np.exp(-p["t"] * x["share"]) + additive
+
+
+SHARE_PARAMETERS = (
+    Parameter("k", "loss that the domain's absence costs", "nats per token"),
+    Parameter("t", "how fast the domain's share pays", start=(0.3, 30.0), bounds=(1e-3, 1e3)),
+)
+LAWS = (
+    Law(
+        id="transfer",
+        title="tokens that pre-training was worth to a fine-tuned model",
+        formula="D_T = k D_f^a N^b (map loss to the column of effective tokens transferred)",
+        citation="Hernandez et al. 2021, arXiv:2102.01293",
+        variables=(FINETUNE, NUM_PARAMS),
+        parameters=(
+            Parameter("k", "scale", "tokens", scale=(("finetune_tokens", "-a"), ("num_params_total", "-b"))),
+            Parameter("a", "exponent of fine-tuning tokens", "1", "identity", (-5.0, 5.0), (0.0, 1.0)),
+            Parameter("b", "exponent of parameters", "1", "identity", (-5.0, 5.0), (0.0, 1.0)),
+        ),
+        linear=(("k",),),
+        loss=transfer_tokens,
+        validity="only while fine-tuning tokens are fewer than the tokens transferred",
+        sweep="fine-tuned and from-scratch losses at 4 sizes, fine-tuning tokens over three decades",
+        pitfalls="at many fine-tuning tokens pre-training can hurt",
+    ),
+    Law(
+        id="finetune_product",
+        title="product of a pre-training factor and fine-tuning tokens",
+        formula="L = E + A / (X^alpha D_f^beta), X parameters (map pre-training tokens or rank to it instead)",
+        citation="Zhang et al. 2024, arXiv:2402.17193",
+        variables=(NUM_PARAMS, FINETUNE),
+        parameters=(
+            E,
+            Parameter("A", "size", scale=(("num_params_total", "alpha"), ("finetune_tokens", "beta"))),
+            ALPHA,
+            Parameter("beta", "exponent of fine-tuning tokens", start=EXPONENT, bounds=(1e-4, 20.0)),
+        ),
+        linear=(("E",), ("A",)),
+        loss=finetune_loss,
+        validity="a hypothesis: fit the additive law and the generalised mean beside it",
+        sweep="fine-tuning tokens over three decades x 4 sizes x 3 pre-training token counts",
+    ),
+    Law(
+        id="distillation",
+        title="student loss from its teacher's loss, its size and its tokens",
+        formula="L = L_T + L_T^-c0 (1 + (L_T / (L_S d1))^(1/f1))^(-c1 f1) (A / N^alpha + B / D^beta)^gamma",
+        citation="Busbridge et al. 2025, arXiv:2502.08606",
+        variables=(NUM_PARAMS, NUM_TOKENS, TEACHER, SUPERVISED),
+        parameters=(
+            A,
+            Parameter("B", B.meaning, start=(0.05, 20.0), scale=B.scale),
+            ALPHA,
+            BETA,
+            Parameter("gamma", "exponent of the student's gap", start=(0.2, 1.5), bounds=(0.01, 10.0)),
+            Parameter("c0", "slope in the teacher's loss", "1", "identity", (-10.0, 10.0), (-1.0, 3.0)),
+            Parameter("c1", "slope added past the capacity gap", "1", "identity", (-50.0, 50.0), (-2.0, 3.0)),
+            Parameter("d1", "teacher over student loss at the gap", start=(0.5, 2.0), bounds=(0.05, 20.0)),
+            Parameter("f1", "width of the gap", start=(0.05, 1.0), bounds=(0.01, 10.0)),
+        ),
+        linear=(),
+        loss=distillation_loss,
+        validity="the teacher acts through its loss only",
+        sweep="3 teachers x 4 students x 4 token counts, with supervised runs of the same students",
+        pitfalls="a teacher that is too good can hurt",
+    ),
+    Law(
+        id="mixture",
+        title="loss on a domain by its share of the mixture",
+        formula="L = E + k exp(-t h)",
+        citation="Ye et al. 2024, arXiv:2403.16952, one domain against the rest",
+        variables=(SHARE,),
+        parameters=(E, *SHARE_PARAMETERS),
+        linear=(("E",), ("k",)),
+        loss=mixture_loss,
+        validity="one size and token count",
+        sweep="shares {0, 0.05, 0.1, 0.2, 0.4, 0.7, 1}",
+    ),
+    Law(
+        id="mixture_scaled",
+        title="the same with size and tokens",
+        formula="L = E + k exp(-t h) + A / N^alpha + B / D^beta",
+        citation="after Ye et al. 2024, arXiv:2403.16952, and Shukor et al. 2025, arXiv:2507.09404 (additive)",
+        variables=(NUM_PARAMS, NUM_TOKENS, SHARE),
+        parameters=(E, *SHARE_PARAMETERS, A, B, ALPHA, BETA),
+        linear=(("E",), ("k",), ("A",), ("B",)),
+        loss=mixture_scaled_loss,
+        validity="the best mixture does not depend on scale: test it",
+        sweep="6 shares x 4 sizes x 3 token counts",
+        limits=("k = 0 is chinchilla",),
+    ),
+)

@@ -1,0 +1,70 @@
+"""The commands of a newcomer: from a CSV with unfamiliar names to a forecast, guided by the messages."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kleiber.experiments.cli import main
+from kleiber.scaling.ledger import Ledger
+from kleiber.scaling.truth.designs import REFERENCE, grid, surface
+
+
+@pytest.fixture
+def csv(tmp_path):
+    columns = grid()
+    model = surface(columns)
+    loss = np.exp(model.log_loss(model.working(REFERENCE)[None])[0] + 0.005 * np.sin(np.arange(40) ** 2))
+    rows = zip(columns["num_params_total"], columns["num_tokens"], loss, strict=True)
+    path = tmp_path / "runs.csv"
+    path.write_text("params,tokens,val_loss\n" + "\n".join(",".join(map(repr, map(float, row))) for row in rows))
+    return path
+
+
+MAPPING = "loss=val_loss,num_params_total=params,num_tokens=tokens"
+
+
+def test_messages_lead_to_a_forecast(csv, tmp_path, capsys):
+    assert main(["fit", str(csv)]) == 2
+    assert "--columns loss=val_loss" in capsys.readouterr().err
+    assert main(["fit", str(csv), "--columns", MAPPING, "--json"]) == 0
+    fit = json.loads(capsys.readouterr().out)
+    assert fit["parameters"]["alpha"]["estimate"] == pytest.approx(0.35, abs=0.03)
+    path = tmp_path / "fit.json"
+    path.write_text(json.dumps(fit))
+    assert main(["forecast", str(path), "--num-params", "1e9", "--num-tokens", "1e11", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["interval"][0] < found["predicted_loss"] < found["interval"][1]
+    assert main(["forecast", str(path), "--flops", "1e20"]) == 0
+    assert "best run of 1e+20" in capsys.readouterr().out
+
+
+def test_several_laws_are_compared(csv, capsys):
+    assert main(["fit", str(csv), "--columns", MAPPING, "--law", "chinchilla", "--law", "product", "--json"]) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert [fit["law"] for fit in out["fits"]] == ["chinchilla", "product"]
+    assert out["comparison"][0]["weight"] == pytest.approx(1.0)
+
+
+def test_a_misspelt_law_is_a_usage_error(csv, capsys):
+    assert main(["fit", str(csv), "--columns", MAPPING, "--law", "chinchila"]) == 2
+    assert "Did you mean 'chinchilla'" in capsys.readouterr().err
+
+
+def test_laws_lists_formula_and_source(capsys):
+    assert main(["laws", "--json"]) == 0
+    laws = {law["id"]: law for law in json.loads(capsys.readouterr().out)["laws"]}
+    assert laws["chinchilla"]["formula"] == "L = E + A / N^alpha + B / D^beta"
+    assert main(["laws", "kaplan"]) == 0
+    assert "2001.08361" in capsys.readouterr().out
+
+
+def test_ledger_command_refuses_a_tampered_file(tmp_path, capsys):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    forecast = {"num_params_total": 10, "num_tokens": 20, "flops": 1.0, "compute_ratio": 4.0, "law": "chinchilla"}
+    ledger.register(target="big", **forecast, predicted_loss=1.25, interval=(1.2, 1.3))
+    assert main(["ledger", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["intact"] is True
+    ledger.path.write_text(ledger.path.read_text().replace("1.25", "1.26"))
+    assert main(["ledger", str(tmp_path)]) == 2
+    assert "was edited" in capsys.readouterr().err
