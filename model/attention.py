@@ -82,6 +82,7 @@ def _attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, scale: floa
     q_BTKGH = (q_BTNH * scale).reshape(batch, length, num_kv_heads, num_heads // num_kv_heads, d_head)
     # Softmax in float32: sums of many small bfloat16 probabilities lose several digits.
     scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    scores_BKGTS = checkpoint_name(scores_BKGTS, "scores")
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, MASKED)
     # Any shift gives the same softmax, so no gradient flows through the maximum. Dividing after the product touches
     # T * H numbers in place of T * S: up to a fifth of a whole training step at d_model 24.

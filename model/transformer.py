@@ -87,7 +87,8 @@ class Transformer(nnx.Module):
         head_DV = self.input.embedding[...].T if self.config.has_tied_head else self.head[...]
         x_RD = x_BTD.reshape(-1, x_BTD.shape[-1])  # R: positions of all rows, flattened as in kleiber.model.product
         logits_RV = jnp.matmul(x_RD, head_DV.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
-        return logits_RV.reshape(*x_BTD.shape[:-1], -1) * rules(self.config)["head"].multiplier
+        logits_BTV = logits_RV.reshape(*x_BTD.shape[:-1], -1) * rules(self.config)["head"].multiplier
+        return checkpoint_name(logits_BTV, "logits")
 
     def __call__(
         self,
