@@ -215,6 +215,8 @@ class _Sweep:
             progress.tick()
         records = read_records(self.directory)
         write_table(self.directory, records)
+        for record in (r for r in records if r["split"] == split and r["status"] in ("failed", "diverged")):
+            self._say(f"{record['run_id']} {record['status']}: {record['reason']}")
         missing = [name for cell in cells for name in cell.missing(self.directory)]
         return code if not missing or code != EXIT_DONE else EXIT_RESUMABLE
 

@@ -172,7 +172,7 @@ def test_diverged_and_failed_cells_are_typed_and_kept_while_the_others_finish(co
     config = write_config(tmp_path, corpus, extra, laws="()")
     text = config.read_text().replace('targets=(Target("larger", train(16, (256_000,), 5)),),', "")
     config.write_text(text)
-    done = sweep(config, tmp_path / "out")
+    done = subprocess.run(command(config, Path("out")), cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     table = rows(tmp_path / "out")
     diverged = [row for row in table if row["status"] == "diverged"]

@@ -53,6 +53,7 @@ def save(folder: Path, step: int, state: Any, extra: dict[str, Any], keep: int =
     """
     import orbax.checkpoint as ocp
 
+    folder = folder.absolute()  # Orbax takes no relative path
     folder.mkdir(parents=True, exist_ok=True)
     final, partial = folder / f"step_{step}", folder / f"partial_{step}_{os.getpid()}"
     for leftover in folder.glob("partial_*"):
@@ -152,7 +153,7 @@ def load_arrays(checkpoint: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
             raise CheckpointError(f"{checkpoint}: file {name} {state}")
     handler = ocp.PyTreeCheckpointHandler()
     targets = _nested({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in descriptions})
-    restored = ocp.Checkpointer(handler).restore(checkpoint / "arrays", restore_args=targets)
+    restored = ocp.Checkpointer(handler).restore((checkpoint / "arrays").absolute(), restore_args=targets)
     arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(restored).items()}
     arrays = {name.replace("%2F", "/"): array for name, array in arrays.items()}
     for name, description in descriptions.items():
