@@ -67,6 +67,11 @@ def test_forecast_prints_what_is_documented(printed, table, tmp_path):
     assert {"flops", "num_params_total", "num_tokens"} < set(budget["optimum"])
 
 
+def test_design_prints_what_is_documented(printed):
+    budget = ["--budget", "2e14", "--target", "2e14", "--ladder", "5", "--max-runs", "6"]
+    assert set(printed("design", "chinchilla", *budget)) == documented("kleiber design")
+
+
 def test_laws_print_what_is_documented(printed):
     assert set(printed("laws")) == documented("kleiber laws")
 
