@@ -80,12 +80,11 @@ def start_points(model: Model, loss: np.ndarray, keep: int = 16) -> tuple[np.nda
     unit = candidates[order] / np.where(spread > 0, spread, 1.0)
     chosen = [0]
     distance = np.abs(unit - unit[0]).max(axis=1)
-    while len(chosen) < min(keep, len(order)):
-        apart = np.flatnonzero(distance > 0.08)
-        index = int(apart[0]) if apart.size else next(i for i in range(len(order)) if i not in chosen)
-        chosen.append(index)
-        distance = np.minimum(distance, np.abs(unit - unit[index]).max(axis=1))
-        distance[chosen] = -1.0
+    while len(chosen) < keep and (apart := np.flatnonzero(distance > 0.08)).size:
+        chosen.append(int(apart[0]))
+        distance = np.minimum(distance, np.abs(unit - unit[apart[0]]).max(axis=1))
+    rest = np.setdiff1d(np.arange(len(order)), chosen)  # then the best of those near a chosen one
+    chosen += rest[: max(keep - len(chosen), 0)].tolist()
     return candidates[order[chosen]], len(cost)
 
 
