@@ -46,14 +46,17 @@ def short_runs():
 
 def test_trunk_effects_do_not_take_over_when_the_law_misfits_along_the_trunks():
     alone = fit_law(short_runs(), "chinchilla", cluster="trunk_id")
-    plain = fit_law(from_columns({k: v for k, v in short_runs().columns.items()}), "chinchilla")
+    plain = fit_law(from_columns(dict(short_runs().columns)), "chinchilla")
     assert alone.residual_rms < 1.1 * plain.residual_rms
     assert alone.noise.tau < 0.05
 
 
 def test_a_combined_forecast_is_the_geometric_mean_of_its_laws_and_holds_their_spread():
-    table = short_runs()
-    fits = [fit_law(table, law, cluster="trunk_id") for law in ("chinchilla", "generalised_mean")]
+    draw = np.random.default_rng(0)
+    params, tokens = (x.ravel() for x in np.meshgrid(np.geomspace(2e4, 3e5, 5), np.geomspace(5e5, 4e6, 4)))
+    loss = (1.0 + 490 / params**0.73 + 750 / tokens**0.57) * np.exp(0.004 * draw.standard_normal(len(params)))
+    table = from_columns({"num_params_total": params, "num_tokens": tokens, "loss": loss})
+    fits = [fit_law(table, law) for law in ("chinchilla", "generalised_mean")]
     both = combined_forecast(fits, 5e4, 2e6)
     singles = [forecast(fit, 5e4, 2e6) for fit in fits]
     np.testing.assert_allclose(np.log(both.predicted_loss), np.mean([np.log(s.predicted_loss) for s in singles]))
