@@ -1,7 +1,7 @@
 """The search for a design: greedy purchases by gain over cost, then exchanges, with shared trunks counted as such."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -189,12 +189,12 @@ def search(problem: Problem, budget: float, max_runs: int, stop_at: float = 0.0,
     if stop_at and path and path[-1] <= stop_at:
         return Design(greedy, path)
     best, lowest = greedy, np.inf
-    for power in (COST_POWER, *OTHER_POWERS):
-        chosen = greedy if power == COST_POWER else _buy(problem, [], limit, power)[0]
-        for _ in range(max_passes):
-            if not _exchange(problem, chosen, budget):
-                break
-            chosen = _buy(problem, chosen, limit, power)[0]
+    starts = [(power, _buy(problem, [], limit, power)[0]) for power in (COST_POWER, *OTHER_POWERS)]
+    if len(problem.forms) > 1:
+        alone = replace(problem, forms=problem.forms[:1])
+        starts.append((COST_POWER, _improve(alone, starts[0][1], limit, COST_POWER, max_passes)))
+    for power, chosen in starts:
+        chosen = _improve(problem, chosen, limit, power, max_passes)
         value = _value(problem, chosen)
         if value < lowest:
             best, lowest = chosen, value
@@ -209,6 +209,16 @@ class Limit:
     budget: float
     max_runs: int
     stop_at: float
+
+
+def _improve(problem: Problem, chosen: list[int], limit: Limit, power: float, max_passes: int) -> list[int]:
+    """Returns the purchases after exchanges, with more bought where that leaves money, until nothing gets better."""
+    chosen = list(chosen)
+    for _ in range(max_passes):
+        if not _exchange(problem, chosen, limit.budget):
+            break
+        chosen = _buy(problem, chosen, limit, power)[0]
+    return chosen
 
 
 def _value(problem: Problem, chosen: Sequence[int], prior: float = FINAL_PRIOR) -> float:

@@ -58,6 +58,9 @@ def rivals_from_fits(fits: Sequence[FitResult]) -> list[Known]:
 
 def rivals_from_laws(known: Known, laws: Sequence[str], columns: Columns) -> list[Known]:
     """Returns other forms, each as close to the law designed for as it can get over the candidates."""
+    # Candidates on several trunks are the same run several times.
+    rows = np.unique(np.stack(list(columns.values()), 1), axis=0)
+    columns = {name: rows[:, index].copy() for index, name in enumerate(columns)}
     losses = np.exp(known.predict(columns))
     table = RunTable({**columns, "loss": losses}, {}, "candidates")
     fits = [fit_law(table, law) for law in laws]

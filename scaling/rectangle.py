@@ -41,13 +41,14 @@ def best_grid(
       known: the law designed for, of parameters and tokens.
       targets: the law's variables [targets].
       budget: FLOPs of all runs together.
-      num_runs: sides multiply to this.
+      num_runs: runs at most; sides multiply to as many as they can.
       num_params, num_tokens: smallest and largest allowed.
       max_flops: largest single run.
       flops_per_param_token: training FLOPs per parameter and token.
     """
     best = None
-    for sides in ((a, num_runs // a) for a in range(3, num_runs // 3 + 1) if num_runs % a == 0):
+    pairs = [(a, num_runs // a) for a in range(3, num_runs // 3 + 1)]
+    for sides in (pair for pair in pairs if pair[0] * pair[1] >= 0.95 * num_runs):
         for sizes, tokens in _corners(sides, num_params, num_tokens, budget, max_flops, flops_per_param_token):
             runs = {"num_params_total": np.repeat(sizes, len(tokens)), "num_tokens": np.tile(tokens, len(sizes))}
             expected = expected_from(known, runs, None, targets)

@@ -17,7 +17,20 @@ from kleiber.scaling.model import make_model
 from kleiber.scaling.refit import fit_many
 from kleiber.scaling.table import RunTable, from_columns
 
-BOUNDED = {"epochs": (1.0, 64.0), "sparsity": (0.05, 0.9), "bits": (3.0, 16.0), "vocab_size": (1e3, 1e5)}
+BOUNDED = {
+    "flops": (1e12, 1e18),
+    "epochs": (1.0, 64.0),
+    "bits": (3.0, 16.0),
+    "sparsity": (0.05, 0.9),
+    "share": (0.05, 0.95),
+    "replicas": (1.0, 16.0),
+    "experts_effective": (1.0, 64.0),
+    "tokens_per_param": (2.0, 2000.0),
+    "_loss": (1.5, 6.0),
+    "lr_sum": (1.0, 100.0),
+    "anneal_area": (0.01, 0.3),
+    "vocab_size": (1e3, 1e5),
+}
 """Ranges of variables that are no counts of parameters or tokens, matched by the end of a column's name."""
 COUNTED = (1e5, 1e9)
 """Range of every other variable."""

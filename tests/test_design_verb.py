@@ -1,0 +1,78 @@
+"""`kleiber design`: the same answer as the library, its JSON whole, its mistakes explained."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kleiber.experiments.cli import main
+from kleiber.scaling.fit import fit_law
+from kleiber.scaling.simulate import RunNoise, simulate
+from kleiber.scaling.truth.designs import REFERENCE, isoflop
+
+LAW = ["design", "chinchilla", "--constants", "E=0.8,A=25.1,B=100,alpha=0.35,beta=0.34", "--ladder", "8"]
+KEYS = {
+    *("law", "source", "constants", "noise", "aim", "level", "budget_flops", "spent_flops", "max_run_flops", "target"),
+    *("runs", "expected", "before", "grid", "gain_over_grid", "rivals", "rehearsal", "notes"),
+}
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture) -> tuple[int, str, str]:
+    code = main(arguments)
+    found = capsys.readouterr()
+    return code, found.out, found.err
+
+
+def test_a_law_gives_a_design_as_whole_json(capsys: pytest.CaptureFixture) -> None:
+    code, out, _ = run([*LAW, "--budget", "2e14", "--target", "2e14", "--max-runs", "20", "--json"], capsys)
+    found = json.loads(out)
+    assert code == 0 and set(found) == KEYS
+    assert found["spent_flops"] <= 2e14 * (1 + 1e-9)
+    assert sum(row["added_flops"] for row in found["runs"]) == pytest.approx(found["spent_flops"])
+    assert found["runs"][-1]["forecast_error"] == pytest.approx(found["expected"]["forecast"], rel=0.01)
+    assert found["target"]["flops"] == pytest.approx(2e14)
+    cells = [(row["num_params_total"], row["num_tokens"]) for row in found["runs"]]
+    assert max(cells.count(cell) for cell in cells) <= 3
+
+
+def test_branches_of_trunks_add_up_to_what_is_spent(capsys: pytest.CaptureFixture) -> None:
+    options = ["--budget", "2e14", "--target", "2e14", "--max-runs", "16", "--trunks", "1", "--tau", "0.004", "--json"]
+    found = json.loads(run([*LAW, *options], capsys)[1])
+    assert sum(row["added_flops"] for row in found["runs"]) == pytest.approx(found["spent_flops"])
+    assert len({row["trunk"] for row in found["runs"]}) < len(found["runs"])
+
+
+def test_a_fit_knows_its_own_runs_and_gives_the_target_an_interval(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    table = simulate("chinchilla", REFERENCE, isoflop(REFERENCE, flops=(1e12, 1e14)), RunNoise(0.005), 1)
+    (tmp_path / "fit.json").write_text(json.dumps(fit_law(table, "chinchilla").to_json()))
+    options = ["--budget", "1e14", "--target", "1e16", "--max-runs", "8", "--ladder", "8", "--json"]
+    code, out, _ = run(["design", str(tmp_path / "fit.json"), *options], capsys)
+    found = json.loads(out)
+    assert code == 0 and found["source"] == "fit"
+    assert found["expected"]["forecast"] < found["before"]["forecast"]
+    low, high = found["target"]["num_params_interval"]
+    assert low < found["target"]["num_params_total"] < high
+
+
+def test_people_see_a_table(capsys: pytest.CaptureFixture) -> None:
+    options = ["--budget", "2e14", "--target", "2e14", "--max-runs", "12", "--rehearse", "5"]
+    code, out, _ = run([*LAW, *options], capsys)
+    assert code == 0 and "to buy       12 runs" in out and "best grid" in out and "rehearsed    5 times" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["design", "chinchila", "--budget", "1e14", "--target", "1e15"], "Did you mean 'chinchilla'"),
+        (["design", "chinchilla", "--budget", "0", "--target", "1e15"], "above 0"),
+        (["design", "chinchilla", "--budget", "1e14", "--target", "1e15", "--levels", "bits=4"], "has no 'bits'"),
+        (["design", "product", "--budget", "1e14", "--target", "1e15"], "--constants"),
+        (["design", "no.json", "--budget", "1e14", "--target", "1e15"], "no fit at no.json"),
+        (["design", "precision", "--budget", "1e14", "--target", "1e15"], "plan with a law of N and D"),
+    ],
+)
+def test_mistakes_are_explained(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    code, out, err = run(arguments, capsys)
+    assert code == 2 and out == "" and message in err and len(err.strip().splitlines()) == 1
