@@ -12,10 +12,8 @@ features of every named activation and of its change since step 0. The slope of 
 to the last; its standard error comes from the spread over seeds. What is still exactly zero has no slope: weights that
 start at zero pass their first step on to the layers before them only at the next one.
 
-What is judged. The residual stream, what each block adds to it, the hidden layer of the feed-forward, keys, final norm
-and logits. Queries and scores are shown and not judged: they start at zero under muP, and at widths up to 1024 part of
-what moves them is still noise of order 1 / sqrt(width), so their slopes are near
--.05 and -.1 and shrink as widths grow.
+What is judged: all but the attention scores, which are shown. Scores start at zero under muP, and a score of two
+vectors that training has not yet aligned is noise that falls as 1 / sqrt(d_head); up to width 1024 that part is large.
 
 Source: Yang et al. 2022 (arXiv:2203.03466), appendix D.1; over depth Dey et al. 2025 (arXiv:2505.01618), figure 3.
 """
@@ -39,7 +37,7 @@ from kleiber.train.optimizer import make_optimizer
 Dial = Literal["d_model", "num_layers"]
 
 
-NOT_JUDGED = ("query", "scores")
+NOT_JUDGED = ("scores",)
 
 
 @dataclass(frozen=True)
@@ -195,18 +193,20 @@ def check_coordinates(
 
     Args:
       shapes: increasing in the dial, otherwise equal, at least two.
-      dial: which field grows. Over depth the layers compared are the first, the middle and the last.
+      dial: which field grows. Over depth the block halfway through is compared, so depths must be even.
       learning_rate: at the base shape; the parametrisation scales it.
       num_steps: optimizer steps.
       seeds: initial weights; all in one compiled program a shape.
       tolerance: largest |slope| that passes.
 
     Raises:
-      ValueError: if the shapes are fewer than two or do not increase.
+      ValueError: if the shapes are fewer than two or do not increase, or a depth is odd.
     """
     sizes = [getattr(shape, dial) for shape in shapes]
     if len(sizes) < 2 or sizes != sorted(set(sizes)):
         raise ValueError(f"{dial} of the shapes is {sizes}, expected two or more increasing values.")
+    if dial == "num_layers" and any(size % 2 for size in sizes):
+        raise ValueError(f"num_layers of the shapes is {sizes}, expected even depths: the block halfway is compared.")
     histories = [
         _comparable(rms_history(shape, learning_rate, num_steps, seeds), shape.num_layers, dial) for shape in shapes
     ]
@@ -221,15 +221,21 @@ def check_coordinates(
 
 
 def _comparable(history: dict[str, Any], num_layers: int, dial: Dial) -> dict[str, Any]:
-    """Over width every layer has its counterpart; over depth keep the first, the middle and the last one."""
+    """Over width every layer has its counterpart. Over depth keep what lies at the same part of the way through.
+
+    Block L/2 reads the stream halfway at every even depth L. The first block alone adds a vanishing part of a deep
+    stream, so following layer numbers would show slopes that belong to no parametrisation.
+    """
     if dial == "d_model":
         return history
-    chosen = {"0": "first", str(num_layers // 2): "middle", str(num_layers - 1): "last"}
+    halfway, end = str(num_layers // 2 - 1), str(num_layers - 1)
     kept = {}
     for name, rms in history.items():
         activation, _, layer = name.partition(" ")
-        if not layer or layer in chosen:
-            kept[f"{activation} {chosen[layer]}" if layer else activation] = rms
+        if not layer or (activation != "residual" and layer == str(num_layers // 2)):
+            kept[f"{activation} halfway" if layer else activation] = rms
+        elif activation == "residual" and layer in (halfway, end):
+            kept[f"{activation} {'halfway' if layer == halfway else 'end'}"] = rms
     return kept
 
 

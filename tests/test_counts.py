@@ -1,0 +1,135 @@
+"""Counts against the real tree of weights, the compiler's own count, and figures worked out by hand."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from kleiber.model import counts
+from kleiber.model.compiled_flops import compiled_flops, product_flops
+from kleiber.model.config import ModelConfig
+from kleiber.model.family import ladder, ladder_between, shape_of_depth, shape_of_width
+from kleiber.model.functional import abstract_params
+
+BASE = ModelConfig(d_model=24, num_layers=3, num_heads=4, vocab_size=50, seq_len=20)
+VARIANTS = [
+    {},
+    {"num_kv_heads": 2},
+    {"num_kv_heads": 1, "is_gated": True},
+    {"is_gated": True, "d_ff": 40},
+    {"has_tied_head": False},
+    {"positions": "learned"},
+    {"norm": "layernorm", "has_norm_gain": True},
+    {"has_norm_gain": True, "has_previous_token_mix": True},
+    {"has_scanned_layers": True, "has_norm_gain": True, "has_qk_norm": True, "norm": "layernorm"},
+    {"has_tied_head": False, "positions": "learned", "is_gated": True, "has_previous_token_mix": True, "d_ff": 10},
+]
+
+
+@pytest.mark.parametrize("fields", VARIANTS)
+def test_counted_parameters_equal_the_real_tree(fields):
+    config = dataclasses.replace(BASE, **fields)
+    params = abstract_params(config)
+    sizes = {path[-1].key: 0 for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    for path, weight in jax.tree_util.tree_leaves_with_path(params):
+        sizes[path[-1].key] += int(np.prod(weight.shape))
+    assert counts.num_params_total(config) == sum(sizes.values())
+    embedding = sum(sizes.get(name, 0) for name in ("embedding", "positions", "head"))
+    assert counts.num_params_embedding(config) == embedding
+    assert counts.num_params_non_embedding(config) == sum(sizes.values()) - embedding
+
+
+def test_quickstart_counts_are_those_worked_out_by_hand():
+    config = shape_of_width(32)
+    assert counts.num_params_total(config) == 12 * 2 * 32**2 + 256 * 32 + 32
+    assert counts.flops_per_token(config) == 6 * (12 * 2 * 32**2 + 256 * 32) + 12 * 2 * 32 * 128 == 294_912
+    assert counts.flops_per_token_causal(config) == 6 * (12 * 2 * 32**2 + 256 * 32) + 6 * 2 * 32 * 128
+    assert counts.flops_per_token_6n(config) == 6 * counts.num_params_total(config)
+    assert counts.flops_per_token_6n_non_embedding(config) == 6 * (12 * 2 * 32**2 + 32)
+    assert counts.training_flops(config, 1000) == 294_912_000
+
+
+def test_untying_the_head_changes_parameters_and_not_flops():
+    untied = dataclasses.replace(BASE, has_tied_head=False)
+    assert counts.num_params_total(untied) - counts.num_params_total(BASE) == 50 * 24
+    assert counts.flops_per_token(untied) == counts.flops_per_token(BASE)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_layers": 2},
+        {"num_layers": 1, "num_kv_heads": 2, "is_gated": True, "activation": "silu", "has_tied_head": False},
+        {"num_layers": 2, "has_remat": True, "attention_blocks": 5},
+    ],
+)
+def test_products_of_the_compiled_step_are_exactly_those_counted(fields):
+    config = dataclasses.replace(BASE, **fields)
+    assert compiled_flops(config).products == counts.flops_per_token_computed(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        shape_of_width(128, num_layers=1, seq_len=64),
+        shape_of_width(256, num_layers=2),
+        shape_of_width(256, num_layers=1, num_heads=2, num_kv_heads=1, is_gated=True, activation="silu"),
+        shape_of_width(512, num_layers=1, num_heads=8, has_tied_head=False, vocab_size=4096),
+        shape_of_depth(3, vocab_size=1024, has_scanned_layers=True),
+    ],
+    ids=lambda config: f"d{config.d_model}L{config.num_layers}",
+)
+def test_counted_flops_are_within_two_percent_of_the_compilers_own_count(config):
+    """One attention block, so that the full square is really computed; XLA also counts every elementwise operation."""
+    compiled = compiled_flops(dataclasses.replace(config, attention_blocks=1))
+    assert compiled.products == counts.flops_per_token(config)
+    assert 1.0 <= compiled.total / counts.flops_per_token(config) < 1.02
+
+
+def test_blocks_save_the_stated_part_of_the_attention_square():
+    full, cut = (dataclasses.replace(BASE, attention_blocks=blocks) for blocks in (1, 2))
+    attention = 12 * 3 * 20 * 24
+    assert counts.flops_per_token_computed(full) == counts.flops_per_token(full)
+    assert counts.flops_per_token_computed(full) - counts.flops_per_token_computed(cut) == attention / 4
+
+
+def test_a_product_inside_a_loop_is_refused_rather_than_counted_once():
+    with pytest.raises(ValueError, match="while"):
+        product_flops("%loop = f32[2,3] while(%start), condition=%c, body=%b")
+
+
+def test_memory_counts_parameters_gradients_and_moments_by_dtype():
+    memory = counts.memory_bytes(dataclasses.replace(BASE, param_dtype="bfloat16"), batch_size=2)
+    num_params = counts.num_params_total(BASE)
+    assert memory.params_bytes == memory.gradients_bytes == 2 * num_params
+    assert memory.optimizer_bytes == 8 * num_params
+    remat = counts.memory_bytes(dataclasses.replace(BASE, has_remat=True), batch_size=2)
+    assert remat.activations_bytes < memory.activations_bytes
+    assert remat.total_bytes == 16 * num_params + remat.activations_bytes
+
+
+def test_a_ladder_increases_and_keeps_its_heads():
+    shapes = ladder([96, 24, 48], vocab_size=512)
+    assert [shape.d_model for shape in shapes] == [24, 48, 96]
+    assert {shape.num_heads for shape in shapes} == {4}
+    assert {shape.vocab_size for shape in shapes} == {512}
+
+
+def test_a_ladder_between_two_sizes_is_even_in_log_parameters():
+    shapes = ladder_between(20_000, 2_000_000, 5)
+    sizes = np.log([counts.num_params_total(shape) for shape in shapes])
+    np.testing.assert_allclose(np.diff(sizes), np.log(100) / 4, atol=0.25)  # widths come in steps of 8
+    with pytest.raises(ValueError, match="different shapes"):
+        ladder_between(20_000, 25_000, 5)
+
+
+def test_depth_family_keeps_the_ratio_of_width_to_depth():
+    for depth in (2, 4, 8):
+        shape = shape_of_depth(depth)
+        assert (shape.d_model, shape.num_layers, shape.d_head) == (64 * depth, depth, 64)
+
+
+def test_a_misspelt_field_of_a_family_is_named_with_its_neighbour():
+    with pytest.raises(ValueError, match="did you mean 'num_heads'"):
+        shape_of_width(32, num_head=4)
