@@ -16,13 +16,14 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from kleiber.experiments.cells import TrunkCell, trunk_cells
-from kleiber.experiments.config_file import differences, to_data
+from kleiber.experiments.config_file import config_hash, differences, to_data
 from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.law_stage import fit_and_register, gate_verdict, score_targets
 from kleiber.experiments.plan import make_plan
 from kleiber.experiments.progress import SweepProgress
 from kleiber.experiments.record import read_json, read_records, record_path, write_json, write_table
+from kleiber.experiments.speed import remember_speed
 from kleiber.experiments.workers import WorkerPool
 from kleiber.train.config import TrainConfig
 
@@ -215,6 +216,14 @@ class _Sweep:
             progress.tick()
         records = read_records(self.directory)
         write_table(self.directory, records)
+        models = {cell.trunk_id: config_hash(cell.config.model) for cell in cells}
+        remember_speed(
+            {
+                models[r["trunk_id"]]: r["tokens_per_second"]
+                for r in records
+                if r["trunk_id"] in models and r["status"] == "done"
+            }
+        )
         for record in (r for r in records if r["split"] == split and r["status"] in ("failed", "diverged")):
             self._say(f"{record['run_id']} {record['status']}: {record['reason']}")
         missing = [name for cell in cells for name in cell.missing(self.directory)]

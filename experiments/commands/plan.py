@@ -44,25 +44,22 @@ def _print_table(plan) -> None:
 
     data, console = plan.to_json(), Console()
     console.print(f"[bold]{plan.experiment.name}[/bold]: {plan.experiment.question}", highlight=False)
+    rates = {p["learning_rate"] for p in data["points"]}
+    names = ["trunk", "split", "parameters", "tokens", "D/N", "FLOPs", "x fit", "seconds"]
+    names[2:2] = ["rate"] if len(rates) > 1 else []
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("run", "split", "parameters", "tokens", "tokens/param", "steps", "FLOPs", "x largest fit", "trunk s"):
-        table.add_column(name, justify="left" if name in ("run", "split") else "right")
-    shown = set()
+    for name in names:
+        table.add_column(name, justify="left" if name in ("trunk", "split") else "right", no_wrap=True)
+    shown: set[str] = set()
     for p in data["points"]:
-        first = p["trunk_id"] not in shown
+        row = [p["trunk_id"].rsplit("-", 1)[0], p["target"] or p["split"], f"{p['num_params_total']:,}"]
+        row[2:2] = [f"{p['learning_rate']:g}"] if len(rates) > 1 else []
+        row += [f"{p['num_tokens']:,}", f"{p['tokens_per_parameter']:.3g}", f"{p['flops']:.1e}"]
+        row += [f"{p['compute_ratio']:.2f}", "" if p["trunk_id"] in shown else f"{p['trunk_seconds']:.0f}"]
         shown.add(p["trunk_id"])
-        table.add_row(
-            p["run_id"],
-            p["target"] or p["split"],
-            f"{p['num_params_total']:,}",
-            f"{p['num_tokens']:,}",
-            f"{p['tokens_per_parameter']:.3g}",
-            f"{p['num_steps']:,}",
-            f"{p['flops']:.2e}",
-            f"{p['compute_ratio']:.2f}",
-            f"{p['trunk_seconds']:.0f}" if first else "",
-        )
+        table.add_row(*row)
     console.print(table)
+    console.print("D/N: tokens per parameter; x fit: FLOPs over the largest fitted run; seconds: of the whole trunk")
     seconds = data["seconds"]
     console.print(
         f"\n{data['num_points']} points, {data['num_targets']} targets, {data['flops']:.2e} FLOPs, "
