@@ -158,10 +158,10 @@ def test_purchases_stop_when_the_forecast_is_good_enough() -> None:
 
 
 def test_a_rival_form_draws_runs_that_reject_it() -> None:
-    # One constant, seen alike by every run, so that without the rival any choice is as good; at the target and at
-    # the second candidate the rival differs by 0.5, at the first not at all.
+    # One constant, seen alike by every run, so that without the rival any choice is as good; the rival
+    # differs by 1.0 at the target, by 0.5 at the second candidate and not at all at the first.
     main = Form(np.ones((2, 1)), np.ones((1, 1)), np.zeros((1, 1)))
-    rival = Form(np.array([[1.0, 0.0], [1.0, 0.5]]), np.array([[1.0, 0.5]]), np.zeros((2, 2)), is_rival=True)
+    rival = Form(np.array([[1.0, 0.0], [1.0, 0.5]]), np.array([[1.0, 1.0]]), np.zeros((2, 2)), is_rival=True)
     problem = Problem(np.ones(2), (main, rival), point_variance=0.04)
     for first, second in ((8, 0), (6, 2), (4, 4)):
         chosen = [0] * first + [1] * second
@@ -170,7 +170,7 @@ def test_a_rival_form_draws_runs_that_reject_it() -> None:
         # a log likelihood lower by half of 0.25 n0 n1 / (n0 + n1) / 0.04.
         gap = 0.25 * first * second / 8 / 0.04
         weight = np.exp(-gap / 2)
-        distance = 0.5 * first / 8
+        distance = 1.0 - 0.5 * second / 8
         assert value == pytest.approx(0.04 / 8 + weight / (1 + weight) * distance**2, rel=1e-6)
     bought = search(problem, 8.0, 8).chosen
     assert {0, 1} == set(bought)
