@@ -85,7 +85,7 @@ class CoordinateCheck:
 def family(
     parametrization: Parametrization, dial: Dial, sizes: Sequence[int], width_of_depths: int = 128, tied: bool = False
 ) -> tuple[ModelConfig, ...]:
-    """Returns the shapes of a check: four heads, an eight-token context, the first size the base of the learning rate.
+    """Returns the shapes of a check: four heads, no mix, eight tokens a sequence, the first size the base.
 
     Args:
       parametrization: the rule.
@@ -95,6 +95,9 @@ def family(
       tied: whether the head is the embedding.
     """
     fields: dict[str, Any] = {"parametrization": parametrization, "seq_len": 8, "has_tied_head": tied}
+    fields["has_previous_token_mix"] = (
+        False  # doubles the different inputs, so needs twice the width for the same slope
+    )
     if dial == "d_model":
         return tuple(shape_of_width(size, base_d_model=sizes[0], **fields) for size in sizes)
     base = {"base_d_model": width_of_depths, "base_num_layers": sizes[0]}

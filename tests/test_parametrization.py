@@ -154,14 +154,15 @@ def test_synthetic_tokens_repeat_and_half_of_them_follow_from_the_one_before():
 
 
 def test_mup_passes_a_short_coordinate_check_over_width_where_standard_fails():
-    """Two widths, one seed, four steps: a short form of `kleiber check`, so the tolerance is twice as wide."""
-    checks = {
-        name: check_coordinates(family(name, "d_model", (64, 512)), num_steps=4, seeds=(0,), tolerance=0.1)
-        for name in ("mup", "standard")
-    }
-    assert checks["mup"].has_passed, checks["mup"].worst
-    assert not checks["standard"].has_passed
-    assert checks["standard"].worst.slope > 0.3  # a blow-up, not a narrow miss
+    """Two widths, one layer, one seed, three steps: a short form of `kleiber check`, so the tolerance is wider."""
+    worst = {}
+    for name in ("mup", "standard"):
+        shapes = [
+            dataclasses.replace(shape, num_layers=1, base_num_layers=1) for shape in family(name, "d_model", (64, 512))
+        ]
+        worst[name] = abs(check_coordinates(shapes, num_steps=3, seeds=(0,)).worst.slope)
+    assert worst["mup"] < 0.15  # one seed: standard error .05
+    assert worst["standard"] > 0.4
 
 
 def test_sizes_that_do_not_increase_are_refused():
