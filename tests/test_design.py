@@ -217,6 +217,17 @@ def test_inference_to_come_asks_for_a_smaller_model_and_lower_total_cost() -> No
         assert 6 * params * tokens + 2 * params * 1e13 > whole
 
 
+def test_a_budget_that_pays_for_inference_too_is_spent_to_the_last() -> None:
+    known = known_from_law("chinchilla", REFERENCE, NOISE, grid())
+    best = allocate(known, Demand(flops=1e20, inference_tokens=1e13))
+    assert best.training_flops + best.inference_flops == pytest.approx(1e20)
+    assert best.inference_flops == pytest.approx(2 * best.num_params_total * 1e13)
+    for factor in (0.9, 1.1):
+        params = best.num_params_total * factor
+        tokens = (1e20 - 2 * params * 1e13) / 6 / params
+        assert 0.8 + 25.1 * params**-0.35 + 100 * tokens**-0.34 > best.predicted_loss
+
+
 def test_little_data_is_repeated_and_the_model_kept_smaller() -> None:
     law = "data_constrained"
     constants = {**REFERENCE, "R_D": 15.4, "R_N": 5.3}
