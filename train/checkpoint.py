@@ -68,6 +68,7 @@ def save(folder: Path, step: int, state: Any, extra: dict[str, Any], keep: int =
         "files": {str(file.relative_to(partial)): _file_digest(file) for file in _files(partial)},
         "versions": {"jax": jax.__version__, "orbax": ocp.__version__, "numpy": np.__version__},
     }
+    manifest["blake3"] = _manifest_digest(manifest)
     _write_durably(partial / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
     if final.exists():
         shutil.rmtree(final)
@@ -141,9 +142,11 @@ def load_arrays(checkpoint: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
 
     try:
         manifest = json.loads((checkpoint / "manifest.json").read_text())
+        if manifest.pop("blake3") != _manifest_digest(manifest):
+            raise ValueError("it differs from its own digest")
         files, descriptions = manifest["files"], manifest["arrays"]
-    except (OSError, ValueError, KeyError) as problem:
-        raise CheckpointError(f"{checkpoint}: manifest.json cannot be read ({problem})") from None
+    except (OSError, ValueError, KeyError, AttributeError) as problem:
+        raise CheckpointError(f"{checkpoint}: manifest.json cannot be trusted ({problem})") from None
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{checkpoint}: format {manifest.get('format')!r}, this version reads {FORMAT}")
     for name, digest in files.items():
@@ -165,6 +168,10 @@ def load_arrays(checkpoint: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
 def remove(folder: Path) -> None:
     """Removes all checkpoints of a folder that is no longer needed."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _manifest_digest(manifest: dict[str, Any]) -> str:
+    return blake3.blake3(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _nested(named: dict[str, Any]) -> dict[str, Any]:
