@@ -81,7 +81,9 @@ def compiled_flops(config: ModelConfig, batch_size: int = 1) -> CompiledFlops:
         return jnp.mean(jax.nn.logsumexp(logits_BTV, axis=-1) - target_logits_BT)
 
     lowered = jax.jit(jax.value_and_grad(loss)).lower(abstract_params(config), tokens_BT, tokens_BT)
-    compiled = lowered.compile({"xla_backend_optimization_level": 0})  # machine code nobody runs; the count is the same
+    compiled = lowered.compile(
+        {"xla_backend_optimization_level": "0"}
+    )  # machine code nobody runs; the count is the same
     num_tokens = batch_size * config.seq_len
     analysis, text = compiled.cost_analysis(), compiled.as_text()
     if analysis is None or text is None:
