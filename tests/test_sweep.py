@@ -214,7 +214,7 @@ from kleiber.train.config import DataConfig, EvalConfig, OptimizerConfig, Schedu
 def experiment():
     trunks = tuple(
         TrainConfig(ModelConfig(d_model=4, num_layers=1, num_heads=1, seq_len=32), OptimizerConfig(rate),
-                    (6_400, 12_800), batch_size=2, seed=seed, data=DataConfig({corpus!r}),
+                    (640, 1_280), batch_size=2, seed=seed, data=DataConfig({corpus!r}),
                     schedule=ScheduleConfig(warmup_steps=5), evaluation=EvalConfig(4096), steps_per_call=16)
         for seed in (0, 1) for rate in (0.002, 0.004, 1e6)
     )
@@ -236,5 +236,5 @@ def test_a_population_measures_what_its_members_measure_alone_and_one_bad_member
         assert together[name]["status"] == row["status"]
         assert row["status"] == ("diverged" if row["learning_rate"] == 1e6 else "done")
         if row["loss"]:
-            # Other rounding in the batched products grows over 200 steps; four steps agree to 1e-5 (test_step).
-            assert together[name]["loss"] == pytest.approx(row["loss"], rel=1e-3)
+            # Twenty steps: the other rounding of batched products grows with every step.
+            assert together[name]["loss"] == pytest.approx(row["loss"], rel=1e-4)
