@@ -48,8 +48,8 @@ class Slope:
     quantity: Literal["value", "change"]
     slope: float
     """d log RMS / d log size, the mean over the steps."""
-    standard_error: float
-    """Of the slope, from its spread over seeds."""
+    standard_error: float | None
+    """Of the slope, from its spread over seeds; None with one seed."""
     slope_of_step: tuple[float | None, ...]
     """At step 1, 2, ...; None while the activation is zero."""
     rms: tuple[float, ...]
@@ -236,9 +236,9 @@ def _comparable(history: dict[str, Any], num_layers: int, dial: Dial) -> dict[st
     for name, rms in history.items():
         activation, _, layer = name.partition(" ")
         if not layer or (activation != "residual" and layer == str(num_layers // 2)):
-            kept[f"{activation} halfway" if layer else activation] = rms
+            kept[f"{activation} mid" if layer else activation] = rms
         elif activation == "residual" and layer in (halfway, end):
-            kept[f"{activation} {'halfway' if layer == halfway else 'end'}"] = rms
+            kept[f"{activation} {'mid' if layer == halfway else 'end'}"] = rms
     return kept
 
 
@@ -249,7 +249,7 @@ def _slope(name: str, quantity: Any, log_sizes: np.ndarray, rms: np.ndarray) -> 
     log_rms = np.log(rms[:, :, moved])
     slopes = np.einsum("i,ijk->jk", centred, log_rms) / (centred @ centred)
     of_seeds = slopes.mean(axis=1)
-    spread = float(of_seeds.std(ddof=1) / len(of_seeds) ** 0.5) if len(of_seeds) > 1 else float("nan")
+    spread = float(of_seeds.std(ddof=1) / len(of_seeds) ** 0.5) if len(of_seeds) > 1 else None
     of_steps = iter(slopes.mean(axis=0).tolist())
     return Slope(
         activation=name,

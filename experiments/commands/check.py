@@ -71,27 +71,33 @@ def run(options: Options) -> int:
 
 
 def _print(check: "CoordinateCheck") -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    title = f"{check.parametrization}: d log RMS / d log {check.dial}, steps 1 to {check.num_steps}"
-    table = Table(title=title, caption=f"{check.num_seeds} seeds, learning rate {check.learning_rate:g} at the base")
-    for column in ("activation", "slope", "of its change", *[str(size) for size in check.sizes]):
-        table.add_column(column, justify="left" if column == "activation" else "right")
-    values = {slope.activation: slope for slope in check.slopes if slope.quantity == "value"}
+    title = f"{check.parametrization}: d log RMS / d log {check.dial}, mean of steps 1 to {check.num_steps}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("activation", no_wrap=True)
+    for column in ("slope", "change", *[f"at {size}" for size in check.sizes]):
+        table.add_column(column, justify="right", no_wrap=True)
     changes = {slope.activation: slope for slope in check.slopes if slope.quantity == "change"}
-    for name in sorted(values):
-        cells = []
-        for slope in (values[name], changes[name]):
-            colour = "dim" if not slope.is_judged else "green" if abs(slope.slope) <= check.tolerance else "red"
-            cells.append(f"[{colour}]{slope.slope:+.3f} ± {slope.standard_error:.3f}[/]")
-        table.add_row(name, *cells, *[f"{rms:.3g}" for rms in changes[name].rms])
+    for value in check.slopes:
+        if value.quantity == "value":
+            change = changes[value.activation]
+            slopes = [_coloured(slope.slope, slope.is_judged, check.tolerance) for slope in (value, change)]
+            table.add_row(value.activation, *slopes, *[f"{rms:.3g}" for rms in change.rms])
     console = Console()
     console.print(table)
-    console.print(f"Columns by {check.dial}: RMS of the change after the last step. Dim rows are shown, not judged.")
+    console.print(f"Right: RMS of the change after the last step, by {check.dial}. Dim slopes are shown, not judged.")
     verdict = "[green]passes[/]" if check.has_passed else "[red]fails[/]"
     worst = check.worst
     console.print(
         f"{check.parametrization} {verdict} over {check.dial} {check.sizes[0]} to {check.sizes[-1]}: largest slope "
-        f"{worst.slope:+.3f} ({worst.quantity} of {worst.activation}), at most {check.tolerance} allowed."
+        f"{worst.slope:+.3f} ({worst.quantity} of {worst.activation}), at most {check.tolerance} allowed; "
+        f"{check.num_seeds} seeds, learning rate {check.learning_rate:g} at the base."
     )
+
+
+def _coloured(slope: float, is_judged: bool, tolerance: float) -> str:
+    colour = "dim" if not is_judged else "green" if abs(slope) <= tolerance else "red"
+    return f"[{colour}]{slope:+.3f}[/]"
