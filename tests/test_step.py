@@ -29,7 +29,8 @@ def train(config, num_steps=4, seed=0, rate=0.01, tokens=TOKENS):
     state = jax.tree.map(jnp.asarray, state)
     hyper = Hyperparameters(jnp.float32(rate), jnp.float32(config.optimizer.weight_decay))
     block = make_block(config, optimizer)
-    return block(state, hyper, tokens, None, FRACTIONS, np.uint32(0), np.int32(num_steps))
+    state, log = block(state, hyper, tokens, None, FRACTIONS, np.uint32(0), np.int32(num_steps))
+    return state, log.losses
 
 
 def largest_difference(a, b):
@@ -89,11 +90,11 @@ def test_a_population_equals_its_members_trained_alone():
     hyper = Hyperparameters(rates, jnp.full(3, CONFIG.optimizer.weight_decay, jnp.float32))
     repeat = lambda array: np.stack([array] * 3)  # noqa: E731
     block = make_block(CONFIG, optimizer, num_members=3)
-    state, losses = block(
+    state, log = block(
         state, hyper, repeat(TOKENS), None, repeat(FRACTIONS), np.arange(3, dtype=np.uint32), np.int32(4)
     )
     for index, (one, one_losses) in enumerate(alone):
-        np.testing.assert_allclose(losses[index], one_losses, rtol=1e-5)
+        np.testing.assert_allclose(log.losses[index], one_losses, rtol=1e-5)
         assert largest_difference(jax.tree.map(lambda leaf, i=index: leaf[i], state.params), one.params) < 1e-4
 
 
@@ -120,8 +121,8 @@ def test_every_optimizer_learns_a_repeated_batch(name):
     block = make_block(config, optimizer)
     history = []
     for _ in range(10):
-        state, losses = block(state, hyper, tokens, None, np.ones(4, np.float32), np.uint32(0), np.int32(4))
-        history.append(float(losses[0]))
+        state, log = block(state, hyper, tokens, None, np.ones(4, np.float32), np.uint32(0), np.int32(4))
+        history.append(float(log.losses[0]))
     assert history[-1] < history[0] - 0.2
 
 

@@ -69,6 +69,47 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class GuardConfig:
+    """What happens to updates that would spoil a run. One that is not finite is always left out and counted."""
+
+    max_consecutive_skips: int = 8
+    """Updates left out in a row after which the run stops as diverged."""
+    spike_sigmas: float | None = None
+    """Also leave out an update whose loss is this many standard deviations above the mean of the last accepted losses
+    (6 is usual); None switches the rule off, and nothing is compiled for it."""
+    spike_window: int = 128
+    """Accepted losses the spike rule looks back on; it begins once half of them are there."""
+    skip_batches: tuple[tuple[int, int], ...] = ()
+    """Batches [first, end) of the data order, counted from 0, that are left out: the answer to a batch that breaks a
+    run. The order of all others stays, so the run up to `first` is that of a run without it (`kleiber rewind`)."""
+
+    def __post_init__(self) -> None:
+        if self.max_consecutive_skips < 1 or self.spike_window < 2:
+            raise ValueError(
+                f"max_consecutive_skips is {self.max_consecutive_skips} and spike_window {self.spike_window}, expected "
+                f"at least 1 and 2."
+            )
+        if self.spike_sigmas is not None and not self.spike_sigmas > 0:
+            raise ValueError(f"spike_sigmas is {self.spike_sigmas}, expected a positive number, or None for no rule.")
+        end_before = 0
+        for first, end in self.skip_batches:
+            if not end_before <= first < end:
+                raise ValueError(
+                    f"skip_batches {self.skip_batches}: expected ranges (first, end) with first < end, increasing, "
+                    f"without overlap, counted from 0."
+                )
+            end_before = end
+
+    def batch_number(self, step: int) -> int:
+        """Returns which batch of the data order is trained on after so many steps: skipped ones are jumped over."""
+        number = step
+        for first, end in self.skip_batches:
+            if number >= first:
+                number += end - first
+        return number
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One trunk: a shape, a seed, and the token counts at which it is branched, cooled down and measured."""
 
@@ -92,6 +133,7 @@ class TrainConfig:
     """Optimizer steps per compiled call."""
     checkpoint_seconds: float = 30.0
     """Seconds between checkpoints of a running trunk."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
     factors: tuple[tuple[str, float | str], ...] = ()
     """Further columns of the run record, such as ("bits", 8): levels of whatever the experiment varies."""
 

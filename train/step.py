@@ -1,13 +1,15 @@
 """The compiled training block: several optimizer steps of one member, or of a population, in one call."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from kleiber.model.functional import apply
 from kleiber.train.config import TrainConfig
+from kleiber.train.guard import LossWindow, choose, empty_log, judge
 from kleiber.train.optimizer import Optimizer
 
 
@@ -20,6 +22,8 @@ class TrainState:
     opt_state: Any
     step: jax.Array
     """int32, optimizer steps done."""
+    window: LossWindow | None = None
+    """Of the spike rule, when it is on."""
 
 
 @jax.tree_util.register_dataclass
@@ -91,23 +95,32 @@ def make_block(config: TrainConfig, optimizer: Optimizer, num_members: int = 1):
 
     Returns:
       block(state, hyper, tokens [K, B, T + 1], segments or None, fractions [K], dropout_seed, num_steps)
-      -> (state, losses float32 [K], zero after num_steps). The state passed in is consumed.
+      -> (state, StepLog). The state passed in is consumed.
     """
 
     def block(state, hyper, tokens, segments, fractions, dropout_seed, num_steps):
         def one_step(index, carry):
-            state, losses = carry
+            state, log = carry
             key = None
             if config.model.dropout > 0:
                 key = jax.random.fold_in(jax.random.key(dropout_seed), state.step)
             batch_segments = None if segments is None else segments[index]
             loss, grads = _gradients(config, state.params, tokens[index], batch_segments, key)
             rate = hyper.learning_rate * fractions[index]
-            params, opt_state = optimizer.update(grads, state.opt_state, state.params, rate, hyper.weight_decay)
-            return TrainState(params, opt_state, state.step + 1), losses.at[index].set(loss)
+            is_sound, norm, window = judge(config.guard, state.window, loss, grads)
+            updated = optimizer.update(grads, state.opt_state, state.params, rate, hyper.weight_decay)
+            params, opt_state = choose(is_sound, updated, (state.params, state.opt_state))
+            log = replace(
+                log,
+                losses=log.losses.at[index].set(loss),
+                gradient_norms=log.gradient_norms.at[index].set(norm),
+                is_skipped=log.is_skipped.at[index].set(~is_sound),
+            )
+            return TrainState(params, opt_state, state.step + 1, window), log
 
-        losses = jnp.zeros(fractions.shape, jnp.float32)
-        return jax.lax.fori_loop(0, num_steps, one_step, (state, losses))
+        start = (state, empty_log(fractions.shape[0], jnp.zeros((), jnp.float32)))
+        state, log = jax.lax.fori_loop(0, num_steps, one_step, start)
+        return state, replace(log, param_norm=optax.global_norm(state.params).astype(jnp.float32))
 
     if num_members > 1:
         block = jax.vmap(block, in_axes=(0, 0, 0, 0, 0, 0, None))

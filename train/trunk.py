@@ -19,6 +19,7 @@ from kleiber.train import checkpoint
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batches import TrainBatches
 from kleiber.train.evaluate import Evaluation, evaluate
+from kleiber.train.guard import SkipCounts, StepLog, empty_window, next_indices
 from kleiber.train.optimizer import make_optimizer
 from kleiber.train.run_data import RunData
 from kleiber.train.schedule import cooldown_start, learning_rate_fraction
@@ -73,6 +74,7 @@ class _Run:
     state: TrainState
     step: int
     batches: list[TrainBatches]
+    skips: SkipCounts
 
 
 class Trunk:
@@ -94,7 +96,10 @@ class Trunk:
         self.is_population = len(self.members) > 1
         params = [init_params(member.model, member.seed) for member in members]
         self.optimizer = make_optimizer(self.config.optimizer, self.config.model, params[0])
-        states = [TrainState(p, self.optimizer.init(p), jnp.zeros((), jnp.int32)) for p in params]
+        states = [
+            TrainState(p, self.optimizer.init(p), jnp.zeros((), jnp.int32), empty_window(self.config.guard))
+            for p in params
+        ]
         self.initial = self._stack(states)
         self.hyper = self._stack(
             [
@@ -105,7 +110,6 @@ class Trunk:
         self.block = make_block(self.config, self.optimizer, len(self.members))
         self.metrics = [Metrics(folder / "metrics.jsonl") for folder in io.metrics_folders]
         self.first_loss: np.ndarray | None = None
-        self.diverged = np.zeros(len(self.members), bool)
         self.seconds = 0.0
         self.speed = 0.0
         self.trained_tokens = 0
@@ -140,24 +144,24 @@ class Trunk:
             TrainBatches(self.data.train, m.batch_size, m.seed, m.data.num_unique_tokens, m.data.max_epochs)
             for m in self.members
         ]
-        return _Run(jax.tree.map(jnp.copy, self.initial), 0, batches)
+        return _Run(jax.tree.map(jnp.copy, self.initial), 0, batches, SkipCounts(self.config.guard, len(self.members)))
 
     def _copy(self, run: _Run) -> _Run:
         copied = self._fresh()
         for batches, original in zip(copied.batches, run.batches, strict=True):
             batches.restore(original.state())
-        return _Run(jax.tree.map(jnp.copy, run.state), run.step, copied.batches)
+        return _Run(jax.tree.map(jnp.copy, run.state), run.step, copied.batches, run.skips.copy())
 
     def _advance(self, run: _Run, stop: int, total: int, name: str) -> None:
         """Trains run up to step stop under the schedule of a run of total steps."""
         config, last_save = self.config, time.monotonic()
-        pending: tuple[int, int, Any] | None = None
+        pending: tuple[int, int, StepLog] | None = None
         started = time.monotonic()
         while run.step < stop:
             count = min(config.steps_per_call, stop - run.step)
             fractions = learning_rate_fraction(config.schedule, np.arange(run.step, run.step + count), total)
             tokens, segments = self._next_block(run, count)
-            run.state, losses = self.block(
+            run.state, log = self.block(
                 run.state,
                 self.hyper,
                 tokens,
@@ -166,65 +170,66 @@ class Trunk:
                 self._seeds(),
                 np.int32(count),
             )
-            finished, pending = pending, (run.step, count, losses)
+            finished, pending = pending, (run.step, count, log)
             run.step += count
             if finished:  # the device is busy with the next block while the last one's losses are looked at
-                started = self._look(finished, name, total, started)
+                started = self._look(run, finished, name, total, started)
             if self.io.should_stop() and run.step < stop:
-                self._look(pending, name, total, started)
+                self._look(run, pending, name, total, started)
                 self._save(run, name)
                 raise Stopped(f"stopped at step {run.step} of {total}")
             if time.monotonic() - last_save > config.checkpoint_seconds:
-                started = self._look(pending, name, total, started)
+                started = self._look(run, pending, name, total, started)
                 pending = None
                 self._save(run, name)
                 last_save = started = time.monotonic()
         if pending:
-            self._look(pending, name, total, started)
+            self._look(run, pending, name, total, started)
 
     def _next_block(self, run: _Run, count: int) -> tuple[np.ndarray, Any]:
         size, source = self.config.steps_per_call, self.data.train
-        indices = [batches.next_indices(count) for batches in run.batches]
+        indices = [next_indices(self.config.guard, batches, run.step, count) for batches in run.batches]
         tokens = self._stack([_pad(source.windows(each), size) for each in indices])
         if not self.config.data.document_attention:
             return tokens, None
         return tokens, self._stack([_pad(source.segment_ids(each), size) for each in indices])
 
-    def _look(self, block: tuple[int, int, Any], name: str, total: int, started: float) -> float:
+    def _look(self, run: _Run, block: tuple[int, int, StepLog], name: str, total: int, started: float) -> float:
         """Fetches one block's losses, records them, and notices divergence. Returns the time it was done."""
-        first, count, device_losses = block
-        losses_MK = np.atleast_2d(np.asarray(device_losses, np.float64))[:, :count]
+        first, count, device_log = block
+        log = jax.tree.map(np.asarray, device_log)
         now = time.monotonic()
         tokens_per_step = self.config.tokens_per_step
         self.seconds += now - started
         self.trained_tokens += count * tokens_per_step
         self.speed = count * tokens_per_step * len(self.members) / max(now - started, 1e-9)
+        rows = run.skips.look(first, log, count)
         if first == 0:
-            self.first_loss = losses_MK[:, 0]
-        means = losses_MK.mean(axis=1)
-        limit = DIVERGED_FACTOR * (np.log(self.config.model.vocab_size) if self.first_loss is None else self.first_loss)
-        self.diverged |= ~np.isfinite(losses_MK).all(axis=1)
+            self.first_loss = np.atleast_2d(log.losses)[:, 0].astype(np.float64)
         if first >= self.config.schedule.warmup_steps:
-            self.diverged |= ~(means <= limit)
+            start = np.full(len(rows), np.log(self.config.model.vocab_size))
+            if self.first_loss is not None:
+                start = np.where(np.isfinite(self.first_loss), self.first_loss, start)
+            run.skips.check_losses(rows, DIVERGED_FACTOR * start, first + count)
         rate = float(learning_rate_fraction(self.config.schedule, np.array([first + count - 1]), total)[0])
-        row = {
+        shared = {
             "step": first + count,
             "num_tokens": (first + count) * tokens_per_step,
             "learning_rate_fraction": rate,
             "tokens_per_second": self.speed / len(self.members),
             "segment": name,
         }
-        for metrics, loss in zip(self.metrics, means.tolist(), strict=True):
-            metrics.append({**row, "loss": loss})
-        self.io.on_progress({**row, "total_steps": total, "trained_tokens": self.trained_tokens})
-        if self.diverged.all():
-            raise Diverged(f"training loss {means.tolist()} at step {first + count} of {name}")
+        for metrics, row in zip(self.metrics, rows, strict=True):
+            metrics.append({**shared, **row})
+        self.io.on_progress({**shared, "total_steps": total, "trained_tokens": self.trained_tokens})
+        if all(run.skips.reasons):
+            raise Diverged(f"{run.skips.reasons[0]} ({name})")
         return now
 
     def _measure(self, run: _Run, num_tokens: int) -> None:
         for index, member in enumerate(self.members):
-            evaluation, reason = None, "training loss diverged"
-            if not self.diverged[index]:
+            evaluation, reason = None, run.skips.reasons[index]
+            if not reason:
                 params = self._member(run.state.params, index)
                 evaluation, reason = evaluate(member, params, self.data), ""
                 if not np.isfinite(evaluation.loss):
@@ -239,7 +244,7 @@ class Trunk:
         extra = {
             "data": [batches.state() for batches in run.batches],
             "first_loss": None if self.first_loss is None else self.first_loss.tolist(),
-            "diverged": self.diverged.tolist(),
+            "skips": run.skips.state(),
             "seconds": self.seconds,
             "trained_tokens": self.trained_tokens,
         }
@@ -254,11 +259,11 @@ class Trunk:
         for batches, position in zip(run.batches, saved.extra["data"], strict=True):
             batches.restore(position)
         self.first_loss = None if saved.extra["first_loss"] is None else np.array(saved.extra["first_loss"])
-        self.diverged = np.array(saved.extra["diverged"], bool)
+        run.skips.restore(saved.extra)
         self.seconds = saved.extra["seconds"]
         self.trained_tokens = saved.extra["trained_tokens"]
         self._forget_metrics(name, saved.step)
-        return _Run(jax.tree.map(jnp.asarray, saved.state), saved.step, run.batches)
+        return _Run(jax.tree.map(jnp.asarray, saved.state), saved.step, run.batches, run.skips)
 
     def _forget_metrics(self, name: str, step: int) -> None:
         for metrics in self.metrics:
