@@ -15,6 +15,8 @@ from kleiber.model.norm import rms_normalise
 from kleiber.model.parametrization import attention_scale
 from kleiber.model.product import product
 from kleiber.model.weight import declare
+from kleiber.parallel.ring import context_size, ring_attention
+from kleiber.parallel.rules import constrain
 
 ROTARY_BASE = 10_000.0  # longest wavelength over 2 pi, in tokens; Su et al. 2021 (arXiv:2104.09864)
 MASKED = -1e30  # finite, so that a gradient through a masked score is zero and never NaN
@@ -119,7 +121,12 @@ class Attention(nnx.Module):
         if self.config.positions == "rotary":
             q_BTNH, k_BSKH = rotate(q_BTNH), rotate(k_BSKH)
         q_BTNH, k_BSKH = checkpoint_name(q_BTNH, "query"), checkpoint_name(k_BSKH, "key")
-        out_BTNH = causal_attention(
-            q_BTNH, k_BSKH, v_BSKH, attention_scale(self.config), segment_ids_BT, self.config.attention_blocks
-        )
+        q_BTNH = constrain(q_BTNH, ("batch", "seq", "heads", None))
+        k_BSKH, v_BSKH = (constrain(x, ("batch", "seq", "kv_heads", None)) for x in (k_BSKH, v_BSKH))
+        scale = attention_scale(self.config)
+        if context_size() > 1:
+            out_BTNH = ring_attention(q_BTNH, k_BSKH, v_BSKH, scale, segment_ids_BT)
+        else:
+            blocks = self.config.attention_blocks
+            out_BTNH = causal_attention(q_BTNH, k_BSKH, v_BSKH, scale, segment_ids_BT, blocks)
         return product(out_BTNH.reshape(batch, length, -1), self.output)

@@ -9,6 +9,40 @@ Parametrization = Literal["standard", "inverse_width", "mup", "completep"]
 
 
 @dataclass(frozen=True)
+class ExpertsConfig:
+    """A mixture of experts in place of each feed-forward block; d_ff is then the width of one expert."""
+
+    num_experts: int
+    """Experts a token may be sent to."""
+    num_active: int = 2
+    """Experts each token is sent to."""
+    num_shared: int = 0
+    """Experts that every token passes besides, as one wider feed-forward."""
+    capacity_factor: float = 1.25
+    """Places an expert has for a group's tokens, over its even share; who finds it full skips it and is counted."""
+    group_size: int | None = None
+    """Consecutive tokens that compete for places; None means a whole row. A mesh with context needs smaller ones."""
+    has_normalised_weights: bool = True
+    """Whether the weights of a token's experts sum to one."""
+    balance_loss: float = 0.01
+    """Weight of the load-balancing loss in the training loss; never part of the reported loss."""
+    router_z_loss: float = 0.001
+    """Weight of the router's squared log-normaliser in the training loss; never part of the reported loss."""
+
+    def __post_init__(self) -> None:
+        if self.num_experts < 1 or not 1 <= self.num_active <= self.num_experts or self.num_shared < 0:
+            raise ValueError(
+                f"experts: {self.num_active} active of {self.num_experts} and {self.num_shared} shared, expected "
+                f"1 <= num_active <= num_experts and num_shared >= 0."
+            )
+        if not self.capacity_factor > 0 or (self.group_size is not None and self.group_size < 1):
+            raise ValueError(
+                f"experts: capacity_factor {self.capacity_factor} and group_size {self.group_size}, expected both "
+                f"positive (or group_size None)."
+            )
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A decoder-only Transformer. Every field changes the function or its cost; nothing here names a device."""
 
@@ -26,6 +60,8 @@ class ModelConfig:
     """Number of token ids; 256 for bytes."""
     seq_len: int = 128
     """Context in tokens, in training and evaluation."""
+    experts: ExpertsConfig | None = None
+    """Mixture of experts in every block; None means one feed-forward a block."""
     activation: Activation = "relu_squared"
     """Non-linearity of the feed-forward block."""
     is_gated: bool = False

@@ -40,11 +40,22 @@ def count(config: ModelConfig) -> Counts:
     )
 
 
-def num_params_block_matrices(config: ModelConfig) -> int:
-    """Returns the parameters of one block that enter matrix products: 2DNH + 2DKH, and 2DF (3DF when gated)."""
+def num_params_block_matrices(config: ModelConfig, is_active: bool = False) -> int:
+    """Returns the parameters of one block that enter matrix products: 2DNH + 2DKH, and 2DF (3DF when gated).
+
+    With experts the feed-forward part is that of all experts, or of those one token passes (is_active), and the router.
+    """
     d_query, d_kv = config.num_heads * config.d_head, config.kv_heads * config.d_head
     attention = 2 * config.d_model * (d_query + d_kv)
-    return attention + (3 if config.is_gated else 2) * config.d_model * config.feed_forward_width
+    if (experts := config.experts) is None:
+        return attention + _feed_forward_matrices(config)
+    num = (experts.num_active if is_active else experts.num_experts) + experts.num_shared
+    return attention + num * _feed_forward_matrices(config) + config.d_model * experts.num_experts
+
+
+def _feed_forward_matrices(config: ModelConfig) -> int:
+    """Parameters of the products of one feed-forward, or of one expert."""
+    return (3 if config.is_gated else 2) * config.d_model * config.feed_forward_width
 
 
 def num_params_embedding(config: ModelConfig) -> int:
@@ -70,13 +81,14 @@ def num_params_total(config: ModelConfig) -> int:
 
 
 def num_params_active(config: ModelConfig) -> int:
-    """Returns the parameters that one token passes through: all of them in a dense model."""
-    return num_params_total(config)
+    """Returns the parameters that one token passes through: all of them but the experts it is not sent to."""
+    idle = num_params_block_matrices(config) - num_params_block_matrices(config, is_active=True)
+    return num_params_total(config) - config.num_layers * idle
 
 
 def num_params_matmul(config: ModelConfig) -> int:
     """Returns the parameters that each token is multiplied by: blocks and head. The head counts even when tied."""
-    return config.num_layers * num_params_block_matrices(config) + config.vocab_size * config.d_model
+    return config.num_layers * num_params_block_matrices(config, is_active=True) + config.vocab_size * config.d_model
 
 
 def _attention_flops(config: ModelConfig) -> int:
@@ -106,20 +118,23 @@ def flops_per_token_computed(config: ModelConfig) -> float:
     its last product, whose result no gradient needs.
     """
     share = (config.attention_blocks + 1) / (2 * config.attention_blocks)
-    blocks = 6 * config.num_layers * num_params_block_matrices(config) + share * _attention_flops(config)
+    matrices = num_params_block_matrices(config, is_active=True)
+    if experts := config.experts:  # every place of an expert is computed, taken or not
+        matrices += round(experts.num_active * (experts.capacity_factor - 1) * _feed_forward_matrices(config))
+    blocks = 6 * config.num_layers * matrices + share * _attention_flops(config)
     down = 2 * config.num_layers * config.d_model * config.feed_forward_width
     recomputed = blocks / 3 - down if config.has_remat else 0
     return blocks + recomputed + 6 * config.vocab_size * config.d_model
 
 
 def flops_per_token_6n(config: ModelConfig) -> int:
-    """Returns 6 * all parameters, the usual estimate; it leaves attention out and counts the look-up table."""
-    return 6 * num_params_total(config)
+    """Returns 6 * all (active) parameters, the usual estimate; it leaves attention out and counts the look-up table."""
+    return 6 * num_params_active(config)
 
 
 def flops_per_token_6n_non_embedding(config: ModelConfig) -> int:
-    """Returns 6 * non-embedding parameters, Kaplan's estimate; it leaves attention and the head out."""
-    return 6 * num_params_non_embedding(config)
+    """Returns 6 * (active) non-embedding parameters, Kaplan's estimate; it leaves attention and the head out."""
+    return 6 * (num_params_non_embedding(config) - num_params_total(config) + num_params_active(config))
 
 
 def training_flops(config: ModelConfig, num_tokens: int) -> int:
@@ -157,6 +172,9 @@ def memory_bytes(config: ModelConfig, batch_size: int, optimizer_slots: int = 2)
     compute, params = BYTES[config.compute_dtype], num_params_total(config)
     d_query, d_kv = config.num_heads * config.d_head, config.kv_heads * config.d_head
     ff_width = config.feed_forward_width * (3 if config.is_gated else 2)
+    if experts := config.experts:
+        places = experts.num_active * experts.capacity_factor
+        ff_width = int(ff_width * (places + experts.num_shared) + 2 * places * config.d_model)
     # Per token: two norms in and out, queries/keys before and after rotation, values, output; feed-forward; weights.
     streams = compute * (4 * config.d_model + 3 * d_query + 3 * d_kv + ff_width)
     share = (config.attention_blocks + 1) / (2 * config.attention_blocks)

@@ -10,6 +10,7 @@ from flax import nnx
 from kleiber.model.config import ModelConfig
 from kleiber.model.parametrization import rules
 from kleiber.model.weight import declare
+from kleiber.parallel.rules import constrain
 
 
 class Embedding(nnx.Module):
@@ -32,7 +33,7 @@ class Embedding(nnx.Module):
         x_BTD = self.embedding[...].astype(self.config.compute_dtype)[tokens_BT]
         if self.config.positions == "learned":
             x_BTD = x_BTD + self.positions[...][:length].astype(x_BTD.dtype)
-        x_BTD = x_BTD * rules(self.config)["embedding"].multiplier
+        x_BTD = constrain(x_BTD * rules(self.config)["embedding"].multiplier, ("batch", "seq", None))
         return self._mix_previous(x_BTD, segment_ids_BT) if self.config.has_previous_token_mix else x_BTD
 
     def _mix_previous(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:

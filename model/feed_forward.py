@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from kleiber.model.config import Activation, ModelConfig
 from kleiber.model.product import product
 from kleiber.model.weight import declare
+from kleiber.parallel.rules import constrain
 
 
 def activate(x: jax.Array, activation: Activation) -> jax.Array:
@@ -23,9 +24,9 @@ def activate(x: jax.Array, activation: Activation) -> jax.Array:
 class FeedForward(nnx.Module):
     """activation(x up) down, or (activation(x gate) * (x up)) down when gated (Shazeer 2020, arXiv:2002.05202)."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, num_stacked: int | None = None):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, num_stacked: int | None = None, d_ff: int | None = None):
         self.config = config
-        d_model, d_ff = config.d_model, config.feed_forward_width
+        d_model, d_ff = config.d_model, d_ff or config.feed_forward_width
         self.up = declare(config, rngs, "up", (d_model, d_ff), ("embed", "mlp"), num_stacked)
         if config.is_gated:
             self.gate = declare(config, rngs, "gate", (d_model, d_ff), ("embed", "mlp"), num_stacked)
@@ -38,4 +39,5 @@ class FeedForward(nnx.Module):
             hidden_BTF = activate(product(x_BTD, self.gate), self.config.activation) * up_BTF
         else:
             hidden_BTF = activate(up_BTF, self.config.activation)
+        hidden_BTF = constrain(hidden_BTF, ("batch", "seq", "mlp"))
         return product(checkpoint_name(hidden_BTF, "feed_forward_hidden"), self.down)

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from kleiber.model.config import ModelConfig
+from kleiber.model.experts import Routing
 from kleiber.model.transformer import Transformer, block_name
 
 Params = dict[str, Any]
@@ -112,8 +113,9 @@ def apply_hidden(
     tokens_BT: jax.Array,
     segment_ids_BT: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
-) -> jax.Array:
-    """Returns the hidden x_BTD that the head reads, in the compute dtype; a dropout key means training."""
+) -> tuple[jax.Array, Routing | None]:
+    """Returns the hidden x_BTD that the head reads, in the compute dtype, and what the routers did (None without
+    experts); a dropout key means training."""
     rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
     model = _model(config, params)
     return model.hidden(tokens_BT, segment_ids_BT, is_training=dropout_key is not None, rngs=rngs)
@@ -143,4 +145,4 @@ def apply(
     Returns:
       float32 [B, T, V].
     """
-    return head(config, params, apply_hidden(config, params, tokens_BT, segment_ids_BT, dropout_key))
+    return head(config, params, apply_hidden(config, params, tokens_BT, segment_ids_BT, dropout_key)[0])

@@ -22,7 +22,7 @@ import jax
 
 from kleiber.model.config import ModelConfig
 
-Role = Literal["embedding", "positions", "query", "hidden", "output", "head", "gain", "bias", "mix"]
+Role = Literal["embedding", "positions", "query", "hidden", "output", "router", "head", "gain", "bias", "mix"]
 
 ROLE_OF_WEIGHT: dict[str, Role] = {
     "embedding": "embedding",  # input table, and the head when tied
@@ -34,6 +34,7 @@ ROLE_OF_WEIGHT: dict[str, Role] = {
     "gate": "hidden",
     "output": "output",  # of attention, back to the residual stream
     "down": "output",  # of feed-forward, back to the residual stream
+    "router": "router",  # scores of the experts
     "head": "head",
     "gain": "gain",
     "bias": "bias",
@@ -100,6 +101,7 @@ def _standard(num_layers: int) -> dict[Role, Rule]:
         "query": hidden,
         "hidden": hidden,
         "output": Rule((2 * num_layers) ** -0.5, learning_rate=1.0, weight_decay=1.0, init_power=-0.5),
+        "router": hidden,
         "head": hidden,
     }
 
@@ -114,6 +116,7 @@ def _inverse_width(d_model: int, width: float, depth: float) -> dict[Role, Rule]
         "query": hidden,
         "hidden": hidden,
         "output": Rule(0.0, learning_rate=1 / width, weight_decay=1.0, multiplier=depth**-0.5),
+        "router": hidden,
         "head": hidden,
     }
 
@@ -131,6 +134,8 @@ def _mup(base_d_model: int, width: float, branch: float, depth_epsilon: float) -
         "query": Rule(0.0, **zero),
         "hidden": hidden,
         "output": Rule(0.0, **zero, multiplier=branch),
+        # Few outputs, many inputs, as a head; not zero, for ties would send every token to the same experts.
+        "router": Rule(base_d_model**0.5, **zero, init_power=-1.0),
         "head": Rule(0.0, learning_rate=1.0, weight_decay=1.0, epsilon=epsilon, multiplier=1 / width),
     }
 

@@ -15,10 +15,14 @@ from jax.ad_checkpoint import checkpoint_name
 from kleiber.model.attention import Attention
 from kleiber.model.config import ModelConfig
 from kleiber.model.embedding import Embedding
+from kleiber.model.experts import Experts, Routing
 from kleiber.model.feed_forward import FeedForward
 from kleiber.model.norm import Norm
 from kleiber.model.parametrization import rules
 from kleiber.model.weight import declare
+from kleiber.parallel.pipeline import run_layers
+from kleiber.parallel.ring import context_size
+from kleiber.parallel.rules import constrain
 
 
 def drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -36,17 +40,22 @@ class Block(nnx.Module):
         self.attention_norm = Norm(config, rngs, num_stacked)
         self.attention = Attention(config, rngs, num_stacked)
         self.feed_forward_norm = Norm(config, rngs, num_stacked)
-        self.feed_forward = FeedForward(config, rngs, num_stacked)
+        self.feed_forward = (Experts if config.experts else FeedForward)(config, rngs, num_stacked)
 
-    def __call__(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None, dropout_key: jax.Array | None) -> jax.Array:
-        """Returns the residual stream after this block."""
+    def __call__(
+        self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, Routing | None]:
+        """Returns the residual stream after this block, and what its router did if it has experts."""
         branch = rules(self.config)["output"].multiplier
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         added_BTD = checkpoint_name(self.attention(self.attention_norm(x_BTD), segment_ids_BT), "attention_output")
         x_BTD = x_BTD + branch * drop(added_BTD, self.config.dropout, keys[0])
-        added_BTD = checkpoint_name(self.feed_forward(self.feed_forward_norm(x_BTD)), "feed_forward_output")
+        added_BTD, routing = self.feed_forward(self.feed_forward_norm(x_BTD)), None
+        if isinstance(self.feed_forward, Experts):
+            added_BTD, routing = added_BTD
+        added_BTD = checkpoint_name(added_BTD, "feed_forward_output")
         x_BTD = x_BTD + branch * drop(added_BTD, self.config.dropout, keys[1])
-        return checkpoint_name(x_BTD, "residual")
+        return checkpoint_name(constrain(x_BTD, ("batch", "seq", None)), "residual"), routing
 
 
 class Transformer(nnx.Module):
@@ -71,8 +80,9 @@ class Transformer(nnx.Module):
         *,
         is_training: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> jax.Array:
-        """Returns the normalised residual stream x_BTD that the head reads, in the compute dtype."""
+    ) -> tuple[jax.Array, Routing | None]:
+        """Returns the normalised residual stream x_BTD that the head reads, in the compute dtype, and the routing of
+        the experts, a mean over layers, or None without experts."""
         dropout_key = None
         if is_training and self.config.dropout:
             if rngs is None:
@@ -80,15 +90,18 @@ class Transformer(nnx.Module):
             dropout_key = rngs.dropout()
         x_BTD = checkpoint_name(self.input(tokens_BT, segment_ids_BT), "embedded")
         run = self._scan if self.config.has_scanned_layers else self._unroll
-        return checkpoint_name(self.final_norm(run(x_BTD, segment_ids_BT, dropout_key)), "final")
+        x_BTD, routing = run(x_BTD, segment_ids_BT, dropout_key)
+        routing = jax.tree.map(lambda total: total / self.config.num_layers, routing)
+        return checkpoint_name(self.final_norm(x_BTD), "final"), routing
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """Returns float32 logits_BTV of the hidden x_BTD: the product in the compute dtype, summed in float32."""
         head_DV = self.input.embedding[...].T if self.config.has_tied_head else self.head[...]
-        x_RD = x_BTD.reshape(-1, x_BTD.shape[-1])  # R: positions of all rows, flattened as in kleiber.model.product
+        # R: positions of all rows, flattened where kleiber.model.product would.
+        x_RD = x_BTD if context_size() > 1 else x_BTD.reshape(-1, x_BTD.shape[-1])
         logits_RV = jnp.matmul(x_RD, head_DV.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
         logits_BTV = logits_RV.reshape(*x_BTD.shape[:-1], -1) * rules(self.config)["head"].multiplier
-        return checkpoint_name(logits_BTV, "logits")
+        return checkpoint_name(constrain(logits_BTV, ("batch", "seq", "vocab")), "logits")
 
     def __call__(
         self,
@@ -110,31 +123,32 @@ class Transformer(nnx.Module):
         Returns:
           float32 logits_BTV.
         """
-        return self.logits(self.hidden(tokens_BT, segment_ids_BT, is_training=is_training, rngs=rngs))
+        return self.logits(self.hidden(tokens_BT, segment_ids_BT, is_training=is_training, rngs=rngs)[0])
 
-    def _runner(self, graphdef: nnx.GraphDef, segment_ids_BT: jax.Array | None) -> Callable[..., jax.Array]:
+    def _runner(self, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Array, Routing | None]]:
         """Returns one block as a pure function of its weights, the residual stream and a key."""
-        run = functools.partial(_run_block, graphdef, segment_ids_BT=segment_ids_BT)
+        run = functools.partial(_run_block, graphdef)
         return jax.checkpoint(run) if self.config.has_remat else run
 
-    def _unroll(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None, dropout_key: jax.Array | None) -> jax.Array:
-        """Runs the blocks one after another, each compiled on its own."""
+    def _unroll(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None, dropout_key: jax.Array | None):
+        """Runs the blocks one after another, each compiled on its own; returns x and the summed routing."""
+        routings = []
         for layer in range(self.config.num_layers):
             graphdef, state = nnx.split(self.blocks[block_name(layer)])
-            run = self._runner(graphdef, segment_ids_BT)
-            x_BTD = run(state, x_BTD, key=_key_of_layer(dropout_key, layer))
-        return x_BTD
+            x_BTD, routing = self._runner(graphdef)(state, x_BTD, segment_ids_BT, _key_of_layer(dropout_key, layer))
+            routings.append(routing)
+        return x_BTD, jax.tree.map(lambda *parts: sum(parts), *routings)
 
-    def _scan(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None, dropout_key: jax.Array | None) -> jax.Array:
-        """Runs the blocks as one compiled block, scanned over the stacked weights."""
+    def _scan(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None, dropout_key: jax.Array | None):
+        """Runs the blocks as one compiled block over the stacked weights, or as pipeline stages where the mesh has
+        them; returns x and the summed routing."""
         graphdef, stacked = nnx.split(self.blocks)
-        run = self._runner(graphdef, segment_ids_BT)
+        run = self._runner(graphdef)
 
-        def body(x_BTD: jax.Array, layer: tuple) -> tuple[jax.Array, None]:
-            state, index = layer
-            return run(state, x_BTD, key=_key_of_layer(dropout_key, index)), None
+        def layer(state: nnx.State, index: jax.Array, x_BTD: jax.Array, segment_ids_BT: jax.Array | None):
+            return run(state, x_BTD, segment_ids_BT, _key_of_layer(dropout_key, index))
 
-        return jax.lax.scan(body, x_BTD, (stacked, jnp.arange(self.config.num_layers)))[0]
+        return run_layers(layer, stacked, x_BTD, segment_ids_BT)
 
 
 def block_name(layer: int) -> str:
@@ -150,8 +164,8 @@ def _run_block(
     graphdef: nnx.GraphDef,
     state: nnx.State,
     x_BTD: jax.Array,
-    key: jax.Array | None,
     segment_ids_BT: jax.Array | None,
-) -> jax.Array:
+    key: jax.Array | None,
+) -> tuple[jax.Array, Routing | None]:
     """One block as a pure function of its weights, which scan and checkpoint need."""
     return nnx.merge(graphdef, state)(x_BTD, segment_ids_BT, key)

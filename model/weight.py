@@ -15,6 +15,7 @@ def declare(
     shape: tuple[int, ...],
     axes: tuple[str | None, ...],
     num_stacked: int | None = None,
+    fan_in: int | None = None,
 ) -> nnx.Param:
     """Returns a new weight, drawn as the rule of its role says.
 
@@ -22,15 +23,16 @@ def declare(
       config: gives the parametrization and the storage dtype.
       rngs: its `params` stream draws the initial values.
       name: a key of ROLE_OF_WEIGHT; the attribute of the module that holds the weight.
-      shape: sizes; the first is the fan-in of a matrix.
+      shape: sizes.
       axes: logical axis of each dimension (kleiber.parallel.rules maps them to the mesh).
       num_stacked: layers stacked in front, for scanned layers; None for one.
+      fan_in: inputs of a product with this weight; None means the first size.
 
     Returns:
       nnx.Param [num_stacked, *shape] of config.param_dtype, with its logical axes and initial distribution as metadata.
     """
     rule = rules(config)[ROLE_OF_WEIGHT[name]]
-    std = rule.init_std(shape[0])
+    std = rule.init_std(fan_in or shape[0])
     if num_stacked is not None:
         shape, axes = (num_stacked, *shape), ("layers", *axes)
     if std:

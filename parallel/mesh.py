@@ -1,6 +1,7 @@
-"""Devices become a named mesh. The axes: `data` splits the batch, `fsdp` the batch and the weights, `tensor` products.
+"""Devices become a named mesh.
 
-All axes are Auto: the compiler places what we leave open, and constraints by logical names say the rest.
+All axes are Auto: the compiler places what we leave open, and constraints by logical names say the rest. Axes are laid
+out slowest network first, so that neighbours on the last axes (context, tensor) are neighbours on the wire.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 
 from kleiber.parallel.config import MeshConfig
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = tuple(MeshConfig().sizes)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -21,16 +22,19 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       devices: devices to use in order; None takes the first of jax.devices().
 
     Raises:
-      ValueError: if a size is below one or there are too few devices.
+      ValueError: if there are too few devices, or some of several hosts' devices would be left out.
     """
-    sizes = (config.data, config.fsdp, config.tensor)
-    if min(sizes) < 1:
-        raise ValueError(f"mesh sizes are {dict(zip(MESH_AXES, sizes, strict=True))}, expected at least 1 each.")
     available = list(jax.devices() if devices is None else devices)
     if config.num_devices > len(available):
         raise ValueError(
-            f"mesh data={config.data} x fsdp={config.fsdp} x tensor={config.tensor} needs {config.num_devices} "
-            f"devices, there are {len(available)}; lower an axis, or on CPU set jax_num_cpu_devices."
+            f"mesh {config} needs {config.num_devices} devices, there are {len(available)} "
+            f"({available[0].platform}); lower an axis, or on CPU set JAX_NUM_CPU_DEVICES={config.num_devices}."
+        )
+    if devices is None and jax.process_count() > 1 and config.num_devices != len(available):
+        raise ValueError(
+            f"mesh {config} uses {config.num_devices} of the {len(available)} devices of {jax.process_count()} "
+            f"processes; with several processes the sizes must multiply to all devices."
         )
     kinds = (AxisType.Auto,) * len(MESH_AXES)
+    sizes = tuple(config.sizes.values())
     return jax.make_mesh(sizes, MESH_AXES, axis_types=kinds, devices=available[: config.num_devices])

@@ -9,19 +9,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 MeshAxes = str | tuple[str, ...] | None
 
 RULES: Mapping[str, MeshAxes] = {
-    "batch": ("data", "fsdp"),  # x[B_data,fsdp, T, D]
-    "seq": None,
+    "replicas": "replica",  # params[R_replica, ...] under delayed synchronisation
+    "batch": ("data", "fsdp", "expert"),  # x[B_data,fsdp,expert, T_context, D]
+    "expert_batch": ("data", "fsdp"),  # x[B_data,fsdp, E_expert, C, D]: tokens sent to their experts
+    "seq": "context",
     "embed": "fsdp",  # W[D_fsdp, F_tensor]: gathered over fsdp when used
     "mlp": "tensor",
     "heads": "tensor",
     "kv_heads": "tensor",
     "vocab": "tensor",
-    "layers": None,
+    "experts": "expert",
+    "layers": "stage",
+    "stages": "stage",  # x[S_stage, b, T, D]: what each pipeline stage works on
     "members": None,  # of a population: every device holds its part of each member
 }
 
@@ -59,7 +64,7 @@ def partition_spec(
 
 
 def sharding(
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     axes: tuple[str | None, ...],
     shape: tuple[int, ...],
     rules: Mapping[str, MeshAxes] = RULES,
@@ -103,6 +108,35 @@ def tree_shardings(mesh: Mesh, axes_tree: Any, shapes_tree: Any, rules: Mapping[
         return sharding(mesh, axes, tuple(array.shape), rules, jax.tree_util.keystr(path, simple=True, separator="/"))
 
     return jax.tree_util.tree_map_with_path(of_leaf, shapes_tree, axes_tree)
+
+
+def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """Returns x, laid out on the mesh in use (jax.set_mesh) as its logical axes say; x itself without a mesh.
+
+    Raises:
+      ValueError: as sharding.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, sharding(mesh, axes, x.shape, name="activation").spec)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Returns host arrays as arrays on the mesh; each process hands over only the parts its devices hold.
+
+    Args:
+      tree: host arrays, the same in every process.
+      shardings: tree of NamedSharding of the same structure.
+    """
+
+    def one(array: Any, where: NamedSharding) -> jax.Array:
+        if where.is_fully_addressable:
+            return jax.device_put(array, where)
+        host = np.asarray(array)
+        return jax.make_array_from_callback(host.shape, where, lambda index: host[index])
+
+    return jax.tree.map(one, tree, shardings)
 
 
 def _as_tuple(mesh_axes: MeshAxes) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ CONFIG = ModelConfig(d_model=16, num_layers=2, num_heads=4, vocab_size=12, seq_l
 
 def test_a_mesh_has_the_configs_sizes_and_auto_axes():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    sizes = {"replica": 1, "stage": 1, "data": 2, "fsdp": 2, "expert": 1, "context": 1, "tensor": 2}
+    assert dict(mesh.shape) == sizes and list(mesh.shape) == list(sizes)
     assert set(mesh.axis_types) == {AxisType.Auto}
     assert make_mesh(MeshConfig(tensor=2), jax.devices()[4:]).devices.ravel()[0] == jax.devices()[4]
 

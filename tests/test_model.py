@@ -19,7 +19,7 @@ from kleiber.model.transformer import drop
 # optimisation: most of these programs run once.
 QUICK = {"xla_backend_optimization_level": 0}
 apply = jax.jit(eager_apply, static_argnums=0, compiler_options=QUICK)
-apply_hidden = jax.jit(eager_apply_hidden, static_argnums=0, compiler_options=QUICK)
+apply_hidden = jax.jit(lambda *a: eager_apply_hidden(*a)[0], static_argnums=0, compiler_options=QUICK)
 
 SMALL = ModelConfig(d_model=16, num_layers=2, num_heads=4, vocab_size=11, seq_len=12, has_previous_token_mix=True)
 EXACT = 2e-5  # float32 sums of up to a few hundred terms of order one, in another order
