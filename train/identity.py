@@ -1,0 +1,48 @@
+"""What a run is: the part of its config that its numbers depend on, and how two of them differ."""
+
+import dataclasses
+import json
+from typing import Any
+
+from kleiber.train.config import TrainConfig
+
+NOT_IDENTITY = ("mesh", "steps_per_call", "checkpoint_seconds", "keep_checkpoints", "evaluation", "num_tokens")
+"""Fields that do not change what a step computes (a mesh changes its rounding), or that say only where to stop."""
+
+
+def run_identity(config: TrainConfig) -> dict[str, Any]:
+    """Returns what a checkpoint of config must agree with to be continued under another config, as JSON data."""
+    data = json.loads(json.dumps(dataclasses.asdict(config)))
+    return {name: value for name, value in data.items() if name not in NOT_IDENTITY}
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Returns every place where two pieces of JSON data differ, as (path, old value, new value)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        pairs = [(f"{path}.{key}" if path else key, old.get(key), new.get(key)) for key in keys]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(f"{path}[{index}]", a, b) for index, (a, b) in enumerate(zip(old, new, strict=True))]
+    else:
+        return [] if old == new else [(path, old, new)]
+    return [found for place, a, b in pairs for found in differences(a, b, place)]
+
+
+def is_allowed(path: str, allow: tuple[str, ...]) -> bool:
+    """Returns whether a difference at path is allowed by one of the fields, each the end or the start of a path.
+
+    `optimizer.learning_rate` allows `trunks[0].optimizer.learning_rate`; `trunks` allows everything below it.
+    """
+    dotted = "." + path.replace("[", ".[") + "."
+    return any(f".{field.replace('[', '.[')}." in dotted for field in allow if field)
+
+
+def show(difference: tuple[str, Any, Any]) -> str:
+    """Returns one difference as `path: old -> new`, for people."""
+    path, old, new = difference
+    return f"{path}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
