@@ -54,10 +54,10 @@ def test_a_nan_weight_is_noticed_at_once_and_spreads_no_further():
 def test_bad_updates_change_nothing_and_the_others_are_as_if_they_had_not_been(monkeypatch, bad_steps):
     gradients = step_module._gradients
 
-    def spoiled(config, params, tokens, segments, key):
-        loss, grads = gradients(config, params, tokens, segments, key)
+    def spoiled(config, params, tokens, *more):
+        logged, grads = gradients(config, params, tokens, *more)
         is_bad = jnp.all(tokens == 255)  # the mark of a bad batch, see below
-        return loss, jax.tree.map(lambda leaf: jnp.where(is_bad, jnp.nan, leaf), grads)
+        return logged, jax.tree.map(lambda leaf: jnp.where(is_bad, jnp.nan, leaf), grads)
 
     monkeypatch.setattr(step_module, "_gradients", spoiled)
     state, block = start()

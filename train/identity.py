@@ -2,18 +2,31 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from kleiber.train.config import TrainConfig
 
-NOT_IDENTITY = ("mesh", "steps_per_call", "checkpoint_seconds", "keep_checkpoints", "evaluation", "num_tokens")
+NOT_IDENTITY = (
+    "mesh",
+    "steps_per_call",
+    "checkpoint_seconds",
+    "keep_checkpoints",
+    "stops_when_saving_fails",
+    "evaluation",
+    "num_tokens",
+)
 """Fields that do not change what a step computes (a mesh changes its rounding), or that say only where to stop."""
 
 
-def run_identity(config: TrainConfig) -> dict[str, Any]:
-    """Returns what a checkpoint of config must agree with to be continued under another config, as JSON data."""
-    data = json.loads(json.dumps(dataclasses.asdict(config)))
-    return {name: value for name, value in data.items() if name not in NOT_IDENTITY}
+def run_identity(members: Sequence[TrainConfig]) -> dict[str, Any]:
+    """Returns what a checkpoint must agree with to be continued, as JSON data: of one run, or of a population."""
+
+    def one(config: TrainConfig) -> dict[str, Any]:
+        data = json.loads(json.dumps(dataclasses.asdict(config)))
+        return {name: value for name, value in data.items() if name not in NOT_IDENTITY}
+
+    return one(members[0]) if len(members) == 1 else {"members": [one(member) for member in members]}
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
