@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from kleiber.scaling.fit import residual_function
 from kleiber.scaling.minimise import levenberg_marquardt
 from kleiber.scaling.noise import make_clusters, whitening
 from kleiber.scaling.refit import Refits, fit_many, simulate
 from kleiber.scaling.result import FitResult
+from kleiber.scaling.search import residual_function
 
 
 def parametric_bootstrap(fit: FitResult, count: int = 1000, seed: int = 0) -> Refits:

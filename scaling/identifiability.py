@@ -70,11 +70,13 @@ def design_alarms(model: Model) -> dict[str, str]:
 
 
 def _most_ratios_at_a_budget(ratio: np.ndarray, compute: np.ndarray) -> int:
-    most = 0
-    for budget in compute:
-        near = np.sort(np.log(ratio[np.abs(np.log(compute / budget)) <= np.log(2.0) / 2 + 1e-9]))
-        most = max(most, 1 + int((np.diff(near) > np.log(1.1)).sum()))
-    return most
+    order = np.argsort(ratio, kind="stable")
+    log_ratio, log_compute = np.log(ratio[order]), np.log(compute[order])
+    near = np.abs(log_compute[:, None] - log_compute[None, :]) <= np.log(2.0) / 2 + 1e-9
+    # The next smaller ratio at each budget: the largest seen so far, moved on by one.
+    so_far = np.maximum.accumulate(np.where(near, log_ratio, -np.inf), axis=1)
+    smaller = np.concatenate([np.full((len(ratio), 1), -np.inf), so_far[:, :-1]], axis=1)
+    return int((near & (log_ratio - smaller > np.log(1.1))).sum(axis=1).max())
 
 
 def identify(
@@ -160,7 +162,8 @@ def other_optima(model: Model, z: np.ndarray, cost: np.ndarray) -> list[tuple[fl
     """
     if not len(z):
         return []
-    order = np.argsort(cost, kind="stable")
+    _, distinct = np.unique(z, axis=0, return_index=True)
+    order = distinct[np.argsort(cost[distinct], kind="stable")]
     unit = np.where(model.is_log, 1.0, np.maximum(np.abs(z[order[0]]), 1e-12))
     num_runs = len(next(iter(model.columns.values())))
     kept = [int(order[0])]

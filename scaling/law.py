@@ -76,7 +76,8 @@ class Law:
     loss: Callable[[Values, Values], np.ndarray]
     """(constants [..., 1], columns [runs]) -> loss [..., runs], written in numpy so that complex input works."""
     gradient: Callable[[Values, Values], tuple[np.ndarray, Values]] | None = None
-    """As `loss`, returning also the derivative by each constant; without it a complex step is used."""
+    """As `loss` for real input, returning also the derivative by each constant (by the logarithm of those fitted as
+    one), of any shape that broadcasts to the loss. Without it a complex step is used."""
     validity: str = ""
     references: tuple[Reference, ...] = ()
     sweep: str = ""

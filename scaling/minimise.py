@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kleiber.scaling.memory import keep_freed_memory
 from kleiber.scaling.objective import Objective
 
 Residuals = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -21,7 +22,6 @@ class Minimum:
     """float64 [B]; infinite where no finite point was found."""
     converged: np.ndarray
     """bool [B]."""
-    num_steps: int
 
 
 def levenberg_marquardt(
@@ -47,6 +47,7 @@ def levenberg_marquardt(
     Returns:
       Minimum; problems whose every trial is not finite keep an infinite cost.
     """
+    keep_freed_memory()
     objective = objective or Objective()
     low, high = bounds
     z = np.clip(start, low, high)
@@ -81,7 +82,7 @@ def levenberg_marquardt(
             done = (flat | small) & (better | flat) | stuck
             converged[on] |= done
             active[on] = ~done
-    return Minimum(z, np.where(np.isfinite(cost), cost, np.inf), converged, steps)
+    return Minimum(z, np.where(np.isfinite(cost), cost, np.inf), converged)
 
 
 def _evaluate(
@@ -89,15 +90,13 @@ def _evaluate(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the cost [b], gradient [b, P] and normal matrix [b, P, P]."""
     residual, jacobian = residuals(z, problem)
-    cost = objective.cost(residual)
-    bad = ~np.isfinite(cost) | ~np.isfinite(jacobian).all(axis=(1, 2))
-    cost = np.where(bad, np.inf, cost)
-    if objective.kind == "gaussian":
-        weighted = jacobian
-    else:
-        weighted = jacobian * objective.weight(residual)[..., None]
-    turned = np.swapaxes(weighted, 1, 2)
-    return cost, np.matmul(turned, residual[..., None])[..., 0], np.matmul(turned, jacobian)
+    turned = np.swapaxes(jacobian, 1, 2)
+    if objective.kind != "gaussian":
+        turned = turned * objective.weight(residual)[:, None, :]
+    cost, normal = objective.cost(residual), np.matmul(turned, jacobian)
+    # One derivative that is not finite spoils its diagonal element.
+    bad = ~(np.isfinite(cost) & np.isfinite(np.einsum("bpp->bp", normal)).all(axis=1))
+    return np.where(bad, np.inf, cost), np.matmul(turned, residual[..., None])[..., 0], normal
 
 
 def _step(
@@ -145,10 +144,12 @@ def newton_polish(
             slopes = _evaluate(residuals, objective, points, np.zeros(2 * num_free, dtype=int))[1]
             hessian = (slopes[:num_free] - slopes[num_free:]) / (2 * width[:, None])
             hessian = 0.5 * (hessian + hessian.T)
+            if not np.isfinite(hessian).all():
+                break  # at the edge of where the law is defined
             free = ~(((z <= low) & (gradient > 0)) | ((z >= high) & (gradient < 0)))
             moved = False
             while damping < 1e10:
-                size = np.diag(normal)[free]
+                size = np.maximum(np.diag(normal)[free], max(1e-15 * float(np.diag(normal).max()), 1e-300))
                 matrix = hessian[np.ix_(free, free)] + damping * np.diag(size)
                 values, vectors = np.linalg.eigh(matrix / np.sqrt(np.outer(size, size)))
                 values = np.maximum(np.abs(values), 1e-12)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,17 +28,17 @@ class Model:
     fixed: Mapping[str, float]
     """Constants held fixed, in the units of the columns."""
 
-    @property
+    @cached_property
     def free(self) -> tuple[str, ...]:
         """Names of the fitted constants."""
         return tuple(name for name in self.law.names if name not in self.fixed)
 
-    @property
+    @cached_property
     def is_log(self) -> np.ndarray:
         """bool [P], which working coordinates are logarithms."""
         return np.array([self.law[name].transform == "log" for name in self.free], dtype=bool)
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Smallest and largest working point, float64 [P] each."""
         low, high = np.array([self.law[name].bounds for name in self.free], dtype=np.float64).reshape(-1, 2).T
@@ -102,13 +103,14 @@ class Model:
         if self.law.gradient is None or any(self.law[name].scale for name in self.fixed):
             return self._complex_step(z, x)
         values = self.constants(z)
-        loss, derivative = self.law.gradient(values, x)
-        loss = np.where(loss > 0, loss, np.nan)
-        jacobian = np.empty((*loss.shape, len(self.free)))
-        for index, name in enumerate(self.free):
-            chain = values[name] if self.law[name].transform == "log" else 1.0
-            np.multiply(derivative[name], chain / loss, out=jacobian[..., index])
-        return np.log(loss), jacobian
+        with np.errstate(all="ignore"):
+            loss, derivative = self.law.gradient(values, x)
+            inverse = 1 / loss
+            # Constants before runs in memory: every derivative is written, and later multiplied, in one stretch.
+            jacobian = np.empty((loss.shape[0], len(self.free), loss.shape[1]))
+            for index, name in enumerate(self.free):
+                np.multiply(derivative[name], inverse, out=jacobian[:, index])
+            return np.log(loss), np.swapaxes(jacobian, 1, 2)
 
     def _complex_step(self, z: np.ndarray, x: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         num_free = z.shape[-1]

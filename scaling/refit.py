@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kleiber.scaling.fit import fit_uncertainty, refine_shared, residual_function
+from kleiber.scaling.fit import fit_uncertainty
+from kleiber.scaling.memory import CHUNK
 from kleiber.scaling.minimise import levenberg_marquardt
 from kleiber.scaling.model import Model
 from kleiber.scaling.noise import Clusters, Uncertainty, make_clusters
 from kleiber.scaling.objective import Objective
-
-CHUNK = 200_000
-"""Numbers in one residual array at most, so that memory stays small and caches stay warm."""
+from kleiber.scaling.search import residual_function
+from kleiber.scaling.trunk_effect import refine_shared
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from kleiber.scaling.memory import CHUNK, keep_freed_memory
 from kleiber.scaling.model import Model
 
 GRID = {0: 1, 1: 256, 2: 1024}
@@ -90,6 +91,7 @@ def start_points(model: Model, loss: np.ndarray, keep: int = 16) -> tuple[np.nda
 
 def start_candidates(model: Model, loss: np.ndarray, at_least: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Returns every start tried [count, P] with the linear constants solved for, and its squared relative error."""
+    keep_freed_memory()
     law, free = model.law, model.free
     groups = [tuple(name for name in group if name in free) for group in law.linear]
     groups = [group for group, whole in zip(groups, law.linear, strict=True) if group == whole]
@@ -105,17 +107,15 @@ def start_candidates(model: Model, loss: np.ndarray, at_least: int = 0) -> tuple
         if parameter.transform == "log":
             low, high = np.log(low), np.log(high)
         z[:, free.index(name)] = low + (high - low) * points[:, column]
+    coefficients, cost = np.zeros((len(z), len(groups))), np.zeros(len(z))
+    size = max(1, CHUNK // len(loss))
     with np.errstate(all="ignore"):
-        values = model.constants(z)
-        x = model.centred()
-        basis = np.stack([_part(model, values, x, group, groups) for group in groups], -1) if groups else None
-        offset = _part(model, values, x, (), groups)
-        weight = 1 / loss
-        if basis is None:
-            return z, np.nan_to_num(((offset * weight - 1) ** 2).sum(axis=-1), nan=np.inf, posinf=np.inf)
-        basis = np.nan_to_num(basis * weight[:, None], nan=0.0, posinf=1e100, neginf=0.0)
-        target = np.nan_to_num((loss - offset) * weight, nan=1e100, posinf=1e100)
-        coefficients, cost = solve_nonnegative(basis, target)
+        for first in range(0, len(z), size):
+            part = slice(first, first + size)
+            basis, offset = _parts(model, z[part], groups)
+            coefficients[part], cost[part] = _solve(basis / loss, offset / loss)
+    if not groups:
+        return z, cost
     largest = np.maximum(coefficients.max(axis=1, keepdims=True), 1e-300)
     for index, group in enumerate(groups):
         for name in group:
@@ -129,14 +129,34 @@ def start_candidates(model: Model, loss: np.ndarray, at_least: int = 0) -> tuple
     return z, cost
 
 
-def _part(model: Model, values: dict, x: dict, group: tuple[str, ...], groups: list[tuple[str, ...]]) -> np.ndarray:
-    """Returns the loss [b, runs] with one linear group at unit size and the others at zero."""
-    point = dict(values)
-    for other in groups:
-        for name in other:
-            if other != group:
-                point[name] = np.zeros((1, 1))
-        if other == group:
-            point[other[0]] = np.ones((1, 1))
-    part = model.law.loss(point, x)
-    return np.broadcast_to(part, (len(next(iter(values.values()))) if part.ndim < 2 else part.shape[0], part.shape[-1]))
+def _solve(basis: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns coefficients [b, K] and cost [b] of parts [b, K, runs] and offset [b, runs], relative to the loss."""
+    if not basis.shape[1]:
+        return np.zeros((len(basis), 0)), np.nan_to_num(((offset - 1) ** 2).sum(axis=-1), nan=np.inf, posinf=np.inf)
+    basis = np.nan_to_num(basis, copy=False, nan=0.0, posinf=1e100, neginf=0.0)
+    target = np.nan_to_num(1 - offset, copy=False, nan=1e100, posinf=1e100)
+    return solve_nonnegative(np.swapaxes(basis, 1, 2), target)
+
+
+def _parts(model: Model, z: np.ndarray, groups: list[tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the part of the loss [b, K, runs] of each linear group at unit size, and what is left [b, runs]."""
+    law, x, values = model.law, model.centred(), model.constants(z)
+    num_runs = len(next(iter(x.values())))
+    basis = np.empty((len(z), len(groups), num_runs))
+    for group in groups:
+        values[group[0]] = np.ones((1, 1))
+    if law.gradient is not None:
+        # Euler: a part that doubles with its constants is the sum of each times the derivative by it.
+        loss, derivative = law.gradient(values, x)
+        for index, group in enumerate(groups):
+            basis[:, index] = sum(
+                derivative[name] * (1.0 if law[name].transform == "log" else values[name]) for name in group
+            )
+        return basis, loss - basis.sum(axis=1)
+    # Next to nothing instead of nothing, because a group's constants may be divided by each other.
+    nothing = {name: values[name] * 1e-200 for group in groups for name in group}
+    offset = np.broadcast_to(law.loss({**values, **nothing}, x), (len(z), num_runs))
+    for index, group in enumerate(groups):
+        own = {name: values[name] for name in group}
+        basis[:, index] = law.loss({**values, **nothing, **own}, x) - offset
+    return basis, offset

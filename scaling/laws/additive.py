@@ -20,11 +20,10 @@ def additive_loss(p: Values, x: Values) -> np.ndarray:
 
 
 def additive_gradient(p: Values, x: Values) -> tuple[np.ndarray, Values]:
-    """Returns the loss and its derivative by each constant, each [..., runs]."""
-    log_params, log_tokens = np.log(x["num_params_total"]), np.log(x["num_tokens"])
-    per_A, per_B = np.exp(-p["alpha"] * log_params), np.exp(-p["beta"] * log_tokens)
-    u, v = p["A"] * per_A, p["B"] * per_B
-    derivative = {"E": np.ones_like(u), "A": per_A, "B": per_B, "alpha": -u * log_params, "beta": -v * log_tokens}
+    """Returns the loss [..., runs], and its derivative by E and by the logarithm of each other constant."""
+    log_size, log_data = p["alpha"] * -np.log(x["num_params_total"]), p["beta"] * -np.log(x["num_tokens"])
+    u, v = p["A"] * np.exp(log_size), p["B"] * np.exp(log_data)
+    derivative = {"E": np.ones(1), "A": u, "B": v, "alpha": u * log_size, "beta": v * log_data}
     return p["E"] + u + v, derivative
 
 

@@ -20,19 +20,19 @@ def mean_loss(p: Values, x: Values) -> np.ndarray:
 
 
 def mean_gradient(p: Values, x: Values) -> tuple[np.ndarray, Values]:
-    """Returns the loss and its derivative by each constant, each [..., runs]."""
-    log_params, log_tokens = np.log(x["num_params_total"]), np.log(x["num_tokens"])
-    log_u, log_v = np.log(p["A"]) - p["alpha"] * log_params, np.log(p["B"]) - p["beta"] * log_tokens
+    """Returns the loss [..., runs], and its derivative by E and by the logarithm of each other constant."""
+    log_size, log_data = p["alpha"] * -np.log(x["num_params_total"]), p["beta"] * -np.log(x["num_tokens"])
+    log_u, log_v = np.log(p["A"]) + log_size, np.log(p["B"]) + log_data
     log_total = np.logaddexp(log_u / p["q"], log_v / p["q"])
     reducible = np.exp(p["q"] * log_total)
-    share_u, share_v = np.exp(log_u / p["q"] - log_total), np.exp(log_v / p["q"] - log_total)
+    by_u, by_v = reducible * np.exp(log_u / p["q"] - log_total), reducible * np.exp(log_v / p["q"] - log_total)
     derivative = {
-        "E": np.ones_like(reducible),
-        "A": reducible * share_u / p["A"],
-        "B": reducible * share_v / p["B"],
-        "alpha": -reducible * share_u * log_params,
-        "beta": -reducible * share_v * log_tokens,
-        "q": reducible * (log_total - (share_u * log_u + share_v * log_v) / p["q"]),
+        "E": np.ones(1),
+        "A": by_u,
+        "B": by_v,
+        "alpha": by_u * log_size,
+        "beta": by_v * log_data,
+        "q": reducible * p["q"] * log_total - by_u * log_u - by_v * log_v,
     }
     return p["E"] + reducible, derivative
 

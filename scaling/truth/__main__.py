@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kleiber.scaling.truth import intervals, planning, recovery
+from kleiber.scaling.truth import intervals, planning, recovery, speed
 from kleiber.scaling.truth.designs import Finding
 
 CHECKS: dict[str, Callable[..., Finding]] = {
@@ -25,6 +25,7 @@ CHECKS: dict[str, Callable[..., Finding]] = {
     "T10": recovery.t10,
     "T18": recovery.t18,
     "design": planning.design,
+    "speed": speed.speed,
 }
 COUNTED = ("T2", "T3", "T4", "T5", "T6", "T9", "T10", "design")
 """Checks that simulate, so that --replicates means something."""
