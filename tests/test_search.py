@@ -38,9 +38,11 @@ def planted(name: str) -> tuple[Model, np.ndarray]:
 
 
 def test_starts_that_met_nearly_all_end_where_each_by_itself_would():
-    model, loss = planted("chinchilla")
-    points, _ = start_points(model, loss, 1500)
-    residuals = residual_function(model, np.log(loss))
+    table = read_table(RUNS, NAMES, "epochs > 1")
+    law = get_law("chinchilla")
+    model = make_model(law, {name: table[name] for name in law.variable_names})
+    points, _ = start_points(model, table["loss"], 4500)
+    residuals = residual_function(model, np.log(table["loss"]))
     moved = []
 
     def counted(z, problem):
@@ -52,7 +54,7 @@ def test_starts_that_met_nearly_all_end_where_each_by_itself_would():
     found = follow(model, counted, points, Objective())
     assert found.cost.min() == pytest.approx(each.cost.min(), rel=1e-12)
     assert np.mean(np.abs(found.cost / each.cost - 1) < 1e-6) > 0.85  # the others begin on plateaus
-    assert sum(moved) - alone < 0.6 * alone
+    assert sum(moved) - alone < 0.5 * alone
 
 
 @pytest.mark.parametrize("name", registry())
