@@ -4,8 +4,9 @@ The bias of an approach depends on the surface and on where the runs are. So eac
 noise-free losses of the fitted law at the same runs: what it then gets wrong is its bias.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
@@ -15,6 +16,12 @@ from kleiber.scaling.result import FitResult
 
 SAME_BUDGET = 1.05
 """Runs whose compute agrees within this factor belong to one isoFLOP slice."""
+LABELS = {
+    "envelope": "1 envelope",
+    "parabola": "2 parabola",
+    "akima": "2 Akima",
+    "parametric": "3 parametric",
+}
 KNOWN = {
     "envelope": "sees only the sizes that were run, so the first and last size pull the exponent",
     "parabola": "the loss is no parabola in log N: intercepts shift with the width of the slice (arXiv:2603.22339)",
@@ -151,13 +158,20 @@ def _akima(x: np.ndarray, loss: np.ndarray) -> float:
     return float(axis[best])
 
 
-def approaches_report(found: list[Approach], flops: float) -> str:
+def approaches_json(found: Sequence[Approach], flops: float) -> dict[str, Any]:
+    """Returns plain JSON values."""
+    return {"flops": flops, "approaches": [asdict(each) for each in found], "withheld": None}
+
+
+def approaches_report(found: Sequence[Approach], flops: float) -> str:
     """Returns the comparison as text."""
-    lines = [f"best parameters for {flops:.3g} FLOPs"]
+    lines = [f"best parameters for {flops:.3g} FLOPs by each approach (bias: on noise-free losses of this fit)"]
     for each in found:
         if each.num_params is None:
-            lines.append(f"  {each.name:<12}{each.remark}")
+            lines.append(f"  {LABELS[each.name]:<13}{each.remark}")
             continue
         a = "withheld" if each.a is None else f"{each.a:.4f}"
-        lines.append(f"  {each.name:<12}{each.num_params:>10.4g}  a {a}  bias {each.bias:+.2%}  ({each.remark})")
+        lines.append(
+            f"  {LABELS[each.name]:<13}{each.num_params:>10.4g}  a {a}  bias {each.bias:+.2%}  ({each.remark})"
+        )
     return "\n".join(lines)

@@ -75,12 +75,19 @@ def elasticities(fit: FitResult, points: list[Point] | None = None, level: float
 
 
 def reference_points(fit: FitResult) -> list[dict[str, float]]:
-    """Returns the geometric mean of the fitted runs, and points a quarter and three quarters up every range."""
+    """Returns the geometric mean of the fitted runs, between points a quarter and three quarters up every range.
+
+    The range is one of logarithms, but for a variable that may be zero.
+    """
     points = []
     for share in (0.25, 0.5, 0.75):
         point = {}
-        for name in fit.model.law.variable_names:
-            logs = np.log(np.maximum(fit.points[name], 1e-300))
+        for variable in fit.model.law.variables:
+            name, values = variable.name, fit.points[variable.name]
+            if variable.may_be_zero:
+                point[name] = float(values.min() + share * np.ptp(values))
+                continue
+            logs = np.log(values)
             middle = logs.mean() if share == 0.5 else logs.min() + share * np.ptp(logs)
             point[name] = float(np.exp(middle))
         points.append(point)
@@ -235,14 +242,3 @@ def _with_interval(
     variance, degrees = fit.uncertainty.degrees(gradient)
     value = float(found[0])
     return value, interval(value, float(np.sqrt(max(variance, 0.0))), degrees, False, level)
-
-
-def elasticity_report(fit: FitResult, level: float = 0.95) -> str:
-    """Returns the table of local exponents and the verdict of each factor, for people."""
-    lines = [f"{fit.law}: local exponents -d ln(L - E) / d ln X"]
-    for each in elasticities(fit, level=level):
-        where = ", ".join(f"{name} {value:.3g}" for name, value in each.point.items())
-        low, high = each.interval
-        lines.append(f"  {each.factor:<22}{each.value:>8.3f}  {level:.0%} [{low:.3f}, {high:.3f}]  at {where}")
-    lines += [f"  {each.factor:<22}{each.verdict}" for each in constancy(fit, level)]
-    return "\n".join(lines)

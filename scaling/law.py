@@ -25,6 +25,8 @@ class Variable:
     """Another variable that must be divided by the same number when columns are centred."""
     may_be_zero: bool = False
     """Whether zero is a sound value, as for a sparsity."""
+    neutral: float | None = None
+    """The value that changes nothing (one expert, no sparsity, infinitely many bits); None for counts."""
 
 
 NUM_PARAMS = Variable("num_params_total", "trainable parameters, embeddings included", "parameters")
@@ -85,6 +87,8 @@ class Law:
     pitfalls: str = ""
     frontier: tuple[str, str] | None = None
     """Names (x, y) of the exponents for which the compute-optimal parameters grow as compute ** (y / (x + y))."""
+    quantity: str = "loss"
+    """What the column mapped to `loss` holds; laws of other quantities have no reducible part."""
     limits: tuple[str, ...] = field(default=())
     """Special cases, each asserted by a test."""
 

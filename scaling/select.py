@@ -1,8 +1,10 @@
 """Choosing a form by how well it predicts larger runs than it was fitted to: rolling origin, log score, stacking."""
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy.special import gammaln
@@ -10,7 +12,9 @@ from scipy.special import gammaln
 from kleiber.scaling.checks import usable_rows
 from kleiber.scaling.fit import fit_law
 from kleiber.scaling.forecast import log_gradient
+from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
+from kleiber.scaling.result import FitResult
 from kleiber.scaling.table import RunTable, TableWarning
 
 FAILED = -50.0
@@ -51,6 +55,16 @@ class Selection:
         """The law to use."""
         return self.scores[0].law
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values; what is not finite is None."""
+        names = ("fitted", "scored", "compute_ratio")
+        scores = [
+            {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
+            for row in map(asdict, self.scores)
+        ]
+        folds = [dict(zip(names, fold, strict=True)) for fold in self.folds]
+        return {"best": self.best, "scores": scores, "folds": folds, "withheld": None}
+
     def report(self) -> str:
         """Returns the comparison as text."""
         scored, farthest = sum(fold[1] for fold in self.folds), max(fold[2] for fold in self.folds)
@@ -74,6 +88,9 @@ def rolling_origin(
     *,
     num_folds: int = 4,
     cluster: str | None = None,
+    objective: str = "gaussian",
+    delta: float | None = None,
+    fixed: Mapping[str, float] | None = None,
     first: int | None = None,
 ) -> Selection:
     """Returns laws scored on runs of more compute than any they were fitted to, fold after fold.
@@ -86,7 +103,8 @@ def rolling_origin(
         and tokens.
       laws: ids of registered laws.
       num_folds: blocks of larger runs, each scored once.
-      cluster: column of shared trunks, as for `fit_law`.
+      cluster, objective, delta: as for `fit_law`.
+      fixed: constants held at a value in the laws that have them.
       first: runs in the first fit; 40% of them, and enough for every law, if left out.
 
     Raises:
@@ -96,9 +114,16 @@ def rolling_origin(
         raise ValueError("name at least one law to score (kleiber laws).")
     found = [get_law(name) for name in laws]
     variables = tuple(dict.fromkeys(name for law in found for name in law.variable_names))
-    table = usable_rows(table, variables)
+    table = usable_rows(table, variables, [each.name for law in found for each in law.variables if each.may_be_zero])
     compute = _compute(table, variables)
-    needed = max(len(law.names) for law in found) + 2
+    held = {law.id: {name: value for name, value in (fixed or {}).items() if name in law.names} for law in found}
+    needed = max(len(law.names) - len(held[law.id]) for law in found) + 2
+
+    def fitted(train: RunTable, law: Law) -> FitResult:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TableWarning)
+            return fit_law(train, law, cluster=cluster, objective=objective, delta=delta, fixed=held[law.id])
+
     first = max(needed, int(np.ceil(0.4 * len(table)))) if first is None else first
     blocks = _blocks(compute, max(first, needed), num_folds)
     if not blocks:
@@ -110,7 +135,7 @@ def rolling_origin(
     failed = np.zeros(len(found), dtype=int)
     for low, high in blocks:
         train, test = compute < low, (compute >= low) & (compute <= high)
-        rows = [_score(table.where(train), table.where(test), law.id, cluster) for law in found]
+        rows = [_score(partial(fitted, table.where(train), law), table.where(test)) for law in found]
         failed += np.array([each is None for each in rows])
         nothing = (np.full(int(test.sum()), FAILED), np.full(int(test.sum()), np.nan))
         densities.append(np.stack([(each or nothing)[0] for each in rows], 1))
@@ -149,12 +174,10 @@ def _blocks(compute: np.ndarray, first: int, num_folds: int) -> list[tuple[float
     return [(float(levels[low]), float(levels[high - 1])) for low, high in zip(chosen, ends, strict=True)]
 
 
-def _score(train: RunTable, test: RunTable, law: str, cluster: str | None) -> tuple[np.ndarray, np.ndarray] | None:
+def _score(fitted: Callable[[], FitResult], test: RunTable) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns log densities and relative errors [runs], or None if the law cannot be fitted."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TableWarning)
-            fit = fit_law(train, law, cluster=cluster)
+        fit = fitted()
     except ValueError:
         return None
     densities, errors = [], []

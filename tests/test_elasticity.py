@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from kleiber.scaling.elasticity import constancy, elasticities, elasticity_report, exchange_rate, interaction
+from kleiber.scaling.elasticity import constancy, elasticities, exchange_rate, interaction, reference_points
+from kleiber.scaling.factors import describe_factors
 from kleiber.scaling.fit import fit_law
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.result import FitResult
 from kleiber.scaling.simulate import RunNoise, simulate
-from kleiber.scaling.truth.designs import REFERENCE, grid, isoflop, optimal_params
+from kleiber.scaling.truth.designs import REFERENCE, grid, isoflop, ladder, optimal_params
 
 EXACT = RunNoise(1e-7)
 
@@ -53,7 +54,6 @@ def test_a_changing_exponent_is_rejected_and_a_product_law_cannot_object() -> No
     assert free["num_params_total"].startswith("rejected, because it falls from")
     product = constancy(fit_law(table, "product"))
     assert all(each.verdict.startswith("assumed") for each in product)
-    assert "local exponents" in elasticity_report(fit_law(table, "chinchilla"))
 
 
 def test_a_truly_constant_exponent_is_called_constant_within_a_bound() -> None:
@@ -93,3 +93,35 @@ def test_exchange_rates_that_make_no_sense_are_refused(additive: FitResult) -> N
     twice = exchange_rate(additive, {"num_params_total": 2e7}, at, of="num_tokens")
     gain = 25.1 * (1e7**-0.35 - 2e7**-0.35)
     assert twice.rate == pytest.approx((1e9**-0.34 - gain / 100) ** (-1 / 0.34) / 1e9, rel=1e-4)
+
+
+def test_factors_tell_doubling_a_count_and_every_level_of_a_factor(additive: FitResult) -> None:
+    (told,) = describe_factors(additive).exchanges
+    middle = reference_points(additive)[1]
+    assert (told.factor, told.value, told.of) == ("num_tokens", 2 * middle["num_tokens"], "num_params_total")
+    gain = 100 * middle["num_tokens"] ** -0.34 * (1 - 2**-0.34)
+    rate = (1 - gain / (25.1 * middle["num_params_total"] ** -0.35)) ** (-1 / 0.35)
+    assert told.found is not None and told.found.rate == pytest.approx(rate, rel=1e-4)
+    assert "worth" in describe_factors(additive).report()
+
+    law, shares = get_law("sparsity"), (0.0, 0.5, 0.75)
+    base = grid(5, 4)
+    columns = {name: np.tile(values, len(shares)) for name, values in base.items()}
+    columns["sparsity"] = np.repeat(shares, len(base["num_tokens"]))
+    fit = fit_law(simulate(law, law.references[0].constants, columns, RunNoise(1e-4), 1), law)
+    assert reference_points(fit)[1]["sparsity"] == pytest.approx(0.375)  # halfway, as zero has no logarithm
+    levels = [each for each in describe_factors(fit).exchanges if each.factor == "sparsity"]
+    assert [(each.value, each.instead_of) for each in levels] == [(0.5, 0.0), (0.75, 0.0)]
+    size = 294 * 0.5**0.821 + 468  # half the weights are zero: the rest is worth (762 / size)^(1 / alpha) as many
+    assert levels[0].found is not None
+    assert levels[0].found.rate == pytest.approx((762 / size) ** (1 / 0.392), rel=0.01)
+
+
+def test_factors_are_withheld_with_the_exponents_and_of_laws_of_other_quantities() -> None:
+    with pytest.warns(UserWarning, match="tokens per parameter"):
+        fit = fit_law(simulate("chinchilla", REFERENCE, ladder(REFERENCE), RunNoise(0.01), 1), "chinchilla")
+    found = describe_factors(fit)
+    assert found.exponents == () and "alpha" in str(found.withheld) and "withheld" in found.report()
+    columns = grid(4, 3)
+    rates = simulate("learning_rate", {"K": 1.79, "a": -0.713, "b": 0.307}, columns, RunNoise(0.05), 1)
+    assert "best learning rate" in str(describe_factors(fit_law(rates, "learning_rate")).withheld)

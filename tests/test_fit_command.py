@@ -46,6 +46,22 @@ def test_several_laws_are_compared(csv, capsys):
     assert out["comparison"][0]["weight"] == pytest.approx(1.0)
 
 
+def test_the_report_says_which_law_predicts_and_what_each_factor_does(csv, capsys):
+    assert main(["fit", str(csv), "--columns", MAPPING, "--law", "chinchilla,product"]) == 0
+    out = capsys.readouterr().out
+    for part in ("rolling origin", "log score", "local exponents of chinchilla", "rejected, because", "3 parametric"):
+        assert part in out
+
+
+def test_a_fixed_constant_of_no_law_is_an_error(csv, capsys):
+    line = ["fit", str(csv), "--columns", MAPPING, "--law", "chinchilla,product", "--no-in-depth", "--json"]
+    assert main([*line, "--fix", "F=1"]) == 2
+    assert "none of chinchilla, product has a constant 'F'" in capsys.readouterr().err
+    assert main([*line, "--fix", "K=60"]) == 0
+    fits = json.loads(capsys.readouterr().out)["fits"]
+    assert fits[1]["parameters"]["K"]["fixed"] and not any(p["fixed"] for p in fits[0]["parameters"].values())
+
+
 def test_a_misspelt_law_is_a_usage_error(csv, capsys):
     assert main(["fit", str(csv), "--columns", MAPPING, "--law", "chinchila"]) == 2
     assert "Did you mean 'chinchilla'" in capsys.readouterr().err

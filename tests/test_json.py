@@ -60,6 +60,25 @@ def test_fit_prints_what_is_documented(printed, table):
     assert set(printed(*fit_line(table))) == documented("kleiber fit")
 
 
+def test_what_follows_from_a_fit_is_documented_to_the_last_key(printed, table):
+    found = printed(*fit_line(table))
+    text = PAGE.split("\n## kleiber fit\n")[1].split("\n## ")[0]
+    for part in ("cross_validation", "factors", "approaches"):
+        (about,) = re.findall(rf"^`{part}`[,:](.*?)\n\n", text + "\n", flags=re.MULTILINE | re.DOTALL)
+        keys = {key for each in found[part].values() if isinstance(each, list) for row in each for key in row}
+        assert found[part]["withheld"] is None
+        assert keys | set(found[part]) <= {*re.findall(r"`(\w+)`", about), "withheld"}
+
+
+def test_several_laws_share_one_cross_validation(printed, table):
+    found = printed(*fit_line(table), "--law", "chinchilla,product")
+    assert set(found) == {"fits", "comparison", "cross_validation"}
+    assert found["cross_validation"]["best"] == "chinchilla"
+    assert set(found["fits"][0]) == documented("kleiber fit") - {"cross_validation"}
+    plain = printed(*fit_line(table), "--no-in-depth")
+    assert plain["factors"] == {"withheld": "not asked for"}
+
+
 def test_forecast_prints_what_is_documented(printed, table, tmp_path):
     (tmp_path / "fit.json").write_text(json.dumps(printed(*fit_line(table))))
     budget = printed("forecast", str(tmp_path / "fit.json"), "--flops", "1e19")

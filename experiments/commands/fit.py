@@ -6,7 +6,6 @@ generalised_mean --json > fit.json
 
 import json
 import sys
-import warnings
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -33,6 +32,11 @@ class Options:
     """Leave out rows, as "epochs > 1 or tokens / params < 0.4"."""
     fix: str = ""
     """Constants held at a value, as L0=3.2,E=1.7."""
+    starts: int = 16
+    """Starts followed to a minimum, the best of a grid; 4500 for a search as wide as published ones."""
+    in_depth: bool = True
+    """Also say how well each law predicts runs larger than it was fitted to (rolling origin), the local exponent of
+    each factor and what it is worth in another, and what approaches 1 and 2 would advise, with their bias."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the whole fit as one JSON object (several laws: {"fits": ..., "comparison": ...})."""
 
@@ -58,51 +62,20 @@ def numbers(text: str, option: str) -> dict[str, float]:
 
 def run(options: Options) -> int:
     """Prints the fits; returns 0."""
-    from kleiber.scaling.fit import fit_law
-    from kleiber.scaling.forecast import form_weights
-    from kleiber.scaling.report import comparison_report
-    from kleiber.scaling.table import TableWarning, read_table
+    from kleiber.scaling.analysis import analyse
+    from kleiber.scaling.table import read_table
 
-    names = [name for each in options.law or ("chinchilla",) for name in each.split(",") if name]
-    fixed = numbers(options.fix, "fix")
-    table = read_table(options.table, pairs(options.columns, "columns"), options.drop)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TableWarning)
-        fits = [
-            fit_law(
-                table,
-                name,
-                cluster=options.cluster,
-                objective=options.objective,
-                delta=options.delta,
-                fixed=_own(name, fixed, len(names)),
-            )
-            for name in names
-        ]
-    messages = list(dict.fromkeys(f"{each.category.__name__}: {each.message}" for each in caught))
-    for message in messages:
+    found = analyse(
+        read_table(options.table, pairs(options.columns, "columns"), options.drop),
+        [name for each in options.law or ("chinchilla",) for name in each.split(",") if name],
+        cluster=options.cluster,
+        objective=options.objective,
+        delta=options.delta,
+        fixed=numbers(options.fix, "fix"),
+        starts=options.starts,
+        in_depth=options.in_depth,
+    )
+    for message in found.warnings:
         print(f"kleiber fit: {message}", file=sys.stderr)
-    weights = form_weights(fits)
-    if options.json:
-        found = [{**fit.to_json(), "warnings": messages} for fit in fits]
-        if len(found) == 1:
-            print(json.dumps(found[0], indent=1, allow_nan=False))
-        else:
-            comparison = [
-                {"law": fit.law, "aicc": fit.aicc, "weight": weight} for fit, weight in zip(fits, weights, strict=True)
-            ]
-            print(json.dumps({"fits": found, "comparison": comparison}, indent=1, allow_nan=False))
-        return 0
-    print("\n".join(fit.report() for fit in fits))
-    if len(fits) > 1:
-        print(comparison_report(fits, weights))
+    print(json.dumps(found.to_json(), indent=1, allow_nan=False) if options.json else found.report())
     return 0
-
-
-def _own(law: str, fixed: dict[str, float], num_laws: int) -> dict[str, float]:
-    """Returns the fixed constants that this law has; with one law, all, so that a misspelt one is an error."""
-    if num_laws == 1:
-        return fixed
-    from kleiber.scaling.laws import get_law
-
-    return {name: value for name, value in fixed.items() if name in get_law(law).names}

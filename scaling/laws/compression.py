@@ -7,12 +7,12 @@ import numpy as np
 from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Reference, Values, Variable, power
 from kleiber.scaling.laws.additive import ALPHA, BETA, A, B, E
 
-WEIGHT_BITS = Variable("weight_bits", "bits of a weight in training", "bits")
-ACTIVATION_BITS = Variable("activation_bits", "bits of an activation in training", "bits")
-KV_BITS = Variable("kv_bits", "bits of a key or value in training", "bits")
-POST_BITS = Variable("post_training_bits", "bits of a weight after rounding the finished model", "bits")
-SPARSITY = Variable("sparsity", "share of weights that are zero", "1", may_be_zero=True)
-EXPERTS = Variable("num_experts_effective", "effective number of experts, 1 for a dense model", "1")
+WEIGHT_BITS = Variable("weight_bits", "bits of a weight in training", "bits", neutral=np.inf)
+ACTIVATION_BITS = Variable("activation_bits", "bits of an activation in training", "bits", neutral=np.inf)
+KV_BITS = Variable("kv_bits", "bits of a key or value in training", "bits", neutral=np.inf)
+POST_BITS = Variable("post_training_bits", "bits of a weight after rounding the finished model", "bits", neutral=np.inf)
+SPARSITY = Variable("sparsity", "share of weights that are zero", "1", may_be_zero=True, neutral=0.0)
+EXPERTS = Variable("num_experts_effective", "effective number of experts, 1 for a dense model", "1", neutral=1.0)
 KUMAR = "Kumar et al. 2024, arXiv:2411.04330, table of the joint fit"
 KUMAR_BASE = {"E": 2.7648, "A": 4.299e3, "B": 1.806e4, "alpha": 0.4965, "beta": 0.4965}
 

@@ -10,10 +10,10 @@ from kleiber.scaling.laws.additive import E
 FACTORS = (
     (NUM_PARAMS, "alpha"),
     (Variable(NUM_UNIQUE.name, NUM_UNIQUE.meaning, NUM_UNIQUE.unit), "beta"),
-    (Variable("epochs", "passes over the training tokens", "1"), "gamma"),
+    (Variable("epochs", "passes over the training tokens", "1", neutral=1.0), "gamma"),
     (Variable("finetune_tokens", "distinct fine-tuning tokens", "tokens"), "delta"),
-    (Variable("finetune_epochs", "passes over the fine-tuning tokens", "1"), "zeta"),
-    (Variable("weight_bits", "bits a weight is stored in", "bits"), "eta"),
+    (Variable("finetune_epochs", "passes over the fine-tuning tokens", "1", neutral=1.0), "zeta"),
+    (Variable("weight_bits", "bits a weight is stored in", "bits", neutral=np.inf), "eta"),
 )
 """Column and exponent of each factor; a factor may also be harmful, so exponents have either sign."""
 

@@ -9,7 +9,7 @@ from kleiber.scaling.laws.broken import FLOPS
 TOKENS_PER_PARAM = Variable("tokens_per_param", "tokens over parameters", "1")
 NON_EMBEDDING = Variable("num_params_non_embedding", "trainable parameters without embeddings and head", "parameters")
 EMBEDDING = Variable("num_params_embedding", "vocabulary times width", "parameters")
-REPLICAS = Variable("num_replicas", "workers that synchronise rarely", "1")
+REPLICAS = Variable("num_replicas", "workers that synchronise rarely", "1", neutral=1.0)
 
 
 def overtraining_loss(p: Values, x: Values) -> np.ndarray:

@@ -60,6 +60,7 @@ LAWS = (
         ),
         linear=(("k",),),
         loss=transfer_tokens,
+        quantity="effective tokens transferred",
         validity="only while fine-tuning tokens are fewer than the tokens transferred",
         sweep="fine-tuned and from-scratch losses at 4 sizes, fine-tuning tokens over three decades",
         pitfalls="at many fine-tuning tokens pre-training can hurt",

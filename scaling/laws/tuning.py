@@ -30,6 +30,7 @@ LAWS = (
         ),
         linear=(("K",),),
         loss=log_linear,
+        quantity="best learning rate",
         validity="batch re-tuned at each cell; with a fixed batch the exponent of tokens changes sign",
         references=(
             Reference(
@@ -51,6 +52,7 @@ LAWS = (
         ),
         linear=(("K",),),
         loss=batch_size,
+        quantity="best batch size in tokens",
         validity="learning rate re-tuned at each batch size",
         references=(Reference({"K": 0.58, "b": 0.571}, "Step Law", "V"),),
         sweep=SWEEP,
