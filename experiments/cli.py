@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 
-from kleiber.experiments.errors import EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
+from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
+from kleiber.experiments.terminal import printable
 
 VERBS = {
     "plan": "cells, counts, FLOPs, seconds and expected standard errors of an experiment; starts nothing",
@@ -19,6 +20,8 @@ VERBS = {
     "ledger": "verify a ledger of forecasts and show its scoreboard",
     "report": "execute the notebook of a sweep into report.ipynb and report.html",
     "data": "list and prepare corpora",
+    "doctor": "verify a directory: what is damaged, what can be saved, and how",
+    "rewind": "take up a run before a bad batch, and leave that batch out",
     "check": "coordinate check of a parametrisation over width and depth",
 }
 
@@ -34,7 +37,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb and returns its exit code: 0 done, 2 usage, 3 failed its own gate, 75 resumable."""
+    """Runs one verb and returns its exit code: 0 done, 2 usage, 3 gate failed, 74 cannot write, 75 resumable."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
@@ -49,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import tyro
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a Ctrl-C: save, say so, exit 75
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # a scheduler's stop is a Ctrl-C: save, say so, exit 75
+        signal.signal(number, signal.default_int_handler)
     command = importlib.import_module(f"kleiber.experiments.commands.{verb}")
     try:
         options = tyro.cli(command.Options, prog=f"kleiber {verb}", args=argv[1:], description=command.__doc__)
@@ -57,8 +61,16 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:  # tyro's own --help and usage errors
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as mistake:
-        print(f"kleiber {verb}: {mistake}", file=sys.stderr)
+        print(f"kleiber {verb}: {printable(str(mistake))}", file=sys.stderr)
         return EXIT_USAGE
+    except OSError as problem:  # a full disk, a folder that went away
+        where = f" {problem.filename}" if problem.filename else ""
+        print(
+            f"kleiber {verb}: cannot write{where}: {problem.strerror or problem}. What is saved is kept; make room, "
+            "then type the same line.",
+            file=sys.stderr,
+        )
+        return EXIT_CANNOT_WRITE
     except KeyboardInterrupt:
         print(f"\nkleiber {verb}: interrupted; the same line goes on from what is saved", file=sys.stderr)
         return EXIT_RESUMABLE

@@ -100,13 +100,27 @@ def from_data(cls: Any, data: Any) -> Any:
             return tuple(from_data(args[0], item) for item in data)
         return tuple(from_data(kind, item) for kind, item in zip(args, data, strict=True))
     if origin in (typing.Union, types.UnionType):
-        return data  # only plain values are optional in our configs
+        kinds = [kind for kind in args if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+        return from_data(kinds[0], data) if kinds and isinstance(data, dict) else data
     return data
 
 
 def config_hash(config: Any) -> str:
-    """Returns 12 hexadecimal digits that change when any field of config does."""
-    return hashlib.sha256(json.dumps(to_data(config), sort_keys=True).encode()).hexdigest()[:12]
+    """Returns 12 hexadecimal digits that change when any field of config does, and stay when a release adds one."""
+    return hashlib.sha256(json.dumps(_said(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _said(config: Any) -> dict[str, Any]:
+    """Returns the fields of a config that are not at their defaults, as JSON data."""
+    said: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if value != default:
+            said[field.name] = _said(value) if dataclasses.is_dataclass(value) else json.loads(json.dumps(value))
+    return said
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -155,7 +169,9 @@ def _parse(kind: Any, text: str, name: str) -> Any:
         if origin in (typing.Union, types.UnionType):
             return None if text.lower() == "none" else _parse(args[0], text, name)
         if origin is tuple:
-            return tuple(_parse(args[0], item, name) for item in text.split(","))
+            if args[-1] is Ellipsis:
+                return tuple(_parse(args[0], item, name) for item in text.split(","))
+            return tuple(_parse(kind, item, name) for kind, item in zip(args, text.split(":"), strict=True))
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
         if kind is int:

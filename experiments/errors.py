@@ -6,4 +6,8 @@ EXIT_USAGE = 2
 EXIT_GATE = 3
 """Finished, but the result fails its own gate."""
 EXIT_RESUMABLE = 75
-"""Stopped early; typing the same line goes on."""
+"""Stopped early by a signal, a time limit or the watchdog; the same line goes on, so a requeue loop types it again."""
+EXIT_CANNOT_WRITE = 74
+"""No space, no permission, or a folder that went away: what is saved is kept; mend that, then the same line goes on."""
+EXIT_OUT_OF_MEMORY = 71
+"""Of a worker only: it ran out of memory, and the driver starts another in its place."""

@@ -5,7 +5,9 @@ sweep returns at once. The order is the point: all fitted points are in before t
 are in the ledger before a target starts.
 """
 
+import contextlib
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -13,13 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
-
 from kleiber.experiments.cells import TrunkCell, trunk_cells
-from kleiber.experiments.config_file import config_hash, differences, to_data
+from kleiber.experiments.config_file import config_hash
 from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.law_stage import fit_and_register, gate_verdict, score_targets
+from kleiber.experiments.lock import DirectoryLock
+from kleiber.experiments.ownership import own_directory
 from kleiber.experiments.plan import make_plan
 from kleiber.experiments.progress import SweepProgress
 from kleiber.experiments.record import read_json, read_records, record_path, write_json, write_table
@@ -43,6 +45,8 @@ def run_sweep(
     retry_failed: bool = False,
     is_quiet: bool = False,
     has_report: bool = True,
+    max_seconds: float | None = None,
+    allow: tuple[str, ...] = (),
 ) -> SweepResult:
     """Runs an experiment in a directory until it is finished or stopped.
 
@@ -53,25 +57,22 @@ def run_sweep(
       retry_failed: whether cells recorded as failed are run again.
       is_quiet: whether progress goes to the log file only.
       has_report: whether a report is made at the end.
+      max_seconds: wall time after which everything is saved and the sweep stops, resumable; None means no limit.
+      allow: fields in which the experiment may differ from the one that made the directory.
 
     Raises:
-      ValueError: a mistake in the plan, or a directory that belongs to another experiment.
+      ValueError: a mistake in the plan, a directory in use, or one that belongs to another experiment.
     """
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / "sweep.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        holder = (directory / "sweep.json").read_text() if (directory / "sweep.json").exists() else "{}"
-        raise ValueError(f"{directory} is in use by another `kleiber sweep` ({holder.strip()}); wait for it.") from None
-    try:
-        own_directory(experiment, directory)
-        write_json(directory / "sweep.json", {"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    with DirectoryLock(directory) as lock:
+        own_directory(experiment, directory, allow)
         with open(directory / "log.txt", "a") as log:
-            sweep = _Sweep(experiment, directory, num_workers or available_cores(), log, is_quiet, has_report)
+            workers = num_workers or available_cores()
+            sweep = _Sweep(experiment, directory, workers, log, is_quiet, has_report, deadline)
+            if lock.taken_over:
+                sweep.say(f"took over the lock of a sweep that is gone ({lock.taken_over})")
             return sweep.run(retry_failed)
-    finally:
-        lock.release()
 
 
 def with_seed(experiment: Experiment, offset: int) -> Experiment:
@@ -87,29 +88,6 @@ def with_seed(experiment: Experiment, offset: int) -> Experiment:
 def available_cores() -> int:
     """Returns how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def own_directory(experiment: Experiment, directory: Path) -> None:
-    """Writes experiment.json into a new directory, or checks that the directory belongs to this experiment.
-
-    Raises:
-      ValueError: it belongs to another one; the message lists the differences.
-    """
-    path, data = directory / "experiment.json", to_data(experiment)
-    if path.exists():
-        changed = differences(read_json(path), data)
-        if changed:
-            shown = "\n  ".join(changed[:12])
-            more = f"\n  ... and {len(changed) - 12} more" if len(changed) > 12 else ""
-            raise ValueError(
-                f"{directory} belongs to another experiment. Differences (there -> here):\n  {shown}{more}\n"
-                "Use another --out, or restore the config that made it."
-            )
-        return
-    others = [item.name for item in directory.iterdir() if item.name not in ("sweep.lock", "sweep.json")]
-    if others:
-        raise ValueError(f"{directory} is not empty and holds no sweep (it has {others[0]}); use another --out.")
-    write_json(path, data)
 
 
 def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
@@ -161,9 +139,12 @@ class _Sweep:
         log: IO[str],
         is_quiet: bool,
         has_report: bool,
+        deadline: float | None = None,
     ):
         self.experiment, self.directory, self.num_workers, self.log = experiment, directory, num_workers, log
         self.is_quiet, self.has_report = is_quiet, has_report
+        self.deadline = deadline
+        self.stopped_by = ""
         self.session = uuid.uuid4().hex[:8]
 
     def run(self, retry_failed: bool) -> SweepResult:
@@ -176,24 +157,24 @@ class _Sweep:
             if self.has_report and not (self.directory / "report.html").exists():
                 self._report(found)
             return SweepResult(found["exit_code"], found)
-        self._say(f"kleiber sweep {self.experiment.name} in {self.directory}")
+        self.say(f"kleiber sweep {self.experiment.name} in {self.directory}")
         started = time.monotonic()
         plan = make_plan(self.experiment, self.num_workers)
         plan.check()
-        prepare_data(self.experiment, self._say)
+        prepare_data(self.experiment, self.say)
         write_json(self.directory / "plan.json", plan.to_json())
-        self._say(plan.headline())
+        self.say(plan.headline())
         code = self._phase("fit", fit_cells, plan)
         if code != EXIT_DONE:
-            return self._stopped()
+            return self._stopped(code)
         summary: dict[str, Any] = {"experiment": self.experiment.name, "directory": str(self.directory)}
         if self.experiment.laws:
-            summary |= fit_and_register(self.experiment, self.directory, self._say)
+            summary |= fit_and_register(self.experiment, self.directory, self.say)
             if target_cells:
                 code = self._phase("target", target_cells, plan)
                 if code != EXIT_DONE:
-                    return self._stopped()
-                summary |= score_targets(self.experiment, self.directory, self._say)
+                    return self._stopped(code)
+                summary |= score_targets(self.experiment, self.directory, self.say)
         records = read_records(self.directory)
         write_table(self.directory, records)
         summary["runs"] = {s: sum(r["status"] == s for r in records) for s in ("done", "failed", "diverged")}
@@ -210,10 +191,11 @@ class _Sweep:
         if not any(cell.missing(self.directory) for cell in cells):
             return EXIT_DONE
         workers = min(self.num_workers, len(cells))
-        pool = WorkerPool(self.directory, split, workers, self.session, self.log)
-        with SweepProgress(self.experiment, self.directory, split, cells, plan, self._say, self.is_quiet) as progress:
+        pool = WorkerPool(self.directory, split, workers, self.session, self.log, len(cells), self.deadline)
+        with SweepProgress(self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet) as progress:
             code = pool.run(progress.tick)
             progress.tick()
+        self.stopped_by = "; ".join(dict.fromkeys(pool.messages))
         records = read_records(self.directory)
         write_table(self.directory, records)
         models = {cell.trunk_id: config_hash(cell.config.model) for cell in cells}
@@ -225,7 +207,7 @@ class _Sweep:
             }
         )
         for record in (r for r in records if r["split"] == split and r["status"] in ("failed", "diverged")):
-            self._say(f"{record['run_id']} {record['status']}: {record['reason']}")
+            self.say(f"{record['run_id']} {record['status']}: {record['reason']}")
         missing = [name for cell in cells for name in cell.missing(self.directory)]
         return code if not missing or code != EXIT_DONE else EXIT_RESUMABLE
 
@@ -239,19 +221,28 @@ class _Sweep:
         try:
             from kleiber.experiments.report.build import build_report
         except ImportError as missing:
-            self._say(f"no report: {missing.name} is not installed; pip install 'kleiber[notebook]', kleiber report")
+            self.say(f"no report: {missing.name} is not installed; pip install 'kleiber[notebook]', kleiber report")
             return
-        self._say("writing report.ipynb and report.html")
+        self.say("writing report.ipynb and report.html")
         build_report(self.directory)
         summary["report"] = str(self.directory / "report.html")
         write_json(self.directory / "result.json", summary)
 
-    def _stopped(self) -> SweepResult:
-        self._say("stopped early; what is done is kept, and the same line goes on")
-        return SweepResult(EXIT_RESUMABLE, {"experiment": self.experiment.name, "status": "stopped"})
+    def _stopped(self, code: int) -> SweepResult:
+        self.say(f"stopped early{': ' + self.stopped_by if self.stopped_by else ''}")
+        self.say("what is done is kept, and the same line goes on")
+        summary = {
+            "experiment": self.experiment.name,
+            "status": "stopped",
+            "reason": self.stopped_by,
+            "exit_code": code,
+        }
+        return SweepResult(code, summary)
 
-    def _say(self, text: str) -> None:
-        if not self.is_quiet:
-            print(text, flush=True)
-        self.log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-        self.log.flush()
+    def say(self, text: str) -> None:
+        """Prints a line, unless quiet, and logs it."""
+        if not self.is_quiet or "cannot write" in text:
+            print(text, file=sys.stderr if self.is_quiet else sys.stdout, flush=True)
+        with contextlib.suppress(OSError):  # a full disk must not hide why it stopped
+            self.log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+            self.log.flush()

@@ -4,10 +4,9 @@ A claim is a file lock that the system drops with the process, so a killed worke
 workers, of one driver or of two, never train the same one.
 """
 
-import errno
+import contextlib
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -18,30 +17,12 @@ from filelock import FileLock, Timeout
 
 from kleiber.experiments.cells import TrunkCell, group_id, populations, trunk_cells
 from kleiber.experiments.config_file import from_data, to_data
-from kleiber.experiments.errors import EXIT_DONE, EXIT_RESUMABLE
+from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.failures import MAX_ATTEMPTS, Attempts, cannot_write, is_out_of_memory, write_problem
 from kleiber.experiments.record import read_json, record_path, versions, write_json
-
-MAX_ATTEMPTS = 3
-"""Times a trunk is started in one launch of a sweep before it counts as failed (a killed or crashed worker)."""
-
-
-class StopRequest:
-    """True once the process was asked to end, by a signal or by the death of its driver."""
-
-    def __init__(self) -> None:
-        self.parent = os.getppid()
-        self.reason = ""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        self.reason = signal.Signals(number).name
-
-    def __call__(self) -> bool:
-        if not self.reason and os.getppid() != self.parent:
-            self.reason = "the driver is gone"
-        return bool(self.reason)
+from kleiber.train.manifest import CannotSave
+from kleiber.train.signals import StopRequest
 
 
 def main(directory: Path, split: str, index: int, session: str) -> int:
@@ -52,27 +33,47 @@ def main(directory: Path, split: str, index: int, session: str) -> int:
     groups = populations(trunk_cells(experiment, split), experiment.population_size)
     if index % 2:  # neighbours start on different shapes, so that each compiles its own
         groups = sorted(groups, key=lambda group: group[0].config.model == groups[0][0].config.model)
-    while pending := [group for group in groups if _missing(group, directory)]:
-        for group in pending:
-            folder = directory / "runs" / group_id(group)
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / "claim.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            try:
-                if _missing(group, directory):
-                    _train(experiment, group, directory, session, stop)
-            finally:
-                lock.release()
-            if stop():
-                break
-        if stop():
-            print(f"worker {index}: stopped ({stop.reason})", flush=True)
-            return EXIT_RESUMABLE
-        time.sleep(0.2)
+    try:
+        while pending := [group for group in groups if _missing(group, directory)]:
+            for group in pending:
+                _claim(experiment, group, directory, session, stop)
+                if stop():
+                    print(f"worker {index}: stopped ({stop.reason})", flush=True)
+                    return EXIT_RESUMABLE
+            time.sleep(0.2)
+    except (OSError, CannotSave) as problem:
+        if not cannot_write(problem):
+            raise
+        tell_driver(write_problem(problem, directory))
+        return EXIT_CANNOT_WRITE
     return EXIT_DONE
+
+
+def tell_driver(text: str) -> None:
+    """Says something to the user by way of the driver: a pipe works where a full disk does not."""
+    pipe = os.environ.get("KLEIBER_DRIVER_PIPE")
+    if pipe:
+        with contextlib.suppress(OSError):
+            os.write(int(pipe), text.encode()[:4000] + b"\n")
+    with contextlib.suppress(OSError):
+        print(f"worker: {text}", flush=True)
+
+
+def _claim(experiment: Experiment, group: list[TrunkCell], directory: Path, session: str, stop: StopRequest) -> None:
+    """Trains a trunk, or population, unless another worker has it or it is done."""
+    folder = directory / "runs" / group_id(group)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "claim.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return
+    try:
+        if _missing(group, directory):
+            _train(experiment, group, directory, session, stop)
+    finally:
+        stop.has_work = False
+        lock.release()
 
 
 def _missing(group: list[TrunkCell], directory: Path) -> bool:
@@ -87,42 +88,55 @@ def _pin_to_core(index: int) -> None:
 
 
 def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, session: str, stop: StopRequest) -> None:
-    """Trains one claimed trunk, or population, and writes the record of each point; failures become typed records."""
+    """Trains one claimed trunk, or population, and writes the record of each point; failures become typed records.
+
+    Mistakes of a config fail at once. Anything else, a lack of memory and a hang included, is tried again from the
+    trunk's own checkpoint, up to MAX_ATTEMPTS times in one launch.
+    """
+    from kleiber.train.trunk import Diverged, Stopped
+
     for cell in group:
         config_path = directory / "runs" / cell.trunk_id / "config.json"
         if not config_path.exists():
             write_json(config_path, to_data(cell.config))
-    attempts_path = directory / "runs" / group_id(group) / "attempts.json"
-    attempts = read_json(attempts_path) if attempts_path.exists() else {}
-    count = attempts.get("count", 0) + 1 if attempts.get("session") == session else 1
-    write_json(attempts_path, {"session": session, "count": count})
+    attempts = Attempts(directory / "runs" / group_id(group), session)
+    if attempts.is_exhausted():
+        _record_failure(experiment, group, directory, "failed", attempts.summary())
+        return
+    attempts.start(os.getpid())
     try:
-        if count > MAX_ATTEMPTS:
-            raise RuntimeError(f"its worker died {MAX_ATTEMPTS} times; see log.txt")
         _run_trunk(experiment, group, directory, stop)
-    except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
-            print(f"worker: {problem}: free some space under {directory}; the same line goes on", flush=True)
-            stop.reason = "cannot write"
-            return
+    except Stopped as stopped:
+        print(f"{group_id(group)}: {stopped}", flush=True)
+    except Diverged as problem:
+        _record_failure(experiment, group, directory, "diverged", problem)
+    except (ValueError, TypeError, NotImplementedError) as problem:
         _record_failure(experiment, group, directory, "failed", problem)
-    except Exception as problem:
-        from kleiber.train.trunk import Diverged, Stopped
+    except (Exception, MemoryError) as problem:
+        if cannot_write(problem):
+            raise
+        out_of_memory = is_out_of_memory(problem)
+        reason = f"{'out of memory: ' if out_of_memory else ''}{type(problem).__name__}: {problem}"[:500]
+        attempts.end(reason)
+        _write_traceback(directory, group, problem)
+        print(f"{group_id(group)}: attempt {attempts.count} of {MAX_ATTEMPTS} failed, {reason}", flush=True)
+        if out_of_memory:  # only the end of the process gives all memory back; the driver starts another
+            os._exit(EXIT_OUT_OF_MEMORY)
 
-        if isinstance(problem, Stopped):
-            return
-        status = "diverged" if isinstance(problem, Diverged) else "failed"
-        _record_failure(experiment, group, directory, status, problem)
+
+def _write_traceback(directory: Path, group: list[TrunkCell], problem: BaseException) -> None:
+    (directory / "runs" / group_id(group) / "error.txt").write_text("".join(traceback.format_exception(problem)))
 
 
 def _record_failure(
-    experiment: Experiment, group: list[TrunkCell], directory: Path, status: str, problem: Exception
+    experiment: Experiment, group: list[TrunkCell], directory: Path, status: str, problem: Exception | str
 ) -> None:
-    (directory / "runs" / group_id(group) / "error.txt").write_text("".join(traceback.format_exception(problem)))
+    if isinstance(problem, Exception):
+        _write_traceback(directory, group, problem)
+    reason = problem if isinstance(problem, str) else f"{type(problem).__name__}: {problem}"
     for cell in group:
         for num_tokens in cell.missing(directory):
             record = cell.planned(experiment.name)[num_tokens]
-            reason = f"{type(problem).__name__}: {problem}"
             _write_record(directory, cell, num_tokens, {**record, "status": status, "reason": reason})
             print(f"{record['run_id']} {status}: {reason}", flush=True)
 
@@ -134,8 +148,10 @@ def _write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: dic
 
 
 def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
+    from kleiber.train.goodput import Goodput
     from kleiber.train.run_data import open_run_data
     from kleiber.train.trunk import Point, Trunk, TrunkIO
+    from kleiber.train.watchdog import Watchdog
 
     data = open_run_data(group[0].config)
     folders = [directory / "runs" / cell.trunk_id for cell in group]
@@ -161,6 +177,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
         _write_record(directory, cell, point.num_tokens, record)
 
     def on_progress(progress: dict[str, Any]) -> None:
+        stop.has_work = True
         now = time.monotonic()
         if now - last_write[0] > 0.5:
             last_write[0] = now
@@ -172,8 +189,26 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     def is_measured(num_tokens: int) -> bool:
         return not any(num_tokens in cell.missing(directory) for cell in group)
 
-    io = TrunkIO(directory / "runs" / group_id(group), folders, on_point, is_measured, on_progress, stop)
-    Trunk([cell.config for cell in group], data, io).run()
+    own = directory / "runs" / group_id(group)
+    clock = Goodput(own / "goodput.jsonl")
+    watchdog = Watchdog(clock, own / "stacks.txt", on_beat=lambda: beat(directory))
+    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allowed(directory))
+    try:
+        Trunk([cell.config for cell in group], data, io).run()
+    finally:
+        watchdog.close()
+
+
+def beat(directory: Path) -> None:
+    """Shows the driver that this process still runs its threads: one that is stopped or frozen does not."""
+    path = directory / "runs" / f".beat-{os.getpid()}"
+    path.touch()
+
+
+def allowed(directory: Path) -> tuple[str, ...]:
+    """Returns the fields in which checkpoints of this sweep may differ from its config, as the user allowed."""
+    path = directory / "allowed.json"
+    return tuple(read_json(path)) if path.exists() else ()
 
 
 def _device_columns() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Local worker processes of a sweep: start, watch, restart when killed, stop."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from kleiber.experiments.errors import EXIT_DONE, EXIT_RESUMABLE
+from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_RESUMABLE
+from kleiber.experiments.failures import MAX_ATTEMPTS, exit_reason, note_death
+from kleiber.train.watchdog import hang_seconds
 
 MAX_RESTARTS = 10
-"""Workers started again over one phase before the driver gives up."""
+"""Workers that may die in one phase before the driver gives up, on top of the attempts that each trunk has."""
 STOP_SECONDS = 20.0
 """Time a worker has to save and leave before it is killed."""
 
@@ -26,13 +29,22 @@ class WorkerPool:
     num_workers: int
     session: str
     log: IO[str]
+    num_trunks: int = 1
+    deadline: float | None = None
+    """time.monotonic() at which the phase is stopped and saved."""
     processes: dict[int, subprocess.Popen] = field(default_factory=dict)
+    pipes: dict[int, int] = field(default_factory=dict)
     restarts: int = 0
+    messages: list[str] = field(default_factory=list)
+    """What workers had to say to the user."""
+    _beats: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _frozen: set[int] = field(default_factory=set)
 
     def run(self, on_tick: Callable[[], None]) -> int:
-        """Starts the workers, calls on_tick about twice a second, and returns 0 when all work is done, 75 if stopped.
+        """Starts the workers, calls on_tick about twice a second, and returns 0 when all work is done, 75 if stopped,
+        74 if a worker could not write.
 
-        A worker that dies by a signal is started again; it takes up the trunk from its checkpoint.
+        A worker that dies, hangs or freezes is started again; it takes up the trunk from its checkpoint.
         """
         for index in range(self.num_workers):
             self._start(index)
@@ -43,35 +55,85 @@ class WorkerPool:
 
     def _watch(self, on_tick: Callable[[], None]) -> int:
         while self.processes:
-            time.sleep(0.4)
+            time.sleep(0.2)
             on_tick()
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                self.messages.append("the time limit is reached")
+                return EXIT_RESUMABLE
             for index, process in list(self.processes.items()):
                 code = process.poll()
                 if code is None:
+                    self._end_if_frozen(process)
                     continue
-                del self.processes[index]
+                self._forget(index)
                 if code == EXIT_DONE:
                     continue
-                if code == EXIT_RESUMABLE:
+                if code in (EXIT_RESUMABLE, EXIT_CANNOT_WRITE) and not self._was_hung(process.pid):
+                    return code
+                if not self._restart(index, process.pid, code):
                     return EXIT_RESUMABLE
-                self.log.write(f"worker {index} ended with code {code}; starting it again\n")
-                self.restarts += 1
-                if self.restarts > MAX_RESTARTS:
-                    self.log.write(f"{self.restarts} workers died in this phase: giving up; see the lines above\n")
-                    return EXIT_RESUMABLE
-                self._start(index)
         return EXIT_DONE
+
+    def _restart(self, index: int, pid: int, code: int) -> bool:
+        """Starts a worker in place of one that died, and notes why; returns False when too many have."""
+        reason = "hung: no progress (see stacks.txt)" if code == EXIT_RESUMABLE else exit_reason(code)
+        if pid in self._frozen:
+            reason = "frozen: its heartbeat had stopped"
+        if code != EXIT_OUT_OF_MEMORY:  # that one was noted by the worker itself
+            trunk = note_death(self.directory, self.session, pid, reason)
+        else:
+            trunk, reason = "", "out of memory"
+        self.log.write(f"worker {index} (pid {pid}) {reason}{' on ' + trunk if trunk else ''}; starting it again\n")
+        self.restarts += 1
+        if self.restarts > MAX_RESTARTS + MAX_ATTEMPTS * self.num_trunks:
+            self.messages.append(f"{self.restarts} workers died in this phase, the last {reason}: giving up for now")
+            return False
+        self._start(index)
+        return True
+
+    def _was_hung(self, pid: int) -> bool:
+        """Returns whether a worker was ended by its watchdog: it left stacks behind, and nobody asked it to stop."""
+        stacks = (path.parent / "stacks.txt" for path in (self.directory / "runs").glob("*/attempts.json"))
+        return any(f"of process {pid}:" in s.read_text(errors="replace")[:500] for s in stacks if s.exists())
+
+    def _end_if_frozen(self, process: subprocess.Popen) -> None:
+        """Kills a worker whose threads no longer run (stopped, or stuck in the kernel), so that another takes over."""
+        beat = self.directory / "runs" / f".beat-{process.pid}"
+        try:
+            last = beat.stat().st_mtime_ns
+        except OSError:
+            return
+        seen, since = self._beats.get(process.pid, (0, 0.0))
+        if last != seen:
+            self._beats[process.pid] = (last, time.monotonic())
+        elif time.monotonic() - since > hang_seconds():
+            self._frozen.add(process.pid)
+            process.kill()
+
+    def _forget(self, index: int) -> None:
+        process = self.processes.pop(index)
+        (self.directory / "runs" / f".beat-{process.pid}").unlink(missing_ok=True)
+        pipe = self.pipes.pop(index)
+        with contextlib.suppress(BlockingIOError):
+            self.messages += os.read(pipe, 65_536).decode(errors="replace").splitlines()
+        os.close(pipe)
 
     def _start(self, index: int) -> None:
         command = [sys.executable, "-m", "kleiber.experiments.worker", str(self.directory), self.split]
-        self.log.flush()
+        with contextlib.suppress(OSError):
+            self.log.flush()
+        read, write = os.pipe()
+        os.set_blocking(read, False)
         self.processes[index] = subprocess.Popen(
             [*command, str(index), self.session],
             stdout=self.log,
             stderr=self.log,
-            env=worker_environment(),
+            env={**worker_environment(), "KLEIBER_DRIVER_PIPE": str(write)},
+            pass_fds=(write,),
             start_new_session=True,  # Ctrl-C reaches the driver, which then asks the workers to save
         )
+        os.close(write)
+        self.pipes[index] = read
 
     def stop(self) -> None:
         """Asks every worker to save and leave; after STOP_SECONDS kills those that have not."""
@@ -84,7 +146,8 @@ class WorkerPool:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self.processes.clear()
+        for index in list(self.processes):
+            self._forget(index)
 
 
 def worker_environment() -> dict[str, str]:

@@ -153,7 +153,7 @@ def test_a_second_launch_in_the_same_directory_leaves_and_says_who_is_there(undi
     while not (tmp_path / "out" / "sweep.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     second = sweep(config, tmp_path / "out")
-    assert second.returncode == 2 and f'"pid": {first.pid}' in second.stderr
+    assert second.returncode == 2 and f"pid {first.pid} " in second.stderr
     assert first.wait(timeout=200) == 0
     assert rows(tmp_path / "out") == rows(alone)
 

@@ -18,6 +18,7 @@ import numpy as np
 from kleiber.train.identity import differences, is_allowed, show
 from kleiber.train.manifest import (
     FORMAT,
+    CannotSave,
     CheckpointError,
     WrongRun,
     check_files,
@@ -37,10 +38,6 @@ DAMAGED = "damaged_"
 
 def on_stage(stage: str) -> None:
     """Called as each stage of a save begins: arrays, digests, manifest, commit, clean. The kill tests stop here."""
-
-
-class CannotSave(RuntimeError):
-    """A checkpoint could not be written; the older ones are untouched."""
 
 
 class NotFinite(CheckpointError):

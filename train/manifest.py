@@ -23,6 +23,10 @@ class CheckpointError(ValueError):
     """A checkpoint is missing or damaged; the message says which part."""
 
 
+class CannotSave(RuntimeError):
+    """A checkpoint could not be written; the older ones are untouched."""
+
+
 class WrongRun(CheckpointError):
     """A whole checkpoint, but of another model, optimizer, data or seed; the message lists every difference."""
 

@@ -24,6 +24,12 @@ class Metrics:
             with open(self.path, "a") as file:
                 os.fsync(file.fileno())
 
+    def keep_only(self, segment: str, step: int) -> None:
+        """Removes every row but those of segment up to step."""
+        rows = [json.loads(line) for line in self.path.read_text().splitlines()]
+        kept = [row for row in rows if row["segment"] == segment and row["step"] <= step]
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
     def truncate(self, segment: str, step: int) -> float:
         """Removes rows of segment beyond step, and a last line cut short by a kill. Returns the seconds they took."""
         if not self.path.exists():

@@ -27,6 +27,11 @@ class Options:
     """Added to the seed of every run, for an independent repetition of the whole experiment."""
     retry_failed: bool = False
     """Run cells again that are recorded as failed."""
+    max_seconds: float | None = None
+    """Save and stop after this many seconds of wall time, with exit code 75; the same line goes on."""
+    allow: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A field in which the config may differ from the one that made --out, such as optimizer.learning_rate; its runs go
+    on from their checkpoints. May be repeated."""
     json: bool = False
     """Print one JSON object with the result at the end, and progress to the log file only."""
 
@@ -39,6 +44,14 @@ def run(options: Options) -> int:
     if options.seed:
         experiment = with_seed(experiment, options.seed)
     directory = options.out or Path("out") / experiment.name
-    result = run_sweep(experiment, directory, options.workers, options.retry_failed, is_quiet=options.json)
+    result = run_sweep(
+        experiment,
+        directory,
+        options.workers,
+        options.retry_failed,
+        is_quiet=options.json,
+        max_seconds=options.max_seconds,
+        allow=options.allow,
+    )
     print(json.dumps(result.summary, indent=1) if options.json else "\n".join(summary_lines(result.summary)))
     return result.exit_code

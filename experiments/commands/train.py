@@ -25,6 +25,11 @@ class Options:
     """Change a field of the trunk, such as optimizer.learning_rate=0.01; may be repeated."""
     out: Path | None = None
     """Run directory; default out/train-NAME."""
+    max_seconds: float | None = None
+    """Save and stop after this many seconds of wall time, with exit code 75; the same line goes on."""
+    allow: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A field in which the config may differ from the one that made --out, such as optimizer.learning_rate; the run
+    goes on from its checkpoint. May be repeated."""
     json: bool = False
     """Print one JSON object with the records at the end."""
 
@@ -42,7 +47,15 @@ def run(options: Options) -> int:
         config = set_field(config, assignment)
     one = replace(experiment, trunks=(config,), targets=(), laws=())
     directory = options.out or Path("out") / f"train-{experiment.name}"
-    result = run_sweep(one, directory, 1, retry_failed=False, is_quiet=options.json, has_report=False)
+    result = run_sweep(
+        one,
+        directory,
+        1,
+        is_quiet=options.json,
+        has_report=False,
+        max_seconds=options.max_seconds,
+        allow=options.allow,
+    )
     records = read_records(directory)
     if options.json:
         print(json.dumps({**result.summary, "records": records}, indent=1))

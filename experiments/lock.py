@@ -1,0 +1,88 @@
+"""The lock of a sweep directory: one driver at a time, on this machine and on others that share the folder.
+
+On one machine a file lock is enough, since the system drops it with the process. Network folders may not have such
+locks, so the holder also refreshes a heartbeat; whoever finds it fresh leaves, and one that has stopped is taken over.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+BEAT_SECONDS = 5.0
+STALE_SECONDS = 60.0
+"""A heartbeat older than this is that of a driver that is gone."""
+
+
+class DirectoryLock:
+    """Held from `with` to its end."""
+
+    def __init__(self, directory: Path):
+        self.directory, self.beat = directory, directory / "sweep.json"
+        self.lock = FileLock(directory / "sweep.lock")
+        self._closed = threading.Event()
+        self.taken_over = ""
+        """Whose lock was taken over, if it had been left behind."""
+
+    def __enter__(self) -> "DirectoryLock":
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(self._refusal("a running `kleiber sweep`")) from None
+        holder, age = self._holder()
+        if holder and not holder.get("released"):
+            is_here = holder.get("host") in (None, platform.node())
+            if not is_here and age < STALE_SECONDS:
+                self.lock.release()
+                raise ValueError(self._refusal("a `kleiber sweep` on another machine"))
+            self.taken_over = f"{self._name(holder)}, last seen {age:.0f} s ago"
+        self.since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        self._write()
+        threading.Thread(target=self._refresh, name="kleiber-heartbeat", daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._closed.set()
+        with contextlib.suppress(OSError):
+            self._write(released=True)
+        self.lock.release()
+
+    def _refresh(self) -> None:
+        while not self._closed.wait(BEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(self.beat)
+
+    def _write(self, released: bool = False) -> None:
+        data = {"pid": os.getpid(), "host": platform.node(), "since": self.since, "released": released}
+        partial = self.beat.with_name(f".sweep.json.{os.getpid()}")
+        partial.write_text(json.dumps(data) + "\n")
+        partial.replace(self.beat)
+
+    def _holder(self) -> tuple[dict[str, Any], float]:
+        """Returns (who wrote the heartbeat, its age in seconds by the clock of the folder's own file system)."""
+        try:
+            holder = json.loads(self.beat.read_text())
+            now = self.directory / f".now.{os.getpid()}"
+            now.touch()
+            age = now.stat().st_mtime - self.beat.stat().st_mtime
+            now.unlink()
+        except (OSError, ValueError):
+            return {}, 0.0
+        return (holder, max(0.0, age)) if isinstance(holder, dict) else ({}, 0.0)
+
+    def _refusal(self, who: str) -> str:
+        holder, age = self._holder()
+        return (
+            f"{self.directory} is locked by {who}: {self._name(holder)}, last seen {age:.0f} s ago. Wait for it or "
+            "stop it, then type the same line; or use another --out."
+        )
+
+    @staticmethod
+    def _name(holder: dict[str, Any]) -> str:
+        return f"pid {holder.get('pid', '?')} on {holder.get('host', '?')} since {holder.get('since', '?')}"
