@@ -69,8 +69,9 @@ class Experts(nnx.Module):
         x_BGSD = constrain(x_BTD.reshape(batch, -1, size, d_model), ("batch", "seq", None, None))
         weights_BGSA, slots_BGSA, routing = self._route(x_BGSD)
         places = self.experts.num_experts * capacity(self.experts, size)
-        sent_BGED = jax.vmap(jax.vmap(_send, (0, 0, None)), (0, 0, None))(x_BGSD, slots_BGSA, places)
-        sent_BGECD = sent_BGED.reshape(*x_BGSD.shape[:2], self.experts.num_experts, -1, d_model)
+        sent_BGPD = jax.vmap(jax.vmap(_send, (0, 0, None)), (0, 0, None))(x_BGSD, slots_BGSA, places)
+        sent_BGPD = constrain(sent_BGPD, ("batch", "seq", None, None))
+        sent_BGECD = sent_BGPD.reshape(*x_BGSD.shape[:2], self.experts.num_experts, -1, d_model)
         # From "each device has its own tokens" to "each device has its own experts": an all-to-all over `expert`.
         sent_BGECD = constrain(sent_BGECD, ("expert_batch", "seq", "experts", None, None))
         done_BGECD = constrain(self._compute(sent_BGECD), ("expert_batch", "seq", "experts", None, None))

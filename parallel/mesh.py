@@ -4,6 +4,7 @@ All axes are Auto: the compiler places what we leave open, and constraints by lo
 out slowest network first, so that neighbours on the last axes (context, tensor) are neighbours on the wire.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import jax
@@ -38,3 +39,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     kinds = (AxisType.Auto,) * len(MESH_AXES)
     sizes = tuple(config.sizes.values())
     return jax.make_mesh(sizes, MESH_AXES, axis_types=kinds, devices=available[: config.num_devices])
+
+
+def use_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Returns the context in which constraints mean this mesh; a single device needs none."""
+    return jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext()

@@ -69,7 +69,7 @@ def _pipeline(layer: LayerFn, stacked: Any, numbers: jax.Array, x: jax.Array, ca
     inputs = jax.tree.map(split, (x, carried))
     stages = (jax.tree.map(by_stage, stacked), by_stage(numbers))
     buffer = jax.tree.map(lambda a: _staged(jnp.zeros((num_stages, *a.shape[1:]), a.dtype)), inputs)
-    run_stages = jax.vmap(lambda stage, row: _scan(layer, *stage, *row), spmd_axis_name="stage")
+    run_stages = jax.vmap(lambda stage, row: _scan(layer, *stage, *row))
     rows = jnp.arange(num_stages)
 
     def tick(buffer: Any, time: jax.Array) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ MeshAxes = str | tuple[str, ...] | None
 RULES: Mapping[str, MeshAxes] = {
     "replicas": "replica",  # params[R_replica, ...] under delayed synchronisation
     "batch": ("data", "fsdp", "expert"),  # x[B_data,fsdp,expert, T_context, D]
+    "global_batch": ("replica", "data", "fsdp", "expert"),  # tokens[K, B, T + 1], before replicas take their parts
     "expert_batch": ("data", "fsdp"),  # x[B_data,fsdp, E_expert, C, D]: tokens sent to their experts
     "seq": "context",
     "embed": "fsdp",  # W[D_fsdp, F_tensor]: gathered over fsdp when used

@@ -110,6 +110,33 @@ class GuardConfig:
 
 
 @dataclass(frozen=True)
+class DelayedSyncConfig:
+    """Local SGD and DiLoCo: replicas train apart and are brought together now and then (kleiber.train.delayed_sync)."""
+
+    num_replicas: int
+    """M: replicas, each with its own parameters, optimizer state and part of every batch. A multiple of mesh.replica;
+    one device may hold several."""
+    num_inner_steps: int = 50
+    """H: optimizer steps between synchronisations."""
+    outer_learning_rate: float = 0.7
+    """Of the outer step; 1 without momentum puts all replicas at their mean."""
+    outer_momentum: float = 0.9
+    """Nesterov momentum of the outer step; 0 for plain SGD."""
+
+    def __post_init__(self) -> None:
+        if self.num_replicas < 1 or self.num_inner_steps < 1:
+            raise ValueError(
+                f"delayed_sync: num_replicas is {self.num_replicas} and num_inner_steps {self.num_inner_steps}, "
+                f"expected at least 1."
+            )
+        if not (self.outer_learning_rate > 0 and 0 <= self.outer_momentum < 1):
+            raise ValueError(
+                f"delayed_sync: outer_learning_rate is {self.outer_learning_rate} and outer_momentum "
+                f"{self.outer_momentum}, expected > 0 and 0 <= momentum < 1."
+            )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One trunk: a shape, a seed, and the token counts at which it is branched, cooled down and measured."""
 
@@ -125,6 +152,13 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    delayed_sync: DelayedSyncConfig | None = None
+    """Replicas that synchronise now and then; None means every step."""
+    initialisation: Literal["host", "device"] = "host"
+    """Where initial weights are drawn: host gives the same numbers on every machine and mesh; device draws each part
+    where it stays, for weights larger than one host."""
+    loss_blocks: int = 1
+    """Parts of each sequence whose logits exist at a time: n parts need 1/n of the memory, the same numbers."""
     accumulation_steps: int = 1
     """Micro-batches per optimizer step; must divide batch_size."""
     z_loss: float = 0.0
@@ -133,6 +167,10 @@ class TrainConfig:
     """Optimizer steps per compiled call."""
     checkpoint_seconds: float = 30.0
     """Seconds between checkpoints of a running trunk."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept of a running trunk: the newest, and older ones to fall back on should it be damaged."""
+    stops_when_saving_fails: bool = True
+    """Whether a checkpoint that cannot be written stops the run; False goes on with a warning."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     factors: tuple[tuple[str, float | str], ...] = ()
     """Further columns of the run record, such as ("bits", 8): levels of whatever the experiment varies."""
@@ -151,6 +189,9 @@ class TrainConfig:
             raise ValueError(
                 f"accumulation_steps {self.accumulation_steps} does not divide batch_size {self.batch_size}."
             )
+        if self.loss_blocks < 1 or self.model.seq_len % self.loss_blocks:
+            raise ValueError(f"loss_blocks {self.loss_blocks} does not divide seq_len {self.model.seq_len}.")
+        _check_mesh(self)
 
     @property
     def tokens_per_step(self) -> int:
@@ -160,3 +201,35 @@ class TrainConfig:
     def steps_at(self, num_tokens: int) -> int:
         """Returns the optimizer steps that train on num_tokens tokens, rounded to the nearest step."""
         return max(1, round(num_tokens / self.tokens_per_step))
+
+
+def _check_mesh(config: TrainConfig) -> None:
+    """Checks that every mesh axis divides what it splits, before anything is compiled.
+
+    Raises:
+      ValueError: naming the axis, its size, and the field that does not fit.
+    """
+    mesh, model, delayed = config.mesh, config.model, config.delayed_sync
+    replicas = delayed.num_replicas if delayed else 1
+    rows = f"batch_size ({'' if replicas == 1 else f'of each of {replicas} replicas, '}accumulation_steps apart)"
+    parts = config.batch_size / replicas / config.accumulation_steps
+    split: list[tuple[str, int, str, float]] = [
+        ("replica", mesh.replica, "delayed_sync.num_replicas", replicas),
+        ("data x fsdp x expert", mesh.num_batch_shards, rows, parts),
+        ("stage", mesh.stage, "model.num_layers", model.num_layers),
+        ("fsdp", mesh.fsdp, "model.d_model", model.d_model),
+        ("expert", mesh.expert, "model.experts.num_experts", model.experts.num_experts if model.experts else 1),
+        ("tensor", mesh.tensor, "model.num_heads", model.num_heads),
+        ("tensor", mesh.tensor, "model.num_kv_heads", model.kv_heads),
+        ("tensor", mesh.tensor, "the feed-forward width (model.d_ff)", model.feed_forward_width),
+        ("tensor", mesh.tensor, "model.vocab_size", model.vocab_size),
+    ]
+    if mesh.context > 1:
+        split.append(("twice context", 2 * mesh.context, "model.seq_len", model.seq_len))
+    for axis, size, what, length in split:
+        if length % size:
+            raise ValueError(f"mesh {mesh}: {axis} = {size} does not divide {what} = {length:g}; change one of them.")
+    if mesh.stage > 1 and not model.has_scanned_layers:
+        raise ValueError(f"mesh {mesh}: a pipeline needs model.has_scanned_layers=True, so that layers form one array.")
+    if mesh.stage > 1 and model.dropout:
+        raise ValueError(f"mesh {mesh}: a pipeline would drop the same units in every microbatch; set dropout=0.")

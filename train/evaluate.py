@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kleiber.parallel.rules import constrain
 from kleiber.train.config import OptimizerConfig, TrainConfig
 from kleiber.train.run_data import RunData
 from kleiber.train.step import token_losses
@@ -31,7 +32,7 @@ def _window_losses(config: TrainConfig, params: Any, batches: jax.Array, segment
         tokens, segments = batch
         return jnp.mean(token_losses(config, params, tokens, segments)[0], axis=-1)
 
-    return jax.lax.map(one, (batches, segments)).reshape(-1)
+    return constrain(jax.lax.map(one, (batches, segments)).reshape(-1), (None,))
 
 
 def evaluate(config: TrainConfig, params: Any, data: RunData) -> Evaluation:
@@ -48,7 +49,7 @@ def evaluate(config: TrainConfig, params: Any, data: RunData) -> Evaluation:
 
     def batched(array):
         padded = np.concatenate([array, np.repeat(array[-1:], padding, axis=0)])
-        return jnp.asarray(padded.reshape(-1, size, array.shape[-1]))
+        return padded.reshape(-1, size, array.shape[-1])
 
     key = _evaluation_key(config)
     losses = _window_losses(key, params, batched(windows), None if segments is None else batched(segments))
@@ -59,7 +60,7 @@ def evaluate(config: TrainConfig, params: Any, data: RunData) -> Evaluation:
 def _evaluation_key(config: TrainConfig) -> TrainConfig:
     """Returns config with everything evaluation does not depend on set alike, so that one shape compiles once."""
     model = replace(config.model, dropout=0.0)
-    return TrainConfig(model, OptimizerConfig(1.0), (1,), evaluation=config.evaluation)
+    return TrainConfig(model, OptimizerConfig(1.0), (1,), evaluation=config.evaluation, loss_blocks=config.loss_blocks)
 
 
 def cluster_standard_error(values: np.ndarray, groups: np.ndarray) -> float:

@@ -6,6 +6,7 @@ on. The host stops a run after `max_consecutive_skips` such updates in a row, wh
 when its loss is far above where it started.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,18 @@ class StepLog:
     """bool [K], whether the update was left out."""
     param_norm: jax.Array
     """float32 scalar, global, after the block."""
+    extras: dict[str, jax.Array] = field(default_factory=dict)
+    """Further columns of the metrics, float32 [K] each."""
+
+    def with_step(self, index: jax.Array, logged: dict[str, jax.Array]) -> "StepLog":
+        """Returns the log with what a step tells at row index: loss, gradient_norm, is_skipped and the extras."""
+        return StepLog(
+            self.losses.at[index].set(logged["loss"]),
+            self.gradient_norms.at[index].set(logged["gradient_norm"]),
+            self.is_skipped.at[index].set(logged["is_skipped"]),
+            self.param_norm,
+            {name: values.at[index].set(logged[name]) for name, values in self.extras.items()},
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -51,10 +64,10 @@ def empty_window(config: GuardConfig) -> LossWindow | None:
     return LossWindow(jnp.zeros(config.spike_window, jnp.float32), jnp.zeros((), jnp.int32))
 
 
-def empty_log(size: int, param_norm: jax.Array) -> StepLog:
+def empty_log(size: int, extras: Sequence[str] = ()) -> StepLog:
     """Returns the log that a block of size steps fills."""
     zeros = jnp.zeros(size, jnp.float32)
-    return StepLog(zeros, zeros, jnp.zeros(size, bool), param_norm)
+    return StepLog(zeros, zeros, jnp.zeros(size, bool), jnp.zeros((), jnp.float32), {name: zeros for name in extras})
 
 
 def judge(
@@ -156,6 +169,8 @@ class SkipCounts:
                 "param_norm": param_norm if np.isfinite(param_norm) else None,
                 "skipped": int(skipped.sum()),
             }
+            for name, values in log.extras.items():
+                row[name] = float(np.atleast_2d(np.asarray(values))[member, :count].mean(dtype=np.float64))
             if skipped.any():
                 row["skipped_steps"] = [first_step + 1 + int(i) for i in np.flatnonzero(skipped)]
             rows.append(row)

@@ -1,5 +1,7 @@
 """The compiled training block: several optimizer steps of one member, or of a population, in one call."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,16 +9,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kleiber.model.functional import apply
+from kleiber.model.functional import apply_hidden, head
+from kleiber.parallel.rules import constrain
+from kleiber.train import delayed_sync
 from kleiber.train.config import TrainConfig
-from kleiber.train.guard import LossWindow, choose, empty_log, judge
+from kleiber.train.delayed_sync import Outer
+from kleiber.train.guard import LossWindow, choose, empty_log, empty_window, judge
+from kleiber.train.loss_scale import LossScale, first_scale, next_scale
 from kleiber.train.optimizer import Optimizer
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Everything a step changes. A population has a leading member axis on every leaf."""
+    """Everything a step changes. A population has a leading member axis on every leaf; delayed synchronisation has a
+    leading replica axis on params, opt_state, window and loss_scale."""
 
     params: Any
     opt_state: Any
@@ -24,6 +31,22 @@ class TrainState:
     """int32, optimizer steps done."""
     window: LossWindow | None = None
     """Of the spike rule, when it is on."""
+    loss_scale: LossScale | None = None
+    """With float16 products only."""
+    outer: Outer | None = None
+    """The common parameters, with delayed synchronisation only."""
+
+
+def start_state(config: TrainConfig, optimizer: Optimizer, params: Any) -> TrainState:
+    """Returns the state of one member at step 0."""
+    scale = first_scale() if config.model.compute_dtype == "float16" else None
+    trained = (params, optimizer.init(params), empty_window(config.guard), scale)
+    outer = None
+    if config.delayed_sync:
+        outer = delayed_sync.start(config.delayed_sync, params)
+        trained = delayed_sync.spread(config.delayed_sync, trained)
+    params, opt_state, window, scale = trained
+    return TrainState(params, opt_state, jnp.zeros((), jnp.int32), window, scale, outer)
 
 
 @jax.tree_util.register_dataclass
@@ -36,10 +59,11 @@ class Hyperparameters:
 
 
 def token_losses(config: TrainConfig, params: Any, tokens_BT1: jax.Array, segments_BT1=None, dropout_key=None):
-    """Returns cross entropy and squared log-normaliser of each target token, float32 [B, T], nats.
+    """Returns (cross entropy, squared log-normaliser) of each target token, float32 [B, T], nats, and the routing of
+    the experts, None without them.
 
     Args:
-      config: the trunk, for its model.
+      config: the trunk, for its model and its loss_blocks.
       params: parameters.
       tokens_BT1: int [B, T + 1]; inputs are all but the last token, targets all but the first.
       segments_BT1: int [B, T + 1] document of each token, or None when attention crosses documents.
@@ -47,39 +71,77 @@ def token_losses(config: TrainConfig, params: Any, tokens_BT1: jax.Array, segmen
     """
     tokens_BT1 = tokens_BT1.astype(jnp.int32)
     segments_BT = None if segments_BT1 is None else segments_BT1[:, :-1]
-    logits_BTV = apply(config.model, params, tokens_BT1[:, :-1], segments_BT, dropout_key)
-    normalizer_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-    target_BT = jnp.take_along_axis(logits_BTV, tokens_BT1[:, 1:, None], axis=-1)[..., 0]
-    return normalizer_BT - target_BT, jnp.square(normalizer_BT)
+    x_BTD, routing = apply_hidden(config.model, params, tokens_BT1[:, :-1], segments_BT, dropout_key)
+
+    def of_part(x: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = head(config.model, params, x)
+        normalizer = jax.nn.logsumexp(logits, axis=-1)
+        target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        return normalizer - target, jnp.square(normalizer)
+
+    if config.loss_blocks == 1:
+        return *of_part(x_BTD, tokens_BT1[:, 1:]), routing
+
+    # Every n-th position makes a part, so that a part of a split sequence is split as the sequence is.
+    def parts(array: jax.Array) -> jax.Array:
+        return jnp.moveaxis(array.reshape(array.shape[0], -1, config.loss_blocks, *array.shape[2:]), 2, 0)
+
+    recomputed = jax.checkpoint(of_part)  # the logits of a part are made again in the backward pass
+    blocks = jax.lax.map(lambda part: recomputed(*part), (parts(x_BTD), parts(tokens_BT1[:, 1:])))
+    return *(jnp.moveaxis(b, 0, 2).reshape(x_BTD.shape[:2]) for b in blocks), routing
 
 
-def _gradients(config: TrainConfig, params: Any, tokens: jax.Array, segments: Any, key: Any):
-    """Returns (mean loss, gradients) over a batch, in accumulation_steps micro-batches of equal size."""
+def _gradients(config: TrainConfig, params: Any, tokens: jax.Array, segments: Any, key: Any, loss_scale: Any):
+    """Returns (what is logged, gradients) over a batch, in accumulation_steps micro-batches of equal size."""
+    experts = config.model.experts
+    factor = 1.0 if loss_scale is None else loss_scale.scale
 
     def objective(params, tokens, segments, key):
-        losses_BT, squares_BT = token_losses(config, params, tokens, segments, key)
-        loss = jnp.mean(losses_BT)
-        return loss + config.z_loss * jnp.mean(squares_BT), loss
+        losses_BT, squares_BT, routing = token_losses(config, params, tokens, segments, key)
+        logged = {"loss": jnp.mean(losses_BT)}
+        total = logged["loss"] + config.z_loss * jnp.mean(squares_BT)
+        if experts is not None:
+            total += experts.balance_loss * routing.balance_loss + experts.router_z_loss * routing.z_loss
+            logged |= {"balance_loss": routing.balance_loss, "dropped_choices": routing.dropped}
+        return total * factor, logged
 
     grad = jax.grad(objective, has_aux=True)
     parts = config.accumulation_steps
     if parts == 1:
-        grads, loss = grad(params, tokens, segments, key)
-        return loss, grads
+        grads, logged = grad(params, tokens, segments, key)
+    else:
 
-    def add(total, part):
-        index, tokens, segments = part
-        part_key = None if key is None else jax.random.fold_in(key, index)
-        grads, loss = grad(params, tokens, segments, part_key)
-        return jax.tree.map(jnp.add, total, (loss, grads)), None
+        def add(total, part):
+            index, tokens, segments = part
+            part_key = None if key is None else jax.random.fold_in(key, index)
+            return jax.tree.map(jnp.add, total, grad(params, tokens, segments, part_key)), None
 
-    def split(array):
-        return array.reshape(parts, array.shape[0] // parts, *array.shape[1:])
+        def split(array):
+            return array.reshape(parts, array.shape[0] // parts, *array.shape[1:])
 
-    zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
-    batches = (jnp.arange(parts), split(tokens), None if segments is None else split(segments))
-    total, _ = jax.lax.scan(add, zeros, batches)
-    return jax.tree.map(lambda x: x / parts, total)
+        names = ("loss", "balance_loss", "dropped_choices") if experts else ("loss",)
+        zeros = (jax.tree.map(jnp.zeros_like, params), {name: jnp.zeros((), jnp.float32) for name in names})
+        batches = (jnp.arange(parts), split(tokens), None if segments is None else split(segments))
+        total, _ = jax.lax.scan(add, zeros, batches)
+        grads, logged = jax.tree.map(lambda x: x / parts, total)
+    if loss_scale is not None:
+        grads = jax.tree.map(lambda g: g / factor, grads)
+    return logged, grads
+
+
+def _update(config: TrainConfig, optimizer: Optimizer, trained, hyper, tokens, segments, fraction, key):
+    """Returns (what is trained, what is logged) after one optimizer step.
+
+    trained: (params, opt_state, window, loss_scale) of one member, and of one replica.
+    """
+    params, opt_state, window, loss_scale = trained
+    logged, grads = _gradients(config, params, tokens, segments, key, loss_scale)
+    is_sound, norm, window = judge(config.guard, window, logged["loss"], grads)
+    updated = optimizer.update(grads, opt_state, params, hyper.learning_rate * fraction, hyper.weight_decay)
+    params, opt_state = choose(is_sound, updated, (params, opt_state))
+    if loss_scale is not None:
+        loss_scale = next_scale(loss_scale, is_sound)
+    return (params, opt_state, window, loss_scale), {**logged, "gradient_norm": norm, "is_skipped": ~is_sound}
 
 
 def make_block(config: TrainConfig, optimizer: Optimizer, num_members: int = 1):
@@ -97,6 +159,10 @@ def make_block(config: TrainConfig, optimizer: Optimizer, num_members: int = 1):
       block(state, hyper, tokens [K, B, T + 1], segments or None, fractions [K], dropout_seed, num_steps)
       -> (state, StepLog). The state passed in is consumed.
     """
+    update: Callable[..., Any] = functools.partial(_update, config, optimizer)
+    delayed = config.delayed_sync
+    if delayed:
+        update = delayed_sync.for_each_replica(delayed, update)
 
     def block(state, hyper, tokens, segments, fractions, dropout_seed, num_steps):
         def one_step(index, carry):
@@ -105,22 +171,23 @@ def make_block(config: TrainConfig, optimizer: Optimizer, num_members: int = 1):
             if config.model.dropout > 0:
                 key = jax.random.fold_in(jax.random.key(dropout_seed), state.step)
             batch_segments = None if segments is None else segments[index]
-            loss, grads = _gradients(config, state.params, tokens[index], batch_segments, key)
-            rate = hyper.learning_rate * fractions[index]
-            is_sound, norm, window = judge(config.guard, state.window, loss, grads)
-            updated = optimizer.update(grads, state.opt_state, state.params, rate, hyper.weight_decay)
-            params, opt_state = choose(is_sound, updated, (state.params, state.opt_state))
-            log = replace(
-                log,
-                losses=log.losses.at[index].set(loss),
-                gradient_norms=log.gradient_norms.at[index].set(norm),
-                is_skipped=log.is_skipped.at[index].set(~is_sound),
-            )
-            return TrainState(params, opt_state, state.step + 1, window), log
+            trained = (state.params, state.opt_state, state.window, state.loss_scale)
+            trained, logged = update(trained, hyper, tokens[index], batch_segments, fractions[index], key)
+            params, opt_state, window, loss_scale = trained
+            outer, step = state.outer, state.step + 1
+            if delayed:
+                params, outer = delayed_sync.synchronise_when_due(delayed, params, outer, step)
+            log = log.with_step(index, logged)
+            return TrainState(params, opt_state, step, window, loss_scale, outer), log
 
-        start = (state, empty_log(fractions.shape[0], jnp.zeros((), jnp.float32)))
+        names = ("balance_loss", "dropped_choices") if config.model.experts else ()
+        start = (state, empty_log(fractions.shape[0], names))
         state, log = jax.lax.fori_loop(0, num_steps, one_step, start)
-        return state, replace(log, param_norm=optax.global_norm(state.params).astype(jnp.float32))
+        param_norm = optax.global_norm(state.params).astype(jnp.float32)
+        if delayed:
+            param_norm = param_norm / delayed.num_replicas**0.5
+        log = replace(log, param_norm=param_norm)
+        return state, jax.tree.map(lambda leaf: constrain(leaf, (None,) * leaf.ndim), log)
 
     if num_members > 1:
         block = jax.vmap(block, in_axes=(0, 0, 0, 0, 0, 0, None))

@@ -3,10 +3,10 @@
 Several members (seeds, learning rates) of one shape may share a trunk; they then train as one compiled program.
 """
 
-import json
+import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kleiber.model.functional import init_params
+from kleiber.model.functional import abstract_params
+from kleiber.parallel.mesh import make_mesh, use_mesh
+from kleiber.parallel.rules import place
 from kleiber.train import checkpoint
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batches import TrainBatches
+from kleiber.train.delayed_sync import common_params
 from kleiber.train.evaluate import Evaluation, evaluate
-from kleiber.train.guard import SkipCounts, StepLog, empty_window, next_indices
+from kleiber.train.goodput import Goodput
+from kleiber.train.guard import SkipCounts, StepLog, next_indices
+from kleiber.train.identity import run_identity
+from kleiber.train.metrics import Metrics
 from kleiber.train.optimizer import make_optimizer
+from kleiber.train.placement import initial_state, place_batches
 from kleiber.train.run_data import RunData
+from kleiber.train.saver import Saver
 from kleiber.train.schedule import cooldown_start, learning_rate_fraction
 from kleiber.train.step import Hyperparameters, TrainState, make_block
 
@@ -65,6 +73,9 @@ class TrunkIO:
     """Whether the point at this token count has been recorded already."""
     on_progress: Callable[[dict[str, Any]], None] = lambda progress: None
     should_stop: Callable[[], bool] = lambda: False
+    clock: Goodput = field(default_factory=Goodput)
+    allow: tuple[str, ...] = ()
+    """Fields in which a checkpoint may differ from the config that resumes it."""
 
 
 @dataclass
@@ -94,13 +105,10 @@ class Trunk:
             if same != self.config:
                 raise ValueError("members of one trunk may differ only in seed, optimizer constants and factors.")
         self.is_population = len(self.members) > 1
-        params = [init_params(member.model, member.seed) for member in members]
-        self.optimizer = make_optimizer(self.config.optimizer, self.config.model, params[0])
-        states = [
-            TrainState(p, self.optimizer.init(p), jnp.zeros((), jnp.int32), empty_window(self.config.guard))
-            for p in params
-        ]
-        self.initial = self._stack(states)
+        self.mesh = make_mesh(self.config.mesh)
+        self.optimizer = make_optimizer(self.config.optimizer, self.config.model, abstract_params(self.config.model))
+        self.initial = initial_state(self.members, self.optimizer, self.mesh)
+        self.shardings = jax.tree.map(lambda array: array.sharding, self.initial)
         self.hyper = self._stack(
             [
                 Hyperparameters(jnp.float32(m.optimizer.learning_rate), jnp.float32(m.optimizer.weight_decay))
@@ -109,6 +117,10 @@ class Trunk:
         )
         self.block = make_block(self.config, self.optimizer, len(self.members))
         self.metrics = [Metrics(folder / "metrics.jsonl") for folder in io.metrics_folders]
+        self.saver = Saver(
+            self.config.keep_checkpoints, run_identity(self.members), self.config.stops_when_saving_fails
+        )
+        self.is_compiled = False
         self.first_loss: np.ndarray | None = None
         self.seconds = 0.0
         self.speed = 0.0
@@ -120,6 +132,14 @@ class Trunk:
         Raises:
           Stopped: should_stop() became true; a checkpoint holds everything.
         """
+        with use_mesh(self.mesh):
+            try:
+                self._run()
+            finally:
+                self.saver.wait()
+                self.io.clock.write()
+
+    def _run(self) -> None:
         branches = sorted(self.config.num_tokens)
         if all(self.io.is_measured(num_tokens) for num_tokens in branches):
             return
@@ -160,16 +180,20 @@ class Trunk:
         while run.step < stop:
             count = min(config.steps_per_call, stop - run.step)
             fractions = learning_rate_fraction(config.schedule, np.arange(run.step, run.step + count), total)
-            tokens, segments = self._next_block(run, count)
-            run.state, log = self.block(
-                run.state,
-                self.hyper,
-                tokens,
-                segments,
-                self._shared(_pad(fractions, config.steps_per_call)),
-                self._seeds(),
-                np.int32(count),
-            )
+            with self.io.clock.doing("data"):
+                tokens, segments = self._next_block(run, count)
+            with self.io.clock.doing("steps" if self.is_compiled else "compile"):
+                run.state, log = self.block(
+                    run.state,
+                    self.hyper,
+                    tokens,
+                    segments,
+                    self._shared(_pad(fractions, config.steps_per_call)),
+                    self._seeds(),
+                    np.int32(count),
+                )
+            self.is_compiled = True
+            self.saver.check()
             finished, pending = pending, (run.step, count, log)
             run.step += count
             if finished:  # the device is busy with the next block while the last one's losses are looked at
@@ -177,7 +201,8 @@ class Trunk:
             if self.io.should_stop() and run.step < stop:
                 self._look(run, pending, name, total, started)
                 self._save(run, name)
-                raise Stopped(f"stopped at step {run.step} of {total}")
+                self.saver.wait()
+                raise Stopped(f"stopped and saved at step {run.step} of {total} ({name})")
             if time.monotonic() - last_save > config.checkpoint_seconds:
                 started = self._look(run, pending, name, total, started)
                 pending = None
@@ -189,16 +214,19 @@ class Trunk:
     def _next_block(self, run: _Run, count: int) -> tuple[np.ndarray, Any]:
         size, source = self.config.steps_per_call, self.data.train
         indices = [next_indices(self.config.guard, batches, run.step, count) for batches in run.batches]
-        tokens = self._stack([_pad(source.windows(each), size) for each in indices])
-        if not self.config.data.document_attention:
-            return tokens, None
-        return tokens, self._stack([_pad(source.segment_ids(each), size) for each in indices])
+        chosen = np.stack(indices) if self.is_population else indices[0]
+        placed = functools.partial(
+            place_batches, self.mesh, indices=chosen, num_steps=size, is_population=self.is_population
+        )
+        return placed(source.windows), placed(source.segment_ids) if self.config.data.document_attention else None
 
     def _look(self, run: _Run, block: tuple[int, int, StepLog], name: str, total: int, started: float) -> float:
         """Fetches one block's losses, records them, and notices divergence. Returns the time it was done."""
         first, count, device_log = block
-        log = jax.tree.map(np.asarray, device_log)
+        with self.io.clock.doing("steps"):
+            log = jax.tree.map(np.asarray, device_log)
         now = time.monotonic()
+        self.io.clock.block_done(now - started)
         tokens_per_step = self.config.tokens_per_step
         self.seconds += now - started
         self.trained_tokens += count * tokens_per_step
@@ -230,12 +258,20 @@ class Trunk:
         for index, member in enumerate(self.members):
             evaluation, reason = None, run.skips.reasons[index]
             if not reason:
-                params = self._member(run.state.params, index)
-                evaluation, reason = evaluate(member, params, self.data), ""
+                params = self._member(self._measured_params(run), index)
+                with self.io.clock.doing("evaluate"):
+                    evaluation, reason = evaluate(member, params, self.data), ""
                 if not np.isfinite(evaluation.loss):
                     evaluation, reason = None, "validation loss is not finite"
             self.io.on_point(Point(index, num_tokens, run.step, evaluation, reason, self.seconds, self.speed))
+        self.saver.wait()
         checkpoint.remove(self._folder(f"branch_{num_tokens}"))
+
+    def _measured_params(self, run: _Run) -> Any:
+        delayed, outer = self.config.delayed_sync, run.state.outer
+        if delayed is None or outer is None:
+            return run.state.params
+        return common_params(delayed, run.state.params, outer, run.step)
 
     def _folder(self, name: str) -> Path:
         return self.io.folder / "checkpoints" / name
@@ -248,11 +284,29 @@ class Trunk:
             "seconds": self.seconds,
             "trained_tokens": self.trained_tokens,
         }
-        checkpoint.save(self._folder(name), run.step, run.state, extra)
+        with self.io.clock.doing("save"):
+            for metrics in self.metrics:
+                metrics.sync()
+            try:
+                self.saver.start(self._folder(name), run.step, run.state, extra)
+            except checkpoint.NotFinite as problem:
+                if all(not reason for reason in run.skips.reasons):
+                    raise Diverged(f"{problem}; the checkpoint before is kept ({name})") from None
+                self.saver.start(self._folder(name), run.step, self._without_diverged(run), extra)
+
+    def _without_diverged(self, run: _Run) -> Any:
+        """Returns the state with the initial values in place of members that have stopped: no NaN is ever saved."""
+        stopped = np.array([bool(reason) for reason in run.skips.reasons])
+
+        def chosen(leaf: Any, initial: Any) -> np.ndarray:
+            return np.where(stopped.reshape(-1, *[1] * (np.ndim(leaf) - 1)), np.asarray(initial), np.asarray(leaf))
+
+        return jax.tree.map(chosen, run.state, self.initial)
 
     def _resume(self, name: str, run: _Run) -> _Run:
         """Returns the newest checkpoint of name if it is ahead of run, else run."""
-        saved = checkpoint.restore_newest(self._folder(name), jax.eval_shape(lambda: self.initial))
+        like = jax.eval_shape(lambda: self.initial)
+        saved = checkpoint.restore_newest(self._folder(name), like, self.saver.identity, self.io.allow)
         if saved is None or saved.step <= run.step:
             self._forget_metrics(name, run.step)
             return run
@@ -263,11 +317,11 @@ class Trunk:
         self.seconds = saved.extra["seconds"]
         self.trained_tokens = saved.extra["trained_tokens"]
         self._forget_metrics(name, saved.step)
-        return _Run(jax.tree.map(jnp.asarray, saved.state), saved.step, run.batches, run.skips)
+        return _Run(place(saved.state, self.shardings), saved.step, run.batches, run.skips)
 
     def _forget_metrics(self, name: str, step: int) -> None:
-        for metrics in self.metrics:
-            metrics.truncate(name, step)
+        lost = [metrics.truncate(name, step) for metrics in self.metrics]
+        self.io.clock.lost(max(lost))
 
     def _stack(self, trees: list[Any]) -> Any:
         if not self.is_population:
@@ -283,34 +337,6 @@ class Trunk:
     def _seeds(self) -> np.ndarray:
         seeds = np.array([member.seed for member in self.members], np.uint32)
         return seeds if self.is_population else seeds[0]
-
-
-class Metrics:
-    """The step log of a trunk and its branches: JSON lines, each step once even after a resume."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-    def append(self, row: dict[str, Any]) -> None:
-        """Adds one row."""
-        with open(self.path, "a") as file:
-            file.write(json.dumps(row) + "\n")
-
-    def truncate(self, segment: str, step: int) -> None:
-        """Removes rows of segment beyond step, and a last line cut short by a kill."""
-        if not self.path.exists():
-            return
-        rows = []
-        for line in self.path.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
-        kept = [row for row in rows if row["segment"] != segment or row["step"] <= step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        partial.replace(self.path)
 
 
 def _pad(array: np.ndarray, length: int) -> np.ndarray:

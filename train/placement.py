@@ -1,0 +1,122 @@
+"""Where the state of a run lives: the sharding of every array, from the logical axes of the weights alone.
+
+Optimizer moments lie as their weights do (the path of a moment ends with the path of its weight), everything else is
+on every device.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from kleiber.model.functional import abstract_params, init_params, init_params_on_device, logical_axes
+from kleiber.parallel.rules import place, sharding
+from kleiber.train.config import TrainConfig
+from kleiber.train.optimizer import Optimizer
+from kleiber.train.step import TrainState, start_state
+
+
+def leading_axes(config: TrainConfig, num_members: int) -> tuple[str, ...]:
+    """Returns the logical axes in front of those of one member's weights."""
+    return ("members",) * (num_members > 1) + ("replicas",) * (config.delayed_sync is not None)
+
+
+def abstract_state(config: TrainConfig, optimizer: Optimizer, num_members: int = 1) -> TrainState:
+    """Returns the state of a run as jax.ShapeDtypeStruct, without making any array."""
+
+    def start(params: Any) -> TrainState:
+        return start_state(config, optimizer, params)
+
+    members = jax.vmap(start, axis_size=num_members) if num_members > 1 else start
+    params = abstract_params(config.model)
+    if num_members > 1:
+        params = jax.tree.map(lambda p: jax.ShapeDtypeStruct((num_members, *p.shape), p.dtype), params)
+    return jax.eval_shape(members, params)
+
+
+def state_shardings(config: TrainConfig, mesh: Mesh, state: TrainState, num_members: int = 1) -> TrainState:
+    """Returns the sharding of every array of a state.
+
+    Args:
+      config: gives the logical axes of the weights.
+      mesh: as make_mesh returns.
+      state: arrays or shapes, as abstract_state returns.
+      num_members: size of the population.
+
+    Raises:
+      ValueError: if a dimension does not divide over its mesh axis; names array, dimension, size and axis.
+    """
+    axes_of_path = {
+        tuple(key.key for key in path): axes
+        for path, axes in jax.tree_util.tree_leaves_with_path(
+            logical_axes(config.model), is_leaf=lambda x: isinstance(x, tuple)
+        )
+    }
+    leading = leading_axes(config, num_members)
+
+    def of_leaf(path: tuple, leaf: Any) -> NamedSharding:
+        keys = tuple(getattr(key, "key", None) for key in path)
+        axes = next((axes_of_path[keys[n:]] for n in range(len(keys)) if keys[n:] in axes_of_path), ())
+        front = ("members",) * (num_members > 1) if path[0].name == "outer" else leading
+        if len(axes) + len(front) != len(leaf.shape):  # not a moment: a count, a window, a factored moment
+            axes = (None,) * (len(leaf.shape) - len(front)) if len(leaf.shape) >= len(front) else ()
+            front = front[: len(leaf.shape)]
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return sharding(mesh, (*front, *axes), tuple(leaf.shape), name=name)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, state)
+
+
+def initial_state(members: Sequence[TrainConfig], optimizer: Optimizer, mesh: Mesh) -> TrainState:
+    """Returns the state at step 0 on the mesh; no device ever holds more than its part.
+
+    Args:
+      members: configs of the members; the first gives everything but the seeds.
+      optimizer: from make_optimizer.
+      mesh: as make_mesh returns.
+    """
+    config, num = members[0], len(members)
+    shardings = state_shardings(config, mesh, abstract_state(config, optimizer, num), num)
+
+    def start(params: Any) -> TrainState:
+        one = lambda params: start_state(config, optimizer, params)  # noqa: E731
+        return jax.vmap(one)(params) if num > 1 else one(params)
+
+    if config.initialisation == "device":
+
+        def draw(seeds: Any) -> TrainState:
+            keys = jax.vmap(jax.random.key)(seeds)
+            draw_one = lambda key: init_params_on_device(config.model, key)  # noqa: E731
+            return start(jax.vmap(draw_one)(keys) if num > 1 else draw_one(keys[0]))
+
+        seeds = np.array([member.seed for member in members], np.uint32)
+        return jax.jit(draw, out_shardings=shardings)(seeds)
+    drawn = [init_params(member.model, member.seed) for member in members]
+    params = drawn[0] if num == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
+    if mesh.size == 1:  # nothing to compile for
+        return jax.device_put(start(jax.tree.map(jnp.asarray, params)), shardings)
+    # The weights of one replica, split as they will be, then the rest of the state where it belongs.
+    one_replica = state_shardings(config, mesh, TrainState(params, None, jnp.zeros(())), num).params
+    return jax.jit(start, out_shardings=shardings)(place(params, one_replica))
+
+
+def place_batches(mesh: Mesh, read: Any, indices: np.ndarray, num_steps: int, is_population: bool) -> Any:
+    """Returns what a block trains on; on several devices each process reads only the rows its devices hold.
+
+    Args:
+      mesh: as make_mesh returns.
+      read: window indices int [..., B] -> integers [..., B, T + 1].
+      indices: int64 [K, B], or [members, K, B].
+      num_steps: K of the result; steps past those given repeat the first window and are never trained on.
+      is_population: whether indices have a leading member axis.
+    """
+    padding = [(0, 0)] * (indices.ndim - 2) + [(0, num_steps - indices.shape[-2]), (0, 0)]
+    padded = np.pad(indices, padding)
+    if mesh.size == 1:
+        return read(padded)
+    shape = (*padded.shape, read(padded.ravel()[:1]).shape[-1])
+    where = sharding(mesh, ("members",) * is_population + (None, "global_batch", None), shape, name="tokens")
+    return jax.make_array_from_callback(shape, where, lambda index: read(padded[(index or ())[:-1]]))
