@@ -39,7 +39,7 @@ def open_run_data(config: TrainConfig) -> RunData:
     train = open_tokens(config.data, "train", config.model.seq_len)
     validation = open_tokens(config.data, "validation", config.model.seq_len)
     check_vocabulary(train, config.model)
-    last = config.steps_at(config.num_tokens[-1]) * config.tokens_per_step
+    last = (config.guard.batch_number(config.steps_at(config.num_tokens[-1]) - 1) + 1) * config.tokens_per_step
     check_enough(train, last, config.data.max_epochs, config.data.num_unique_tokens)
     chosen = validation_windows(validation, config.evaluation.num_tokens)
     segments = validation.segment_ids(chosen.indices) if config.data.document_attention else None
