@@ -15,7 +15,8 @@ from kleiber.scaling.laws import get_law
 from kleiber.scaling.report import comparison_report
 from kleiber.scaling.result import FitResult
 from kleiber.scaling.select import Selection, rolling_origin
-from kleiber.scaling.table import RunTable, TableWarning
+from kleiber.scaling.table import RunTable
+from kleiber.scaling.warned import TableWarning
 
 BEYOND = 10.0
 """The three approaches advise for this many times the compute of the largest run."""
@@ -33,16 +34,18 @@ class Analysis:
     """One a fit."""
     approaches: tuple[tuple[float, list[Approach]] | str, ...]
     """One a fit: the budget in FLOPs, and what each approach advises for it."""
-    warnings: tuple[str, ...]
-    """Each begins with its kind and a colon."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the fit with all that is said about it; of several, {"fits", "comparison", "cross_validation"}."""
+    def to_json(self, noted: Sequence[str] = ()) -> dict[str, Any]:
+        """Returns the fit with all that is said about it; of several, {"fits", "comparison", "cross_validation"}.
+
+        Args:
+          noted: warnings that came on the way.
+        """
         parts = zip(self.fits, self.factors, self.approaches, strict=True)
         found = [
             {
                 **fit.to_json(),
-                "warnings": list(self.warnings),
+                "warnings": list(noted),
                 "factors": {"withheld": factors} if isinstance(factors, str) else factors.to_json(),
                 "approaches": {"withheld": advice}
                 if isinstance(advice, str)
@@ -108,32 +111,19 @@ def analyse(
       TableError, ValueError, FitFailedError: as `fit_law`.
     """
     names, fixed = list(dict.fromkeys(laws)), dict(fixed or {})
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TableWarning)
-        fits = tuple(
-            fit_law(
-                table,
-                name,
-                cluster=cluster,
-                objective=objective,
-                delta=delta,
-                fixed=fixed if len(names) == 1 else _own(name, fixed, names),
-                starts=starts,
-            )
-            for name in names
-        )
-    said = dict.fromkeys(f"{each.category.__name__}: {each.message}" for each in caught)
+    held = {name: fixed if len(names) == 1 else _own(name, fixed, names) for name in names}
+    common: dict[str, Any] = {"cluster": cluster, "objective": objective, "delta": delta}
+    fits = tuple(fit_law(table, name, fixed=held[name], starts=starts, **common) for name in names)
     left_out = "not asked for"
     selection: Selection | str = left_out
     if in_depth:
-        selection = _selection(table, names, cluster=cluster, objective=objective, delta=delta, fixed=fixed)
+        selection = _selection(table, names, fixed=fixed, **common)
     return Analysis(
         fits,
         tuple(form_weights(fits)),
         selection,
         tuple(describe_factors(fit) if in_depth else left_out for fit in fits),
         tuple(_approaches(fit) if in_depth else left_out for fit in fits),
-        tuple(said),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kleiber.scaling.checks import check_design, usable_rows
+from kleiber.scaling.checks import check_design, check_fixed_floor, usable_rows, warn_below_floor
 from kleiber.scaling.estimates import describe, frontier_exponents
 from kleiber.scaling.identifiability import other_optima
 from kleiber.scaling.law import Law
@@ -23,14 +23,11 @@ from kleiber.scaling.noise import (
 from kleiber.scaling.objective import Objective, variance_inflation
 from kleiber.scaling.result import FitResult, Noise, Starts
 from kleiber.scaling.search import search
-from kleiber.scaling.table import RunTable, TableError, TableWarning
+from kleiber.scaling.table import RunTable
 from kleiber.scaling.trunk_effect import refine_shared
+from kleiber.scaling.warned import SharedTrunkWarning, TableError
 
 OBJECTIVES = ("gaussian", "huber", "student")
-
-
-class SharedTrunkWarning(TableWarning):
-    """Points that share a trunk are treated as independent, so intervals come out too short."""
 
 
 def fit_law(
@@ -68,12 +65,15 @@ def fit_law(
     table = usable_rows(table, law.variable_names, [each.name for each in law.variables if each.may_be_zero])
     model = make_model(law, {name: table[name] for name in law.variable_names}, fixed)
     check_design(table, law.variable_names, len(model.free))
+    check_fixed_floor(table, model.fixed)
     clusters, labels = _clusters(table, cluster)
     kind, minimum, z, certificate = search(model, table["loss"], starts, objective, delta)
     ratio = 0.0
     if clusters is not None:
         refined, ratios = refine_shared(model, np.log(table["loss"])[None], z[None], clusters)
         z, ratio = refined[0], float(ratios[0])
+    if "E" in model.free:
+        warn_below_floor(table.source, table["loss"], float(model.reported(z)["E"]))
     others = other_optima(model, minimum.z[minimum.converged], minimum.cost[minimum.converged])
     return _finish(table, model, z, kind, clusters, labels, cluster, ratio, certificate, others)
 

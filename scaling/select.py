@@ -15,7 +15,8 @@ from kleiber.scaling.forecast import log_gradient
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.result import FitResult
-from kleiber.scaling.table import RunTable, TableWarning
+from kleiber.scaling.table import RunTable
+from kleiber.scaling.warned import TableWarning
 
 FAILED = -50.0
 """Log density given to a law that could not be fitted; enough to leave it without weight."""

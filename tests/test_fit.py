@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from kleiber.scaling.fit import SharedTrunkWarning, fit_law
+from kleiber.scaling.fit import fit_law
 from kleiber.scaling.forecast import baseline_losses, forecast, optimum
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.objective import Objective
@@ -20,6 +20,7 @@ from kleiber.scaling.starts import solve_nonnegative
 from kleiber.scaling.table import from_columns, read_table
 from kleiber.scaling.truth import recovery
 from kleiber.scaling.truth.designs import REFERENCE, SURFACES, grid, isoflop, ladder, optimal_params, surface, trunks
+from kleiber.scaling.warned import SharedTrunkWarning
 
 DATABLATIONS = Path(__file__).parent / "data" / "datablations" / "runs.csv"
 COLUMNS = {

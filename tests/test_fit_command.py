@@ -1,6 +1,8 @@
 """The commands of a newcomer: from a CSV with unfamiliar names to a forecast, guided by the messages."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -37,6 +39,35 @@ def test_messages_lead_to_a_forecast(csv, tmp_path, capsys):
     assert found["interval"][0] < found["predicted_loss"] < found["interval"][1]
     assert main(["forecast", str(path), "--flops", "1e20"]) == 0
     assert "best run of 1e+20" in capsys.readouterr().out
+
+
+def test_a_newcomer_pastes_what_the_errors_say_and_gets_a_forecast(csv, tmp_path, capsys):
+    rows = [line.split(",") for line in csv.read_text().splitlines()[1:]]
+    text = "Name;State;params_b;tokens (B);train_loss;final_val_loss;gpu util\n"
+    for params, tokens, loss in rows:
+        text += f"run;finished;{float(params) / 1e9};{float(tokens) / 1e9};{loss};{loss};81%\n"
+    path = tmp_path / "wandb.csv"
+    path.write_text(text + "run;crashed;0.1;2;;NaN;\nrun;killed;0.1;;;oom;\n")
+    line = ["fit", str(path), "--json"]
+    for _ in range(4):  # names, then texts, then what is missing
+        code = main(line)
+        out, err = capsys.readouterr()
+        if code == 0:
+            break
+        option, value = shlex.split(re.search(r"(--(?:columns|drop) '.*')", err)[1])
+        line = [*line, option, value] if option not in line else [*line[: line.index(option) + 1], value]
+    assert code == 0
+    (tmp_path / "fit.json").write_text(out)
+    assert main(["forecast", str(tmp_path / "fit.json"), "--num-params", "1e9", "--num-tokens", "1e11", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["interval"][0] < 0.8 + 25.1 * 1e9**-0.35 + 100 * 1e11**-0.34 < found["interval"][1]
+
+
+def test_a_warning_about_the_table_reaches_the_terminal_and_the_json(csv, capsys):
+    line = ["fit", str(csv), "--columns", MAPPING, "--no-in-depth", "--json", "--drop", "tokens > 1e15"]
+    assert main(line) == 0
+    out, err = capsys.readouterr()
+    assert "NothingDroppedWarning" in err and "leaves out no row" in json.loads(out)["warnings"][0]
 
 
 def test_several_laws_are_compared(csv, capsys):

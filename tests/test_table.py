@@ -1,5 +1,8 @@
 """Tables: what is wrong with one is a named error or a typed warning that says what to do."""
 
+import re
+import warnings
+
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -7,20 +10,25 @@ import pytest
 
 from kleiber.scaling.expression import ExpressionError, select_rows
 from kleiber.scaling.fit import fit_law
-from kleiber.scaling.table import (
+from kleiber.scaling.table import from_columns, read_table
+from kleiber.scaling.truth.designs import REFERENCE, grid, surface
+from kleiber.scaling.warned import (
+    BelowFloorError,
+    BelowFloorWarning,
     ConstantRatioWarning,
     DuplicateRowsWarning,
     MissingColumnError,
     MixedTokenizersError,
     NotANumberError,
+    NothingDroppedWarning,
+    NothingLeftError,
     NotPositiveError,
     OneSizeError,
     TableError,
     TooFewPointsError,
-    from_columns,
-    read_table,
+    UnitWarning,
+    UnknownValuesWarning,
 )
-from kleiber.scaling.truth.designs import REFERENCE, grid, surface
 
 ROWS = {"params": [1e5, 2e5, 4e5], "tokens": [1e6, 1e6, 2e6], "val_loss": [3.0, 2.5, 2.2], "stage": ["a", "b", "a"]}
 
@@ -74,6 +82,17 @@ def test_unsound_numbers_are_named_errors(column, value, error):
         fit_law(from_columns(data), "chinchilla")
 
 
+def test_all_unsound_rows_are_left_out_by_the_one_expression_that_the_error_gives():
+    data = sound()
+    data["loss"][3], data["num_tokens"][5], data["loss"][7], data["num_params_total"][10] = np.nan, 0.0, np.inf, -1.0
+    table = read_table(data, drop="num_tokens > 9.9e9")
+    with pytest.raises(NotANumberError, match=r"--drop '(.*)'\.") as caught:
+        fit_law(table, "chinchilla")
+    drop = str(caught.value).partition("--drop '")[2].rpartition("'")[0]
+    assert drop.startswith("num_tokens > 9.9e9 or ")
+    assert fit_law(read_table(data, drop=drop), "chinchilla").num_points == 40 - 8 - 4
+
+
 def test_too_few_points_is_an_error():
     with pytest.raises(TooFewPointsError, match="5 usable points for a law with 5 free"):
         fit_law(from_columns({name: values[::8] for name, values in sound().items()}), "chinchilla")
@@ -102,9 +121,44 @@ def test_duplicate_rows_warn_and_count_once():
     assert fit.num_points == 40
 
 
-def test_mixed_tokenizers_are_an_error():
-    with pytest.raises(MixedTokenizersError, match="256, 4096"):
-        fit_law(from_columns({**sound(), "vocab_size": [256, 4096] * 20}), "chinchilla")
+def test_mixed_tokenizers_are_an_error_unless_losses_are_per_byte():
+    data = {**sound(), "vocab_size": [256, 4096] * 20}
+    with pytest.raises(MixedTokenizersError, match="256, 4096.*--drop 'vocab_size != 256'"):
+        fit_law(from_columns(data), "chinchilla")
+    assert fit_law(read_table(data, drop="vocab_size != 256"), "chinchilla").num_points == 20
+    with pytest.raises(MixedTokenizersError, match="""--drop 'tokenizer != "bpe"'"""):
+        fit_law(from_columns({**sound(), "tokenizer": ["bpe", "bytes"] * 20}), "chinchilla")
+    per_byte = {**data, "bits_per_byte": data.pop("loss")}
+    assert fit_law(read_table(per_byte, {"loss": "bits_per_byte"}), "chinchilla").num_points == 40
+
+
+def test_losses_below_a_fixed_floor_are_an_error_and_below_a_fitted_one_a_warning():
+    data = sound()
+    with pytest.raises(BelowFloorError, match="E is fixed at 1.5"):
+        fit_law(from_columns(data), "chinchilla", fixed={"E": 1.5})
+    data["loss"][17] *= 0.4  # an outlier that the other runs outvote
+    with pytest.warns(BelowFloorWarning, match="1 of the losses below the fitted floor"):
+        fit_law(from_columns(data), "chinchilla", objective="huber")
+
+
+def test_counts_that_seem_to_be_in_billions_warn_and_say_how_to_map_them():
+    data = {**sound(), "params (B)": [each / 1e9 for each in sound()["num_params_total"]]}
+    with pytest.warns(UnitWarning, match=r"num_params_total=params_B\*1e9"):
+        fit_law(read_table(data, {"num_params_total": "params (B)"}), "chinchilla")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit_law(read_table(data, {"num_params_total": "params_B*1e9"}), "chinchilla")
+
+
+@pytest.mark.parametrize("word", ["finished", "Completed"])
+def test_other_words_for_a_finished_run_are_understood(word):
+    data = {**sound(), "status": [word] * 38 + ["crashed"] * 2}
+    assert fit_law(from_columns(data), "chinchilla").num_points == 38
+
+
+def test_a_split_that_names_no_fitting_rows_is_ignored_with_a_warning():
+    with pytest.warns(UnknownValuesWarning, match="all rows are used"):
+        assert fit_law(from_columns({**sound(), "split": ["a", "b"] * 20}), "chinchilla").num_points == 40
 
 
 def test_only_finished_fitting_runs_are_used():
@@ -123,10 +177,13 @@ def test_only_finished_fitting_runs_are_used():
         ("stage == 'b' or val_loss >= 3", [True, True, False]),
         ("not 1e5 < params <= 2e5", [True, False, True]),
         ("params == '200000'", [False, True, False]),
+        ("params < '1000000' and seed == 1", [True, False, False]),
+        ("missing(seed) or missing(params)", [False, False, True]),
+        ("val_loss_nats > 2.4", [True, True, False]),
     ],
 )
 def test_expressions_choose_rows(expression, wanted):
-    table = from_columns(ROWS)
+    table = from_columns({**ROWS, "seed": ["1", "x", "n/a"], "val loss [nats]": ROWS["val_loss"]})
     assert select_rows(expression, {**table.columns, **table.labels}).tolist() == wanted
 
 
@@ -141,6 +198,9 @@ def test_expressions_choose_rows(expression, wanted):
         "parms > 1",
         "params >",
         "stage * 2 > 1",
+        "1 > 2",
+        "params == 'a'",
+        "missing(1)",
     ],
 )
 def test_expressions_outside_the_grammar_are_errors(expression):
@@ -152,3 +212,29 @@ def test_expressions_outside_the_grammar_are_errors(expression):
 def test_a_misspelt_name_in_an_expression_names_the_nearest():
     with pytest.raises(ExpressionError, match="Did you mean 'params'"):
         select_rows("parms > 1", from_columns(ROWS).columns)
+
+
+@pytest.mark.parametrize(
+    ("expression", "hint"),
+    [
+        ("split == target", "write split == 'target'"),
+        ("split == fit", "write split == 'fit'"),
+        ("split = 'fit'", "equality is =="),
+        ("split == “fit”", "quote texts with plain"),
+        ("(params > 1) & (params < 2)", "& and"),
+        ("val loss > 3", "written val_loss"),
+    ],
+)
+def test_slips_in_an_expression_are_answered_with_what_to_type(expression, hint):
+    columns = {"split": np.array(["fit", "target"]), "target": np.array(["", "big"]), "params": np.ones(2)}
+    with pytest.raises(ExpressionError, match=re.escape(hint)):
+        select_rows(expression, {**columns, "val loss": np.ones(2)})
+
+
+def test_an_expression_that_leaves_out_nothing_warns_and_one_that_leaves_out_all_is_an_error():
+    with pytest.warns(NothingDroppedWarning, match="No row has stage 'B'. It holds 'a', 'b'"):
+        read_table(ROWS, drop="stage == 'B'")
+    with pytest.warns(NothingDroppedWarning, match="leaves out no row"):
+        read_table(ROWS, drop="params > 1e9")
+    with pytest.raises(NothingLeftError, match=r"--drop 'not \(params < 1e9\)'"):
+        read_table(ROWS, drop="params < 1e9")

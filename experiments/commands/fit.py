@@ -21,7 +21,7 @@ class Options:
     law: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A law of `kleiber laws`; several (repeated or joined by commas) are compared. Default: chinchilla."""
     columns: str = ""
-    """Our names to the table's, as loss=val_loss,num_params_total=params,num_tokens=tokens."""
+    """Our names to the table's, or to formulas of its columns, as loss=val_loss,num_params_total=params_b*1e9."""
     cluster: str | None = None
     """Column whose equal values share a trunk, as trunk_id: their noise is correlated."""
     objective: Literal["gaussian", "huber", "student"] = "gaussian"
@@ -64,18 +64,23 @@ def run(options: Options) -> int:
     """Prints the fits; returns 0."""
     from kleiber.scaling.analysis import analyse
     from kleiber.scaling.table import read_table
+    from kleiber.scaling.warned import noted_warnings
 
-    found = analyse(
-        read_table(options.table, pairs(options.columns, "columns"), options.drop),
-        [name for each in options.law or ("chinchilla",) for name in each.split(",") if name],
-        cluster=options.cluster,
-        objective=options.objective,
-        delta=options.delta,
-        fixed=numbers(options.fix, "fix"),
-        starts=options.starts,
-        in_depth=options.in_depth,
-    )
-    for message in found.warnings:
-        print(f"kleiber fit: {message}", file=sys.stderr)
-    print(json.dumps(found.to_json(), indent=1, allow_nan=False) if options.json else found.report())
+    noted: list[str] = []
+    try:
+        with noted_warnings() as noted:
+            found = analyse(
+                read_table(options.table, pairs(options.columns, "columns"), options.drop),
+                [name for each in options.law or ("chinchilla",) for name in each.split(",") if name],
+                cluster=options.cluster,
+                objective=options.objective,
+                delta=options.delta,
+                fixed=numbers(options.fix, "fix"),
+                starts=options.starts,
+                in_depth=options.in_depth,
+            )
+    finally:
+        for message in noted:
+            print(f"kleiber fit: {message}", file=sys.stderr)
+    print(json.dumps(found.to_json(noted), indent=1, allow_nan=False) if options.json else found.report())
     return 0

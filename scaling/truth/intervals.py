@@ -5,13 +5,13 @@ import warnings
 import numpy as np
 
 from kleiber.scaling.coverage import Coverage, Truth, coverages, refitted
-from kleiber.scaling.fit import SharedTrunkWarning, fit_law
+from kleiber.scaling.fit import fit_law
 from kleiber.scaling.forecast import REJECTED, forecast
 from kleiber.scaling.law import Values
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.refit import fit_many, simulate
 from kleiber.scaling.result import FitResult
-from kleiber.scaling.table import RunTable, TableWarning, from_columns
+from kleiber.scaling.table import RunTable, from_columns
 from kleiber.scaling.truth.designs import (
     REFERENCE,
     Finding,
@@ -23,6 +23,7 @@ from kleiber.scaling.truth.designs import (
     surface,
     trunks,
 )
+from kleiber.scaling.warned import SharedTrunkWarning, TableWarning
 
 SHOWN = ("alpha", "beta", "a", "E", "loss", "new run")
 

@@ -1,0 +1,149 @@
+"""Tables as other people write them: separators, ways of writing numbers, names and units, and what is proposed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kleiber.scaling.naming import nearest, propose_mapping, unit_of
+from kleiber.scaling.reading import as_numbers
+from kleiber.scaling.table import from_columns, read_table
+from kleiber.scaling.warned import MissingColumnError, NotANumberError, ReadAsNumberWarning, TableError
+
+NEEDED = ("loss", "num_params_total", "num_tokens")
+
+
+@pytest.mark.parametrize(
+    ("texts", "wanted", "how"),
+    [
+        (["1,300,000", "70,000", "12"], [1.3e6, 7e4, 12.0], "thousands apart"),
+        (["12%", "3.5 %"], [0.12, 0.035], "percent"),
+        (["7B", "1.3 b", "350M", "20k"], [7e9, 1.3e9, 3.5e8, 2e4], "billion"),
+        (["3,25", "2,9", "2,995"], [3.25, 2.9, 2.995], "decimal comma"),
+    ],
+)
+def test_ways_of_writing_numbers_are_read_and_told(texts, wanted, how):
+    with pytest.warns(ReadAsNumberWarning, match=how):
+        found = as_numbers("x", texts, "t")
+    np.testing.assert_allclose(found, wanted)
+
+
+def test_missing_values_are_no_numbers_and_plain_numbers_need_no_warning(recwarn):
+    np.testing.assert_array_equal(as_numbers("x", ["1.5", "NA", "-", "3e8"], "t"), [1.5, np.nan, np.nan, 3e8])
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("texts", [["1,300", "2,500"], ["12%", "3"], ["7B", "diverged"], ["", "NA"]])
+def test_what_could_mean_two_things_or_nothing_is_not_read(texts):
+    assert as_numbers("x", texts, "t") is None
+
+
+def test_a_text_among_numbers_is_named_with_the_expression_that_leaves_it_out():
+    table = read_table({"loss": ["3.1", "diverged", "2.9", "OOM"], "n": [1.0, 2.0, 3.0, 4.0]}, drop="n > 3.5")
+    with pytest.raises(NotANumberError, match=r"""--drop 'n > 3.5 or loss == "diverged"'"""):
+        table["loss"]
+    again = read_table({"loss": ["3.1", "diverged", "2.9"]}, drop="loss == 'diverged'")
+    assert again["loss"].tolist() == [3.1, 2.9]
+    with pytest.raises(NotANumberError, match="thousands or decimals"):
+        from_columns({"loss": ["3,251", "2,998"]})["loss"]
+
+
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".csv", ";"), (".tsv", "\t"), (".csv", "|")])
+def test_separators_are_found(tmp_path, suffix, separator):
+    path = tmp_path / f"runs{suffix}"
+    rows = [["name", " N ", ""], ["a, b" if separator != "," else "a", "1e6", "x"], ["", "2e6", "y"], ["", "", ""]]
+    path.write_text("\n".join(separator.join(row) for row in rows), encoding="utf-8-sig")
+    table = read_table(path)
+    assert table.names == ["N", "name", "column_3"]
+    assert table["N"].tolist() == [1e6, 2e6]
+
+
+def test_json_lines_are_read(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    path.write_text('{"N": 1, "loss": 3.5}\n\n{"N": 2, "loss": null, "note": "x"}\n')
+    table = read_table(path)
+    np.testing.assert_array_equal(table["loss"], [3.5, np.nan])
+    assert table.label("note").tolist() == ["", "x"]
+    path.write_text("[1, 2]\n")
+    with pytest.raises(TableError, match="line 1 is no JSON object"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("a.csv", "N,loss,loss\n1,2,3\n", "twice in the header"),
+        ("a.csv", "N,loss\n1,000,2\n", "must stand in quotes"),
+        ("a.csv", "N,loss\n", "holds no rows"),
+        ("a.xlsx", "PK", "expected a .csv"),
+    ],
+)
+def test_files_that_are_no_tables_say_why(tmp_path, name, text, match):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(TableError, match=match):
+        read_table(tmp_path / name)
+
+
+def test_a_file_in_another_encoding_says_so(tmp_path):
+    (tmp_path / "a.csv").write_bytes("Größe,loss\n1,2\n".encode("latin-1"))
+    with pytest.raises(TableError, match="not UTF-8"):
+        read_table(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("ours", "names", "wanted"),
+    [
+        ("loss", ["train_loss", "final_val_loss", "val_loss_std"], "final_val_loss"),
+        ("loss", ["loss_upper_95", "test nll"], "test nll"),
+        ("num_params_total", ["params_no_embed", "nParams"], "nParams"),
+        ("num_params_total", ["d", "Model Size"], "Model Size"),
+        ("num_tokens", ["tokens_per_second", "train_tokens_B"], "train_tokens_B"),
+        ("num_tokens", ["N", "D"], "D"),
+        ("loss", ["a", "b"], None),
+    ],
+)
+def test_the_nearest_name_is_the_one_a_person_would_pick(ours, names, wanted):
+    assert nearest(ours, names) == wanted
+
+
+def test_units_are_taken_from_the_name_only_where_the_values_agree():
+    assert unit_of("params_b", np.array([0.07, 13.0])) == 1e9
+    assert unit_of("tokensMillions", np.array([20.0])) == 1e6
+    assert unit_of("params_b", np.array([7e7, 1.3e10])) == 1.0
+    assert unit_of("b", np.array([0.07])) == 1.0
+
+
+def test_a_whole_mapping_is_proposed_with_units_and_tokens_from_compute():
+    sizes = np.array([0.1, 1.0])
+    columns = {"params_b": sizes, "tokens (B)": 20 * sizes, "final_val_loss": 3 + sizes, "lr": sizes, "who": None}
+    wanted = "--columns 'loss=final_val_loss,num_params_total=params_b*1e9,num_tokens=tokens_B*1e9'"
+    assert propose_mapping(NEEDED, columns, {}) == wanted
+    assert propose_mapping(NEEDED, columns, {"loss": "lr"}) == wanted.replace("final_val_loss", "lr")
+    extracted = {"Model Size": 1e8 * sizes, "Training FLOP": 1e18 * sizes, "loss": sizes}
+    assert "num_tokens=Training_FLOP/6/Model_Size" in propose_mapping(NEEDED, extracted, {})
+    assert propose_mapping(NEEDED, {"a": sizes, "b": sizes}, {}) == ""
+
+
+def test_every_missing_column_is_named_at_once_with_a_line_to_paste():
+    table = read_table({"params_b": [0.1, 1.0], "tokens": [1e9, 1e10], "eval loss": [3.0, 2.5]})
+    with pytest.raises(MissingColumnError) as caught:
+        table.need(NEEDED)
+    option = str(caught.value).partition("--columns '")[2].rstrip("'")
+    mapping = dict(part.split("=") for part in option.split(","))
+    again = read_table({"params_b": [0.1, 1.0], "tokens": [1e9, 1e10], "eval loss": [3.0, 2.5]}, mapping).need(NEEDED)
+    assert again["num_params_total"].tolist() == [1e8, 1e9] and again["loss"].tolist() == [3.0, 2.5]
+
+
+def test_a_misspelt_name_of_ours_is_recognised():
+    table = read_table({"size": [1.0, 2.0]}, {"num_params_totl": "size"})
+    with pytest.raises(MissingColumnError, match="did you mean num_params_total=size"):
+        table.need(("num_params_total",))
+    with pytest.raises(MissingColumnError, match="cannot use 'sizes\\*2' as 'num_tokens'.*Did you mean 'size'"):
+        read_table({"size": [1.0, 2.0]}, {"num_tokens": "sizes*2"})
+
+
+def test_a_column_of_texts_can_be_counted_with(tmp_path):
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"size": each}) for each in ("7B", "350M")))
+    with pytest.warns(ReadAsNumberWarning):
+        table = read_table(tmp_path / "a.jsonl", {"num_tokens": "size*20"})
+    assert table["num_tokens"].tolist() == [1.4e11, 7e9]
