@@ -1,14 +1,8 @@
 """The published tables of runs that `public_tables` can read: where they are, how they count, under which licence."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import numpy as np
-
-from kleiber.scaling.table import RunTable
-
-Derived = Mapping[str, Callable[[RunTable], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -26,9 +20,7 @@ class PublicTable:
     sha256: str = ""
     """Of the version the mapping was checked against; empty: give the one you trust."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Our column name to theirs."""
-    derived: Derived = field(default_factory=dict)
-    """Our columns computed from theirs."""
+    """Our column name to theirs, or to a formula of theirs (`scaling/expression.py`)."""
     drop: str | None = None
     """Rows left out, as in `kleiber fit --drop`."""
     note: str = ""
@@ -63,8 +55,11 @@ TABLES = (
         "all parameters; tokens are FLOPs / 6 / parameters, so the three columns are two; losses read from colours",
         url="https://raw.githubusercontent.com/epoch-research/analyzing-chinchilla/"
         "92258837425e1b5f2851d624287f0120583a3d0e/data/svg_extracted_data.csv",
-        columns={"num_params_total": "Model Size", "flops": "Training FLOP"},
-        derived={"num_tokens": lambda table: table["Training FLOP"] / 6 / table["Model Size"]},
+        columns={
+            "num_params_total": "Model Size",
+            "flops": "Training FLOP",
+            "num_tokens": "Training_FLOP / 6 / Model_Size",
+        },
         drop="num_tokens / num_params_total < 0.4",
         note="the 5 runs below 0.4 tokens per parameter are left out, as in the refit; losses are good to about 0.01",
     ),

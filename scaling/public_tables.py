@@ -16,6 +16,7 @@ import io
 import json
 import sys
 import urllib.request
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 
 from kleiber.scaling.public_sets import TABLES, PublicTable, get_public_table
 from kleiber.scaling.table import RunTable, from_columns, read_table
+from kleiber.scaling.warned import NothingDroppedWarning, TableError
 
 LARGEST_BYTES = 1 << 28
 """More is not a table of runs."""
@@ -43,12 +45,19 @@ def load_public(name: str, path: str | Path) -> RunTable:
     if path.suffix in (".pickle", ".pkl", ".xz"):
         raise ValueError(f"{path} is a pickle or an archive of one; {entry.note or 'convert it to CSV first'}.")
     table = read_records(path) if entry.reader == "records" else _read(path)
-    if entry.last_of:
+    if entry.last_of and {entry.last_of, entry.columns.get("num_steps", "step")} <= set(table.names):
         table = _last(table, entry.last_of, entry.columns.get("num_steps", "step"))
-    for ours, compute in entry.derived.items():
-        table = RunTable({**table.columns, ours: compute(table)}, table.labels, table.source, table.notes)
     columns: dict[str, Any] = {**table.columns, **table.labels}
-    mapped = read_table(columns, entry.columns, entry.drop)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NothingDroppedWarning)
+            mapped = read_table(columns, entry.columns, entry.drop).need(("loss",))
+    except TableError as mistake:
+        theirs = ", ".join([*entry.columns.values(), *["loss"] * ("loss" not in entry.columns)])
+        raise TableError(
+            f"{path} does not look like the set {entry.id}: {mistake} It is read from the columns {theirs}; get it "
+            f"from {entry.url or entry.citation}."
+        ) from None
     notes = (f"{entry.id}: {entry.citation}; licence {entry.licence}; counts {entry.counting}", *mapped.notes)
     return RunTable(mapped.columns, mapped.labels, str(path), notes)
 
@@ -82,18 +91,28 @@ def read_records(folder: Path) -> RunTable:
     rows = []
     for file in files:
         record = json.loads(file.read_text())
-        found = [each for each in record["results"] if any("/c4_val/" in name for name in each["val_data"])]
-        if not found:
-            continue  # a few records hold only downstream evaluations
-        error = (found[0]["loss_tokens_upper_95"] - found[0]["loss_tokens_lower_95"]) / 3.92
-        about = {name: record["hyperparameters"][name] for name in ("params", "params_no_embed", "tokens")}
-        rows.append(
-            {**about, "loss": found[0]["loss"], "loss_standard_error": error, "family": record["dataset_name"]}
-            | {"run_id": record["name"]}
-        )
+        try:
+            rows += _record(record)
+        except (KeyError, TypeError, AttributeError) as lost:
+            raise TableError(
+                f"{file} is no record of the set gadre: {lost} is missing; expected name, dataset_name, "
+                "hyperparameters (params, params_no_embed, tokens) and results (val_data, loss, loss_tokens_lower_95, "
+                "loss_tokens_upper_95)."
+            ) from None
     if not rows:
         raise ValueError(f"no record in {folder} has a loss on C4 validation text.")
     return from_columns({name: [row[name] for row in rows] for name in rows[0]}, str(folder))
+
+
+def _record(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the row of one model, or none: a few records hold only downstream evaluations."""
+    found = [each for each in record["results"] if any("/c4_val/" in name for name in each["val_data"])]
+    if not found:
+        return []
+    error = (found[0]["loss_tokens_upper_95"] - found[0]["loss_tokens_lower_95"]) / 3.92
+    about = {name: record["hyperparameters"][name] for name in ("params", "params_no_embed", "tokens")}
+    about |= {"loss": found[0]["loss"], "loss_standard_error": error, "family": record["dataset_name"]}
+    return [{**about, "run_id": record["name"]}]
 
 
 def fetch(

@@ -12,6 +12,7 @@ import pytest
 from kleiber.scaling.public_sets import TABLES, get_public_table
 from kleiber.scaling.public_tables import fetch, load_public, main, to_csv
 from kleiber.scaling.table import read_table
+from kleiber.scaling.warned import TableError
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -33,6 +34,60 @@ def test_tokens_of_the_extracted_chinchilla_runs_come_from_compute(tmp_path: Pat
     table = load_public("chinchilla", write(tmp_path / "a.csv", rows))
     assert table["num_tokens"].tolist() == [1e10]  # the second has 0.1 tokens per parameter and is left out
     assert table["num_params_total"].tolist() == [1e8] and any("licence" in note for note in table.notes)
+
+
+PUBLISHED = {
+    "datablations": "run,params,tokens,unique_tokens,epochs,val_loss,seed,in_published_fit",
+    "chinchilla": "Model Size,Training Tokens,Training FLOP,loss",
+    "routed": "hyper_id,step,router_type,num_experts,k,routing_frequency,flop_increase,d_model,num_blocks,num_heads,"
+    "kqv_size,seed,total_parameter_count,dense_parameter_count,flops_per_step,model_size_label,loss_validation,loss_c4,"
+    "loss_curation_corpus,loss_lambada,loss_pile,loss_wikitext103",
+    "scalebench_data_constrained": "unique_tokens,params,tokens,loss",
+    "scalebench_moe": "num_experts,dense_parameter_count,loss_validation",
+    "scalebench_lr_bsz": "lr,bsz,data_size,non_embedding_param_size,lm_loss",
+    "scalebench_farseer": "N,D,loss",
+    "porian": "params,tokens,loss",
+}
+"""Headers as published (of porian: as its note asks for); gadre is a folder of records."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_table_in_the_published_layout_gets_our_names(tmp_path: Path, name: str) -> None:
+    header = PUBLISHED[name].split(",")
+    texts = {"run", "router_type", "model_size_label"}
+    rows = [
+        {key: f"t{row}" if key in texts else (row + 2) * 10.0 ** (9 + 0.1 * place) for place, key in enumerate(header)}
+        for row in range(3)
+    ]
+    for row in rows:
+        row.update({key: 3.0 for key in header if key.endswith("loss") or key == "loss_validation"})
+        if name == "chinchilla":
+            row["Training FLOP"] = 6 * row["Model Size"] * row["Training Tokens"]
+    entry, table = get_public_table(name), load_public(name, write(tmp_path / "runs.csv", rows))
+    assert table["loss"].tolist() == [3.0] * 3
+    for ours, theirs in entry.columns.items():
+        if theirs in header:
+            assert table.label(ours).tolist() == table.label(theirs).tolist()
+    if name == "chinchilla":
+        assert table["num_tokens"] == pytest.approx(table["Training Tokens"])
+    assert any(entry.licence in note for note in table.notes)
+
+
+def test_every_set_has_a_published_layout_under_test() -> None:
+    assert {table.id for table in TABLES} == {*PUBLISHED, "gadre"}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_another_table_is_refused_with_what_was_expected(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "other.csv", [{"a": 1.0, "b": 2.0}])
+    with pytest.raises(TableError, match=f"does not look like the set {name}.*read from the columns.*get it from"):
+        load_public(name, path)
+
+
+def test_a_record_without_its_keys_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text(json.dumps({"name": "m", "results": [{"loss": 3.0}]}))
+    with pytest.raises(TableError, match="no record of the set gadre: 'val_data' is missing; expected name"):
+        load_public("gadre", tmp_path)
 
 
 def test_the_last_evaluation_of_each_routed_model_is_kept(tmp_path: Path) -> None:
