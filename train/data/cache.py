@@ -1,5 +1,6 @@
 """The cache folder of prepared corpora: complete folders only, built by one process at a time."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -45,6 +46,17 @@ def build_folder(folder: Path, is_complete: Callable[[Path], bool], build: Calla
         try:
             build(partial)
             os.rename(partial, folder)
+        except Exception as problem:
+            text = str(problem)
+            if not any(word in text for word in ("No space left", "File too large", "RESOURCE_EXHAUSTED", "quota")):
+                raise
+            free = shutil.disk_usage(folder.parent).free / 1e6
+            raise OSError(
+                errno.ENOSPC,
+                f"No space left for prepared data ({text.splitlines()[0][:200]}; {free:,.1f} MB free). Make room, or point "
+                f"KLEIBER_CACHE to a larger disk; nothing half-made is kept",
+                str(folder),
+            ) from problem
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return True

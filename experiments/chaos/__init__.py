@@ -1,0 +1,1 @@
+"""The failure tests: everything that reliability means here, done to real processes and real files."""
