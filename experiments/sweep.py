@@ -6,7 +6,6 @@ are in the ledger before a target starts.
 """
 
 import contextlib
-import os
 import sys
 import time
 import uuid
@@ -19,6 +18,7 @@ from kleiber.experiments.cells import TrunkCell, trunk_cells
 from kleiber.experiments.config_file import config_hash
 from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.follow import follow, lead_launch
 from kleiber.experiments.law_stage import fit_and_register, gate_verdict, score_targets
 from kleiber.experiments.lock import DirectoryLock
 from kleiber.experiments.ownership import own_directory
@@ -26,7 +26,8 @@ from kleiber.experiments.plan import make_plan
 from kleiber.experiments.progress import SweepProgress
 from kleiber.experiments.record import read_json, read_records, record_path, write_json, write_table
 from kleiber.experiments.speed import remember_speed
-from kleiber.experiments.workers import WorkerPool
+from kleiber.experiments.workers import WorkerPool, default_workers, num_devices
+from kleiber.parallel.hosts import process_in_environment
 from kleiber.train.config import TrainConfig
 
 
@@ -64,15 +65,22 @@ def run_sweep(
       ValueError: a mistake in the plan, a directory in use, or one that belongs to another experiment.
     """
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
+    configs = [*experiment.trunks, *(target.train for target in experiment.targets)]
+    number, count = process_in_environment()
+    if number > 0:
+        code = follow(directory, num_devices(configs))
+        return SweepResult(code, {"experiment": experiment.name, "process": number, "exit_code": code})
     directory.mkdir(parents=True, exist_ok=True)
     with DirectoryLock(directory) as lock:
         own_directory(experiment, directory, allow)
         with open(directory / "log.txt", "a") as log:
-            workers = num_workers or available_cores()
+            workers = num_workers or default_workers(configs)
             sweep = _Sweep(experiment, directory, workers, log, is_quiet, has_report, deadline)
             if lock.taken_over:
                 sweep.say(f"took over the lock of a sweep that is gone ({lock.taken_over})")
-            return sweep.run(retry_failed)
+            if count == 1:
+                return sweep.run(retry_failed)
+            return lead_launch(directory, lambda: sweep.run(retry_failed))
 
 
 def with_seed(experiment: Experiment, offset: int) -> Experiment:
@@ -83,11 +91,6 @@ def with_seed(experiment: Experiment, offset: int) -> Experiment:
 
     targets = tuple(replace(target, train=shifted(target.train)) for target in experiment.targets)
     return replace(experiment, trunks=tuple(map(shifted, experiment.trunks)), targets=targets)
-
-
-def available_cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
@@ -191,7 +194,8 @@ class _Sweep:
         if not any(cell.missing(self.directory) for cell in cells):
             return EXIT_DONE
         workers = min(self.num_workers, len(cells))
-        pool = WorkerPool(self.directory, split, workers, self.session, self.log, len(cells), self.deadline)
+        devices = num_devices(cell.config for cell in cells)
+        pool = WorkerPool(self.directory, split, workers, self.session, self.log, len(cells), devices, self.deadline)
         with SweepProgress(self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet) as progress:
             code = pool.run(progress.tick)
             progress.tick()

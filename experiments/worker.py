@@ -10,9 +10,11 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from filelock import FileLock, Timeout
 
 from kleiber.experiments.cells import TrunkCell, group_id, populations, trunk_cells
@@ -21,32 +23,65 @@ from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.failures import MAX_ATTEMPTS, Attempts, cannot_write, is_out_of_memory, write_problem
 from kleiber.experiments.record import read_json, record_path, versions, write_json
+from kleiber.parallel import hosts
+from kleiber.parallel.hosts import process_in_environment
 from kleiber.train.manifest import CannotSave
 from kleiber.train.signals import StopRequest
+
+SPLITS = ("fit", "target", FOLLOW := "follow")
+"""What a worker trains; a process other than the lead follows it."""
 
 
 def main(directory: Path, split: str, index: int, session: str) -> int:
     """Works until every trunk of the split has its records, or a stop is asked for."""
-    _pin_to_core(index)
-    stop = StopRequest()
+    if process_in_environment()[1] == 1 and os.environ.get("JAX_NUM_CPU_DEVICES", "1") == "1":
+        _pin_to_core(index)
+    hosts.connect()
+    stop = StopRequest()  # after connecting, which takes SIGTERM for itself
+    split = SPLITS[hosts.from_lead(SPLITS.index(split))]
     experiment = from_data(Experiment, read_json(directory / "experiment.json"))
     groups = populations(trunk_cells(experiment, split), experiment.population_size)
     if index % 2:  # neighbours start on different shapes, so that each compiles its own
         groups = sorted(groups, key=lambda group: group[0].config.model == groups[0][0].config.model)
     try:
-        while pending := [group for group in groups if _missing(group, directory)]:
-            for group in pending:
+        for group in _pending(groups, directory):
+            if hosts.is_lead():
                 _claim(experiment, group, directory, session, stop)
-                if stop():
-                    print(f"worker {index}: stopped ({stop.reason})", flush=True)
-                    return EXIT_RESUMABLE
-            time.sleep(0.2)
+            else:
+                _follow(experiment, group, directory, stop)
+            if hosts.any_of(stop()):
+                print(f"worker {index}: stopped ({stop.reason or 'by another process'})", flush=True)
+                hosts.disconnect()
+                return EXIT_RESUMABLE
     except (OSError, CannotSave) as problem:
         if not cannot_write(problem):
             raise
         tell_driver(write_problem(problem, directory))
         return EXIT_CANNOT_WRITE
+    hosts.disconnect()
     return EXIT_DONE
+
+
+def _pending(groups: list[list[TrunkCell]], directory: Path) -> Iterator[list[TrunkCell]]:
+    """Yields what is left to train until nothing is; several processes train together what the lead chooses."""
+    while jax.process_count() > 1:
+        missing = [index for index, group in enumerate(groups) if _missing(group, directory)]
+        index = hosts.from_lead(missing[0] if missing else -1)
+        if index < 0:
+            return
+        yield groups[index]
+    while pending := [group for group in groups if _missing(group, directory)]:
+        yield from pending
+        time.sleep(0.2)
+
+
+def _follow(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
+    """Trains a trunk together with the lead, which writes everything there is to write."""
+    from kleiber.train.trunk import Diverged, Stopped
+
+    with contextlib.suppress(Stopped, Diverged, ValueError, TypeError, NotImplementedError):
+        _run_trunk(experiment, group, directory, stop)
+    stop.has_work = False
 
 
 def tell_driver(text: str) -> None:
@@ -179,7 +214,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     def on_progress(progress: dict[str, Any]) -> None:
         stop.has_work = True
         now = time.monotonic()
-        if now - last_write[0] > 0.5:
+        if hosts.is_lead() and now - last_write[0] > 0.5:
             last_write[0] = now
             for folder in folders:
                 partial = folder / ".progress.json"
@@ -190,8 +225,9 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
         return not any(num_tokens in cell.missing(directory) for cell in group)
 
     own = directory / "runs" / group_id(group)
-    clock = Goodput(own / "goodput.jsonl")
-    watchdog = Watchdog(clock, own / "stacks.txt", on_beat=lambda: beat(directory))
+    clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
+    stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
+    watchdog = Watchdog(clock, own / stacks, on_beat=lambda: beat(directory))
     io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allowed(directory))
     try:
         Trunk([cell.config for cell in group], data, io).run()
@@ -212,8 +248,6 @@ def allowed(directory: Path) -> tuple[str, ...]:
 
 
 def _device_columns() -> dict[str, str]:
-    import jax
-
     device = jax.devices()[0]
     return {"device": f"{device.platform}:{device.device_kind}"}
 

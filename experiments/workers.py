@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_RESUMABLE
 from kleiber.experiments.failures import MAX_ATTEMPTS, exit_reason, note_death
+from kleiber.parallel.hosts import process_in_environment
+from kleiber.train.config import TrainConfig
 from kleiber.train.watchdog import hang_seconds
 
 MAX_RESTARTS = 10
@@ -30,6 +32,8 @@ class WorkerPool:
     session: str
     log: IO[str]
     num_trunks: int = 1
+    num_devices: int = 1
+    """That each worker needs."""
     deadline: float | None = None
     """time.monotonic() at which the phase is stopped and saved."""
     processes: dict[int, subprocess.Popen] = field(default_factory=dict)
@@ -128,7 +132,7 @@ class WorkerPool:
             [*command, str(index), self.session],
             stdout=self.log,
             stderr=self.log,
-            env={**worker_environment(), "KLEIBER_DRIVER_PIPE": str(write)},
+            env={**worker_environment(self.num_devices), "KLEIBER_DRIVER_PIPE": str(write)},
             pass_fds=(write,),
             start_new_session=True,  # Ctrl-C reaches the driver, which then asks the workers to save
         )
@@ -150,8 +154,31 @@ class WorkerPool:
             self._forget(index)
 
 
-def worker_environment() -> dict[str, str]:
-    """Returns the environment of a worker: one thread on CPU, a persistent compilation cache."""
+def num_devices(configs: Iterable[TrainConfig]) -> int:
+    """Returns the devices that the largest mesh of some runs needs from each process."""
+    return -(-max(config.mesh.num_devices for config in configs) // process_in_environment()[1])
+
+
+def default_workers(configs: Sequence[TrainConfig]) -> int:
+    """Returns one worker for each core on CPU, and one in all for runs that share devices: meshes and accelerators."""
+    if process_in_environment()[1] > 1 or num_devices(configs) > 1:
+        return 1
+    if has_accelerator() and os.environ.get("JAX_PLATFORMS") != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_accelerator() -> bool:
+    """Returns whether this machine shows a GPU or a TPU, without asking JAX, which would take hold of it."""
+    return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0"))
+
+
+def worker_environment(num_devices: int = 1) -> dict[str, str]:
+    """Returns the environment of a worker: one thread on CPU, a persistent compilation cache.
+
+    Args:
+      num_devices: that the worker needs; where there are only CPUs, so many are simulated.
+    """
     from kleiber.train.data.cache import cache_folder
 
     environment = dict(os.environ)
@@ -159,6 +186,10 @@ def worker_environment() -> dict[str, str]:
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if not has_accelerator():  # an installed libtpu, there for `kleiber compile`, would look for its chips
+        environment.setdefault("JAX_PLATFORMS", "cpu")
+    if num_devices > 1:
+        environment.setdefault("JAX_NUM_CPU_DEVICES", str(num_devices))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment.setdefault(name, "1")
     flags = environment.get("XLA_FLAGS", "")

@@ -30,7 +30,9 @@ class Embedding(nnx.Module):
         length = tokens_BT.shape[1]
         if length > self.config.seq_len and self.config.positions == "learned":
             raise ValueError(f"{length} tokens, but seq_len gives learned positions for {self.config.seq_len} only.")
-        x_BTD = self.embedding[...].astype(self.config.compute_dtype)[tokens_BT]
+        # Whole rows, gathered over fsdp as any weight is, so that looking up leaves the batch split as it is.
+        table_VD = constrain(self.embedding[...].astype(self.config.compute_dtype), ("vocab", None))
+        x_BTD = constrain(table_VD[tokens_BT], ("batch", "seq", None))
         if self.config.positions == "learned":
             x_BTD = x_BTD + self.positions[...][:length].astype(x_BTD.dtype)
         x_BTD = constrain(x_BTD * rules(self.config)["embedding"].multiplier, ("batch", "seq", None))

@@ -201,6 +201,17 @@ def check_identity(
         )
 
 
+def _checkpointer() -> tuple[Any, Any]:
+    """Returns Orbax's checkpointer and its handler for this process alone: arrays come whole, nobody waits for peers."""
+    import orbax.checkpoint as ocp
+
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(me, {me}, f"kleiber_{me}") if jax.process_count() > 1 else None
+    settings = {} if alone is None else {"multiprocessing_options": alone}
+    handler = ocp.PyTreeCheckpointHandler(**settings)
+    return ocp.Checkpointer(handler, **settings), handler
+
+
 def load_arrays(checkpoint: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Returns (arrays by name, manifest) of one checkpoint folder as plain host arrays, every digest checked.
 
@@ -217,14 +228,14 @@ def load_arrays(checkpoint: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     check_memory(checkpoint, manifest)
     descriptions = manifest["arrays"]
     try:
-        handler = ocp.PyTreeCheckpointHandler()
+        checkpointer, handler = _checkpointer()
         stored = handler.metadata(checkpoint / "arrays").tree
         claimed = {_unescape(name): (list(a.shape), str(a.dtype)) for name, a in stored.items()}
         described = {name: (a["shape"], a["dtype"]) for name, a in descriptions.items()}
         if claimed != described:  # before Orbax makes room for what its own files claim
             raise CheckpointError(f"{checkpoint}: its arrays are not those of manifest.json")
         targets = {_escape(name): ocp.RestoreArgs(restore_type=np.ndarray) for name in descriptions}
-        restored = ocp.Checkpointer(handler).restore(checkpoint / "arrays", restore_args=targets)
+        restored = checkpointer.restore(checkpoint / "arrays", restore_args=targets)
         arrays = {_unescape(name): np.asarray(leaf) for name, leaf in restored.items()}
     except CheckpointError:
         raise
@@ -262,7 +273,7 @@ def _write(partial: Path, step: int, arrays: dict, extra: dict[str, Any], identi
     with ThreadPoolExecutor(1) as pool:  # digests of the arrays are made while Orbax compresses and writes
         described = pool.submit(lambda: {name: describe(array) for name, array in arrays.items()})
         escaped = {_escape(name): array for name, array in arrays.items()}
-        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).save(partial / "arrays", escaped)
+        _checkpointer()[0].save(partial / "arrays", escaped)
         descriptions = described.result()
     on_stage("digests")
     manifest = {

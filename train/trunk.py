@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kleiber.model.functional import abstract_params
+from kleiber.parallel import hosts
 from kleiber.parallel.mesh import make_mesh, use_mesh
 from kleiber.parallel.rules import place
 from kleiber.train import checkpoint
@@ -116,9 +117,12 @@ class Trunk:
             ]
         )
         self.block = make_block(self.config, self.optimizer, len(self.members))
-        self.metrics = [Metrics(folder / "metrics.jsonl") for folder in io.metrics_folders]
+        self.is_lead = hosts.is_lead()
+        folders = io.metrics_folders if self.is_lead else ()
+        self.metrics = [Metrics(folder / "metrics.jsonl") for folder in folders]
+        config = self.config
         self.saver = Saver(
-            self.config.keep_checkpoints, run_identity(self.members), self.config.stops_when_saving_fails
+            config.keep_checkpoints, run_identity(self.members), config.stops_when_saving_fails, config.checks_replicas
         )
         self.is_compiled = False
         self.first_loss: np.ndarray | None = None
@@ -141,13 +145,13 @@ class Trunk:
 
     def _run(self) -> None:
         branches = sorted(self.config.num_tokens)
-        if all(self.io.is_measured(num_tokens) for num_tokens in branches):
+        if all(self._is_measured(num_tokens) for num_tokens in branches):
             return
         trunk = self._resume("trunk", self._fresh())
         for num_tokens in branches:
             total = self.config.steps_at(num_tokens)
             start = cooldown_start(self.config.schedule, total)
-            if self.io.is_measured(num_tokens):
+            if self._is_measured(num_tokens):
                 continue
             if trunk.step > start:  # a record was removed after the trunk had passed its branch: begin again
                 trunk = self._fresh()
@@ -158,6 +162,9 @@ class Trunk:
             branch = self._resume(f"branch_{num_tokens}", trunk if is_last else self._copy(trunk))
             self._advance(branch, total, total, f"branch_{num_tokens}")
             self._measure(branch, num_tokens)
+
+    def _is_measured(self, num_tokens: int) -> bool:
+        return bool(hosts.from_lead(int(self.io.is_measured(num_tokens))))
 
     def _fresh(self) -> _Run:
         batches = [
@@ -198,12 +205,13 @@ class Trunk:
             run.step += count
             if finished:  # the device is busy with the next block while the last one's losses are looked at
                 started = self._look(run, finished, name, total, started)
-            if self.io.should_stop() and run.step < stop:
+            if run.step < stop and hosts.any_of(self.io.should_stop()):
                 self._look(run, pending, name, total, started)
                 self._save(run, name)
                 self.saver.wait()
+                hosts.meet("saved")
                 raise Stopped(f"stopped and saved at step {run.step} of {total} ({name})")
-            if time.monotonic() - last_save > config.checkpoint_seconds:
+            if hosts.from_lead(int(time.monotonic() - last_save > config.checkpoint_seconds)):
                 started = self._look(run, pending, name, total, started)
                 pending = None
                 self._save(run, name)
@@ -247,7 +255,7 @@ class Trunk:
             "tokens_per_second": self.speed / len(self.members),
             "segment": name,
         }
-        for metrics, row in zip(self.metrics, rows, strict=True):
+        for metrics, row in zip(self.metrics, rows, strict=self.is_lead):
             metrics.append({**shared, **row})
         self.io.on_progress({**shared, "total_steps": total, "trained_tokens": self.trained_tokens})
         if all(run.skips.reasons):
@@ -263,9 +271,11 @@ class Trunk:
                     evaluation, reason = evaluate(member, params, self.data), ""
                 if not np.isfinite(evaluation.loss):
                     evaluation, reason = None, "validation loss is not finite"
-            self.io.on_point(Point(index, num_tokens, run.step, evaluation, reason, self.seconds, self.speed))
+            if self.is_lead:
+                self.io.on_point(Point(index, num_tokens, run.step, evaluation, reason, self.seconds, self.speed))
         self.saver.wait()
-        checkpoint.remove(self._folder(f"branch_{num_tokens}"))
+        if self.is_lead:
+            checkpoint.remove(self._folder(f"branch_{num_tokens}"))
 
     def _measured_params(self, run: _Run) -> Any:
         delayed, outer = self.config.delayed_sync, run.state.outer
@@ -306,7 +316,7 @@ class Trunk:
     def _resume(self, name: str, run: _Run) -> _Run:
         """Returns the newest checkpoint of name if it is ahead of run, else run."""
         like = jax.eval_shape(lambda: self.initial)
-        saved = checkpoint.restore_newest(self._folder(name), like, self.saver.identity, self.io.allow)
+        saved = self._newest(name, like)
         if saved is None or saved.step <= run.step:
             self._forget_metrics(name, run.step)
             return run
@@ -319,9 +329,16 @@ class Trunk:
         self._forget_metrics(name, saved.step)
         return _Run(place(saved.state, self.shardings), saved.step, run.batches, run.skips)
 
+    def _newest(self, name: str, like: Any) -> checkpoint.Checkpoint | None:
+        """Returns the newest sound checkpoint; the lead looks, and the other processes read the one it found."""
+        folder, identity, allow = self._folder(name), self.saver.identity, self.io.allow
+        saved = checkpoint.restore_newest(folder, like, identity, allow) if self.is_lead else None
+        step = hosts.from_lead(-1 if saved is None else saved.step)
+        return saved if self.is_lead or step < 0 else checkpoint.restore(folder, step, like, identity, allow)
+
     def _forget_metrics(self, name: str, step: int) -> None:
         lost = [metrics.truncate(name, step) for metrics in self.metrics]
-        self.io.clock.lost(max(lost))
+        self.io.clock.lost(max(lost, default=0))
 
     def _stack(self, trees: list[Any]) -> Any:
         if not self.is_population:

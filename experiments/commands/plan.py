@@ -28,9 +28,10 @@ class Options:
 def run(options: Options) -> int:
     """Prints the plan; exit code 2 when the plan is refused."""
     from kleiber.experiments.plan import make_plan
-    from kleiber.experiments.sweep import available_cores
+    from kleiber.experiments.workers import default_workers
 
-    plan = make_plan(load_experiment(options.experiment), options.workers or available_cores())
+    experiment = load_experiment(options.experiment)
+    plan = make_plan(experiment, options.workers or default_workers(experiment.trunks))
     if options.json:
         print(json.dumps(plan.to_json(), indent=1))
     else:
