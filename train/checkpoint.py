@@ -202,7 +202,7 @@ def check_identity(
 
 
 def _checkpointer() -> tuple[Any, Any]:
-    """Returns Orbax's checkpointer and its handler for this process alone: arrays come whole, nobody waits for peers."""
+    """Returns Orbax's checkpointer and handler for this process alone: arrays come whole, nobody waits for peers."""
     import orbax.checkpoint as ocp
 
     me = jax.process_index()
