@@ -171,6 +171,8 @@ class TrainConfig:
     """Checkpoints kept of a running trunk: the newest, and older ones to fall back on should it be damaged."""
     stops_when_saving_fails: bool = True
     """Whether a checkpoint that cannot be written stops the run; False goes on with a warning."""
+    checks_replicas: bool = False
+    """Whether copies of the state on several devices are compared before each save: a device that errs shows."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     factors: tuple[tuple[str, float | str], ...] = ()
     """Further columns of the run record, such as ("bits", 8): levels of whatever the experiment varies."""

@@ -13,6 +13,7 @@ NOT_IDENTITY = (
     "checkpoint_seconds",
     "keep_checkpoints",
     "stops_when_saving_fails",
+    "checks_replicas",
     "evaluation",
     "num_tokens",
 )

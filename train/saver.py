@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from kleiber.train import checkpoint
+from kleiber.train.replicas import check_replicas
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +21,19 @@ log = logging.getLogger(__name__)
 class Saver:
     """Writes one checkpoint at a time in the background."""
 
-    def __init__(self, keep: int, identity: dict[str, Any], stops_on_failure: bool = True):
+    def __init__(
+        self, keep: int, identity: dict[str, Any], stops_on_failure: bool = True, checks_replicas: bool = False
+    ):
         """Makes a saver.
 
         Args:
           keep: checkpoints to keep in each folder.
           identity: of the run, written into each.
           stops_on_failure: False goes on training with a warning when a checkpoint cannot be written.
+          checks_replicas: compare the copies of each array on several devices before it is saved.
         """
         self.keep, self.identity, self.stops_on_failure = keep, identity, stops_on_failure
+        self.checks_replicas = checks_replicas
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="kleiber-save")
         self._pending: Future | None = None
         self.durable: dict[Path, int] = {}
@@ -40,8 +45,11 @@ class Saver:
         Raises:
           CannotSave: the save before failed.
           NotFinite: the state holds a NaN or an infinity; nothing is written.
+          SilentCorruption: copies of an array differ between devices; nothing is written.
         """
         self.wait()
+        if self.checks_replicas:
+            check_replicas(state, step)
         arrays = {name: host_copy(leaf) for name, leaf in checkpoint.named_leaves(state).items()}
         checkpoint.check_finite(arrays, f"the state of step {step}")
         if jax.process_index() == 0:

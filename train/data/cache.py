@@ -53,8 +53,8 @@ def build_folder(folder: Path, is_complete: Callable[[Path], bool], build: Calla
             free = shutil.disk_usage(folder.parent).free / 1e6
             raise OSError(
                 errno.ENOSPC,
-                f"No space left for prepared data ({text.splitlines()[0][:200]}; {free:,.1f} MB free). Make room, or point "
-                f"KLEIBER_CACHE to a larger disk; nothing half-made is kept",
+                f"No space left for prepared data ({text.splitlines()[0][:200]}; {free:,.1f} MB free). Make room, or "
+                f"point KLEIBER_CACHE to a larger disk; nothing half-made is kept",
                 str(folder),
             ) from problem
         finally:
