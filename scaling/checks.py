@@ -1,7 +1,7 @@
 """What is checked of a table before a law is fitted to it; each finding is a named error or a typed warning."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -165,13 +165,12 @@ def check_design(table: RunTable, variables: Sequence[str], num_free: int) -> No
             )
 
 
-def check_fixed_floor(table: RunTable, fixed: Mapping[str, float]) -> None:
+def check_fixed_floor(table: RunTable, floor: float) -> None:
     """Raises if losses lie below a floor that is held fixed.
 
     Raises:
       BelowFloorError: naming how many and the lowest.
     """
-    floor = fixed.get("E", -np.inf)
     below = table["loss"] < floor
     if below.any():
         raise BelowFloorError(

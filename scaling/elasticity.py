@@ -63,7 +63,7 @@ def elasticities(fit: FitResult, points: list[Point] | None = None, level: float
     out = []
     for point in reference_points(fit) if points is None else points:
         columns = _columns(fit, [point])
-        for factor in fit.model.law.variable_names:
+        for factor in factors_of(fit):
             if not point[factor] > 0:
                 continue  # a share of zero has no logarithm
 
@@ -72,6 +72,11 @@ def elasticities(fit: FitResult, points: list[Point] | None = None, level: float
 
             out.append(Elasticity(factor, dict(point), *_with_interval(fit, one, level)))
     return out
+
+
+def factors_of(fit: FitResult) -> list[str]:
+    """Returns the variables of a law that are no mere settings."""
+    return [each.name for each in fit.model.law.variables if not each.setting]
 
 
 def reference_points(fit: FitResult) -> list[dict[str, float]]:
@@ -102,7 +107,7 @@ def constancy(fit: FitResult, level: float = 0.95) -> list[Constancy]:
     """
     law, middle = fit.model.law, reference_points(fit)[1]
     out = []
-    for factor in law.variable_names:
+    for factor in factors_of(fit):
         values = fit.points[factor]
         low, high = float(values.min()), float(values.max())
         if not low > 0:
@@ -221,7 +226,8 @@ def _elasticity(fit: FitResult, z: np.ndarray, columns: Mapping[str, np.ndarray]
     x[factor] = x[factor] * (1 + 1j * STEP)
     constants = model.constants(z)
     loss = model.law.loss(constants, x)
-    floor = model.reported(z)["E"][:, None] if "E" in model.law.names else 0.0
+    name = model.law.floor
+    floor = model.reported(z)[name][:, None] if name in model.law.names else 0.0
     return -(loss.imag / STEP) / (loss.real - floor)
 
 

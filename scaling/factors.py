@@ -14,6 +14,7 @@ from kleiber.scaling.elasticity import (
     constancy,
     elasticities,
     exchange_rate,
+    factors_of,
     interaction,
     reference_points,
 )
@@ -120,10 +121,10 @@ def describe_factors(fit: FitResult, level: float = 0.95) -> Factors:
     if reason:
         return Factors(law.id, level, (), (), (), (), reason)
     middle = reference_points(fit)[1]
-    of = law.variable_names[0]
-    changes = [change for name in law.variable_names[1:] for change in _changes(fit, name, middle)]
+    of, *others = factors_of(fit)
+    changes = [change for name in others for change in _changes(fit, name, middle)]
     exchanges = [_exchange(fit, change, middle, of, level) for change in changes]
-    pairs = itertools.combinations(law.variable_names, 2)
+    pairs = itertools.combinations((of, *others), 2)
     return Factors(
         law.id,
         level,

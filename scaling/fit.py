@@ -64,16 +64,16 @@ def fit_law(
         raise ValueError(f"a random effect per {cluster} needs the gaussian objective, not {objective}.")
     table = usable_rows(table, law.variable_names, [each.name for each in law.variables if each.may_be_zero])
     model = make_model(law, {name: table[name] for name in law.variable_names}, fixed)
-    check_design(table, law.variable_names, len(model.free))
-    check_fixed_floor(table, model.fixed)
+    check_design(table, [each.name for each in law.variables if not each.setting], len(model.free))
+    check_fixed_floor(table, model.fixed.get(law.floor, -np.inf))
     clusters, labels = _clusters(table, cluster)
     kind, minimum, z, certificate = search(model, table["loss"], starts, objective, delta)
     ratio = 0.0
     if clusters is not None:
         refined, ratios = refine_shared(model, np.log(table["loss"])[None], z[None], clusters)
         z, ratio = refined[0], float(ratios[0])
-    if "E" in model.free:
-        warn_below_floor(table.source, table["loss"], float(model.reported(z)["E"]))
+    if law.floor in model.free:
+        warn_below_floor(table.source, table["loss"], float(model.reported(z)[law.floor]))
     others = other_optima(model, minimum.z[minimum.converged], minimum.cost[minimum.converged])
     return _finish(table, model, z, kind, clusters, labels, cluster, ratio, certificate, others)
 

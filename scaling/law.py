@@ -27,6 +27,8 @@ class Variable:
     """Whether zero is a sound value, as for a sparsity."""
     neutral: float | None = None
     """The value that changes nothing (one expert, no sparsity, infinitely many bits); None for counts."""
+    setting: bool = False
+    """Whether it belongs to the set-up: it may be the same in every run, and no exponent of it is told."""
 
 
 NUM_PARAMS = Variable("num_params_total", "trainable parameters, embeddings included", "parameters")
@@ -87,6 +89,8 @@ class Law:
     pitfalls: str = ""
     frontier: tuple[str, str] | None = None
     """Names (x, y) of the exponents for which the compute-optimal parameters grow as compute ** (y / (x + y))."""
+    floor: str = "E"
+    """The constant that no loss can be below, if the law has it; "" where E is no such floor."""
     quantity: str = "loss"
     """What the column mapped to `loss` holds; laws of other quantities have no reducible part."""
     limits: tuple[str, ...] = field(default=())

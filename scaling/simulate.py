@@ -30,6 +30,16 @@ BOUNDED = {
     "lr_sum": (1.0, 100.0),
     "anneal_area": (0.01, 0.3),
     "vocab_size": (1e3, 1e5),
+    "step": (1e3, 2e4),
+    "num_steps": (1e4, 2e4),
+    "cooldown_start": (2e3, 1.6e4),
+    "peak_rate": (3e-4, 3e-3),
+    "final_ratio": (0.02, 0.3),
+    "cooldown_shape": (0.3, 2.5),
+    "warmup_steps": (100.0, 500.0),
+    "rank_share": (0.02, 1.0),
+    "lora_rank": (1.0, 256.0),
+    "granularity": (1.0, 16.0),
 }
 """Ranges of variables that are no counts of parameters or tokens, matched by the end of a column's name."""
 COUNTED = (1e5, 1e9)
@@ -77,6 +87,8 @@ def reference_constants(law: Law, columns: Mapping[str, np.ndarray]) -> dict[str
         parameter = law[name]
         low, high = parameter.start or (0.5, 2.0)
         middle = np.sqrt(low * high) if low > 0 else 0.5 * (low + high)
+        if not law.floor and name in {group[0] for group in law.linear[2:]}:
+            middle = 0.3  # such laws take this part off the loss, which must stay positive
         z[index] = np.log(middle) if parameter.transform == "log" else middle
     return {name: float(value) for name, value in model.reported(z).items()}
 
@@ -98,6 +110,10 @@ def even_design(law: Law, num_runs: int = 48) -> dict[str, np.ndarray]:
         columns[name] = np.exp(np.log(low) + unit[:, index] * np.log(high / low))
     if {"num_tokens", "num_unique_tokens"} <= set(columns):
         columns["num_unique_tokens"] = np.minimum(columns["num_unique_tokens"], columns["num_tokens"])
+    if {"step", "num_steps", "cooldown_start"} <= set(columns):
+        columns["cooldown_start"] = np.minimum(columns["cooldown_start"], 0.9 * columns["num_steps"])
+        columns["step"] = np.minimum(columns["step"], columns["num_steps"])
+        columns["cooldown_shape"] = np.round(columns["cooldown_shape"])
     return columns
 
 

@@ -5,8 +5,11 @@ import pytest
 
 from kleiber.scaling.fit import fit_law
 from kleiber.scaling.laws import get_law, registry
-from kleiber.scaling.laws.compression import effective_experts, kept_share
+from kleiber.scaling.laws.compression import kept_share
+from kleiber.scaling.laws.experts import effective_experts
+from kleiber.scaling.laws.multi_power import fallen
 from kleiber.scaling.laws.repetition import effective_tokens
+from kleiber.scaling.laws.saturating import reducible_share
 from kleiber.scaling.laws.schedules import multi_power_curve, schedule_areas
 from kleiber.scaling.model import make_model
 from kleiber.scaling.table import from_columns
@@ -34,6 +37,16 @@ RANGES = {
     "lr_sum": (1.0, 1e3),
     "anneal_area": (0.01, 1.0),
     "num_replicas": (1.0, 8.0),
+    "rank_share": (0.01, 1.0),
+    "granularity": (1.0, 32.0),
+    "unimodal_loss": (2.0, 3.0),
+    "step": (500.0, 2e4),
+    "num_steps": (1.2e4, 2e4),
+    "cooldown_start": (300.0, 1.2e4),
+    "peak_rate": (1e-3, 2e-3),
+    "final_ratio": (0.01, 0.2),
+    "cooldown_shape": (0.3, 2.5),
+    "warmup_steps": (100.0, 300.0),
 }
 PLANTED = {
     "E": 0.8, "A": 25.0, "B": 100.0, "alpha": 0.35, "beta": 0.34, "q": 0.8, "K": 50.0, "L0": 5.5, "a": 60.0,
@@ -41,7 +54,7 @@ PLANTED = {
     "eta": 0.2, "c0": 0.15, "c1": 0.1, "d": 1e16, "f": 0.3, "gamma_w": 2.7, "gamma_a": 2.2, "gamma_kv": 0.96,
     "C": 0.06, "gamma_D": 0.5, "gamma_N": 0.35, "a_S": 9.0, "c_S": 16.0, "b_S": 0.8, "omega": -0.1, "k": 0.7,
     "t": 4.0, "A_v": 6.0, "alpha_v": 0.4, "mu": 0.02, "alpha_N": 0.12, "alpha_D": 0.2, "N_c": 1e9, "D_c": 1e11,
-    "d1": 0.9, "f1": 0.2,
+    "d1": 0.9, "f1": 0.2, "kappa": 0.4, "c": 3.0, "g": 8.0, "t_1": 2.0, "t_2": -1.0,
 }  # fmt: skip
 SPECIAL = {
     "learning_rate": {"K": 1.79, "a": -0.713, "b": 0.307},
@@ -50,8 +63,20 @@ SPECIAL = {
     "overtraining": {"a": 40.0, "b": 300.0, "eta": 0.17},
     "distillation": {"gamma": 0.45, "c0": 1.2, "c1": 0.8},
     "precision_post_training": {"gamma": 0.6},
+    "low_rank": {"rho": 0.6},
+    "low_rank_floor": {"kappa": 0.05, "nu": 0.7},
+    "granularity": {"gamma": 0.6},
+    "routed": {"K": 20.0, "alpha": 0.08, "beta": 0.1, "gamma": 0.004},
+    "mixed_modal": {"C": 0.3},
+    "saturating_repeated": {"c": 0.05, "gamma": 0.4, "delta": 0.4},
+    "saturating_kappa": {"kappa": 0.7},
+    "multi_power": {"E": 2.0, "A": 0.6, "B": 300.0, "alpha": 0.5, "C": 2.0, "beta": 0.6, "gamma": 0.5},
+    "farseer": {
+        **{"a3": -0.6, "gamma": 0.05, "b3": 1.5, "a2": -1.5, "beta": 0.1, "b2": 12.0},
+        **{"a1": -0.9, "alpha": 0.04, "b1": 0.3},
+    },
 }
-HARD = {"broken", "distillation"}
+HARD = {"broken", "distillation", "farseer", "multi_power"}
 """Laws whose constants need more than a random table; their predictions are still recovered."""
 
 
@@ -63,6 +88,9 @@ def columns_of(law, count=90, seed=0):
         out[name] = np.exp(rng.uniform(np.log(low), np.log(high), count))
     if "num_unique_tokens" in out and "num_tokens" in out:
         out["num_tokens"] = out["num_unique_tokens"] * np.exp(rng.uniform(0, np.log(40), count))
+    if "cooldown_shape" in out:
+        out["cooldown_shape"] = np.round(out["cooldown_shape"])
+        out["step"] = np.minimum(out["step"], out["num_steps"])
     if "finetune_tokens" in out and "epochs" in out:
         out["weight_bits"] = rng.choice([2.0, 4.0, 8.0, 16.0], count)
     return out
@@ -289,3 +317,79 @@ def test_step_law_gives_the_published_starting_guess():
     assert one("learning_rate", rate, num_params_total=1e5, num_tokens=1e6) == pytest.approx(0.034, abs=5e-4)
     assert one("batch_size", batch, num_tokens=1e6) == pytest.approx(1500, rel=0.04)
     assert one("batch_size", batch, num_tokens=1e7) == pytest.approx(5800, rel=0.01)
+
+
+def test_kappa_one_is_the_saturating_law_and_kappa_zero_the_additive_one():
+    small = {**{key: BASE[key] for key in ("E", "alpha", "beta")}, "L0": 5.5, "a": 40.0, "b": 300.0}
+    assert one("saturating_kappa", {**small, "kappa": 1.0}, **POINT) == pytest.approx(one("saturating", small, **POINT))
+    h = 40.0 * 3e6**-0.35 + 300.0 * 4e8**-0.34
+    assert one("saturating_kappa", {**small, "kappa": 0.01}, **POINT) == pytest.approx(0.8 + 4.7 * h, rel=0.01)
+
+
+def test_the_share_below_the_uninformed_loss_solves_its_equation():
+    kappa, log_h = np.array([[0.03], [0.5], [4.0]]), np.linspace(-12.0, 0.2, 9)[None]
+    share = reducible_share(log_h, kappa)
+    np.testing.assert_allclose(np.log(share) - kappa * np.log1p(-share), np.broadcast_to(log_h, (3, 9)), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("law", "extra", "column"),
+    [
+        ("low_rank", {"rho": 0.6}, {"rank_share": 1.0}),
+        ("low_rank_floor", {"kappa": 0.0, "nu": 0.7}, {"rank_share": 0.1}),
+        ("granularity", {"g": 0.0, "gamma": 0.6}, {"granularity": 4.0}),
+    ],
+)
+def test_full_rank_no_floor_and_no_granularity_are_additive(law, extra, column):
+    assert one(law, {**BASE, **extra}, **POINT, **column) == pytest.approx(ADDITIVE)
+
+
+def test_a_low_rank_model_is_worth_the_power_of_its_rank():
+    point = {"num_tokens": 4e8, "rank_share": 0.25}
+    dense = one("chinchilla", BASE, num_params_total=3e6 * 0.25**0.6, num_tokens=4e8)
+    assert one("low_rank", {**BASE, "rho": 0.6}, num_params_total=3e6, **point) == pytest.approx(dense)
+
+
+def test_routed_and_mixed_modal_laws_reduce_to_their_parts():
+    routed = {"K": 20.0, "alpha": 0.08, "beta": 0.1, "gamma": 0.004}
+    assert one("routed", routed, num_params_total=3e6, num_experts_effective=1.0) == pytest.approx(20 * 3e6**-0.08)
+    slope = np.log(one("routed", routed, num_params_total=3e6, num_experts_effective=8.0) / (20 * 3e6**-0.08))
+    assert slope == pytest.approx((0.004 * np.log(3e6) - 0.1) * np.log(8))
+    modal = {"C": 0.0, "A": 0.0, "B": 0.0, "alpha": 0.3, "beta": 0.3}
+    assert one("mixed_modal", modal, **POINT, unimodal_loss=2.5) == 2.5
+
+
+def test_no_overfitting_term_is_the_saturating_law():
+    small = {**{key: BASE[key] for key in ("E", "alpha", "beta")}, "L0": 5.5, "a": 40.0, "b": 300.0}
+    repeated = {**small, "c": 0.0, "gamma": 0.4, "delta": 0.4}
+    found = one("saturating_repeated", repeated, **POINT, num_unique_tokens=1e7)
+    assert found == pytest.approx(one("saturating", small, **POINT))
+
+
+def test_a_law_without_slopes_in_size_is_a_power_law_of_tokens():
+    flat = {"a3": 0.0, "b3": 0.2, "a2": 0.0, "b2": 4.0, "a1": 0.0, "b1": np.log(0.3)}
+    found = one("farseer", {**flat, "alpha": 0.1, "beta": 0.1, "gamma": 0.1}, **POINT)
+    assert found == pytest.approx(np.exp(0.2) + np.exp(4.0) * 4e8**-0.3)
+
+
+def test_a_mixture_of_chosen_domains_has_one_constant_each():
+    law = get_law("mixture_of:web+code")
+    assert law.names == ("E", "k", "t_1", "t_2") and law.variable_names == ("web", "code")
+    found = one(law.id, {"E": 1.0, "k": 2.0, "t_1": 3.0, "t_2": -1.0}, web=0.5, code=0.2)
+    assert found == pytest.approx(1 + 2 * np.exp(-1.5 + 0.2))
+
+
+@pytest.mark.parametrize("shape", [0, 1, 2])
+def test_the_multi_power_law_is_the_sum_over_single_steps(shape):
+    p = {"E": 2.0, "A": 0.6, "B": 300.0, "alpha": 0.5, "C": 2.0, "beta": 0.6, "gamma": 0.5}
+    steps = np.arange(1, 4001)
+    rates = 1e-3 * (1 - 0.9 * fallen(np.clip((steps - 3000) / 1000, 0, 1), np.array(shape)))
+    shown = np.array([500, 3000, 3100, 3500, 4000])
+    columns = {"step": shown, "num_steps": 4000, "cooldown_start": 3000, "peak_rate": 1e-3, "final_ratio": 0.1}
+    columns |= {"cooldown_shape": shape, "warmup_steps": 0}
+    columns = {name: np.broadcast_to(value, 5) for name, value in columns.items()}
+    law = get_law("multi_power")
+    curve = multi_power_curve({**p, "warmup": 0.0}, rates)[shown - 1]
+    np.testing.assert_allclose(law.at(p, columns), curve, atol=3e-4)  # the sum over steps is taken as an integral
+    warm = law.at(p, {**columns, "warmup_steps": np.full(5, 200)})[0]
+    assert warm == pytest.approx(2.0 + 0.6 * (1e-3 * (500 - 100)) ** -0.5)

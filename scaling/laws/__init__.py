@@ -21,7 +21,8 @@ def registry() -> dict[str, Law]:
 
 
 def get_law(name: str) -> Law:
-    """Returns the law of that id; "product_of:num_params_total+epochs" makes the product law of these columns.
+    """Returns the law of that id; "product_of:num_params_total+epochs" makes the product law of these columns, and
+    "mixture_of:share_web+share_code" the mixture law of these shares.
 
     Raises:
       ValueError: naming the nearest law if there is none.
@@ -30,6 +31,10 @@ def get_law(name: str) -> Law:
         from kleiber.scaling.laws.product_factors import product_law
 
         return product_law(tuple(name.removeprefix("product_of:").split("+")), name)
+    if name.startswith("mixture_of:"):
+        from kleiber.scaling.laws.mixture import mixture_of
+
+        return mixture_of(tuple(name.removeprefix("mixture_of:").split("+")), name)
     laws = registry()
     if name in laws:
         return laws[name]

@@ -1,4 +1,4 @@
-"""Precision, sparsity and experts: laws that turn stored parameters into effective ones."""
+"""Precision, sparsity and low rank: laws that turn stored parameters into effective ones."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ ACTIVATION_BITS = Variable("activation_bits", "bits of an activation in training
 KV_BITS = Variable("kv_bits", "bits of a key or value in training", "bits", neutral=np.inf)
 POST_BITS = Variable("post_training_bits", "bits of a weight after rounding the finished model", "bits", neutral=np.inf)
 SPARSITY = Variable("sparsity", "share of weights that are zero", "1", may_be_zero=True, neutral=0.0)
-EXPERTS = Variable("num_experts_effective", "effective number of experts, 1 for a dense model", "1", neutral=1.0)
+RANK_SHARE = Variable("rank_share", "rank over width of low-rank weights, 1 for full rank", "1", neutral=1.0)
 KUMAR = "Kumar et al. 2024, arXiv:2411.04330, table of the joint fit"
 KUMAR_BASE = {"E": 2.7648, "A": 4.299e3, "B": 1.806e4, "alpha": 0.4965, "beta": 0.4965}
 
@@ -49,28 +49,20 @@ def sparsity_loss(p: Values, x: Values) -> np.ndarray:
     return p["E"] + size * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
 
 
-def effective_experts(experts: np.ndarray, start: float, largest: float) -> np.ndarray:
-    """Returns the effective number of experts: 1/e = 1/(experts - 1 + 1/(1/start - 1/largest)) + 1/largest.
-
-    Source: Clark et al. 2022, arXiv:2202.01169.
-    """
-    return 1 / (1 / (np.asarray(experts) - 1 + 1 / (1 / start - 1 / largest)) + 1 / largest)
+def low_rank_loss(p: Values, x: Values) -> np.ndarray:
+    """Returns E + A / (num_params rank_share^rho)^alpha + B / num_tokens^beta [..., runs]."""
+    log_params = np.log(x["num_params_total"]) + p["rho"] * np.log(x["rank_share"])
+    return p["E"] + p["A"] * np.exp(-p["alpha"] * log_params) + p["B"] * power(x["num_tokens"], -p["beta"])
 
 
-def experts_loss(p: Values, x: Values) -> np.ndarray:
-    """Returns E + A e^delta / N^(alpha + gamma ln e) + B e^omega / D^(beta + zeta ln e) [..., runs]."""
-    log_e = np.log(x["num_experts_effective"])
-    log_u = p["delta"] * log_e - (p["alpha"] + p["gamma"] * log_e) * np.log(x["num_params_total"])
-    log_v = p["omega"] * log_e - (p["beta"] + p["zeta"] * log_e) * np.log(x["num_tokens"])
-    return p["E"] + p["A"] * np.exp(log_u) + p["B"] * np.exp(log_v)
+def low_rank_floor_loss(p: Values, x: Values) -> np.ndarray:
+    """Returns E + A / num_params^alpha + B / num_tokens^beta + kappa / rank_share^nu [..., runs]."""
+    additive = p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
+    return p["E"] + additive + p["kappa"] * power(x["rank_share"], -p["nu"])
 
 
 def _gamma(name: str, what: str) -> Parameter:
     return Parameter(name, f"bits at which 63% of {what} count", "bits", start=(0.3, 8.0), bounds=(0.02, 100.0))
-
-
-def _signed(name: str, what: str) -> Parameter:
-    return Parameter(name, what, "1", "identity", (-5.0, 5.0), (-0.3, 0.3))
 
 
 LAWS = (
@@ -167,27 +159,38 @@ LAWS = (
         limits=("S = 0 is chinchilla with A = a_S + c_S",),
     ),
     Law(
-        id="experts",
-        title="additive law whose sizes and exponents move with the number of experts",
-        formula="L = E + A e^delta / N^(alpha + gamma ln e) + B e^omega / D^(beta + zeta ln e)",
-        citation="Ludziejewski et al. 2025, arXiv:2502.05172",
-        variables=(NUM_PARAMS, NUM_TOKENS, EXPERTS),
+        id="low_rank",
+        title="additive law with parameters that count less at low rank",
+        formula="L = E + A / (N (r / d)^rho)^alpha + B / D^beta",
+        citation="a hypothesis: effective parameters of weights of rank r in width d; no law is accepted yet",
+        variables=(NUM_PARAMS, NUM_TOKENS, RANK_SHARE),
         parameters=(
-            E,
-            Parameter("A", A.meaning),
-            Parameter("B", B.meaning),
-            ALPHA,
-            BETA,
-            _signed("gamma", "how experts change alpha"),
-            _signed("delta", "how experts change A"),
-            _signed("zeta", "how experts change beta"),
-            _signed("omega", "how experts change B"),
+            *(E, A, B, ALPHA, BETA),
+            Parameter("rho", "how effective parameters fall with rank", start=(0.05, 2.0), bounds=(1e-3, 20.0)),
         ),
         linear=(("E",), ("A",), ("B",)),
-        loss=experts_loss,
-        validity="N counts parameters active for a token; one router, one capacity",
-        sweep="experts {1, 2, 4, 8, 16, 32} x 4 active sizes x 4 token counts",
-        pitfalls="that routing helps less at size depended on a fixed number of tokens",
-        limits=("one expert is chinchilla",),
+        loss=low_rank_loss,
+        validity="N counts the parameters of the dense model; learning rate tuned at each rank",
+        sweep="rank over width {1/32, 1/16, 1/8, 1/4, 1/2, 1} x 4 sizes x 4 token counts; fit low_rank_floor beside it",
+        pitfalls="a floor set by the rank looks the same over a short range: see low_rank_floor",
+        limits=("full rank is chinchilla",),
+    ),
+    Law(
+        id="low_rank_floor",
+        title="additive law plus a floor set by the rank",
+        formula="L = E + A / N^alpha + B / D^beta + kappa / (r / d)^nu",
+        citation="a hypothesis, the rival of low_rank",
+        variables=(NUM_PARAMS, NUM_TOKENS, RANK_SHARE),
+        parameters=(
+            *(E, A, B, ALPHA, BETA),
+            Parameter("kappa", "loss that full rank leaves", "nats per token"),
+            Parameter("nu", "how fast the floor rises at low rank", start=(0.05, 3.0), bounds=(1e-3, 20.0)),
+        ),
+        linear=(("E",), ("A",), ("B",), ("kappa",)),
+        loss=low_rank_floor_loss,
+        validity="as low_rank",
+        sweep="as low_rank",
+        pitfalls="kappa and E trade off: at full rank only their sum is seen",
+        limits=("kappa = 0 is chinchilla",),
     ),
 )

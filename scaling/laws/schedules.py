@@ -64,6 +64,7 @@ LAWS = (
         ),
         linear=(("E",), ("A",), ("C",)),
         loss=annealing_loss,
+        floor="",
         validity="one model size; after warm-up",
         sweep="two or three schedules (constant, cosine, two-step), tested on warm-up-stable-decay",
         pitfalls="points of a curve are correlated: use --cluster",

@@ -1,4 +1,4 @@
-"""Fine-tuning, distillation and mixtures."""
+"""Fine-tuning and distillation."""
 
 import numpy as np
 
@@ -8,7 +8,6 @@ from kleiber.scaling.laws.additive import ALPHA, BETA, EXPONENT, A, B, E
 FINETUNE = Variable("finetune_tokens", "distinct fine-tuning tokens", "tokens")
 TEACHER = Variable("teacher_loss", "loss of the teacher", "nats per token")
 SUPERVISED = Variable("supervised_loss", "loss of the same student without a teacher", "nats per token")
-SHARE = Variable("share", "share of one domain in the training mixture", "1", may_be_zero=True)
 
 
 def transfer_tokens(p: Values, x: Values) -> np.ndarray:
@@ -31,21 +30,6 @@ def distillation_loss(p: Values, x: Values) -> np.ndarray:
     return x["teacher_loss"] + np.exp(log_gain)
 
 
-def mixture_loss(p: Values, x: Values) -> np.ndarray:
-    """Returns E + k exp(-t share) [..., runs]."""
-    return p["E"] + p["k"] * np.exp(-p["t"] * x["share"])
-
-
-def mixture_scaled_loss(p: Values, x: Values) -> np.ndarray:
-    """Returns E + k exp(-t share) + A / N^alpha + B / D^beta [..., runs]."""
-    additive = p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
-    return p["E"] + p["k"] * np.exp(-p["t"] * x["share"]) + additive
-
-
-SHARE_PARAMETERS = (
-    Parameter("k", "loss that the domain's absence costs", "nats per token"),
-    Parameter("t", "how fast the domain's share pays", start=(0.3, 30.0), bounds=(1e-3, 1e3)),
-)
 LAWS = (
     Law(
         id="transfer",
@@ -104,30 +88,5 @@ LAWS = (
         validity="the teacher acts through its loss only",
         sweep="3 teachers x 4 students x 4 token counts, with supervised runs of the same students",
         pitfalls="a teacher that is too good can hurt",
-    ),
-    Law(
-        id="mixture",
-        title="loss on a domain by its share of the mixture",
-        formula="L = E + k exp(-t h)",
-        citation="Ye et al. 2024, arXiv:2403.16952, one domain against the rest",
-        variables=(SHARE,),
-        parameters=(E, *SHARE_PARAMETERS),
-        linear=(("E",), ("k",)),
-        loss=mixture_loss,
-        validity="one size and token count",
-        sweep="shares {0, 0.05, 0.1, 0.2, 0.4, 0.7, 1}",
-    ),
-    Law(
-        id="mixture_scaled",
-        title="the same with size and tokens",
-        formula="L = E + k exp(-t h) + A / N^alpha + B / D^beta",
-        citation="after Ye et al. 2024, arXiv:2403.16952, and Shukor et al. 2025, arXiv:2507.09404 (additive)",
-        variables=(NUM_PARAMS, NUM_TOKENS, SHARE),
-        parameters=(E, *SHARE_PARAMETERS, A, B, ALPHA, BETA),
-        linear=(("E",), ("k",), ("A",), ("B",)),
-        loss=mixture_scaled_loss,
-        validity="the best mixture does not depend on scale: test it",
-        sweep="6 shares x 4 sizes x 3 token counts",
-        limits=("k = 0 is chinchilla",),
     ),
 )

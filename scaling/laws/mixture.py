@@ -1,0 +1,105 @@
+"""Mixtures of domains and of modalities."""
+
+import functools
+
+import numpy as np
+
+from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power
+from kleiber.scaling.laws.additive import ALPHA, BETA, A, B, E
+
+SHARE = Variable("share", "share of one domain in the training mixture", "1", may_be_zero=True)
+UNIMODAL = Variable("unimodal_loss", "mean loss of two models that each saw one modality only", "nats per token")
+
+
+def mixture_loss(p: Values, x: Values) -> np.ndarray:
+    """Returns E + k exp(-t share) [..., runs]."""
+    return p["E"] + p["k"] * np.exp(-p["t"] * x["share"])
+
+
+def mixture_scaled_loss(p: Values, x: Values) -> np.ndarray:
+    """Returns E + k exp(-t share) + A / N^alpha + B / D^beta [..., runs]."""
+    additive = p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
+    return p["E"] + p["k"] * np.exp(-p["t"] * x["share"]) + additive
+
+
+def mixed_modal_loss(p: Values, x: Values) -> np.ndarray:
+    """Returns unimodal_loss - C + A / N^alpha + B / D^beta [..., runs]."""
+    competition = p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
+    return x["unimodal_loss"] - p["C"] + competition
+
+
+@functools.cache
+def mixture_of(names: tuple[str, ...], id: str) -> Law:
+    """Returns the law of the shares of several domains, by column name: L = E + k exp(-sum_j t_j h_j)."""
+
+    def loss(p: Values, x: Values) -> np.ndarray:
+        """Returns E + k exp(-sum of t share), [..., runs]."""
+        total = sum(p[f"t_{index + 1}"] * x[name] for index, name in enumerate(names))
+        return p["E"] + p["k"] * np.exp(-total)
+
+    return Law(
+        id=id,
+        title="loss on a domain by the shares of " + ", ".join(names),
+        formula="L = E + k exp(-(" + " + ".join(f"t_{i + 1} {name}" for i, name in enumerate(names)) + "))",
+        citation="Ye et al. 2024, arXiv:2403.16952",
+        variables=tuple(Variable(name, "share of a domain in the mixture", "1", may_be_zero=True) for name in names),
+        parameters=(
+            *(E, SHARE_PARAMETERS[0]),
+            *(
+                Parameter(f"t_{i + 1}", f"what {name} does to the loss", "1", "identity", (-1e3, 1e3), (-3.0, 10.0))
+                for i, name in enumerate(names)
+            ),
+        ),
+        linear=(("E",), ("k",)),
+        loss=loss,
+        validity="one size and token count; leave out one of the domains, as shares sum to 1",
+        sweep="4 mixtures for each domain and more, spread over the simplex",
+    )
+
+
+SHARE_PARAMETERS = (
+    Parameter("k", "loss that the domain's absence costs", "nats per token"),
+    Parameter("t", "how fast the domain's share pays", start=(0.3, 30.0), bounds=(1e-3, 1e3)),
+)
+LAWS = (
+    Law(
+        id="mixture",
+        title="loss on a domain by its share of the mixture",
+        formula="L = E + k exp(-t h)",
+        citation="Ye et al. 2024, arXiv:2403.16952, one domain against the rest",
+        variables=(SHARE,),
+        parameters=(E, *SHARE_PARAMETERS),
+        linear=(("E",), ("k",)),
+        loss=mixture_loss,
+        validity="one size and token count",
+        sweep="shares {0, 0.05, 0.1, 0.2, 0.4, 0.7, 1}",
+    ),
+    Law(
+        id="mixture_scaled",
+        title="the same with size and tokens",
+        formula="L = E + k exp(-t h) + A / N^alpha + B / D^beta",
+        citation="after Ye et al. 2024, arXiv:2403.16952, and Shukor et al. 2025, arXiv:2507.09404 (additive)",
+        variables=(NUM_PARAMS, NUM_TOKENS, SHARE),
+        parameters=(E, *SHARE_PARAMETERS, A, B, ALPHA, BETA),
+        linear=(("E",), ("k",), ("A",), ("B",)),
+        loss=mixture_scaled_loss,
+        validity="the best mixture does not depend on scale: test it",
+        sweep="6 shares x 4 sizes x 3 token counts",
+        limits=("k = 0 is chinchilla",),
+    ),
+    Law(
+        id="mixed_modal",
+        title="loss of a model of two modalities, from what each modality would reach by itself",
+        formula="L = U - C + A / N^alpha + B / D^beta, U the mean unimodal loss at the same N and tokens of each",
+        citation="Aghajanyan et al. 2023, arXiv:2301.03728",
+        variables=(NUM_PARAMS, NUM_TOKENS, UNIMODAL),
+        parameters=(Parameter("C", "largest synergy", "nats per token"), A, B, ALPHA, BETA),
+        linear=(("C",), ("A",), ("B",)),
+        loss=mixed_modal_loss,
+        floor="",
+        validity="losses of the two modalities averaged; N and D of the joint model",
+        sweep="2 modalities: 4 sizes x 4 token counts of the joint model, and of each modality by itself",
+        pitfalls="noise of the unimodal losses goes into the fit as if it were the joint model's",
+        limits=("C = A = B = 0 is the mean of the unimodal losses",),
+    ),
+)
