@@ -61,6 +61,9 @@ class WorkerPool:
         while self.processes:
             time.sleep(0.2)
             on_tick()
+            if not (self.directory / "experiment.json").exists():
+                self.messages.append(f"cannot write under {self.directory}: it was moved or removed")
+                return EXIT_CANNOT_WRITE
             if self.deadline is not None and time.monotonic() > self.deadline:
                 self.messages.append("the time limit is reached")
                 return EXIT_RESUMABLE

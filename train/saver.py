@@ -1,10 +1,13 @@
 """Saving beside the training: the state is copied to the host, and a thread writes it while the device goes on.
 
-A save counts only once `wait` or `check` has seen it end well. A failed one is raised at the next step edge, so a run
-never goes on believing in a checkpoint that does not exist.
+It does so only while that costs nothing: a save that takes more than a fiftieth of the time between two is waited for,
+so that a kill never takes more than the training since the last save began. A save counts only once `wait` or `check`
+has seen it end well. A failed one is raised at the next step edge, so a run never goes on believing in a checkpoint
+that does not exist.
 """
 
 import logging
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import numpy as np
 from kleiber.train import checkpoint
 from kleiber.train.replicas import check_replicas
 
+WAITED_FRACTION = 0.02
 log = logging.getLogger(__name__)
 
 
@@ -22,7 +26,12 @@ class Saver:
     """Writes one checkpoint at a time in the background."""
 
     def __init__(
-        self, keep: int, identity: dict[str, Any], stops_on_failure: bool = True, checks_replicas: bool = False
+        self,
+        keep: int,
+        identity: dict[str, Any],
+        stops_on_failure: bool = True,
+        checks_replicas: bool = False,
+        interval_seconds: float = 0.0,
     ):
         """Makes a saver.
 
@@ -31,7 +40,9 @@ class Saver:
           identity: of the run, written into each.
           stops_on_failure: False goes on training with a warning when a checkpoint cannot be written.
           checks_replicas: compare the copies of each array on several devices before it is saved.
+          interval_seconds: between two saves.
         """
+        self.interval_seconds, self._seconds = interval_seconds, float("inf")
         self.keep, self.identity, self.stops_on_failure = keep, identity, stops_on_failure
         self.checks_replicas = checks_replicas
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="kleiber-save")
@@ -54,9 +65,13 @@ class Saver:
         checkpoint.check_finite(arrays, f"the state of step {step}")
         if jax.process_index() == 0:
             self._pending = self._pool.submit(self._save, folder, step, arrays, extra)
+            if self._seconds > WAITED_FRACTION * self.interval_seconds:
+                self.wait()
 
     def _save(self, folder: Path, step: int, arrays: dict[str, np.ndarray], extra: dict[str, Any]) -> None:
+        began = time.monotonic()
         checkpoint.save(folder, step, arrays, extra, self.keep, self.identity)
+        self._seconds = time.monotonic() - began
         self.durable[folder] = step
 
     def check(self) -> None:

@@ -122,7 +122,11 @@ class Trunk:
         self.metrics = [Metrics(folder / "metrics.jsonl") for folder in folders]
         config = self.config
         self.saver = Saver(
-            config.keep_checkpoints, run_identity(self.members), config.stops_when_saving_fails, config.checks_replicas
+            config.keep_checkpoints,
+            run_identity(self.members),
+            config.stops_when_saving_fails,
+            config.checks_replicas,
+            config.checkpoint_seconds,
         )
         self.is_compiled = False
         self.first_loss: np.ndarray | None = None

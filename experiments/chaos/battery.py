@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from kleiber.experiments.chaos import checkpoints, runs, sweeps
+from kleiber.experiments.chaos import checkpoints, data, fuzz, runs, sweeps
 from kleiber.experiments.chaos.trial import Bench, Result, prepare
 
 TESTS: dict[str, Callable[[Bench], Result]] = {
@@ -17,16 +17,21 @@ TESTS: dict[str, Callable[[Bench], Result]] = {
     "R7": checkpoints.damaged_files,
     "R8": checkpoints.bit_flips,
     "R9": checkpoints.failed_save,
+    "R10": data.bad_data,
+    "R11": data.data_position,
     "R12": sweeps.worker_death,
     "R13": sweeps.driver_death,
     "R14": sweeps.two_drivers,
     "R15": runs.not_a_number,
     "R16": runs.spike,
+    "R17": data.other_mesh,
     "R19": runs.other_clock,
+    "R20": data.silent_corruption,
     "R22": checkpoints.old_formats,
     "R23": sweeps.bad_directories,
     "R24": runs.wrong_resume,
     "kills": sweeps.sweep_kills,
+    "fuzz": fuzz.fuzz,
     "save": checkpoints.saving_speed,
 }
 

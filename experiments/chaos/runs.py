@@ -17,6 +17,7 @@ from kleiber.experiments.chaos.trial import (
     logged_steps,
     make_run,
     outcome,
+    repeated_steps,
     start,
     tiny,
     work,
@@ -56,14 +57,10 @@ def random_kill(bench: Bench) -> Result:
         child.send(signal.SIGKILL)
         child.wait()
         reached = logged_steps(directory)
-        saved = max((int(p.name[5:]) for p in directory.glob("runs/*/checkpoints/*/step_*")), default=0)
-        is_done = any(directory.glob("runs/*/record.json"))
-        repeated.append(0 if is_done else reached - saved)
+        repeated.append(max(repeated_steps(directory), default=0))
         found = finish(bench, directory)
-        # Saves run beside the training: the one under way and the steps since are all that may be repeated.
-        tally.check(
-            found == expected and repeated[-1] <= 6, f"trial {trial}: killed after step {reached}, saved {saved}"
-        )
+        what = f"trial {trial}: killed after step {reached}, {repeated[-1]} steps repeated"
+        tally.check(found == expected and repeated[-1] <= 3, what)
     return tally.result(
         f"records, every logged loss and norm equal bit for bit; at most {max(repeated)} steps repeated (save every 3)"
     )

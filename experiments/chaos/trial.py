@@ -4,6 +4,7 @@ Children are forked from a process that has loaded everything and started no dev
 five. They are real processes: signals, limits and deaths are the system's own.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -246,6 +247,21 @@ def logged_steps(directory: Path) -> int:
             except (ValueError, KeyError):
                 continue
     return max(steps)
+
+
+def repeated_steps(directory: Path) -> list[int]:
+    """Returns, for each trunk that is not done, the logged steps beyond its newest checkpoint: they are repeated."""
+    found = []
+    for path in directory.glob("runs/*/metrics.jsonl"):
+        folder, steps = path.parent, [0]
+        for line in path.read_text(errors="replace").splitlines()[-1:]:
+            with contextlib.suppress(ValueError, KeyError):
+                row = json.loads(line)
+                measured = row["segment"].replace("branch_", f"{folder.name}-D")
+                steps.append(0 if (folder.parent / measured / "record.json").exists() else row["step"])
+        saved = [int(place.name[5:]) for place in folder.glob("checkpoints/*/step_*")]
+        found.append(max(0, steps[-1] - max(saved, default=0)))
+    return found
 
 
 def write_corpus(path: Path, seed: int = 0, paragraphs: int = 150) -> Path:
