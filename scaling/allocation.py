@@ -1,13 +1,14 @@
 """How to spend one budget: parameters and tokens for training alone, with inference to come, or with little data."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from kleiber.scaling.estimates import interval
 from kleiber.scaling.known import Known
 from kleiber.scaling.noise import Uncertainty
+from kleiber.scaling.optimum import FlopsRule, plain_rule
 from kleiber.scaling.result import FitResult
 
 REACH = 16.0
@@ -19,6 +20,42 @@ INFERENCE_FLOPS = 2.0
 """FLOPs per parameter and token served: one multiplication and one addition a weight."""
 Objective = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(z [b, P], log parameters [b, G]) -> what is minimised and log tokens, [b, G] each."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to choose the size and tokens of a run; it needs a fitted law and fits no constant itself."""
+
+    id: str
+    title: str
+    formula: str
+    citation: str
+    command: str
+
+
+PLANS = (
+    Plan(
+        "compute_optimal",
+        "least loss for a training budget",
+        "min L(N, D) with c N D = C; c is 6, another number, or as the runs counted",
+        "Hoffmann et al. 2022, arXiv:2203.15556",
+        "kleiber forecast fit.json --flops C",
+    ),
+    Plan(
+        "inference_aware",
+        "least loss when the budget also pays for the tokens served, or fewest FLOPs for a loss",
+        "min L(N, D) with 6 N D + 2 N D_served = C; or min 6 N D + 2 N D_served with L(N, D) = l",
+        "Sardana et al. 2024, arXiv:2401.00448",
+        "kleiber forecast fit.json --flops C --inference-tokens D_served, or --reach LOSS instead of --flops",
+    ),
+    Plan(
+        "data_constrained",
+        "least loss when the distinct tokens run out, through a law that knows repeats",
+        "min L(N, D, U) with 6 N D = C and U distinct tokens",
+        "Muennighoff et al. 2023, arXiv:2305.16264",
+        "kleiber forecast fit.json --flops C --unique-tokens U",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -50,14 +87,14 @@ class Demand:
     """Tokens the model will serve over its life."""
     num_unique_tokens: float | None = None
     """All the distinct training tokens there are."""
-    flops_per_param_token: float = 6.0
-    """Of training: 6 counts forward and backward matrix products and leaves attention out."""
+    rule: FlopsRule = field(default_factory=plain_rule)
+    """What training costs."""
 
     def __post_init__(self) -> None:
         if (self.flops is None) == (self.loss is None):
             raise ValueError("say either a budget in FLOPs or a loss to reach, not both.")
         wrong = [each for each in (self.flops, self.loss, self.num_unique_tokens) if each is not None and each <= 0]
-        if wrong or self.inference_tokens < 0 or self.flops_per_param_token <= 0:
+        if wrong or self.inference_tokens < 0:
             raise ValueError(f"budgets, losses and counts must be positive, got {self}.")
 
     @property
@@ -107,7 +144,7 @@ def allocate(source: FitResult | Known, demand: Demand, level: float = 0.9) -> A
         num_tokens_interval=_interval(log_tokens, uncertainty, level),
         level=level,
         predicted_loss=float(np.exp(model.log_loss(z[None], columns)[0, 0])),
-        training_flops=demand.flops_per_param_token * params * tokens,
+        training_flops=demand.rule.flops(params, tokens),
         inference_flops=INFERENCE_FLOPS * params * demand.inference_tokens,
         epochs=max(1.0, tokens / unique) if unique else 1.0,
     )
@@ -145,7 +182,7 @@ def _columns(
 
 def _middle(demand: Demand) -> float:
     if demand.flops is not None:
-        return 0.5 * np.log(demand.flops / demand.flops_per_param_token)
+        return 0.5 * (np.log(demand.flops) - float(np.median(demand.rule.log_coefficient)))
     return 20.0  # sizes of 50 to 4e15 parameters, whatever the loss
 
 
@@ -154,8 +191,8 @@ def _best(source: FitResult | Known, demand: Demand) -> Objective:
 
     def objective(z: np.ndarray, log_params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         params = np.exp(log_params)
-        served = INFERENCE_FLOPS * demand.inference_tokens / demand.flops_per_param_token
-        tokens = (demand.flops or 0.0) / demand.flops_per_param_token / params - served
+        left = (demand.flops or 0.0) - INFERENCE_FLOPS * demand.inference_tokens * params
+        tokens = left / np.exp(demand.rule.log_per_token(log_params))
         log_tokens = np.log(np.where(tokens > 0, tokens, 1e-300))
         loss = source.model.log_loss(z, _columns(source, demand, log_params, log_tokens))
         return np.where(tokens > 0, loss, np.inf), log_tokens
@@ -178,9 +215,9 @@ def _cheapest(source: FitResult | Known, demand: Demand) -> Objective:
             middle = 0.5 * (low + high)
             enough = reached(middle)
             low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-        train = np.log(demand.flops_per_param_token) + high
-        serve = np.log(max(INFERENCE_FLOPS * demand.inference_tokens, 1e-300))
-        return np.where(possible, log_params + np.logaddexp(train, serve), np.inf), high
+        train = demand.rule.log_per_token(log_params) + high
+        serve = log_params + np.log(max(INFERENCE_FLOPS * demand.inference_tokens, 1e-300))
+        return np.where(possible, np.logaddexp(train, serve), np.inf), high
 
     return objective
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
-from kleiber.scaling.forecast import log_optimal_params
+from kleiber.scaling.optimum import log_optimal_params, plain_rule
 from kleiber.scaling.result import FitResult
 
 SAME_BUDGET = 1.05
@@ -57,7 +57,7 @@ def compare_approaches(fit: FitResult, flops: float, flops_per_param_token: floa
       ValueError: if the law has no compute-optimal size.
     """
     product = flops / flops_per_param_token
-    best = float(np.exp(log_optimal_params(fit, fit.z[None], product)[0]))
+    best = float(np.exp(log_optimal_params(fit, fit.z[None], flops, plain_rule(flops_per_param_token))[0]))
     params, tokens = fit.points["num_params_total"], fit.points["num_tokens"]
     clean = fit.predict(fit.points)
     methods: dict[str, Callable[[Losses], tuple[np.ndarray, np.ndarray]]] = {

@@ -72,10 +72,11 @@ def fit_law(
     if clusters is not None:
         refined, ratios = refine_shared(model, np.log(table["loss"])[None], z[None], clusters)
         z, ratio = refined[0], float(ratios[0])
-    if law.floor in model.free:
-        warn_below_floor(table.source, table["loss"], float(model.reported(z)[law.floor]))
     others = other_optima(model, minimum.z[minimum.converged], minimum.cost[minimum.converged])
-    return _finish(table, model, z, kind, clusters, labels, cluster, ratio, certificate, others)
+    fit = _finish(table, model, z, kind, clusters, labels, cluster, ratio, certificate, others)
+    if law.floor in model.free and not fit.parameters[law.floor].withheld:
+        warn_below_floor(table.source, table["loss"], fit.parameters[law.floor].estimate)
+    return fit
 
 
 def _clusters(table: RunTable, cluster: str | None) -> tuple[Clusters | None, tuple[str, ...] | None]:
@@ -149,7 +150,7 @@ def _finish(
             for cost, point in others
         ),
         residuals=residual,
-        points={"loss": table["loss"], **model.columns},
+        points={"loss": table["loss"], **_flops(table), **model.columns},
         clusters=labels,
         z=z,
         scales=model.scales,
@@ -158,6 +159,12 @@ def _finish(
         source=table.source,
         notes=table.notes,
     )
+
+
+def _flops(table: RunTable) -> dict[str, np.ndarray]:
+    """Returns the counted FLOPs of the runs, by which a budget can be turned into tokens, if the table has them."""
+    flops = table.columns.get("flops")
+    return {"flops": flops} if flops is not None and np.all(np.isfinite(flops) & (flops > 0)) else {}
 
 
 def fit_uncertainty(

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from kleiber.scaling.estimates import interval
-from kleiber.scaling.model import STEP
 from kleiber.scaling.result import FitResult
 
 REJECTED = 10.0
@@ -256,78 +255,3 @@ def baseline_losses(
     if previous is not None:
         out["previous_best"] = float(previous.predict({"num_params_total": num_params, "num_tokens": num_tokens})[0])
     return out
-
-
-@dataclass(frozen=True)
-class Optimum:
-    """The compute-optimal run of a budget, with intervals from the fit."""
-
-    flops: float
-    num_params_total: float
-    num_params_interval: tuple[float, float]
-    num_tokens: float
-    num_tokens_interval: tuple[float, float]
-    level: float
-    flops_rule: str
-
-
-def log_optimal_params(fit: FitResult, z: np.ndarray, product: float) -> np.ndarray:
-    """Returns log N [b] that minimises the loss over N * D = product, for working points z [b, P].
-
-    Raises:
-      ValueError: if the law has no optimum inside 30 orders of magnitude, as a product law has none.
-    """
-    law = fit.model.law
-    if set(law.variable_names) != {"num_params_total", "num_tokens"}:
-        raise ValueError(f"law {law.id} has no compute-optimal size: it needs parameters and tokens, nothing else.")
-
-    def slope(log_params: np.ndarray) -> np.ndarray:
-        shifted = log_params[:, None] + 1j * STEP
-        x = {"num_params_total": np.exp(shifted), "num_tokens": product * np.exp(-shifted)}
-        x = {name: value / fit.scales[name] for name, value in x.items()}
-        return law.loss(fit.model.constants(z), x)[:, 0].imag
-
-    middle = 0.5 * np.log(product)
-    low, high = np.full(len(z), middle - 35.0), np.full(len(z), middle + 35.0)
-    if not (np.all(slope(low) < 0) and np.all(slope(high) > 0)):
-        raise ValueError(f"law {law.id} has no interior compute-optimal size: {law.formula}.")
-    for _ in range(70):
-        centre = 0.5 * (low + high)
-        rising = slope(centre) > 0
-        low, high = np.where(rising, low, centre), np.where(rising, centre, high)
-    return 0.5 * (low + high)
-
-
-def optimum(fit: FitResult, flops: float, level: float = 0.9, flops_per_param_token: float = 6.0) -> Optimum:
-    """Returns the parameters and tokens of least predicted loss for a budget, with intervals.
-
-    Args:
-      fit: a law of parameters and tokens.
-      flops: budget of one training run.
-      level: probability of the intervals.
-      flops_per_param_token: 6 counts forward and backward matrix products and leaves attention out, which matters
-        for small models: pass what your own runs measure.
-
-    Raises:
-      ValueError: if the fit withholds its exponents or the law has no interior optimum.
-    """
-    if fit.optimum.get("a") is None:
-        raise ValueError(f"law {fit.law} gives no compute-optimal size here: {fit.optimum.get('withheld')}")
-    product = flops / flops_per_param_token
-    width = 1e-5
-    points = np.concatenate([fit.z[None], fit.z + width * np.eye(len(fit.z)), fit.z - width * np.eye(len(fit.z))])
-    found = log_optimal_params(fit, points, product)
-    count = len(fit.z)
-    gradient = (found[1 : count + 1] - found[count + 1 :]) / (2 * width)
-    variance, degrees = fit.uncertainty.degrees(gradient)
-    params = float(np.exp(found[0]))
-    low, high = interval(params, float(np.sqrt(variance)), degrees, True, level)
-    return Optimum(
-        flops=flops,
-        num_params_total=params,
-        num_params_interval=(low, high),
-        num_tokens=product / params,
-        num_tokens_interval=(product / high, product / low),
-        level=level,
-        flops_rule=f"{flops_per_param_token:g} x parameters x tokens",
-    )

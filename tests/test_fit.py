@@ -11,9 +11,10 @@ import pytest
 from scipy.optimize import minimize
 
 from kleiber.scaling.fit import fit_law
-from kleiber.scaling.forecast import baseline_losses, forecast, optimum
+from kleiber.scaling.forecast import baseline_losses, forecast
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.objective import Objective
+from kleiber.scaling.optimum import counted_rule, optimum, plain_rule
 from kleiber.scaling.refit import fit_many, simulate
 from kleiber.scaling.result import FitResult
 from kleiber.scaling.starts import solve_nonnegative
@@ -242,6 +243,35 @@ def test_a_product_law_has_no_optimum():
     fit = fit_law(noisy_table(grid(), law="product", constants=constants), "product")
     with pytest.raises(ValueError, match="no compute-optimal"):
         optimum(fit, 1e21)
+
+
+def test_another_cost_of_a_token_moves_the_budget(reference_fit):
+    six, twelve = optimum(reference_fit, 1e18), optimum(reference_fit, 2e18, rule=plain_rule(12.0))
+    assert twelve.num_params_total == pytest.approx(six.num_params_total)
+    assert twelve.num_tokens == pytest.approx(six.num_tokens)
+    assert twelve.num_tokens_interval == pytest.approx(six.num_tokens_interval)
+    with pytest.raises(ValueError, match="must be positive"):
+        plain_rule(0.0)
+
+
+def test_a_budget_can_be_spent_as_the_runs_were_counted():
+    # FLOPs = 6 N (1 + (1e6 / N)^(1/3)) D: small models are dear. The best N at a budget is found by brute force.
+    columns = grid(24, 4)
+    params, law = columns["num_params_total"], get_law("chinchilla")
+    flops = 6 * params * (1 + (1e6 / params) ** (1 / 3)) * columns["num_tokens"]
+    loss = law.at(REFERENCE, columns)
+    fit = fit_law(from_columns({**columns, "loss": loss, "flops": flops}), law)
+    again = FitResult.from_json(json.dumps(fit.to_json()))
+    best = optimum(again, 1e16, rule=counted_rule(again))
+    sizes = np.geomspace(1e5, 1e8, 20001)
+    tokens = 1e16 / (6 * sizes * (1 + (1e6 / sizes) ** (1 / 3)))
+    wanted = sizes[law.at(REFERENCE, {"num_params_total": sizes, "num_tokens": tokens}).argmin()]
+    assert best.num_params_total == pytest.approx(wanted, rel=0.03)  # straight lines between the sizes that were run
+    assert best.num_tokens < 0.7 * optimum(fit, 1e16).num_tokens  # which 6 N D would have promised
+    assert counted_rule(again).flops(best.num_params_total, best.num_tokens) == pytest.approx(1e16)
+    assert best.flops_rule.startswith("counted")
+    with pytest.raises(ValueError, match="no column flops"):
+        counted_rule(fit_law(from_columns({**columns, "loss": loss}), law))
 
 
 def test_baselines_are_the_simple_rules():

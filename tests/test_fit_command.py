@@ -70,6 +70,35 @@ def test_a_warning_about_the_table_reaches_the_terminal_and_the_json(csv, capsys
     assert "NothingDroppedWarning" in err and "leaves out no row" in json.loads(out)["warnings"][0]
 
 
+def test_a_budget_is_spent_as_the_table_counts(csv, tmp_path, capsys):
+    line = ["fit", str(csv), "--columns", f"{MAPPING},flops=params*tokens*9", "--no-in-depth", "--json"]
+    assert main(line) == 0
+    path = tmp_path / "fit.json"
+    path.write_text(capsys.readouterr().out)
+    found = []
+    for rule in ("counted", "9", "6"):
+        assert main(["forecast", str(path), "--flops", "1e20", "--flops-per-param-token", rule, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["optimum"])
+    assert found[0]["num_params_total"] == pytest.approx(found[1]["num_params_total"])
+    assert found[0]["num_params_total"] < found[2]["num_params_total"]
+
+
+def test_tokens_to_serve_shrink_the_model_that_a_loss_needs(csv, tmp_path, capsys):
+    assert main(["fit", str(csv), "--columns", MAPPING, "--no-in-depth", "--json"]) == 0
+    path = tmp_path / "fit.json"
+    path.write_text(capsys.readouterr().out)
+    found = []
+    for served in ("0", "1e13"):
+        assert main(["forecast", str(path), "--reach", "1.0", "--inference-tokens", served, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    alone, serving = (each["optimum"] for each in found)
+    assert serving["num_params_total"] < alone["num_params_total"] and serving["num_tokens"] > alone["num_tokens"]
+    assert serving["inference_flops"] == pytest.approx(2 * serving["num_params_total"] * 1e13)
+    assert all(each["predicted_loss"] == pytest.approx(1.0, abs=1e-6) for each in found)
+    assert main(["forecast", str(path), "--reach", "1.0", "--flops", "1e18"]) == 2
+    assert "--reach L" in capsys.readouterr().err
+
+
 def test_several_laws_are_compared(csv, capsys):
     assert main(["fit", str(csv), "--columns", MAPPING, "--law", "chinchilla", "--law", "product", "--json"]) == 0
     out = json.loads(capsys.readouterr().out)
@@ -104,6 +133,12 @@ def test_laws_lists_formula_and_source(capsys):
     assert laws["chinchilla"]["formula"] == "L = E + A / N^alpha + B / D^beta"
     assert main(["laws", "kaplan"]) == 0
     assert "2001.08361" in capsys.readouterr().out
+    assert main(["laws", "inference_aware"]) == 0
+    assert "2401.00448" in capsys.readouterr().out
+    assert main(["laws"]) == 0
+    listing = capsys.readouterr().out
+    assert all(name in listing for name in ("chinchilla", "multi_power", "inference_aware"))
+    assert main(["laws", "inference_awre"]) == 2
 
 
 def test_ledger_command_refuses_a_tampered_file(tmp_path, capsys):

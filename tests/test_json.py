@@ -83,7 +83,10 @@ def test_forecast_prints_what_is_documented(printed, table, tmp_path):
     (tmp_path / "fit.json").write_text(json.dumps(printed(*fit_line(table))))
     budget = printed("forecast", str(tmp_path / "fit.json"), "--flops", "1e19")
     assert set(budget) == documented("kleiber forecast")
-    assert {"flops", "num_params_total", "num_tokens"} < set(budget["optimum"])
+    row = next(line for line in PAGE.splitlines() if line.startswith("| `optimum` | with `--flops`"))
+    assert set(budget["optimum"]) == set(re.findall(r"`(\w+)`", row)) - {"optimum"}
+    reach = printed("forecast", str(tmp_path / "fit.json"), "--reach", "2.2", "--inference-tokens", "1e12")
+    assert set(reach["optimum"]) == set(budget["optimum"])
 
 
 def test_design_prints_what_is_documented(printed):

@@ -212,6 +212,7 @@ def _target(options: Options, source: "FitResult | Known") -> dict[str, Any]:
 
     from kleiber.experiments.commands.fit import numbers
     from kleiber.scaling.allocation import Demand, allocate
+    from kleiber.scaling.optimum import plain_rule
 
     params, tokens, unique = options.target_params, options.target_tokens, options.unique_tokens
     if (params is None) != (tokens is None):
@@ -222,7 +223,8 @@ def _target(options: Options, source: "FitResult | Known") -> dict[str, Any]:
         found["epochs"] = max(1.0, tokens / unique) if unique else 1.0
         found["flops"] = options.flops_per_param_token * params * tokens
     else:
-        demand = Demand(options.target, None, options.inference_tokens, unique, options.flops_per_param_token)
+        rule = plain_rule(options.flops_per_param_token)
+        demand = Demand(options.target, None, options.inference_tokens, unique, rule)
         found = asdict(allocate(source, demand, options.level))
         found["flops"] = found.pop("training_flops")
         del found["level"]
@@ -243,15 +245,14 @@ def _ranges(
 ) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
     """Returns the limits of sizes, token counts and tokens per parameter, around the best of runs of these budgets."""
     from kleiber.scaling.allocation import Demand, allocate
+    from kleiber.scaling.optimum import plain_rule
 
     params, tokens, ratio = options.num_params, options.num_tokens, options.ratio
     if params and tokens:
         return params, tokens, ratio or (0.0, float("inf"))
-    per = options.flops_per_param_token
+    rule = plain_rule(options.flops_per_param_token)
     try:
-        small, large = (
-            allocate(known, Demand(flops=flops, flops_per_param_token=per)) for flops in (max_run / 300, max_run)
-        )
+        small, large = (allocate(known, Demand(flops=flops, rule=rule)) for flops in (max_run / 300, max_run))
     except ValueError as reason:
         raise ValueError(f"{reason} Say --num-params LOW HIGH --num-tokens LOW HIGH to choose from.") from None
     best = large.num_tokens / large.num_params_total

@@ -6,9 +6,12 @@ Example: kleiber forecast fit.json --num-params 1.3e8 --num-tokens 2.6e9
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from kleiber.scaling.result import FitResult
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,16 @@ class Options:
     num_tokens: float | None = None
     """Tokens of the run."""
     flops: float | None = None
-    """Instead: the training budget, for the compute-optimal run."""
-    flops_per_param_token: float = 6.0
-    """Training FLOPs per parameter and token."""
+    """Instead: a budget, for the best run of it."""
+    reach: float | None = None
+    """Instead: a loss, for the run that reaches it with the fewest FLOPs."""
+    inference_tokens: float = 0.0
+    """Tokens that the run of a budget, or to reach a loss, will serve over its life; they cost FLOPs too."""
+    unique_tokens: float | None = None
+    """Distinct training tokens there are for it (laws that know repeated data)."""
+    flops_per_param_token: float | Literal["counted"] = 6.0
+    """Training FLOPs per parameter and token: a number, or `counted` for what the flops column of the fitted table
+    says at each size."""
     level: float = 0.9
     """Probability of the interval."""
     rivals: tuple[str, ...] = ()
@@ -55,27 +65,50 @@ def read_fits(path: str) -> list[Any]:
 def run(options: Options) -> int:
     """Prints the forecast; returns 0."""
     from kleiber.experiments.commands.fit import numbers
-    from kleiber.scaling.forecast import combined_forecast, optimum
+    from kleiber.scaling.forecast import combined_forecast
 
     given = options.num_params is not None and options.num_tokens is not None
-    if given == (options.flops is not None):
-        raise ValueError("say --num-params N --num-tokens D for one run, or --flops C for the best run of a budget.")
+    if [given, options.flops is not None, options.reach is not None].count(True) != 1:
+        raise ValueError(
+            "say --num-params N --num-tokens D for one run, --flops C for the best run of a budget, or --reach L for "
+            "the cheapest run to a loss."
+        )
     fit, *rivals = read_fits(options.fit)
     rivals += [each for path in options.rivals for each in read_fits(path)]
-    best = None
-    params, tokens = options.num_params, options.num_tokens
-    if options.flops is not None:
-        best = optimum(fit, options.flops, options.level, options.flops_per_param_token)
-        params, tokens = best.num_params_total, best.num_tokens
+    at = numbers(options.at, "at")
+    params, tokens, best = options.num_params, options.num_tokens, None
+    if not given:
+        best = best_run(options, fit)
+        params, tokens = best["num_params_total"], best["num_tokens"]
+        if "num_unique_tokens" in fit.model.law.variable_names:
+            at.setdefault("num_unique_tokens", tokens / best["epochs"])
     assert params is not None and tokens is not None
-    found = combined_forecast([fit, *rivals], params, tokens, options.level, numbers(options.at, "at"))
+    found = combined_forecast([fit, *rivals], params, tokens, options.level, at)
     if options.json:
-        print(json.dumps({**found.to_json(), "optimum": asdict(best) if best else None}, indent=1, allow_nan=False))
+        print(json.dumps({**found.to_json(), "optimum": best}, indent=1, allow_nan=False))
         return 0
     if best:
-        (low, high), (few, many) = best.num_params_interval, best.num_tokens_interval
-        print(f"best run of {best.flops:.4g} FLOPs ({best.flops_rule}):")
-        print(f"  parameters {params:.4g}  {best.level:.0%} [{low:.4g}, {high:.4g}]")
-        print(f"  tokens     {tokens:.4g}  {best.level:.0%} [{few:.4g}, {many:.4g}]")
+        (low, high), (few, many) = best["num_params_interval"], best["num_tokens_interval"]
+        served = f", {best['inference_flops']:.4g} of them to serve" if best["inference_flops"] else ""
+        print(f"best run of {best['flops']:.4g} FLOPs{served} ({best['kind']}; {best['flops_rule']}):")
+        print(f"  parameters {params:.4g}  {best['level']:.0%} [{low:.4g}, {high:.4g}]")
+        print(f"  tokens     {tokens:.4g}  {best['level']:.0%} [{few:.4g}, {many:.4g}]")
     print(found.report())
     return 0
+
+
+def best_run(options: Options, fit: "FitResult") -> dict[str, Any]:
+    """Returns the best run of a budget, or the cheapest to a loss, with intervals."""
+    from kleiber.scaling.allocation import Demand, allocate
+    from kleiber.scaling.optimum import counted_rule, optimum, plain_rule
+
+    per = options.flops_per_param_token
+    rule = counted_rule(fit) if per == "counted" else plain_rule(per)
+    if options.flops is not None and not options.inference_tokens and options.unique_tokens is None:
+        plain = asdict(optimum(fit, options.flops, options.level, rule))
+        return {**plain, "kind": "compute-optimal", "inference_flops": 0.0, "epochs": 1.0}
+    demand = Demand(options.flops, options.reach, options.inference_tokens, options.unique_tokens, rule)
+    found = asdict(allocate(fit, demand, options.level))
+    names = ("num_params_total", "num_params_interval", "num_tokens", "num_tokens_interval", "level")
+    out = {name: found[name] for name in (*names, "kind", "inference_flops", "epochs")}
+    return {**out, "flops": found["training_flops"] + found["inference_flops"], "flops_rule": rule.text}

@@ -4,7 +4,7 @@ Example: kleiber laws chinchilla
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -18,7 +18,8 @@ class Options:
     """What `kleiber laws` takes."""
 
     law: tyro.conf.Positional[str] = ""
-    """One law, to see all about it; all laws in a line each if left out."""
+    """One law or plan, to see all about it; product_of:COLUMN+COLUMN and mixture_of:COLUMN+COLUMN make laws of these
+    columns. All laws in a line each if left out."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object."""
 
@@ -47,16 +48,23 @@ def describe(law: "Law") -> dict[str, Any]:
 
 def run(options: Options) -> int:
     """Prints the registry or one law; returns 0."""
+    from kleiber.scaling.allocation import PLANS
     from kleiber.scaling.laws import get_law, registry
 
-    laws = [get_law(options.law)] if options.law else list(registry().values())
+    plans = [plan for plan in PLANS if options.law in ("", plan.id)]
+    laws = list(registry().values()) if not options.law else [] if plans else [get_law(options.law)]
     if options.json:
-        print(json.dumps({"laws": [describe(law) for law in laws]}, indent=1))
-    elif options.law:
+        found = {"laws": [describe(law) for law in laws], "plans": [asdict(plan) for plan in plans]}
+        print(json.dumps(found, indent=1))
+    elif options.law and laws:
         print(_text(describe(laws[0])))
+    elif options.law:
+        print("\n".join(f"{key:<9} {value}" for key, value in asdict(plans[0]).items()))
     else:
         width = max(len(law.id) for law in laws)
         print("\n".join(f"{law.id:<{width}}  {law.formula}\n{'':<{width}}  {law.title}" for law in laws))
+        print("\nplans for one run, by any law of parameters and tokens:")
+        print("\n".join(f"{plan.id:<{width}}  {plan.formula}\n{'':<{width}}  {plan.title}" for plan in plans))
         print("\nkleiber laws NAME shows symbols, units, source, validity and pitfalls.")
     return 0
 

@@ -6,10 +6,10 @@ import json
 import numpy as np
 
 from kleiber.scaling.fit import fit_law
-from kleiber.scaling.forecast import optimum
 from kleiber.scaling.isoflop import fit_isoflop
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.minimise import levenberg_marquardt
+from kleiber.scaling.optimum import optimum
 from kleiber.scaling.refit import simulate
 from kleiber.scaling.search import residual_function
 from kleiber.scaling.starts import start_candidates
