@@ -1,5 +1,6 @@
 """Experiments as files and as data: load, write down, read back, compare, and change one field."""
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -82,26 +83,62 @@ def to_data(config: Any) -> Any:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_data(cls: Any, data: Any) -> Any:
+def from_data(cls: Any, data: Any, name: str = "config") -> Any:
     """Returns data, as written by to_data, as an object of type cls (a dataclass, tuple, union or plain value).
 
+    Args:
+      cls: a type, or a type hint.
+      data: JSON data; it is only looked at, never run or imported.
+      name: of the field, for messages.
+
     Raises:
-      ValueError: an unknown field, with the nearest name.
+      ValueError: an unknown field (with the nearest name), a missing one, or a value of another kind.
     """
     origin, args = typing.get_origin(cls), typing.get_args(cls)
     if isinstance(cls, type) and dataclasses.is_dataclass(cls):
+        if not isinstance(data, dict):
+            raise _OtherKind(f"{name} is {_short(data)}, expected the fields of {cls.__name__}")
         hints = typing.get_type_hints(cls)
-        for name in data:
-            if name not in hints:
-                raise ValueError(_unknown(name, hints, cls.__name__))
-        return cls(**{name: from_data(hints[name], value) for name, value in data.items()})
+        for field in data:
+            if field not in hints:
+                raise ValueError(_unknown(field, hints, cls.__name__))
+        values = {field: from_data(hints[field], value, field) for field, value in data.items()}
+        try:
+            return cls(**values)
+        except TypeError as mistake:
+            raise ValueError(f"{name}: {mistake}") from None
     if origin is tuple:
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(from_data(args[0], item) for item in data)
-        return tuple(from_data(kind, item) for kind, item in zip(args, data, strict=True))
+        if not isinstance(data, list | tuple):
+            raise _OtherKind(f"{name} is {_short(data)}, expected a list")
+        kinds = [args[0]] * len(data) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        if len(kinds) != len(data):
+            raise ValueError(f"{name} has {len(data)} values, expected {len(kinds)}")
+        return tuple(from_data(kind, item, name) for kind, item in zip(kinds, data, strict=True))
     if origin in (typing.Union, types.UnionType):
-        kinds = [kind for kind in args if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
-        return from_data(kinds[0], data) if kinds and isinstance(data, dict) else data
+        for kind in args:
+            with contextlib.suppress(_OtherKind):
+                return from_data(kind, data, name)
+        raise _OtherKind(f"{name} is {_short(data)}, expected {cls}")
+    return _plain(cls, data, name)
+
+
+class _OtherKind(ValueError):
+    """A plain value is of another kind than its field."""
+
+
+def _plain(kind: Any, data: Any, name: str) -> Any:
+    if typing.get_origin(kind) is typing.Literal:
+        fits = isinstance(data, str) and data in typing.get_args(kind)
+    elif kind is float:
+        fits = isinstance(data, int | float) and not isinstance(data, bool)
+    elif kind is int:
+        fits = isinstance(data, int) and not isinstance(data, bool)
+    elif kind in (type(None), None):
+        fits = data is None
+    else:
+        fits = isinstance(data, kind) if isinstance(kind, type) else True
+    if not fits:
+        raise _OtherKind(f"{name} is {_short(data)}, expected {getattr(kind, '__name__', kind)}")
     return data
 
 
@@ -178,7 +215,7 @@ def _parse(kind: Any, text: str, name: str) -> Any:
             return int(text) if "e" not in text.lower() and "." not in text else _whole(float(text))
         if kind in (float, str):
             return kind(text)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         pass
     expected = " or ".join(map(str, args)) if origin is typing.Literal else getattr(kind, "__name__", str(kind))
     raise ValueError(f"{name} is '{text}', expected {expected}")

@@ -223,7 +223,7 @@ class _Doctor:
 
     def lock(self) -> Iterator[Finding]:
         holder, problem = _read(self.directory / "sweep.json")
-        if problem or holder.get("released") or not holder.get("pid"):
+        if problem or not isinstance(holder, dict) or holder.get("released") or not holder.get("pid"):
             return
         if holder.get("host", platform.node()) == platform.node() and not _is_alive(holder["pid"]):
             what = f"its sweep (pid {holder['pid']}, since {holder.get('since')}) was killed"

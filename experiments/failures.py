@@ -51,7 +51,10 @@ def exit_reason(code: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    hint = {"SIGKILL": ": by hand, or by the system for lack of memory", "SIGABRT": ": a library gave up"}
+    hint = {
+        "SIGKILL": ": by hand, or by the system for lack of memory",
+        "SIGABRT": ": a library gave up, often for lack of memory",
+    }
     return f"killed by {name}{hint.get(name, '')}"
 
 

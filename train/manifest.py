@@ -60,8 +60,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
                 f"{checkpoint} has format {manifest['format']!r}; this version of kleiber reads 1 to {FORMAT}. "
                 f"Read it with the version that wrote it ({manifest.get('versions', {}).get('kleiber', 'unknown')})."
             )
-        for name in manifest["files"]:
-            _check_inside(name)
+        _check_form(manifest)
     except CheckpointError:
         raise
     except FileNotFoundError:
@@ -133,6 +132,23 @@ def file_digest(path: Path) -> str:
 def files_of(checkpoint: Path) -> list[Path]:
     """Returns every file of a checkpoint folder but its manifest."""
     return sorted(p for p in checkpoint.rglob("*") if not p.is_dir() and p != checkpoint / "manifest.json")
+
+
+def _check_form(manifest: dict[str, Any]) -> None:
+    """Raises ValueError unless everything in a manifest is of the kind that is written."""
+    kinds = {"step": int, "extra": dict, "identity": dict | None, "arrays": dict, "files": dict}
+    for key, kind in kinds.items():
+        if not isinstance(manifest[key], kind) or isinstance(manifest[key], bool):
+            raise ValueError(f"its {key} is {str(manifest[key])[:60]!r}")
+    for name, array in manifest["arrays"].items():
+        shape = array["shape"]
+        if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise ValueError(f"the shape of array {name[:60]!r} is {str(shape)[:60]!r}")
+        np_dtype(array["dtype"])
+    for name, file in manifest["files"].items():
+        _check_inside(name)
+        if not isinstance(file["blake3"], str) or not isinstance(file["bytes"], int | None):
+            raise ValueError(f"file {name[:60]!r} is described by {str(file)[:60]!r}")
 
 
 def _check_inside(name: str) -> None:

@@ -19,8 +19,8 @@ HANG_SECONDS = 60.0
 MEDIANS = 20.0
 START_FACTOR = 30.0
 """Until two blocks have ended, nothing is known of their length: the limit is then 30 times as long (half an hour)."""
-ARMED = ("steps", "data")
-"""Activities whose length can be foretold from the blocks before; a compilation or an evaluation is not watched."""
+UNKNOWN = ("compile", "evaluate", "save")
+"""Activities whose length cannot be foretold from the blocks before: they have the long limit too."""
 EXIT_HUNG = 75
 """Resumable, like a stop: the same line goes on from the last checkpoint."""
 
@@ -55,7 +55,7 @@ class Watchdog:
     def limit(self) -> float:
         """Returns the seconds without progress that are a hang now: 60, or 20 median blocks if that is more."""
         spent = self.clock.block_seconds
-        if len(spent) < 2:
+        if len(spent) < 2 or self.clock.activity in UNKNOWN:
             return START_FACTOR * hang_seconds()
         return max(hang_seconds(), MEDIANS * statistics.median(spent))
 
@@ -70,7 +70,7 @@ class Watchdog:
             except OSError:  # a full disk is reported by whoever must write
                 pass
             activity, stuck = self.clock.activity, time.monotonic() - self.clock.moved
-            if activity in ARMED and stuck > self.limit():
+            if stuck > self.limit():
                 self.on_hang(f"no progress in '{activity}' for {stuck:.0f} s (limit {self.limit():.0f} s)")
                 return
 

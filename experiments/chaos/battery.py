@@ -5,13 +5,14 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from kleiber.experiments.chaos import checkpoints, data, fuzz, runs, sweeps
+from kleiber.experiments.chaos import checkpoints, data, fuzz, hosts, runs, sweeps
 from kleiber.experiments.chaos.trial import Bench, Result, prepare
 
 TESTS: dict[str, Callable[[Bench], Result]] = {
     "R1": runs.random_kill,
     "R2": runs.kill_in_save,
     "R3": runs.stop_signal,
+    "R4": hosts.signal_to_one,
     "R5": sweeps.time_limit,
     "R6": checkpoints.full_disk,
     "R7": checkpoints.damaged_files,
@@ -25,8 +26,10 @@ TESTS: dict[str, Callable[[Bench], Result]] = {
     "R15": runs.not_a_number,
     "R16": runs.spike,
     "R17": data.other_mesh,
+    "R18": hosts.death_and_hang,
     "R19": runs.other_clock,
     "R20": data.silent_corruption,
+    "R21": hosts.clean_end,
     "R22": checkpoints.old_formats,
     "R23": sweeps.bad_directories,
     "R24": runs.wrong_resume,

@@ -256,7 +256,7 @@ def worker_death(bench: Bench) -> Result:
     expected = alone(bench, what)
     words = {
         "killed": "SIGKILL",
-        "memory": "out of memory",
+        "memory": "memory",
         "exception": "sabotaged",
         "hang": "hung",
         "frozen": "frozen",

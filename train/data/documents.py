@@ -56,7 +56,7 @@ def read_records(folder: Path, split: str) -> Iterator[tuple[str, list[bytes]]]:
         for start in range(0, len(source), RECORDS_PER_READ):  # in slices: one at a time is ten times slower
             for record in source.__getitems__(range(start, min(start + RECORDS_PER_READ, len(source)))):
                 yield record["group"].decode(), list(record["documents"])
-    except (RuntimeError, FileNotFoundError) as mistake:
+    except (RuntimeError, FileNotFoundError, ValueError, TypeError, IndexError) as mistake:
         raise ValueError(
             f"the records of split '{split}' in {folder} are damaged ({mistake}); delete that corpus and prepare again."
         ) from None
