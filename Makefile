@@ -1,7 +1,7 @@
 # make help lists the targets. PYTHON=python3.12 chooses the interpreter the first time.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test install-all lint miniature truth lock clean
+.PHONY: help quickstart test install-all lint miniature truth chaos lock clean
 .NOTPARALLEL:
 
 OUT ?= out/quickstart
@@ -32,6 +32,9 @@ miniature: install-all ## the whole way in about a minute: plan, train, fit, for
 
 truth: install-all ## does the fit find planted laws, inside its own intervals, as often as it says?
 	@.ci/step truth $(BIN)/python -m kleiber.scaling.truth
+
+chaos: install-all ## kill, damage, fill, freeze: the failure tests R1 to R24 in their long form, into docs/reliability.md
+	@.ci/step chaos $(BIN)/python -m kleiber.experiments.chaos --write docs/reliability.md
 
 lock: install-all ## renew constraints.txt: the newest versions that fit together, for Python 3.11 and later
 	@.ci/lock

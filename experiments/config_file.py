@@ -156,8 +156,14 @@ def _said(config: Any) -> dict[str, Any]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         if value != default:
-            said[field.name] = _said(value) if dataclasses.is_dataclass(value) else json.loads(json.dumps(value))
+            said[field.name] = _said_value(value)
     return said
+
+
+def _said_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return _said(value)
+    return [_said_value(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

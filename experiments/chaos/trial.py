@@ -60,6 +60,8 @@ class Bench:
     scale: float = 1.0
     """1 is the long form; the short form makes about a tenth of the trials."""
     corpus: Path = field(default_factory=Path)
+    known: dict[str, Any] = field(default_factory=dict)
+    """Outcomes of runs left alone, which several tests compare with."""
 
     def number(self, long: int, at_least: int = 1) -> int:
         """Returns how many trials to make where the long form makes so many."""
