@@ -3,19 +3,12 @@
 Example: kleiber design chinchilla --budget 2e14 --target 2e14 --max-run 2e13 --sigma 0.005
 
 From a fit (`kleiber fit ... --json > fit.json`) its runs and its noise count; from a law of `kleiber laws` its
-published constants, or --constants, are taken to be true and --sigma, --tau are assumed. --json prints:
-law, source (fit or law), constants, noise {sigma, tau}, aim, level, budget_flops, spent_flops, max_run_flops,
-target {flops, the law's variables, predicted_loss, kind, num_params_interval, num_tokens_interval, inference_flops,
-epochs}, runs [{the law's variables, flops (by itself), added_flops (what it adds to the bill), tokens_per_parameter,
-trunk, forecast_error (once bought)}], expected {forecast, new_run, constants, a, condition} (standard errors; of log
-loss for the first two), before (the same from the runs already there, or null), grid {num_params, num_tokens, flops,
-forecast} or null (the best rectangular grid for the same money), gain_over_grid, rivals, rehearsal {count,
-forecast_error, coverage} or null, notes. What is infinite is null.
+published constants, or --constants, are taken to be true and --sigma, --tau are assumed. docs/json.md says what --json
+prints.
 """
 
 import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -23,7 +16,6 @@ import tyro
 if TYPE_CHECKING:
     from kleiber.scaling.design import BoughtRuns
     from kleiber.scaling.known import Known
-    from kleiber.scaling.result import FitResult
 
 
 @dataclass(frozen=True)
@@ -103,16 +95,17 @@ def make_design(options: Options) -> dict[str, Any]:
     """Returns everything that `--json` prints."""
     import numpy as np
 
+    from kleiber.experiments.design_inputs import factor_levels, rival_laws, search_ranges, starting_point, target_run
     from kleiber.experiments.design_report import design_json
     from kleiber.scaling.design import design_runs, make_pool
     from kleiber.scaling.rectangle import best_grid
 
-    source, known = _source(options)
+    source, known = starting_point(options)
     names = known.model.law.variable_names
-    target = _target(options, source)
+    target = target_run(options, source)
     targets = {name: np.array([float(target[name])]) for name in names}
     max_run = options.max_run or min(options.budget / 10, options.target / 4)
-    params, tokens, ratio = _ranges(options, known, max_run)
+    params, tokens, ratio = search_ranges(options, known, max_run)
     pool = make_pool(
         np.geomspace(*params, options.ladder),
         np.geomspace(*tokens, options.ladder),
@@ -121,9 +114,9 @@ def make_design(options: Options) -> dict[str, Any]:
         num_trunks=options.trunks,
         cooldown=options.cooldown,
         flops_per_param_token=options.flops_per_param_token,
-        levels=_levels(options, names),
+        levels=factor_levels(options, names),
     )
-    known, rivals = _rivals(options, source, known, pool.columns)
+    known, rivals = rival_laws(options, source, known, pool.columns)
     limits: dict[str, Any] = {"max_runs": options.max_runs, "aim": options.aim, "stop_at": options.stop_at}
     limits["max_repeats"] = options.max_seeds
     bought = design_runs(known, pool, targets, options.budget, rivals=rivals, **limits)
@@ -173,131 +166,3 @@ def rehearse_design(known: "Known", bought: "BoughtRuns", target: dict[str, floa
     found = rehearse(law, constants, columns, known.noise, target, trunk=bought.trunk, count=count)
     rates = {name: {"level": each.level, "rate": each.rate} for name, each in found.coverage.items()}
     return {"count": count, "forecast_error": found.forecast_error, "coverage": rates}
-
-
-def _source(options: Options) -> tuple["FitResult | Known", "Known"]:
-    """Returns the fit or law given, and what the designer knows from it."""
-    from dataclasses import replace
-
-    import numpy as np
-
-    from kleiber.experiments.commands.fit import numbers
-    from kleiber.experiments.commands.forecast import read_fits
-    from kleiber.scaling.known import known_from_fit, known_from_law
-    from kleiber.scaling.laws import get_law, registry
-    from kleiber.scaling.simulate import RunNoise
-
-    looks_like_file = options.source.endswith(".json") or Path(options.source).exists()
-    if looks_like_file and options.source not in registry():
-        if options.constants:
-            raise ValueError("--constants belong to a law; a fit has its own.")
-        fit = read_fits(options.source)[0]
-        known = known_from_fit(fit)
-        noise = RunNoise(options.sigma or known.noise.sigma, known.noise.tau if options.tau is None else options.tau)
-        return fit, replace(known, noise=noise)
-    law = get_law(options.source)
-    constants = numbers(options.constants, "constants")
-    if not constants and not law.references:
-        raise ValueError(f"law {law.id} has no published constants here: give --constants {'=..,'.join(law.names)}=..")
-    constants = {**(law.references[0].constants if law.references else {}), **constants}
-    noise = RunNoise(options.sigma or 0.005, options.tau or 0.0)
-    scale = {name: np.array([1e6, 1e8]) for name in law.variable_names}
-    known = known_from_law(law, constants, noise, scale)
-    return known, known
-
-
-def _target(options: Options, source: "FitResult | Known") -> dict[str, Any]:
-    """Returns the run to forecast: as given, or the best of its budget."""
-    import numpy as np
-
-    from kleiber.experiments.commands.fit import numbers
-    from kleiber.scaling.allocation import Demand, allocate
-    from kleiber.scaling.optimum import plain_rule
-
-    params, tokens, unique = options.target_params, options.target_tokens, options.unique_tokens
-    if (params is None) != (tokens is None):
-        raise ValueError("--target-params and --target-tokens go together.")
-    if params is not None and tokens is not None:
-        found: dict[str, Any] = {"kind": "given", "num_params_total": params, "num_tokens": tokens}
-        found |= {"num_params_interval": None, "num_tokens_interval": None, "inference_flops": 0.0}
-        found["epochs"] = max(1.0, tokens / unique) if unique else 1.0
-        found["flops"] = options.flops_per_param_token * params * tokens
-    else:
-        rule = plain_rule(options.flops_per_param_token)
-        demand = Demand(options.target, None, options.inference_tokens, unique, rule)
-        found = asdict(allocate(source, demand, options.level))
-        found["flops"] = found.pop("training_flops")
-        del found["level"]
-    found |= numbers(options.at, "at")
-    names = source.model.law.variable_names
-    if "num_unique_tokens" in names:
-        found["num_unique_tokens"] = found["num_tokens"] / found["epochs"]
-    lost = [name for name in names if name not in found]
-    if lost:
-        raise ValueError(f"law {source.model.law.id} needs {', '.join(lost)} at the target: --at {lost[0]}=VALUE.")
-    columns = {name: np.array([float(found[name])]) for name in names}
-    found["predicted_loss"] = float(np.exp(source.model.log_loss(source.z[None], columns)[0, 0]))
-    return found
-
-
-def _ranges(
-    options: Options, known: "Known", max_run: float
-) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
-    """Returns the limits of sizes, token counts and tokens per parameter, around the best of runs of these budgets."""
-    from kleiber.scaling.allocation import Demand, allocate
-    from kleiber.scaling.optimum import plain_rule
-
-    params, tokens, ratio = options.num_params, options.num_tokens, options.ratio
-    if params and tokens:
-        return params, tokens, ratio or (0.0, float("inf"))
-    rule = plain_rule(options.flops_per_param_token)
-    try:
-        small, large = (allocate(known, Demand(flops=flops, rule=rule)) for flops in (max_run / 300, max_run))
-    except ValueError as reason:
-        raise ValueError(f"{reason} Say --num-params LOW HIGH --num-tokens LOW HIGH to choose from.") from None
-    best = large.num_tokens / large.num_params_total
-    return (
-        params or (small.num_params_total / 4, 8 * large.num_params_total),
-        tokens or (small.num_tokens / 4, 8 * large.num_tokens),
-        ratio or (best / 64, best * 64),
-    )
-
-
-def _levels(options: Options, names: tuple[str, ...]) -> dict[str, list[float]]:
-    from kleiber.experiments.commands.fit import pairs
-
-    levels = {}
-    for name, text in pairs(options.levels, "levels").items():
-        try:
-            levels[name] = [float(each) for each in text.split(":")]
-        except ValueError:
-            raise ValueError(f"--levels {options.levels!r}: expected NAME=NUMBER:NUMBER, got {text!r}.") from None
-    allowed = [name for name in names if not name.startswith("num_")] + ["epochs"] * ("num_unique_tokens" in names)
-    unknown = [name for name in levels if name not in allowed]
-    if unknown:
-        raise ValueError(f"--levels: this law has no {unknown[0]!r} to choose; it has {', '.join(allowed) or 'none'}.")
-    if "num_unique_tokens" in names:
-        levels.setdefault("epochs", [1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
-    known = {*levels, "num_params_total", "num_tokens"} | ({"num_unique_tokens"} if "epochs" in levels else set())
-    lost = [name for name in names if name not in known]
-    if lost:
-        raise ValueError(f"say which values of {', '.join(lost)} to choose from: --levels {lost[0]}=A:B:C.")
-    return levels
-
-
-def _rivals(
-    options: Options, source: "FitResult | Known", known: "Known", columns: Any
-) -> tuple["Known", list["Known"]]:
-    from kleiber.experiments.commands.forecast import read_fits
-    from kleiber.scaling.known import Known, known_from_law, rivals_from_fits, rivals_from_laws
-
-    if isinstance(source, Known):
-        constants = {name: float(value) for name, value in known.model.reported(known.z).items()}
-        known = known_from_law(known.model.law, constants, known.noise, columns)
-        return known, rivals_from_laws(known, options.rivals, columns)
-    files = [each for each in options.rivals if Path(each).exists()]
-    laws = [each for each in options.rivals if each not in files]
-    if laws:
-        raise ValueError(f"--rivals {laws[0]}: with a fit, give the JSON of a rival fitted to the same runs.")
-    fits = read_fits(options.source) + [fit for path in files for fit in read_fits(path)]
-    return known, rivals_from_fits(fits) if len(fits) > 1 else []
