@@ -1,7 +1,13 @@
 """Settings of every test: the CPU seen as eight devices, and no file outside temporary folders."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# Compiled quickly, run slowly: most tests run a program once. In eight parts of the time, and the same numbers but for
+# rounding; it holds for the processes that tests start, too.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", QUICK)
 
 import jax
 import pytest
