@@ -6,11 +6,13 @@ from pathlib import Path
 
 # Compiled quickly, run slowly: most tests run a program once. In eight parts of the time, and the same numbers but for
 # rounding; it holds for the processes that tests start, too.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
 os.environ.setdefault("XLA_FLAGS", QUICK)
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # Before any JAX operation: afterwards the number of devices can no longer change.
 jax.config.update("jax_platforms", "cpu")

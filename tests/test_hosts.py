@@ -1,0 +1,91 @@
+"""Several processes train one run: who is who, and the numbers of one process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kleiber.parallel.hosts import process_in_environment
+
+EXPERIMENT = """
+from kleiber.experiments.experiment import Experiment
+from kleiber.model.config import ModelConfig
+from kleiber.parallel.config import MeshConfig
+from kleiber.train.config import DataConfig, EvalConfig, OptimizerConfig, TrainConfig
+
+
+def experiment():
+    model = ModelConfig(d_model=16, num_layers=1, num_heads=2, d_ff=32, seq_len=16)
+    train = TrainConfig(
+        model, OptimizerConfig(3e-3), num_tokens=(2_560, 5_120), batch_size=8, steps_per_call=20,
+        data=DataConfig(corpus="text.txt"), mesh=MeshConfig(data=2, fsdp=2, tensor=2), evaluation=EvalConfig(1024, 8),
+    )
+    return Experiment(name="hosts", question="Do hosts agree?", trunks=(train,))
+"""
+
+
+def launch(folder, out, process=None, count=2, port=0):
+    variables = {} if process is None else {
+        "KLEIBER_COORDINATOR": f"127.0.0.1:{port}",
+        "KLEIBER_NUM_PROCESSES": str(count),
+        "KLEIBER_PROCESS_ID": str(process),
+        "KLEIBER_START_SECONDS": "120",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "kleiber.experiments.cli", "train", "experiment.py", "--out", out]
+    environment = {**os.environ, **variables}
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def losses(folder):
+    records = [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("*/record.json"))]
+    assert [record["status"] for record in records] == ["done"] * 2
+    return [record["loss"] for record in records]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_of_four_devices_train_what_one_of_eight_trains(tmp_path):
+    (tmp_path / "experiment.py").write_text(EXPERIMENT)
+    words = np.array(["alpha", "beta", "gamma", "delta", "scaling", "law", "of", "the", "model"])
+    lines = (" ".join(row) for row in words[np.random.default_rng(0).integers(0, 9, (600, 60))])
+    (tmp_path / "text.txt").write_text("\n\n".join(lines))
+    alone = launch(tmp_path, "one")
+    said, _ = alone.communicate(timeout=400)
+    assert alone.returncode == 0, said
+    port = free_port()
+    processes = [launch(tmp_path, "two", number, port=port) for number in (0, 1)]
+    ends = [(process.communicate(timeout=400)[0], process.returncode) for process in processes]
+    assert [code for _, code in ends] == [0, 0], ends
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+def test_a_process_without_a_launcher_is_alone(monkeypatch):
+    for name in ("KLEIBER_COORDINATOR", "KLEIBER_NUM_PROCESSES", "KLEIBER_PROCESS_ID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert process_in_environment() == (0, 1)
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert process_in_environment() == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"KLEIBER_COORDINATOR": "a:1"}, "KLEIBER_COORDINATOR set, but not KLEIBER_NUM_PROCESSES, KLEIBER_PROCESS_ID"),
+        ({"KLEIBER_COORDINATOR": "a:1", "KLEIBER_NUM_PROCESSES": "2", "KLEIBER_PROCESS_ID": "2"}, "expected 0 to 1"),
+        ({"KLEIBER_COORDINATOR": "a:1", "KLEIBER_NUM_PROCESSES": "two", "KLEIBER_PROCESS_ID": "0"}, "'two'"),
+    ],
+)
+def test_a_launcher_that_contradicts_itself_is_told(monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        process_in_environment()
