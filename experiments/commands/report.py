@@ -17,7 +17,9 @@ from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE
 if TYPE_CHECKING:
     from kleiber.experiments.report.build import ReportPaths
 
-FigureName = Literal["hero", "curves", "slices", "surface", "frontier", "residuals", "parameters", "truth", "levels"]
+FigureName = Literal[
+    "hero", "curves", "slices", "surface", "frontier", "residuals", "parameters", "truth", "levels", "time"
+]
 
 
 @dataclass(frozen=True)

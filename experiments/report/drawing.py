@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kleiber.experiments.report.results import SweepResults, curves_of, points_of, series_of, targets_of, varied_knob
+from kleiber.experiments.report.time_spent import time_figure
 from kleiber.scaling.figures import forecast as forecast_figures
 from kleiber.scaling.figures import law as law_figures
 from kleiber.scaling.figures import levels as level_figures
@@ -169,6 +170,13 @@ def _levels(study: Study) -> "Figure":
     return level_figures.varied_levels(series_of(study.results, knob), knob.replace("_", " "), study.results.sizes)
 
 
+def _time(study: Study) -> "Figure":
+    figure = time_figure(study.results.directory)
+    if figure is None:
+        raise NotThereYet("no time was written down (runs/*/goodput.jsonl)")
+    return figure
+
+
 FIGURES: dict[str, Callable[[Study], Any]] = {
     "hero": _hero,
     "curves": _curves,
@@ -179,6 +187,7 @@ FIGURES: dict[str, Callable[[Study], Any]] = {
     "parameters": _parameters,
     "truth": _truth,
     "levels": _levels,
+    "time": _time,
 }
 """Name -> what draws it; `kleiber report DIR --figure NAME` writes one alone."""
 

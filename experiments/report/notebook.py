@@ -107,6 +107,14 @@ else:
     display(markup.callout("None: the experiment fits no law."))
 
 # %% [markdown]
+# ## Where the time went
+#
+# Training steps, and everything else: compiling, evaluating, reading, saving, and what kills took and resumes repeated.
+
+# %%
+show("time")
+
+# %% [markdown]
 # ## Reporting checklist
 #
 # Filled by the software from the sweep directory. What is marked missing was not recorded by anyone.
