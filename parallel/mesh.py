@@ -38,7 +38,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         )
     kinds = (AxisType.Auto,) * len(MESH_AXES)
     sizes = tuple(config.sizes.values())
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=kinds, devices=available[: config.num_devices])
+    used = available[: config.num_devices]
+    if used[0].platform == "tpu":  # jax.make_mesh refuses two axes on one dimension of a torus, which is fine for us
+        from jax.experimental.mesh_utils import create_device_mesh
+
+        return Mesh(create_device_mesh(sizes, used, allow_split_physical_axes=True), MESH_AXES, axis_types=kinds)
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=kinds, devices=used)
 
 
 def use_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
