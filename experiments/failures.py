@@ -23,6 +23,17 @@ def is_out_of_memory(problem: BaseException) -> bool:
     return isinstance(problem, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text
 
 
+def is_lost_peer(problem: BaseException) -> bool:
+    """Returns whether an exception of a run on several processes says that one of the others is gone.
+
+    JAX raises it as ValueError or RuntimeError, depending on the collective; the status code comes first.
+    """
+    codes = ("UNKNOWN", "UNAVAILABLE", "ABORTED", "INTERNAL", "DEADLINE_EXCEEDED", "CANCELLED", "FAILED_PRECONDITION")
+    words = ("Gloo", "NCCL", "onnection", "heartbeat", "coordination", "barrier", "peer")
+    text = str(problem)
+    return text.startswith(codes) and any(word in text for word in words)
+
+
 def cannot_write(problem: BaseException) -> bool:
     """Returns whether an exception says that a file could not be written."""
     if isinstance(problem, FileNotFoundError) and not Path(str(problem.filename or "/")).parent.exists():

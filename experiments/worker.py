@@ -21,7 +21,14 @@ from kleiber.experiments.cells import TrunkCell, group_id, populations, trunk_ce
 from kleiber.experiments.config_file import from_data, to_data
 from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.failures import MAX_ATTEMPTS, Attempts, cannot_write, is_out_of_memory, write_problem
+from kleiber.experiments.failures import (
+    MAX_ATTEMPTS,
+    Attempts,
+    cannot_write,
+    is_lost_peer,
+    is_out_of_memory,
+    write_problem,
+)
 from kleiber.experiments.record import read_json, record_path, versions, write_json
 from kleiber.parallel import hosts
 from kleiber.parallel.hosts import process_in_environment
@@ -145,12 +152,18 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
         print(f"{group_id(group)}: {stopped}", flush=True)
     except Diverged as problem:
         _record_failure(experiment, group, directory, "diverged", problem)
-    except (ValueError, TypeError, NotImplementedError) as problem:
-        _record_failure(experiment, group, directory, "failed", problem)
     except (Exception, MemoryError) as problem:
         if cannot_write(problem):
             raise
+        if jax.process_count() > 1 and is_lost_peer(problem):
+            print(
+                f"another process is gone: {str(problem)[:200]}; the same line goes on from the checkpoint", flush=True
+            )
+            os._exit(EXIT_RESUMABLE)  # an orderly end would wait for the one that is gone
         out_of_memory = is_out_of_memory(problem)
+        if isinstance(problem, ValueError | TypeError | NotImplementedError) and not out_of_memory:
+            _record_failure(experiment, group, directory, "failed", problem)
+            return
         reason = f"{'out of memory: ' if out_of_memory else ''}{type(problem).__name__}: {problem}"[:500]
         attempts.end(reason)
         _write_traceback(directory, group, problem)

@@ -27,6 +27,7 @@ from kleiber.experiments.chaos.trial import (
 )
 from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
 from kleiber.experiments.experiment import Experiment
+from kleiber.train.config import DataConfig
 
 
 class ForkedWorker:
@@ -194,7 +195,8 @@ def sweep_kills(bench: Bench) -> Result:
 def time_limit(bench: Bench) -> Result:
     """R5: a time limit, again and again, and a warning signal before it."""
     tally = Tally("R5", "max_seconds and SIGUSR1 in a requeue loop", bench.seed)
-    what = experiment(bench, num_tokens=(200 * 32, 400 * 32))
+    data = DataConfig(str(bench.corpus), max_epochs=20)
+    what = experiment(bench, num_tokens=(1500 * 32, 3000 * 32), data=data)
     expected = alone(bench, what)
     seconds = 3.0
     for kind in ("SIGUSR1", "limit"):
