@@ -196,17 +196,19 @@ class Ledger:
         """
         entries = self.entries()
         outcomes = {entry["target"]: entry for entry in entries if entry["event"] == "outcome"}
-        targets, scored = [], []
+        targets = []
         for entry in entries:
             if entry["event"] != "forecast":
                 continue
             row = {key: entry[key] for key in ("target", "law", "compute_ratio", "predicted_loss", "interval", "level")}
             result = outcomes.get(entry["target"])
             row |= {key: result[key] if result else None for key in ("observed_loss", "signed_error", "inside")}
+            row["registered_at"] = entry.get("registered_at")
             targets.append(row)
-            if result:
-                scored.append((entry, result))
-        return {"num_forecasts": len(targets), "num_scored": len(scored), **_summary(scored), "targets": targets}
+        forecasts = {entry["target"]: entry for entry in entries if entry["event"] == "forecast"}
+        scored = [(forecasts[name], result) for name, result in outcomes.items()]
+        counts = {"num_forecasts": len(targets), "num_scored": len(scored)}
+        return {**counts, **_summary(scored), "targets": targets, "history": _history(scored)}
 
     def _lines(self) -> tuple[list[str], bool]:
         """Returns the whole lines, and whether a half line follows them."""
@@ -258,6 +260,15 @@ def _plain(value: float) -> int | float:
 
 def _differs(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return key not in ("registered_at", "hash", "previous_hash") and old.get(key) != new.get(key)
+
+
+def _history(scored: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Returns how error and coverage stood after each outcome, in the order they were written down."""
+    rows = []
+    for count, (entry, _) in enumerate(scored, 1):
+        so_far = _summary(scored[:count])
+        rows.append({"target": entry["target"], **{key: so_far[key] for key in ("mean_absolute_error", "coverage")}})
+    return rows
 
 
 def _summary(scored: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:

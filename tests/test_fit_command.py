@@ -122,6 +122,25 @@ def test_a_fixed_constant_of_no_law_is_an_error(csv, capsys):
     assert fits[1]["parameters"]["K"]["fixed"] and not any(p["fixed"] for p in fits[0]["parameters"].values())
 
 
+def test_a_forecast_is_registered_scored_and_drawn_from_the_command_line(csv, tmp_path, capsys):
+    fit, ledger, figure = tmp_path / "fit.json", tmp_path / "ledger.jsonl", tmp_path / "ledger.png"
+    folder = tmp_path / "figures"
+    assert main(["fit", str(csv), "--columns", MAPPING, "--no-in-depth", "--json", "--figures", str(folder)]) == 0
+    fit.write_text(capsys.readouterr().out)
+    drawn = {path.name for path in folder.glob("*.png")}
+    assert drawn == {f"chinchilla_{name}.png" for name in ("surface", "residuals", "frontier", "exponents", "profiles")}
+    point = ["--num-params", "1e9", "--num-tokens", "1e11"]
+    assert main(["forecast", str(fit), *point, "--register", str(ledger)]) == 2
+    assert "--name" in capsys.readouterr().err
+    assert main(["forecast", str(fit), *point, "--register", str(ledger), "--name", "big"]) == 0
+    assert main(["ledger", str(ledger), "--outcome", "big=0.85", "--figure", str(figure), "--json"]) == 0
+    board = json.loads(capsys.readouterr().out.partition("{")[2].join(["{", ""]))
+    assert board["num_scored"] == 1 and board["history"][0]["target"] == "big"
+    assert set(board["skill"]) == {"last_point", "product", "log_linear"} and figure.stat().st_size > 10_000
+    assert main(["ledger", str(ledger), "--outcome", "big=0.95"]) == 2
+    assert "already has the outcome" in capsys.readouterr().err
+
+
 def test_a_misspelt_law_is_a_usage_error(csv, capsys):
     assert main(["fit", str(csv), "--columns", MAPPING, "--law", "chinchila"]) == 2
     assert "Did you mean 'chinchilla'" in capsys.readouterr().err

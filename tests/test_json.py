@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kleiber.experiments.cli import main
+from kleiber.scaling.ledger import Ledger
 
 PAGE = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
 
@@ -92,6 +93,23 @@ def test_forecast_prints_what_is_documented(printed, table, tmp_path):
 def test_design_prints_what_is_documented(printed):
     budget = ["--budget", "2e14", "--target", "2e14", "--ladder", "5", "--max-runs", "6"]
     assert set(printed("design", "chinchilla", *budget)) == documented("kleiber design")
+
+
+def test_ledger_prints_what_is_documented(printed, tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    about = {"num_params_total": 10, "num_tokens": 20, "flops": 1.0, "compute_ratio": 4.0, "law": "chinchilla"}
+    ledger.register(target="big", **about, predicted_loss=1.25, interval=(1.2, 1.3), baselines={"last_point": 1.4})
+    ledger.outcome("big", "run-1", 1.26)
+    found = printed("ledger", str(ledger.path))
+    keys = {key for name in ("targets", "history") for row in found[name] for key in row}
+    assert set(found) | keys == documented("kleiber ledger") | described("targets") | described("history")
+
+
+def described(key: str) -> set[str]:
+    """Returns the keys that the row of a key of `kleiber ledger` lists."""
+    text = PAGE.split("\n## kleiber ledger\n")[1].split("\n## ")[0]
+    (row,) = re.findall(rf"^\| `{key}` \| (.*) \|$", text, flags=re.MULTILINE)
+    return set(re.findall(r"`(\w+)`", row))
 
 
 def test_laws_print_what_is_documented(printed):

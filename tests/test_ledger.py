@@ -129,3 +129,12 @@ def test_scoreboard_counts_error_coverage_and_skill(ledger):
     assert board["mean_absolute_error"] == pytest.approx((errors[0] - errors[1]) / 2)
     assert board["coverage"] == 0.5
     assert board["skill"]["last_point"] == pytest.approx(1 - abs(errors[1]) / (1.5 / 1.31 - 1))
+
+
+def test_history_follows_the_outcomes_in_the_order_they_came(ledger):
+    # The fixture wrote down wide's outcome before big's.
+    ledger.outcome("big", "run-9", 1.24)
+    history = ledger.scoreboard()["history"]
+    assert [row["target"] for row in history] == ["wide", "big"]
+    assert history[0]["mean_absolute_error"] == pytest.approx(1 - 1.28 / 1.31)
+    assert history[1]["mean_absolute_error"] == pytest.approx(ledger.scoreboard()["mean_absolute_error"])

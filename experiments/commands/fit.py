@@ -7,6 +7,7 @@ generalised_mean --json > fit.json
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -37,6 +38,8 @@ class Options:
     in_depth: bool = True
     """Also say how well each law predicts runs larger than it was fitted to (rolling origin), the local exponent of
     each factor and what it is worth in another, and what approaches 1 and 2 would advise, with their bias."""
+    figures: Path | None = None
+    """A folder to write PNG figures to: surface, residuals, frontier, local exponents, profiles of each law."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the whole fit as one JSON object (several laws: {"fits": ..., "comparison": ...})."""
 
@@ -83,4 +86,10 @@ def run(options: Options) -> int:
         for message in noted:
             print(f"kleiber fit: {message}", file=sys.stderr)
     print(json.dumps(found.to_json(noted), indent=1, allow_nan=False) if options.json else found.report())
+    if options.figures:
+        from kleiber.scaling.figures.table import write_figures
+
+        for fit in found.fits:
+            for name, claim in write_figures(fit, options.figures).items():
+                print(f"{options.figures / name}: {claim}", file=sys.stderr)
     return 0

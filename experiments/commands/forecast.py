@@ -4,6 +4,7 @@ Example: kleiber forecast fit.json --num-params 1.3e8 --num-tokens 2.6e9
 """
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
+    from kleiber.scaling.forecast import Forecast
+    from kleiber.scaling.optimum import FlopsRule
     from kleiber.scaling.result import FitResult
 
 
@@ -42,6 +45,10 @@ class Options:
     """JSON files of other laws fitted to the same runs, to be combined with the first."""
     at: str = ""
     """Further variables of the law, as num_unique_tokens=1e9."""
+    register: Path | None = None
+    """A ledger (.jsonl) to write this forecast down in before the run is trained; `kleiber ledger` scores it later."""
+    name: str = ""
+    """What the run is called there."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object."""
 
@@ -84,6 +91,8 @@ def run(options: Options) -> int:
             at.setdefault("num_unique_tokens", tokens / best["epochs"])
     assert params is not None and tokens is not None
     found = combined_forecast([fit, *rivals], params, tokens, options.level, at)
+    if options.register:
+        register(options, fit, found)
     if options.json:
         print(json.dumps({**found.to_json(), "optimum": best}, indent=1, allow_nan=False))
         return 0
@@ -97,13 +106,44 @@ def run(options: Options) -> int:
     return 0
 
 
+def register(options: Options, fit: "FitResult", found: "Forecast") -> None:
+    """Writes a forecast down in a ledger, with what simple rules say of the same run."""
+    from kleiber.scaling.forecast import baseline_losses
+    from kleiber.scaling.ledger import Ledger
+
+    assert options.register
+    if not options.name:
+        raise ValueError("--register needs --name, by which the outcome is written down later.")
+    size, tokens = found.num_params_total, found.num_tokens
+    entry = Ledger(options.register).register(
+        target=options.name,
+        num_params_total=size,
+        num_tokens=tokens,
+        flops=flops_rule(options, fit).flops(size, tokens),
+        compute_ratio=found.compute_ratio,
+        law=found.law,
+        predicted_loss=found.predicted_loss,
+        interval=found.interval,
+        level=found.level,
+        baselines=baseline_losses(fit, size, tokens),
+    )
+    print(f"registered {options.name} in {options.register}, hash {entry['hash'][:12]}", file=sys.stderr)
+
+
+def flops_rule(options: Options, fit: "FitResult") -> "FlopsRule":
+    """Returns what training costs, as the options say."""
+    from kleiber.scaling.optimum import counted_rule, plain_rule
+
+    per = options.flops_per_param_token
+    return counted_rule(fit) if per == "counted" else plain_rule(per)
+
+
 def best_run(options: Options, fit: "FitResult") -> dict[str, Any]:
     """Returns the best run of a budget, or the cheapest to a loss, with intervals."""
     from kleiber.scaling.allocation import Demand, allocate
-    from kleiber.scaling.optimum import counted_rule, optimum, plain_rule
+    from kleiber.scaling.optimum import optimum
 
-    per = options.flops_per_param_token
-    rule = counted_rule(fit) if per == "counted" else plain_rule(per)
+    rule = flops_rule(options, fit)
     if options.flops is not None and not options.inference_tokens and options.unique_tokens is None:
         plain = asdict(optimum(fit, options.flops, options.level, rule))
         return {**plain, "kind": "compute-optimal", "inference_flops": 0.0, "epochs": 1.0}

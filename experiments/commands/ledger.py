@@ -1,6 +1,9 @@
-"""Check that a ledger of forecasts is intact and show its scoreboard.
+"""Check that a ledger of forecasts is intact and show its scoreboard; write down what a forecast run came to.
 
 Example: kleiber ledger out/quickstart/ledger.jsonl
+
+`kleiber forecast ... --register ledger.jsonl --name big` writes a forecast down, `kleiber ledger ledger.jsonl --outcome
+big=2.31` its outcome. Every line holds the hash of the one before.
 """
 
 import json
@@ -17,20 +20,31 @@ class Options:
 
     ledger: tyro.conf.Positional[str]
     """A ledger.jsonl, or the folder of a sweep that holds one."""
+    outcome: str = ""
+    """What runs that were forecast came to, as NAME=LOSS,NAME=LOSS."""
+    figure: Path | None = None
+    """Write a PNG of every scored forecast against its outcome and its baselines."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object."""
 
 
 def run(options: Options) -> int:
     """Prints the scoreboard of an intact ledger; returns 0. A ledger that was tampered with is an error."""
+    from kleiber.experiments.commands.fit import numbers
     from kleiber.scaling.ledger import Ledger
 
     path = Path(options.ledger)
     path = path / "ledger.jsonl" if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"there is no ledger at {path}.")
+        raise FileNotFoundError(f"there is no ledger at {path}; kleiber forecast ... --register {path} begins one.")
     ledger = Ledger(path)
+    for name, loss in numbers(options.outcome, "outcome").items():
+        ledger.outcome(name, name, loss)
     count = ledger.verify()
+    if options.figure:
+        from kleiber.scaling.figures.table import ledger_figure
+
+        ledger_figure(ledger).savefig(options.figure, dpi=130)
     board = ledger.scoreboard()
     if options.json:
         print(json.dumps({"intact": True, "num_entries": count, **board}, indent=1, allow_nan=False))
