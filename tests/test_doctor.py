@@ -1,0 +1,116 @@
+"""The doctor: damage is named with what can be saved; leftovers of a kill are no damage; nothing is changed."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kleiber.experiments.config_file import load_experiment
+from kleiber.experiments.doctor import diagnose
+from kleiber.experiments.ownership import own_directory
+from kleiber.experiments.record import planned_record, write_json, write_table
+from kleiber.train import checkpoint
+
+STATE = {"w": np.arange(6, dtype=np.float32)}
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A sweep directory with one done run, two checkpoints of another, and everything whole."""
+    directory = tmp_path / "sweep"
+    directory.mkdir()
+    experiment = load_experiment("miniature")
+    own_directory(experiment, directory)
+    config = experiment.trunks[0]
+    record = planned_record("miniature", "fit", config, 100_000) | {"status": "done", "loss": 2.5}
+    write_json(directory / "runs" / record["run_id"] / "record.json", record)
+    write_table(directory, [record])
+    trunk = directory / "runs" / record["trunk_id"]
+    for step in (3, 6):
+        checkpoint.save(trunk / "checkpoints" / "trunk", step, STATE, {}, keep=2)
+    rows = [{"step": step, "segment": "trunk", "loss": 3.0} for step in (3, 6)]
+    (trunk / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return directory
+
+
+def damaged(directory):
+    return {
+        finding.path.split("/")[-1]: finding for finding in diagnose(directory).findings if finding.kind == "damaged"
+    }
+
+
+def test_a_whole_directory_is_healthy_and_stays_as_it_is(sweep):
+    before = {path: path.stat().st_mtime_ns for path in sweep.rglob("*")}
+    diagnosis = diagnose(sweep)
+    assert diagnosis.is_healthy and diagnosis.findings == ()
+    assert diagnosis.checked["records"] == 1 and diagnosis.checked["checkpoints"] == 2
+    assert {path: path.stat().st_mtime_ns for path in sweep.rglob("*")} == before
+
+
+def test_a_damaged_checkpoint_is_named_with_the_step_that_can_be_used(sweep):
+    (path,) = sweep.glob("runs/*/checkpoints/trunk/step_6/arrays/manifest.ocdbt")
+    path.write_bytes(b"\0" * path.stat().st_size)
+    finding = damaged(sweep)["step_6"]
+    assert "manifest.ocdbt" in finding.what and "step 3 is whole" in finding.remedy
+
+
+def test_without_an_older_step_the_remedy_is_to_begin_that_part_again(sweep):
+    for path in sweep.glob("runs/*/checkpoints/trunk/step_*/manifest.json"):
+        path.write_text("{")
+    assert "trained again from its start" in damaged(sweep)["step_3"].remedy
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"run_id": "other", "status": "done"}'])
+def test_a_damaged_record_is_named(sweep, content):
+    (path,) = sweep.glob("runs/*/record.json")
+    path.write_text(content)
+    assert "measured again" in damaged(sweep)["record.json"].remedy
+
+
+def test_a_done_run_without_a_finite_loss_is_damage(sweep):
+    (path,) = sweep.glob("runs/*/record.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "loss": float("nan")}))
+    assert "loss is nan" in damaged(sweep)["record.json"].what
+
+
+def test_a_table_that_differs_from_its_records_is_damage(sweep):
+    (path,) = sweep.glob("runs/*/record.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "loss": 2.4}))
+    assert "differs from its record in loss" in damaged(sweep)["table.parquet"].what
+
+
+def test_a_step_that_comes_twice_in_a_log_is_damage(sweep):
+    (path,) = sweep.glob("runs/*/metrics.jsonl")
+    path.write_text(path.read_text() + json.dumps({"step": 3, "segment": "trunk"}) + "\n")
+    assert "step 3 of trunk comes again" in damaged(sweep)["metrics.jsonl"].what
+
+
+def test_what_a_kill_leaves_is_no_damage(sweep):
+    (log,) = sweep.glob("runs/*/metrics.jsonl")
+    log.write_text(log.read_text() + '{"step": 9, "seg')
+    (log.parent / "checkpoints" / "trunk" / "partial_9_1").mkdir()
+    (sweep / "runs" / ".beat-1").touch()
+    write_json(sweep / "sweep.json", {"pid": 999_999_999, "host": None, "since": "yesterday", "released": False})
+    diagnosis = diagnose(sweep)
+    assert diagnosis.is_healthy and len([f for f in diagnosis.findings if f.kind == "leftover"]) >= 3
+
+
+def test_a_link_out_of_the_directory_is_damage(sweep, tmp_path):
+    (sweep / "runs" / "elsewhere").symlink_to(tmp_path)
+    assert "link out of the directory" in damaged(sweep)["elsewhere"].what
+
+
+def test_the_command_exits_3_on_damage_and_prints_one_json_object(sweep):
+    command = [sys.executable, "-m", "kleiber.experiments.cli", "doctor", str(sweep), "--json"]
+    healthy = subprocess.run(command, capture_output=True, text=True)
+    assert healthy.returncode == 0 and json.loads(healthy.stdout)["healthy"] is True
+    (sweep / "fit.json").write_text("{")
+    hurt = subprocess.run(command, capture_output=True, text=True)
+    assert hurt.returncode == 3 and json.loads(hurt.stdout)["findings"][0]["path"] == "fit.json"
+
+
+def test_a_directory_of_somebody_else_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="none of kleiber's"):
+        diagnose(tmp_path)
