@@ -29,7 +29,7 @@ def run_layers(layer: LayerFn, stacked: Any, x: jax.Array, carried: Any) -> tupl
       carried: tree of [B, ...] that every layer reads, such as segment ids; None leaves are allowed.
 
     Raises:
-      ValueError: if the stages do not divide the layers, or a batch shard has fewer sequences than stages.
+      ValueError: if the stages do not divide the layers.
     """
     mesh = jax.sharding.get_abstract_mesh()
     sizes = MeshConfig() if mesh.empty else MeshConfig(**mesh.shape)
@@ -53,11 +53,6 @@ def _pipeline(layer: LayerFn, stacked: Any, numbers: jax.Array, x: jax.Array, ca
     num_microbatches = sizes.num_microbatches(batch)
     if num_layers % num_stages:
         raise ValueError(f"{num_layers} layers do not divide over mesh axis 'stage' of {num_stages}.")
-    if num_microbatches < num_stages:
-        raise ValueError(
-            f"a pipeline of {num_stages} stages takes the {batch // sizes.num_batch_shards} sequences of a batch shard "
-            f"in {num_microbatches} microbatches, expected at least one a stage; grow batch_size or lower 'stage'."
-        )
 
     def split(array: jax.Array) -> jax.Array:  # [B, ...] -> [M, B / M, ...], each device keeping its own rows
         parts = array.reshape(batch // num_microbatches, num_microbatches, *array.shape[1:])

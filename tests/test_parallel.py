@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from kleiber.model.config import ExpertsConfig, ModelConfig
+from kleiber.model.counts import num_params_total
 from kleiber.model.functional import abstract_params
+from kleiber.parallel.collectives import collectives
 from kleiber.parallel.config import MeshConfig
+from kleiber.parallel.hlo import parse
 from kleiber.parallel.mesh import make_mesh, use_mesh
-from kleiber.train.config import OptimizerConfig, TrainConfig
+from kleiber.train.config import DelayedSyncConfig, OptimizerConfig, TrainConfig
 from kleiber.train.optimizer import make_optimizer
-from kleiber.train.placement import initial_state, place_batches
+from kleiber.train.placement import abstract_state, initial_state, place_batches, state_shardings
 from kleiber.train.step import Hyperparameters, make_block
 
 STEPS, BATCH = 20, 16
@@ -107,3 +110,89 @@ def distance(tree, expected):
     )
     difference, size = sum(jax.tree.leaves(squares))
     return (difference / size) ** 0.5
+
+
+def compiled_collectives(model, mesh, **fields):
+    """Returns the collectives of one compiled step."""
+    config = dataclasses.replace(config_of(model, mesh, **fields), steps_per_call=1)
+    mesh = make_mesh(config.mesh)
+    optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
+    with use_mesh(mesh):
+        shapes = abstract_state(config, optimizer)
+        state = jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            shapes,
+            state_shardings(config, mesh, shapes),
+        )
+        tokens = place_batches(mesh, lambda i: TOKENS[i], INDICES[:1], 1, False)
+        hyper = Hyperparameters(np.float32(1e-3), np.float32(0.1))
+        block = make_block(config, optimizer)
+        lowered = block.lower(state, hyper, tokens, None, np.ones(1, np.float32), np.uint32(0), np.int32(1))
+    return collectives(parse(lowered.compile().as_text()), config.mesh.sizes)
+
+
+MATRIX_BYTES = 4 * DENSE.d_model * DENSE.feed_forward_width  # of the largest weight of a layer, float32
+
+
+@pytest.mark.parametrize(
+    ("model", "mesh", "kinds"),
+    [
+        ("dense", {"data": 4}, {"all-reduce"}),
+        ("dense", {"fsdp": 4}, {"all-gather", "all-reduce", "reduce-scatter"}),
+        ("dense", {"tensor": 4}, {"all-reduce"}),
+        ("dense", {"context": 4}, {"collective-permute", "all-reduce"}),
+        ("dense", {"stage": 4}, {"collective-permute", "all-reduce"}),
+        ("experts", {"expert": 4}, {"all-to-all", "all-reduce", "all-gather"}),
+    ],
+    ids=lambda x: "-".join(x) if isinstance(x, dict) else None,
+)
+def test_the_compiled_step_moves_what_its_axis_should_and_nothing_else(model, mesh, kinds):
+    found = compiled_collectives(model, mesh)
+    (axis,) = mesh
+    assert {item.axes for item in found} == {(axis,)}
+    assert {item.kind for item in found} <= kinds
+    main = {
+        "fsdp": "all-gather",
+        "context": "collective-permute",
+        "stage": "collective-permute",
+        "expert": "all-to-all",
+    }
+    assert main.get(axis, "all-reduce") in {item.kind for item in found}
+    if axis != "fsdp":  # no other axis ever gathers a weight; the router's scores, half a kilobyte a row, may be
+        largest = max((item.sent_bytes for item in found if item.kind == "all-gather"), default=0.0)
+        assert largest < MATRIX_BYTES
+    if axis in ("data", "fsdp", "context"):
+        # Each gradient once, 2 (n - 1) / n of its bytes; a tied table has two, from the look-up and from the head.
+        table = DENSE.vocab_size * DENSE.d_model
+        reduced = sum(item.total_bytes for item in found if item.kind in ("all-reduce", "reduce-scatter"))
+        assert reduced == pytest.approx(1.5 * 4 * (num_params_total(DENSE) + table), rel=1e-2)
+
+
+def test_replicas_meet_only_inside_the_synchronisation():
+    delayed = DelayedSyncConfig(4, 10)
+    found = compiled_collectives("dense", {"replica": 4}, delayed_sync=delayed)
+    # 2 (n - 1) / n of the parameters, once; a hundred bytes more for the averages that are logged.
+    sent = sum(item.total_bytes for item in found)
+    assert {item.axes for item in found} == {("replica",)}
+    assert sent == pytest.approx(1.5 * 4 * num_params_total(DENSE), abs=200)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        ({"tensor": 8}, r"tensor=8: tensor = 8 does not divide model.num_heads = 4"),
+        ({"data": 3}, r"data=3: data x fsdp x expert = 3 does not divide batch_size .* = 16"),
+        ({"context": 16}, r"context=16: twice context = 32 does not divide model.seq_len = 16"),
+        ({"stage": 3}, r"stage=3: stage = 3 does not divide model.num_layers = 4"),
+        ({"expert": 2}, r"expert=2: expert = 2 does not divide model.experts.num_experts = 1"),
+        ({"data": 0}, r"'data': 0.*expected at least 1"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_run_is_refused_before_anything_is_compiled(mesh, message):
+    with pytest.raises(ValueError, match=message):
+        config_of("dense", mesh)
+
+
+def test_a_pipeline_of_too_few_sequences_says_what_to_change():
+    with pytest.raises(ValueError, match=r"pipeline of 4 stages .* 2 microbatches .* grow batch_size or lower stage"):
+        dataclasses.replace(config_of("dense", {"stage": 4, "data": 2}), batch_size=4)

@@ -233,5 +233,10 @@ def _check_mesh(config: TrainConfig) -> None:
             raise ValueError(f"mesh {mesh}: {axis} = {size} does not divide {what} = {length:g}; change one of them.")
     if mesh.stage > 1 and not model.has_scanned_layers:
         raise ValueError(f"mesh {mesh}: a pipeline needs model.has_scanned_layers=True, so that layers form one array.")
+    if mesh.num_microbatches(int(parts)) < mesh.stage:
+        raise ValueError(
+            f"mesh {mesh}: a pipeline of {mesh.stage} stages gets {rows} in {mesh.num_microbatches(int(parts))} "
+            f"microbatches a shard, expected at least one a stage; grow batch_size or lower stage."
+        )
     if mesh.stage > 1 and model.dropout:
         raise ValueError(f"mesh {mesh}: a pipeline would drop the same units in every microbatch; set dropout=0.")
