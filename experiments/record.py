@@ -15,6 +15,7 @@ from kleiber.model.counts import (
     training_flops,
 )
 from kleiber.train.config import TrainConfig
+from kleiber.train.exchange import exchanged_bytes
 
 TIMING_COLUMNS = ("wall_seconds", "tokens_per_second")
 """The only columns that may differ between two runs of one experiment on one machine."""
@@ -64,6 +65,7 @@ def planned_record(experiment: str, split: str, config: TrainConfig, num_tokens:
         "vocab_size": model.vocab_size,
         "flops": training_flops(model, trained),
         "flops_6nd": 6.0 * total * trained,
+        "exchanged_bytes": exchanged_bytes(config, num_steps),
         "tokens_per_parameter": trained / total,
         "seed": config.seed,
         "learning_rate": config.optimizer.learning_rate,

@@ -12,7 +12,8 @@ from kleiber.model.functional import abstract_params
 from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.mesh import make_mesh, use_mesh
 from kleiber.train.config import DelayedSyncConfig, OptimizerConfig, TrainConfig
-from kleiber.train.delayed_sync import Outer, common_params, exchanged_bytes, outer_optimizer, synchronise
+from kleiber.train.delayed_sync import Outer, common_params, outer_optimizer, synchronise
+from kleiber.train.exchange import exchanged_bytes
 from kleiber.train.optimizer import make_optimizer
 from kleiber.train.placement import initial_state, place_batches
 from kleiber.train.step import Hyperparameters, make_block

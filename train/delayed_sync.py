@@ -14,10 +14,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from kleiber.train.config import DelayedSyncConfig, TrainConfig
+from kleiber.train.config import DelayedSyncConfig
 
 
 @jax.tree_util.register_dataclass
@@ -100,19 +99,3 @@ def common_params(config: DelayedSyncConfig, params: Any, outer: Outer, step: in
     if step % config.num_inner_steps:
         _, outer = jax.jit(synchronise, static_argnums=0)(config, params, outer)
     return outer.params
-
-
-def exchanged_bytes(config: TrainConfig, num_steps: int) -> int:
-    """Returns the bytes each replica sends in num_steps steps, measured at their end.
-
-    A ring all-reduce of P bytes over M replicas sends 2 (M - 1) / M P from each. Without delayed synchronisation this
-    counts the gradients of the `data` axis, once a step; with it, the outer gradients, once every H steps.
-    """
-    from kleiber.model.counts import num_params_total
-
-    size = num_params_total(config.model) * np.dtype(config.model.param_dtype).itemsize
-    if (delayed := config.delayed_sync) is None:
-        replicas, exchanges = config.mesh.data, num_steps
-    else:
-        replicas, exchanges = delayed.num_replicas, -(-num_steps // delayed.num_inner_steps)
-    return round(2 * (replicas - 1) / replicas * size) * exchanges
