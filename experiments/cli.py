@@ -22,6 +22,7 @@ VERBS = {
     "data": "list and prepare corpora",
     "doctor": "verify a directory: what is damaged, what can be saved, and how",
     "rewind": "take up a run before a bad batch, and leave that batch out",
+    "compile": "compile a step for a pod nobody has to rent: memory, FLOPs, traffic, speed at best",
     "check": "coordinate check of a parametrisation over width and depth",
 }
 

@@ -204,3 +204,6 @@ def chip_of(device: "jax.Device") -> Chip | None:
     if device.device_kind in kinds:
         return CHIPS[kinds[device.device_kind]]
     return next((chip for word, chip in GPUS.items() if word in device.device_kind), None)
+
+
+UNKNOWN = Chip("unknown", 1e12, math.inf, 1e11, 1e10, 0, 1, "round figures to rank meshes by where none are known")

@@ -1,0 +1,259 @@
+"""Compiles one training step of a preset for a pod that nobody has to rent: does it fit, what does it send, how fast?
+
+Without --topology the step is compiled for the attached devices. Exit code 3 when it does not fit; then a mesh or batch
+that does is named, checked by the compiler.
+
+Examples: kleiber compile 8b --topology v5e:16x16
+          kleiber compile 70b --topology v5p:8x8x8 --mesh fsdp=128,tensor=4 --batch-size 512 --json
+          kleiber compile 405b --topology v5p:16x16x16 --search
+"""
+
+import dataclasses
+import difflib
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE
+from kleiber.parallel.config import MeshConfig
+
+if TYPE_CHECKING:
+    from kleiber.experiments.compilation.report import CompileReport
+    from kleiber.experiments.compilation.search import Candidate
+    from kleiber.parallel.topology import Chip
+    from kleiber.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `kleiber compile`."""
+
+    preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")]
+    """124m, 1b, 8b, 70b, 405b, 1t-dense or 1t-moe."""
+    topology: str | None = None
+    """KIND:SIZES, such as v5e:16x16, v5p:8x8x8, v6e:16x16, v4:4x4x4 or tpu7x:4x4x4; None takes the attached devices."""
+    mesh: str | None = None
+    """Sizes of mesh axes, such as fsdp=256,tensor=16; None takes the best by the roofline on paper."""
+    batch_size: int | None = None
+    """Sequences a step over all devices; None takes the preset's."""
+    seq_len: int | None = None
+    """Tokens of a sequence; None takes the preset's."""
+    loss_blocks: int | None = None
+    """Parts of a sequence whose logits exist at a time; None takes the preset's."""
+    attention_blocks: int | None = None
+    """Blocks of queries in attention; None takes the preset's."""
+    search: bool = False
+    """Try the sensible meshes: all on paper, the best few with the compiler."""
+    num_compiled: int = 3
+    """Meshes that a search compiles."""
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to compile for."""
+
+    name: str
+    devices: list[Any]
+    chip: "Chip | None"
+
+
+def run(options: Options) -> int:
+    """Compiles and prints; returns 0 if it fits, 3 if not."""
+    config, target = _config(options), _target(options.topology)
+    if options.search:
+        return _search(options, config, target)
+    chosen = _with_mesh(options, config, target)
+    said = _compile(options.preset, chosen, target)
+    if not isinstance(said, str) and said.fits:
+        _print(options, said)
+        return EXIT_DONE
+    return _refuse(options, chosen, target, said)
+
+
+def _config(options: Options) -> "TrainConfig":
+    from kleiber.experiments.presets import preset
+
+    config = preset(options.preset)
+    model = dataclasses.replace(
+        config.model,
+        seq_len=options.seq_len or config.model.seq_len,
+        attention_blocks=options.attention_blocks or config.model.attention_blocks,
+    )
+    return dataclasses.replace(
+        config,
+        model=model,
+        batch_size=options.batch_size or config.batch_size,
+        loss_blocks=options.loss_blocks or config.loss_blocks,
+    )
+
+
+def _target(topology: str | None) -> Target:
+    from kleiber.parallel.topology import chip_of, parse_topology, topology_devices
+
+    if topology is None:
+        import jax
+
+        devices = jax.devices()
+        return Target(f"{len(devices)} x {devices[0].device_kind}", list(devices), chip_of(devices[0]))
+    box = parse_topology(topology)
+    return Target(str(box), topology_devices(box), box.chip)
+
+
+def parse_mesh(text: str) -> MeshConfig:
+    """Returns the mesh of a text such as fsdp=256,tensor=16.
+
+    Raises:
+      ValueError: if an axis is unknown or a size is not a number.
+    """
+    known, sizes = list(MeshConfig().sizes), {}
+    for part in text.split(","):
+        name, _, size = part.strip().partition("=")
+        if name not in known or not size.isdigit():
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'? " if near and near[0] != name else ""
+            raise ValueError(f"--mesh '{text}': '{part}' is not AXIS=SIZE; {hint}axes: {', '.join(known)}.")
+        sizes[name] = int(size)
+    return MeshConfig(**sizes)
+
+
+def _with_mesh(options: Options, config: "TrainConfig", target: Target) -> "TrainConfig":
+    if options.mesh is None:
+        return _candidates(config, target)[0].config
+    mesh = parse_mesh(options.mesh)
+    if mesh.num_devices != len(target.devices):
+        raise ValueError(
+            f"--mesh {options.mesh} is {mesh.num_devices} devices, {target.name} has {len(target.devices)}; the sizes "
+            f"must multiply to all of them."
+        )
+    return dataclasses.replace(config, mesh=mesh)
+
+
+def _candidates(config: "TrainConfig", target: Target) -> "list[Candidate]":
+    from kleiber.experiments.compilation.search import candidates
+    from kleiber.parallel.mesh import make_mesh
+    from kleiber.parallel.topology import UNKNOWN, axis_bandwidth
+
+    chip = target.chip or UNKNOWN
+    found = candidates(
+        config, len(target.devices), chip, lambda mesh: axis_bandwidth(make_mesh(mesh, target.devices), chip)
+    )
+    if not found:
+        raise ValueError(
+            f"no mesh of {len(target.devices)} devices splits a batch of {config.batch_size} sequences; choose another "
+            f"--batch-size."
+        )
+    return found
+
+
+def _compile(preset: str, config: "TrainConfig", target: Target) -> "CompileReport | str":
+    """Returns the report, or what the compiler said when it refused."""
+    from kleiber.experiments.compilation.report import make_report
+    from kleiber.experiments.compilation.step import OutOfMemory, compile_step, heartbeat
+    from kleiber.parallel.mesh import make_mesh
+
+    mesh, label = make_mesh(config.mesh, target.devices), f"{preset} on {target.name}, {config.mesh}"
+    try:
+        step = compile_step(config, mesh, f"compiling {label}")
+    except OutOfMemory as refusal:
+        return _refusal(refusal)
+    with heartbeat(f"reading the program of {label}"):
+        return make_report(preset, target.name, config, mesh, target.chip, step)
+
+
+def _refusal(refusal: Any) -> str:
+    if refusal.needed_bytes is None:
+        return str(refusal).splitlines()[0]
+    needed, available = refusal.needed_bytes, refusal.available_bytes
+    over = f"{(needed - available) / 1e9:.2f} GB too much"
+    return f"needs {needed / 1e9:.2f} GB a device, there are {available / 1e9:.2f} GB: {over}"
+
+
+def _print(options: Options, report: "CompileReport") -> None:
+    if options.json:
+        print(json.dumps(report.to_json(), indent=1))
+    else:
+        from kleiber.experiments.compilation.show import show_report
+
+        show_report(report)
+
+
+def _refuse(options: Options, config: "TrainConfig", target: Target, said: "CompileReport | str") -> int:
+    """Says that it does not fit, and what would, which the compiler is asked about first."""
+    from kleiber.experiments.compilation.memory import step_memory
+
+    reason = said if isinstance(said, str) else "the program is larger than the memory"
+    print(f"does not fit: {reason}; looking for what does ...", file=sys.stderr, flush=True)
+    suggestion, checked = None, None
+    for candidate in _smaller(config, target):
+        checked = _compile(options.preset, candidate, target)
+        if not isinstance(checked, str) and checked.fits:
+            suggestion = candidate
+            break
+    line = "nothing that fits was found on this topology; take a larger one."
+    if suggestion is not None and checked is not None and not isinstance(checked, str):
+        line = f"fits: --mesh {_flag(suggestion.mesh)} --batch-size {suggestion.batch_size}"
+        line += f" ({checked.peak_bytes / 1e9:.2f} GB, compiled)"
+    if options.json:
+        row: dict[str, Any] = {"preset": options.preset, "where": target.name, "mesh": str(config.mesh), "fits": False}
+        row |= {"batch_size": config.batch_size, "reason": reason, "predicted_bytes": step_memory(config).total_bytes}
+        row["suggestion"] = None
+        if suggestion is not None and not isinstance(checked, str) and checked is not None:
+            row["suggestion"] = checked.to_json()
+        print(json.dumps(row, indent=1))
+    else:
+        print(f"{options.preset} on {target.name}, {config.mesh}, batch {config.batch_size}: does not fit: {reason}.")
+        print(line)
+    return EXIT_GATE
+
+
+def _smaller(config: "TrainConfig", target: Target) -> "list[TrainConfig]":
+    """Returns up to three configs to try in place of one that does not fit: other meshes, then smaller batches."""
+    from kleiber.parallel.topology import UNKNOWN
+
+    chip = target.chip or UNKNOWN
+    found: list[TrainConfig] = []
+    batch = config.batch_size
+    while batch >= 1 and len(found) < 3:
+        smaller = dataclasses.replace(config, batch_size=batch, mesh=MeshConfig())
+        try:
+            fitting = [item for item in _candidates(smaller, target) if item.fits(chip)]
+        except ValueError:
+            fitting = []
+        found += [item.config for item in fitting if item.config != config][:1]
+        batch //= 2
+    return found
+
+
+def _flag(mesh: MeshConfig) -> str:
+    return ",".join(f"{name}={size}" for name, size in mesh.sizes.items() if size > 1) or "data=1"
+
+
+def _search(options: Options, config: "TrainConfig", target: Target) -> int:
+    from kleiber.experiments.compilation.show import show_candidates, show_report
+    from kleiber.parallel.topology import UNKNOWN
+
+    found = _candidates(config, target)
+    said: dict[str, CompileReport | str] = {}
+    for item in found[: options.num_compiled]:
+        said[str(item.config.mesh)] = _compile(options.preset, item.config, target)
+    fitting = [report for report in said.values() if not isinstance(report, str) and report.fits]
+    best = max(fitting, key=lambda report: report.utilisation or 0.0, default=None)
+    if options.json:
+        rows = []
+        for item in found:
+            row = {"mesh": str(item.config.mesh), "predicted_bytes": item.memory.total_bytes}
+            row |= {"predicted_seconds": item.roofline.seconds, "predicted_utilisation": item.utilisation}
+            answer = said.get(str(item.config.mesh))
+            row["compiled"] = answer.to_json() if answer is not None and not isinstance(answer, str) else answer
+            rows.append(row)
+        print(json.dumps({"preset": options.preset, "where": target.name, "candidates": rows}, indent=1))
+    else:
+        show_candidates(found[:12], target.chip or UNKNOWN, said)
+        if best is not None:
+            show_report(best)
+    return EXIT_DONE if best is not None else EXIT_GATE

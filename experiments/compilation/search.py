@@ -1,0 +1,79 @@
+"""Which meshes are sensible for a model on a number of devices, best first by the roofline on paper."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from kleiber.experiments.compilation.memory import StepMemory, step_memory
+from kleiber.experiments.compilation.roofline import Roofline, on_paper
+from kleiber.model.counts import flops_per_token
+from kleiber.parallel.config import MeshConfig
+from kleiber.parallel.topology import Chip
+from kleiber.train.config import TrainConfig
+
+ROOM = 0.85
+"""Part of the memory that the estimate may fill: it is a model, and the compiler has the last word."""
+LARGEST_TENSOR = 16
+"""Past one torus dimension a tensor axis loses its ring."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A mesh with its estimates."""
+
+    config: TrainConfig
+    memory: StepMemory
+    roofline: Roofline
+    utilisation: float
+    """Counted FLOPs (kleiber.model.counts.flops_per_token) over what the chips could do in roofline.seconds."""
+
+    def fits(self, chip: Chip) -> bool:
+        """Returns whether the estimated memory leaves room."""
+        return self.memory.total_bytes < ROOM * chip.hbm_bytes / chip.devices_per_chip
+
+
+def candidates(
+    config: TrainConfig, num_devices: int, chip: Chip, bandwidths: Callable[[MeshConfig], Mapping[str, float]]
+) -> list[Candidate]:
+    """Returns the meshes a config divides over, those that fit first, each part best first.
+
+    Args:
+      config: the trunk; its mesh is not read.
+      num_devices: all are used.
+      chip: peak, memory and links.
+      bandwidths: bytes/s along each axis of a mesh; meshes for which it raises ValueError are left out.
+    """
+    found = []
+    for mesh in meshes(config, num_devices):
+        try:
+            split = dataclasses.replace(config, mesh=mesh)
+            memory = step_memory(split)
+            roofline = on_paper(split, chip, bandwidths(mesh), memory.state_bytes)
+        except ValueError:
+            continue
+        found.append(Candidate(split, memory, roofline, utilisation(split, chip, roofline.seconds)))
+    return sorted(found, key=lambda c: (not c.fits(chip), -round(c.utilisation, 3), c.memory.total_bytes))
+
+
+def utilisation(config: TrainConfig, chip: Chip, seconds: float) -> float:
+    """Returns counted FLOPs of a step over those the peak of all chips gives in the same time (MFU)."""
+    peak = chip.peak_flops / chip.devices_per_chip * config.mesh.num_devices
+    return flops_per_token(config.model) * config.tokens_per_step / (peak * seconds)
+
+
+def meshes(config: TrainConfig, num_devices: int) -> list[MeshConfig]:
+    """Returns the meshes of so many devices worth trying: data, fsdp, tensor and, for experts, expert."""
+    largest = config.model.experts.num_experts if config.model.experts else 1
+    tensors = [t for t in _powers(LARGEST_TENSOR) if num_devices % t == 0]
+    experts = [e for e in _powers(min(largest, 64)) if num_devices % e == 0]
+    found = []
+    for tensor, expert in itertools.product(tensors, experts):
+        rest = num_devices // (tensor * expert)
+        for data in (d for d in _powers(64) if rest % d == 0):
+            found.append(MeshConfig(data=data, fsdp=rest // data, expert=expert, tensor=tensor))
+    return [mesh for mesh in found if config.batch_size % (mesh.num_batch_shards * config.accumulation_steps) == 0]
+
+
+def _powers(largest: int) -> list[int]:
+    return [2**n for n in range(largest.bit_length())]

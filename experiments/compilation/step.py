@@ -1,0 +1,128 @@
+"""One training step compiled for devices that may not exist, on abstract state."""
+
+import contextlib
+import math
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kleiber.model.functional import abstract_params
+from kleiber.parallel.mesh import use_mesh
+from kleiber.parallel.rules import sharding
+from kleiber.train.config import TrainConfig
+from kleiber.train.optimizer import make_optimizer
+from kleiber.train.placement import abstract_state, state_shardings
+from kleiber.train.step import Hyperparameters, make_block
+
+HEARTBEAT_SECONDS = 5.0
+_UNITS = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
+_SIZE = r"([\d.]+)([KMGT]?)i?B?"
+
+
+class OutOfMemory(Exception):
+    """The compiler refused a program that does not fit.
+
+    Attributes:
+      needed_bytes: per device, or None where the compiler names no figure.
+      available_bytes: alike.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        pairs = (rf"Used {_SIZE} of {_SIZE} hbm", rf"\({_SIZE}\) exceeds available HBM \({_SIZE}\)")
+        match = next((m for pattern in pairs if (m := re.search(pattern, message))), None)
+        self.needed_bytes = float(match[1]) * _UNITS[match[2]] if match else None
+        self.available_bytes = float(match[3]) * _UNITS[match[4]] if match else None
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """A compiled step and how long it took."""
+
+    compiled: Any
+    lower_seconds: float
+    compile_seconds: float
+
+
+def state_bytes(config: TrainConfig, mesh: Mesh) -> int:
+    """Returns the bytes of parameters, optimizer state and counters on one device, exactly, from the shardings."""
+    state = abstract_state(config, make_optimizer(config.optimizer, config.model, abstract_params(config.model)))
+    shardings = state_shardings(config, mesh, state)
+
+    def of_leaf(leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> int:
+        return math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(of_leaf, state, shardings)))
+
+
+def compile_step(config: TrainConfig, mesh: Mesh, label: str = "") -> CompiledStep:
+    """Returns the training block of one step (kleiber.train.step.make_block), compiled for the devices of a mesh.
+
+    Args:
+      config: the trunk; its mesh is not read.
+      mesh: of abstract or real devices.
+      label: what progress lines on standard error call it; empty prints none.
+
+    Raises:
+      OutOfMemory: if the compiler says that it does not fit.
+      ValueError: if an array does not divide over the mesh.
+    """
+    optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
+    state = abstract_state(config, optimizer)
+    state = jax.tree.map(_placed, state, state_shardings(config, mesh, state))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def scalar(dtype: Any, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
+
+    shape = (1, config.batch_size, config.model.seq_len + 1)
+    where = sharding(mesh, (None, "global_batch", None), shape, name="tokens")
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where)
+    hyper = Hyperparameters(scalar(jnp.float32), scalar(jnp.float32))
+    with use_mesh(mesh), heartbeat(label):
+        began = time.perf_counter()
+        block = make_block(config, optimizer)
+        fractions, seed, num_steps = scalar(jnp.float32, 1), scalar(jnp.uint32), scalar(jnp.int32)
+        lowered = block.lower(state, hyper, tokens, None, fractions, seed, num_steps)
+        lowered_at = time.perf_counter()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as refusal:
+            if "RESOURCE_EXHAUSTED" in str(refusal):
+                raise OutOfMemory(str(refusal)) from None
+            raise
+        return CompiledStep(compiled, lowered_at - began, time.perf_counter() - lowered_at)
+
+
+def _placed(leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+
+@contextlib.contextmanager
+def heartbeat(label: str) -> Iterator[None]:
+    """Says on standard error every few seconds that work goes on, while the compiler holds this thread."""
+    if not label:
+        yield
+        return
+    done, began = threading.Event(), time.perf_counter()
+
+    def beat() -> None:
+        while not done.wait(HEARTBEAT_SECONDS):
+            print(f"{label}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    print(f"{label} ...", file=sys.stderr, flush=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
