@@ -73,10 +73,12 @@ class Goodput:
 
     def write(self) -> None:
         """Appends the seconds so far of this launch; the last line of a launch is its total."""
-        self._written = time.monotonic()
+        self._written = now = time.monotonic()
         if self.path is None:
             return
         with self._lock:
+            self.seconds[self.activity] += max(0.0, now - self.since)
+            self.since = now
             row = {"launch": self.launch, "time": time.time(), **{k: round(v, 4) for k, v in self.seconds.items()}}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a") as file:
@@ -98,10 +100,12 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def total_seconds(paths: list[Path]) -> dict[str, float]:
-    """Returns the seconds of each kind over all launches in some goodput files."""
+    """Returns the seconds of each kind over all launches in some goodput files; each second is in one kind only."""
     totals = dict.fromkeys(KINDS, 0.0)
     for path in paths:
         for row in {row["launch"]: row for row in read_events(path)}.values():
             for kind in KINDS:
                 totals[kind] += max(0.0, float(row.get(kind, 0.0)))
+    totals["lost"] = min(totals["lost"], totals["steps"])  # it was counted as steps when it was done
+    totals["steps"] -= totals["lost"]
     return totals

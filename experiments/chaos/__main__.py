@@ -29,15 +29,18 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="kleiber-chaos-") as temporary:
         folder = (options.folder or Path(temporary)).absolute()
         _environment(folder)
-        from kleiber.experiments.chaos.battery import run_tests
+        from kleiber.experiments.chaos.battery import TESTS, run_tests
         from kleiber.experiments.chaos.page import write_page
+        from kleiber.experiments.chaos.trial import Result
+
+        def on_result(result: Result) -> None:
+            if options.write:
+                write_page(options.write, [result], list(TESTS))
 
         scale = options.scale or (0.05 if options.short else 1.0)
-        results = run_tests(folder, options.tests, scale, options.seed, quiet=options.json)
+        results = run_tests(folder, options.tests, scale, options.seed, options.json, on_result)
     if options.json:
         print(json.dumps([dataclasses.asdict(r) | {"is_good": r.is_good} for r in results], indent=1))
-    if options.write:
-        write_page(options.write, results)
     return 0 if all(r.is_good for r in results) else 3
 
 

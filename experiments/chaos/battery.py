@@ -39,7 +39,14 @@ TESTS: dict[str, Callable[[Bench], Result]] = {
 }
 
 
-def run_tests(folder: Path, names: list[str], scale: float, seed: int, quiet: bool = False) -> list[Result]:
+def run_tests(
+    folder: Path,
+    names: list[str],
+    scale: float,
+    seed: int,
+    quiet: bool = False,
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> list[Result]:
     """Runs tests in their order and returns their results; one that breaks is a result too.
 
     Args:
@@ -48,6 +55,7 @@ def run_tests(folder: Path, names: list[str], scale: float, seed: int, quiet: bo
       scale: part of the trials of the long form.
       seed: of every draw.
       quiet: print nothing.
+      on_result: called with each result as it comes.
 
     Raises:
       ValueError: an unknown name.
@@ -75,6 +83,7 @@ def run_tests(folder: Path, names: list[str], scale: float, seed: int, quiet: bo
                 name, TESTS[name].__doc__ or name, 1, 0, "the test itself broke", seed, seconds, "", (failure,)
             )
         results.append(result)
+        on_result(result)
         if not quiet:
             verdict = "pass" if result.is_good else "FAIL"
             print(f"{verdict} {name:4} {result.passed}/{result.trials} {result.title}: {result.detail}", end="")

@@ -259,7 +259,7 @@ def failed_save(bench: Bench) -> Result:
     tally = Tally("R9", "a save fails in its background thread, the last one included", bench.seed)
     expected = undisturbed(bench, checkpoint_seconds=0.0)
     draw = bench.draw("R9")
-    for trial in range(bench.number(20, 2)):
+    for trial in range(bench.number(10, 2)):
         save = 20 if trial == 0 else draw.randrange(1, 19)  # 60 steps by 3: the 20th, if made, is the last
         directory = make_run(bench.place("R9"), tiny(bench))
         child = start(bench, _failing_commit, save, directory)

@@ -82,7 +82,7 @@ def alone(bench: Bench) -> dict[str, Any]:
 def clean_end(bench: Bench) -> Result:
     """R21: both processes finish."""
     tally = Tally("R21", "two processes finish a run", bench.seed)
-    for trial in range(bench.number(10)):
+    for trial in range(bench.number(5)):
         directory = make_run(bench.place("R21"), config(bench))
         children = launch(bench, directory)
         codes = ended(children)

@@ -7,21 +7,31 @@ from kleiber.experiments.chaos.trial import Result
 START, END = "<!-- table: written by make chaos -->", "<!-- end of table -->"
 
 
-def write_page(path: Path, results: list[Result]) -> None:
-    """Puts the table of results between the marks of a page, which must hold them."""
+def write_page(path: Path, results: list[Result], order: list[str]) -> None:
+    """Puts results into the table between the marks of a page, in place of older rows of the same tests.
+
+    Args:
+      path: of the page, which must hold both marks.
+      results: new ones.
+      order: names of all tests.
+    """
     text = path.read_text()
     before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    path.write_text(f"{before}{START}\n{table(results)}\n{END}{after}")
+    old, _, after = rest.partition(END)
+    rows = {line.split("|")[1].strip(): line for line in old.strip().splitlines()[2:]}
+    rows |= {result.name: row(result) for result in results}
+    lines = [HEAD, RULE, *(rows[name] for name in order if name in rows)]
+    partial = path.with_suffix(".partial")
+    partial.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{after}")
+    partial.replace(path)
 
 
-def table(results: list[Result]) -> str:
-    """Returns the results as a Markdown table."""
-    rows = [
-        "| test | what was done | passed | what was seen | plain Orbax or JAX | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for r in results:
-        cells = [r.name, r.title, f"{r.passed} of {r.trials}", r.detail, r.orbax or "-", f"{r.seconds:.0f}"]
-        rows.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
-    return "\n".join(rows)
+HEAD = "| test | what was done | passed | what was seen | plain Orbax or JAX | seconds |"
+RULE = "|---|---|---|---|---|---|"
+
+
+def row(result: Result) -> str:
+    """Returns a result as a row of a Markdown table."""
+    passed, seconds = f"{result.passed} of {result.trials}", f"{result.seconds:.0f}"
+    cells = [result.name, result.title, passed, result.detail, result.orbax or "-", seconds]
+    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"

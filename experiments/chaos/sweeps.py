@@ -322,7 +322,7 @@ def driver_death(bench: Bench) -> Result:
     )
     what = experiment(bench, num_tokens=(200 * 32, 400 * 32))
     expected, left = alone(bench, what), 0.0
-    for trial in range(bench.number(20, 1)):
+    for trial in range(bench.number(10, 1)):
         directory = bench.place("R13") / "out"
         child = start(bench, drive, what, directory)
         wait_for(child, directory, draw.choice(("any", "step", "save")), draw)
