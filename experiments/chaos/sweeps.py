@@ -198,20 +198,21 @@ def time_limit(bench: Bench) -> Result:
     data = DataConfig(str(bench.corpus), max_epochs=20)
     what = experiment(bench, num_tokens=(1500 * 32, 3000 * 32), data=data)
     expected = alone(bench, what)
-    seconds = 3.0
+    ready = 3.0
     for kind in ("SIGUSR1", "limit"):
         directory, codes = bench.place("R5") / "out", []
-        for _ in range(12):
-            before, began = logged_steps(directory), time.monotonic()
-            child = start(bench, drive, what, directory, seconds if kind == "limit" else None)
+        for launch in range(14):
+            before, began, extra = logged_steps(directory), time.monotonic(), 0.5 * 1.6**launch
+            child = start(bench, drive, what, directory, ready + extra if kind == "limit" else None)
             if kind == "SIGUSR1":  # as a scheduler does some time before its limit, once there has been progress
                 while child.is_alive() and logged_steps(directory) == before and time.monotonic() - began < 60:
                     time.sleep(0.01)
-                time.sleep(0.3)
-                seconds = max(seconds, time.monotonic() - began)
+                ready = time.monotonic() - began if launch == 0 else ready
+                waited = time.monotonic()
+                while child.is_alive() and time.monotonic() - waited < extra:
+                    time.sleep(0.01)
                 child.send(signal.SIGUSR1)
             codes.append(child.wait())
-            seconds *= 1.2
             if codes[-1] != EXIT_RESUMABLE:
                 break
         good = codes[-1] == EXIT_DONE and len(codes) > 1 and outcome(directory) == expected
