@@ -113,9 +113,9 @@ class Attention(nnx.Module):
         """Returns what the attention of one block adds to x, before the branch multiplier."""
         batch, length, _ = x_BTD.shape
         heads = (batch, length, -1, self.config.d_head)
-        q_BTNH = product(x_BTD, self.query).reshape(heads)
-        k_BSKH = product(x_BTD, self.key).reshape(heads)
-        v_BSKH = product(x_BTD, self.value).reshape(heads)
+        q_BTNH = product(self.config, x_BTD, self.query).reshape(heads)
+        k_BSKH = product(self.config, x_BTD, self.key).reshape(heads)
+        v_BSKH = product(self.config, x_BTD, self.value).reshape(heads)
         if self.config.has_qk_norm:
             q_BTNH, k_BSKH = rms_normalise(q_BTNH), rms_normalise(k_BSKH)
         if self.config.positions == "rotary":
@@ -129,4 +129,4 @@ class Attention(nnx.Module):
         else:
             blocks = self.config.attention_blocks
             out_BTNH = causal_attention(q_BTNH, k_BSKH, v_BSKH, scale, segment_ids_BT, blocks)
-        return product(out_BTNH.reshape(batch, length, -1), self.output)
+        return product(self.config, out_BTNH.reshape(batch, length, -1), self.output)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kleiber.model.config import ModelConfig
 
-BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)

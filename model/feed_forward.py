@@ -34,10 +34,10 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Returns what the feed-forward of one block adds to x, before the branch multiplier."""
-        up_BTF = product(x_BTD, self.up)
+        up_BTF = product(self.config, x_BTD, self.up)
         if self.config.is_gated:
-            hidden_BTF = activate(product(x_BTD, self.gate), self.config.activation) * up_BTF
+            hidden_BTF = activate(product(self.config, x_BTD, self.gate), self.config.activation) * up_BTF
         else:
             hidden_BTF = activate(up_BTF, self.config.activation)
         hidden_BTF = constrain(hidden_BTF, ("batch", "seq", "mlp"))
-        return product(checkpoint_name(hidden_BTF, "feed_forward_hidden"), self.down)
+        return product(self.config, checkpoint_name(hidden_BTF, "feed_forward_hidden"), self.down)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kleiber.experiments.coordinate_check import check_coordinates, family, named_activations, synthetic_tokens
-from kleiber.model.config import ModelConfig
+from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.functional import apply, init_params
 from kleiber.model.parametrization import (
     ROLE_OF_WEIGHT,
@@ -110,7 +110,8 @@ def test_attention_scale_falls_as_one_over_head_width_in_mup_and_its_root_otherw
 
 
 def test_every_weight_of_the_tree_has_a_role_and_an_unknown_one_is_refused():
-    assert {weight for weight, _ in named(init_params(WIDE, 0))} == set(ROLE_OF_WEIGHT)
+    mixed = dataclasses.replace(WIDE, experts=ExpertsConfig(num_experts=2))
+    assert {weight for weight, _ in named(init_params(mixed, 0))} == set(ROLE_OF_WEIGHT)
     with pytest.raises(ValueError, match="'novel'"):
         learning_rate_multipliers(WIDE, {"novel": np.zeros(3)})
 
