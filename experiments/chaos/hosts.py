@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.chaos.sweeps import sabotage
+from kleiber.experiments.chaos.sabotage import sabotage
 from kleiber.experiments.chaos.trial import (
     Bench,
     Child,

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import time
@@ -12,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kleiber.experiments.chaos.driver import drive
 from kleiber.experiments.chaos.trial import (
     Bench,
     Child,
@@ -28,82 +28,6 @@ from kleiber.experiments.chaos.trial import (
 from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
 from kleiber.experiments.experiment import Experiment
 from kleiber.train.config import DataConfig
-
-
-class ForkedWorker:
-    """Stands in for subprocess.Popen in the driver: the same worker, forked from what is loaded already."""
-
-    def __init__(self, command: list[str], stdout: Any, stderr: Any, env: dict[str, str], **_: Any):
-        self.returncode: int | None = None
-        self.pid = os.fork()
-        if self.pid:
-            return
-        code = 1
-        try:
-            os.setsid()
-            os.dup2(stdout.fileno(), 1)
-            os.dup2(stdout.fileno(), 2)
-            os.environ.update(env)
-            from kleiber.experiments.worker import main
-
-            directory, split, index, session = command[-4:]
-            sabotage(Path(directory))
-            code = main(Path(directory), split, int(index), session)
-        finally:
-            os._exit(code)
-
-    def poll(self) -> int | None:
-        """As subprocess.Popen.poll."""
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
-
-    def wait(self, timeout: float | None = None) -> int:
-        """As subprocess.Popen.wait."""
-        import subprocess
-
-        deadline = time.monotonic() + (timeout or 1e9)
-        while self.poll() is None:
-            if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired("worker", timeout or 0)
-            time.sleep(0.01)
-        return self.returncode or 0
-
-    def send_signal(self, number: int) -> None:
-        """As subprocess.Popen.send_signal."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def terminate(self) -> None:
-        """As subprocess.Popen.terminate."""
-        self.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """As subprocess.Popen.kill."""
-        self.send_signal(signal.SIGKILL)
-
-
-def drive(experiment: Experiment, directory: Path, max_seconds: float | None = None) -> int:
-    """Runs a sweep as `kleiber sweep --workers 2` does, in this process, and returns its exit code."""
-    from kleiber.experiments import sweep, workers
-    from kleiber.experiments.failures import cannot_write
-
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.default_int_handler)
-    workers.subprocess.Popen = ForkedWorker  # type: ignore[misc, assignment]
-    sweep.prepare_data = lambda *_: None  # prepared already; its digests start threads, and workers are forked
-    try:
-        return sweep.run_sweep(experiment, directory, 2, has_report=False, max_seconds=max_seconds).exit_code
-    except ValueError as mistake:
-        print(mistake)
-        return EXIT_USAGE
-    except OSError as problem:
-        print(problem)
-        return EXIT_CANNOT_WRITE if cannot_write(problem) else 1
-    except KeyboardInterrupt:
-        return EXIT_RESUMABLE
 
 
 def experiment(bench: Bench, **changes: Any) -> Experiment:
@@ -218,45 +142,6 @@ def time_limit(bench: Bench) -> Result:
         good = codes[-1] == EXIT_DONE and len(codes) > 1 and outcome(directory) == expected
         tally.check(good, f"{kind}: codes {codes}")
     return tally.result(f"left with 75 until done ({len(codes)} launches with the limit), and the end was equal")
-
-
-def sabotage(directory: Path) -> None:
-    """Does to a worker what directory/sabotage.json says, if it is there: {"trunk", "fault", "times", "after"}."""
-    path = directory / "sabotage.json"
-    if not path.exists():
-        return
-    plan = json.loads(path.read_text())
-    import kleiber.train.trunk as trunk
-
-    look = trunk.Trunk._look
-
-    def looked(self: Any, run: Any, block: Any, *more: Any) -> Any:
-        found = look(self, run, block, *more)
-        count = directory / "sabotaged"
-        done = len(count.read_text()) if count.exists() else 0
-        if plan["trunk"] in str(self.io.folder) and block[0] >= plan["after"] and done < plan["times"]:
-            count.write_text("x" * (done + 1))
-            _fault(plan["fault"])
-        return found
-
-    trunk.Trunk._look = looked  # type: ignore
-
-
-def _fault(kind: str) -> None:
-    if kind == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "memory":
-        import psutil
-
-        limit = psutil.Process().memory_info().vms + 50_000_000
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        bytearray(4_000_000_000)
-    if kind == "exception":
-        raise RuntimeError("sabotaged")
-    if kind == "hang":
-        time.sleep(1000)
-    if kind == "frozen":
-        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def worker_death(bench: Bench) -> Result:
