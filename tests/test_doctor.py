@@ -106,6 +106,7 @@ def test_the_command_exits_3_on_damage_and_prints_one_json_object(sweep):
     command = [sys.executable, "-m", "kleiber.experiments.cli", "doctor", str(sweep), "--json"]
     healthy = subprocess.run(command, capture_output=True, text=True)
     assert healthy.returncode == 0 and json.loads(healthy.stdout)["healthy"] is True
+    assert set(json.loads(healthy.stdout)) == {"directory", "healthy", "checked", "findings"}
     (sweep / "fit.json").write_text("{")
     hurt = subprocess.run(command, capture_output=True, text=True)
     assert hurt.returncode == 3 and json.loads(hurt.stdout)["findings"][0]["path"] == "fit.json"
