@@ -121,8 +121,8 @@ class DelayedSyncConfig:
     outer_learning_rate: float = 0.7
     """Of the outer step; 1 without momentum puts all replicas at their mean."""
     outer_momentum: float = 0.9
-    """Nesterov momentum of the outer step; 0 for plain SGD. 0.9 is DiLoCo's, for hundreds of outer steps and more: a run
-    of 20 to 100 loses 16 % by it and 1 to 3 % by 0.5 (experiments/configs/delayed_synchronisation.py)."""
+    """Nesterov momentum of the outer step; 0 for plain SGD. 0.9 is DiLoCo's, for hundreds of outer steps and more: with
+    20 to 100 a run loses 16 % by it and 1 to 3 % by 0.5 (experiments/configs/delayed_synchronisation.py)."""
 
     def __post_init__(self) -> None:
         if self.num_replicas < 1 or self.num_inner_steps < 1:

@@ -2,7 +2,7 @@
 
 Command:   kleiber sweep delayed_synchronisation --out out/delayed_synchronisation
 Hardware:  two CPU cores, about six minutes; replicas share a core here and would each have a machine elsewhere.
-Expected:  H = 50 sends a fiftieth of the bytes, for a loss some percent higher in a run as short as this one (977 steps).
+Expected:  H = 50 sends a fiftieth of the bytes, for a loss some percent higher in a run as short as this (977 steps).
            The outer momentum of .9 that DiLoCo (arXiv:2311.08105) uses over tens of thousands of steps needs more
            outer steps than a short run has: .5 costs far less here.
 """
