@@ -12,6 +12,10 @@ Residuals = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(z [b, P], which problems [b]) -> residual [b, runs] and its derivative by z [b, runs, P]."""
 
 
+LONGEST_STRETCH = 4.0
+"""Reweighted steps are made longer by this at most."""
+
+
 @dataclass(frozen=True)
 class Minimum:
     """Where each of B problems ended."""
@@ -53,35 +57,42 @@ def levenberg_marquardt(
     z = np.clip(start, low, high)
     problem = np.arange(len(z))
     with np.errstate(all="ignore"):
-        state = _evaluate(residuals, objective, z, problem)
-        cost, gradient, normal = state
+        cost, gradient, normal = _evaluate(residuals, objective, z, problem)
         damping = np.full(len(z), 1e-3)
         growth = np.full(len(z), 2.0)
+        stretch, is_reweighted = np.ones(len(z)), objective.kind != "gaussian"
         active = np.isfinite(cost)
         converged = np.zeros(len(z), dtype=bool)
-        steps = 0
-        while active.any() and steps < max_steps:
-            steps += 1
-            on = np.flatnonzero(active)
-            step, expected = _step(z[on], gradient[on], normal[on], damping[on], low, high)
-            trial = np.clip(z[on] + step, low, high)
+        on = np.flatnonzero(active)
+        for _ in range(max_steps):
+            if not len(on):
+                break
+            here, before = z[on], cost[on]
+            step, expected = _step(here, gradient[on], normal[on], damping[on], low, high)
+            trial = np.minimum(np.maximum(here + stretch[on, None] * step, low), high)
             new_cost, new_gradient, new_normal = _evaluate(residuals, objective, trial, on)
-            better = new_cost < cost[on]
-            flat = expected <= tolerance * cost[on]
-            small = np.all(np.abs(step) <= tolerance * 10 * (1 + np.abs(z[on])), axis=1)
-            gain = (cost[on] - new_cost) / np.maximum(expected, 1e-300)
+            better = new_cost < before
+            flat = expected <= tolerance * before
+            small = (np.abs(step) <= tolerance * 10 * (1 + np.abs(here))).all(axis=1)
+            gain = (before - new_cost) / np.maximum(expected, 1e-300)
             won, lost = on[better], on[~better]
             z[won], cost[won] = trial[better], new_cost[better]
             gradient[won], normal[won] = new_gradient[better], new_normal[better]
             # Nielsen 1999: damping follows the ratio of the gain to the gain the linear model promised.
-            damping[won] *= np.clip(1 - (2 * gain[better] - 1) ** 3, 1 / 5, 2)
+            damping[won] *= np.minimum(np.maximum(1 - (2 * gain[better] - 1) ** 3, 1 / 5), 2)
             growth[won] = 2.0
+            if is_reweighted:
+                # Salakhutdinov and Roweis 2003: reweighting takes ever longer steps until one fails.
+                stretch[won] = np.minimum(1.2 * stretch[won], LONGEST_STRETCH)
+                patient = lost[stretch[lost] == 1.0]
+                stretch[lost] = 1.0
+                lost = patient
             damping[lost] *= growth[lost]
             growth[lost] *= 2
             stuck = ~better & (damping[on] > 1e12)
             done = (flat | small) & (better | flat) | stuck
             converged[on] |= done
-            active[on] = ~done
+            on = on[~done]
     return Minimum(z, np.where(np.isfinite(cost), cost, np.inf), converged)
 
 
@@ -95,8 +106,8 @@ def _evaluate(
         turned = turned * objective.weight(residual)[:, None, :]
     cost, normal = objective.cost(residual), np.matmul(turned, jacobian)
     # One derivative that is not finite spoils its diagonal element.
-    bad = ~(np.isfinite(cost) & np.isfinite(np.einsum("bpp->bp", normal)).all(axis=1))
-    return np.where(bad, np.inf, cost), np.matmul(turned, residual[..., None])[..., 0], normal
+    sound = np.isfinite(cost + np.trace(normal, axis1=1, axis2=2))
+    return np.where(sound, cost, np.inf), np.matmul(turned, residual[..., None])[..., 0], normal
 
 
 def _step(
@@ -104,21 +115,27 @@ def _step(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the damped step [b, P] and the fall in cost it promises [b]; coordinates pushed out stay put."""
     held = ((z <= low) & (gradient > 0)) | ((z >= high) & (gradient < 0))
-    gradient = np.where(held, 0.0, gradient)
-    normal = np.where(held[:, :, None] | held[:, None, :], 0.0, normal)
-    diagonal = np.einsum("bpp->bp", normal)
-    largest = np.maximum(diagonal.max(axis=1, keepdims=True), 1e-300)
-    scale = np.where(held, 1.0, np.maximum(diagonal, 1e-15 * largest))
+    index = np.arange(z.shape[1])
+    any_held = bool(held.any())
+    if any_held:
+        gradient = np.where(held, 0.0, gradient)
+        normal = np.where(held[:, :, None] | held[:, None, :], 0.0, normal)
+    diagonal = normal[:, index, index]
+    scale = np.maximum(diagonal, np.maximum(1e-15 * diagonal.max(axis=1, keepdims=True), 1e-300))
+    if any_held:
+        scale = np.where(held, 1.0, scale)
     # Scaling to a unit diagonal first keeps the solve sound for constants of very different sizes.
     root = np.sqrt(scale)
     scaled = normal / (root[:, :, None] * root[:, None, :])
-    index = np.arange(z.shape[1])
-    scaled[:, index, index] += damping[:, None] + 1e-15 + held
-    step = -np.linalg.solve(scaled, (gradient / root)[..., None])[..., 0] / root
-    step = np.where(np.isfinite(step), step, 0.0)
-    step = np.clip(step, -5.0, 5.0)
-    quadratic = np.einsum("bp,bpq,bq->b", step, normal, step)
-    return step, -np.einsum("bp,bp->b", gradient, step) - 0.5 * quadratic
+    scaled[:, index, index] += damping[:, None] + 1e-15
+    if any_held:
+        scaled[:, index, index] += held
+    step = np.linalg.solve(scaled, (gradient / root)[..., None])[..., 0] / -root
+    step[~np.isfinite(step)] = 0.0
+    np.maximum(step, -5.0, out=step)
+    np.minimum(step, 5.0, out=step)
+    turned = np.matmul(step[:, None, :], normal)[:, 0]
+    return step, -((gradient + 0.5 * turned) * step).sum(axis=1)
 
 
 def newton_polish(

@@ -50,15 +50,19 @@ class Model:
 
     def centred(self, columns: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """Returns the columns divided by their scales."""
-        columns = self.columns if columns is None else columns
+        if columns is None:
+            return dict(self._centred)
         return {name: np.asarray(columns[name], np.float64) / self.scales[name] for name in self.law.variable_names}
+
+    @cached_property
+    def _centred(self) -> dict[str, np.ndarray]:
+        return self.centred(self.columns)
 
     def constants(self, z: np.ndarray) -> dict[str, np.ndarray]:
         """Returns every constant, in centred units, as [..., 1] for a working point z [..., P], real or complex."""
-        values: dict[str, np.ndarray] = {}
-        for index, name in enumerate(self.free):
-            column = z[..., index : index + 1]
-            values[name] = np.exp(column) if self.law[name].transform == "log" else column
+        plain = z.copy()
+        plain[..., self.is_log] = np.exp(z[..., self.is_log])
+        values = {name: plain[..., index : index + 1] for index, name in enumerate(self.free)}
         for name, value in self.fixed.items():
             values[name] = np.full((1,) * z.ndim, value)
         for name in self.fixed:

@@ -22,7 +22,7 @@ ROUNDS = (4, 4, 6, 8, 16, 32, 200)
 MET = 0.2
 """Starts that differ by less than this in every working coordinate (mostly logarithms) have met; minima so close are
 not told apart either (identifiability.other_optima)."""
-TOLERANCE = {"gaussian": 1e-13, "huber": 1e-8, "student": 1e-8}
+TOLERANCE = {"gaussian": 1e-13, "huber": 1e-7, "student": 1e-7}
 """Share of the objective that a step must promise to be taken; reweighting is slow, Newton steps finish it."""
 FEW = 256
 """So many starts are followed to the end each by itself."""
@@ -96,7 +96,9 @@ def _minima(
         kind = Objective(objective, size)
         # The best point so far is followed too, so that a new scale cannot lose it.
         found = follow(model, residuals, np.vstack([minimum.z, best]), kind)
-        kept = slice(None) if found.cost[-1] < found.cost[:-1].min() else slice(-1)
+        kept = np.arange(len(points))
+        if found.cost[-1] < found.cost[:-1].min():
+            kept[found.cost[:-1].argmax()] = len(points)
         minimum = replace(found, z=found.z[kept], cost=found.cost[kept], converged=found.converged[kept])
     return kind, _polished(model, residuals, kind, minimum)
 

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from kleiber.scaling.model import Model
 GRID = {0: 1, 1: 256, 2: 1024}
 """Points of a regular grid over up to two nonlinear constants; more constants get quasi-random points."""
 NUM_QUASI_RANDOM = 4096
+SCREENED = 80
+"""Runs that starts are compared on at most."""
+GOLDEN = (5**0.5 - 1) / 2
+"""Steps of this share of a table visit it evenly, in step with no pattern of its rows."""
 
 
 @functools.cache
@@ -90,9 +95,15 @@ def start_points(model: Model, loss: np.ndarray, keep: int = 16) -> tuple[np.nda
 
 
 def start_candidates(model: Model, loss: np.ndarray, at_least: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Returns every start tried [count, P] with the linear constants solved for, and its squared relative error."""
+    """Returns every start tried [count, P] with the linear constants solved for, and its squared relative error.
+
+    Of a long table only SCREENED runs count here; what is followed from a start is followed on all of them.
+    """
     keep_freed_memory()
     law, free = model.law, model.free
+    if len(loss) > SCREENED:
+        rows = np.unique((np.arange(SCREENED) * GOLDEN % 1 * len(loss)).astype(int))
+        model, loss = replace(model, columns={name: each[rows] for name, each in model.columns.items()}), loss[rows]
     groups = [tuple(name for name in group if name in free) for group in law.linear]
     groups = [group for group, whole in zip(groups, law.linear, strict=True) if group == whole]
     leaders = {group[0] for group in groups}

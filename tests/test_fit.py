@@ -1,5 +1,6 @@
 """Fits: exact recovery, published constants, the best optimum, trunks, refusals, and forecasts from JSON alone."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from scipy.optimize import minimize
 from kleiber.scaling.fit import fit_law
 from kleiber.scaling.forecast import baseline_losses, forecast
 from kleiber.scaling.laws import get_law
+from kleiber.scaling.minimise import levenberg_marquardt, newton_polish
+from kleiber.scaling.model import make_model
 from kleiber.scaling.objective import Objective
 from kleiber.scaling.optimum import counted_rule, optimum, plain_rule
 from kleiber.scaling.refit import fit_many, simulate
 from kleiber.scaling.result import FitResult
+from kleiber.scaling.search import residual_function
 from kleiber.scaling.starts import solve_nonnegative
 from kleiber.scaling.table import from_columns, read_table
 from kleiber.scaling.truth import recovery
@@ -98,6 +102,22 @@ def test_datablations_pair_is_refused_and_the_better_optimum_shown():
     assert len(published_like) == 1
     assert published_like[0]["R_N"] == pytest.approx(5.309743, rel=2e-3)
     assert any(alarm.startswith("several-optima") and "R_D 95" in alarm for alarm in fit.identifiability.alarms)
+
+
+def test_the_authors_own_starts_lead_to_the_optimum_they_published():
+    table = read_table(DATABLATIONS, COLUMNS, "in_published_fit != 1")
+    law = get_law("data_constrained")
+    published = law.references[0].constants
+    frozen = {name: published[name] for name in ("E", "A", "B", "alpha", "beta")}
+    model = make_model(law, {name: table[name] for name in law.variable_names}, frozen)
+    residuals, objective = residual_function(model, np.log(table["loss"])), Objective("huber", 1e-3)
+    ends = []
+    for start in itertools.product(np.linspace(0, 20, 4), repeat=2):  # 0 to 20 in each of R_D and R_N
+        z = np.log(np.maximum(start, 1e-3))
+        found = levenberg_marquardt(residuals, z[None], model.bounds, objective, tolerance=1e-8)
+        ends.append(np.exp(newton_polish(residuals, found.z[0], model.bounds, objective)[0]))
+    wanted = np.array([published["R_D"], published["R_N"]])
+    assert np.mean([np.all(np.abs(end / wanted - 1) < 2e-3) for end in ends]) >= 0.5
 
 
 @pytest.mark.parametrize("seed", range(12))

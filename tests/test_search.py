@@ -83,6 +83,7 @@ def test_a_constant_without_influence_does_not_stop_the_polish():
     table = simulate(law, reference_constants(law, design), design, RunNoise(0.01), 1)
     fit = fit_law(table, law, objective="huber")
     assert np.isfinite(fit.objective) and fit.identifiability.alarms
+    assert fit.starts.agreeing <= fit.starts.polished == 200
 
 
 def test_the_benchmark_compares_like_with_like():
