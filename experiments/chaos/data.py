@@ -205,7 +205,7 @@ def _meshes(bench: Bench) -> dict[str, Any]:
     saved = {p.parent.name: p for p in first.glob("checkpoints/*/step_*")}
     (at,) = saved.values()
     arrays, _ = checkpoint.load_arrays(at)
-    for sizes in MESHES:
+    for sizes in MESHES if bench.scale >= 1 else MESHES[::3]:
         folder = place / ("-".join(f"{k}{v}" for k, v in sizes.items()) or "one")
         import shutil
 
