@@ -212,8 +212,22 @@ class _Sweep:
         )
         for record in (r for r in records if r["split"] == split and r["status"] in ("failed", "diverged")):
             self.say(f"{record['run_id']} {record['status']}: {record['reason']}")
+        self._advise([r for r in records if r["split"] == split])
         missing = [name for cell in cells for name in cell.missing(self.directory)]
         return code if not missing or code != EXIT_DONE else EXIT_RESUMABLE
+
+    def _advise(self, records: list[dict[str, Any]]) -> None:
+        """Says what to type about runs that did not end well, once for each kind."""
+        failed = [r["trunk_id"] for r in records if r["status"] == "failed"]
+        diverged = [r["trunk_id"] for r in records if r["status"] == "diverged"]
+        if failed:
+            where = self.directory / "runs" / failed[0] / "error.txt"
+            self.say(f"  failed: the traceback is in {where}; the same line with --retry-failed tries again")
+        if diverged:
+            self.say(
+                f"  diverged: checkpoints before it are kept; lower the learning rate, or leave the bad batches out: "
+                f"kleiber rewind {self.directory} --run {diverged[0]} --skip-batches FIRST:END --out NEW"
+            )
 
     def _forget_failed(self, cells: list[TrunkCell]) -> None:
         for cell in cells:
