@@ -110,13 +110,13 @@ def parse_topology(name: str) -> Topology:
       ValueError: if the kind is unknown or the sizes are not those of its torus; names near ones.
     """
     kind, _, sizes = name.partition(":")
-    near = difflib.get_close_matches(name, EXAMPLES, n=3, cutoff=0.3) or EXAMPLES
     if kind not in CHIPS:
-        raise ValueError(f"topology '{name}': unknown chip '{kind}', known: {', '.join(CHIPS)}; such as {near[0]}.")
-    chip = CHIPS[kind]
+        near = (difflib.get_close_matches(name, EXAMPLES, n=1, cutoff=0.3) or EXAMPLES)[0]
+        raise ValueError(f"topology '{name}': unknown chip '{kind}', known: {', '.join(CHIPS)}; such as {near}.")
+    chip, alike = CHIPS[kind], [example for example in EXAMPLES if example.startswith(kind + ":")]
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes) or len(sizes.split("x")) != chip.torus_dimensions:
         raise ValueError(
-            f"topology '{name}': expected {kind}: and {chip.torus_dimensions} sizes, such as {', '.join(near)}."
+            f"topology '{name}': expected {kind}: and {chip.torus_dimensions} sizes, such as {', '.join(alike)}."
         )
     return Topology(chip, tuple(int(size) for size in sizes.split("x")))
 

@@ -45,6 +45,9 @@ class Options:
     """Parts of a sequence whose logits exist at a time; None takes the preset's."""
     attention_blocks: int | None = None
     """Blocks of queries in attention; None takes the preset's."""
+    full: bool = False
+    """Let the compiler take its time (five times as long): traffic beside arithmetic, its own estimate of seconds, and
+    the memory of the program that would run; without, memory is a few per cent off."""
     search: bool = False
     """Try the sensible meshes: all on paper, the best few with the compiler."""
     num_compiled: int = 3
@@ -68,7 +71,7 @@ def run(options: Options) -> int:
     if options.search:
         return _search(options, config, target)
     chosen = _with_mesh(options, config, target)
-    said = _compile(options.preset, chosen, target)
+    said = _compile(options, chosen, target)
     if not isinstance(said, str) and said.fits:
         _print(options, said)
         return EXIT_DONE
@@ -150,19 +153,19 @@ def _candidates(config: "TrainConfig", target: Target) -> "list[Candidate]":
     return found
 
 
-def _compile(preset: str, config: "TrainConfig", target: Target) -> "CompileReport | str":
+def _compile(options: Options, config: "TrainConfig", target: Target) -> "CompileReport | str":
     """Returns the report, or what the compiler said when it refused."""
     from kleiber.experiments.compilation.report import make_report
     from kleiber.experiments.compilation.step import OutOfMemory, compile_step, heartbeat
     from kleiber.parallel.mesh import make_mesh
 
-    mesh, label = make_mesh(config.mesh, target.devices), f"{preset} on {target.name}, {config.mesh}"
+    mesh, label = make_mesh(config.mesh, target.devices), f"{options.preset} on {target.name}, {config.mesh}"
     try:
-        step = compile_step(config, mesh, f"compiling {label}")
+        step = compile_step(config, mesh, f"compiling {label}", not options.full)
     except OutOfMemory as refusal:
         return _refusal(refusal)
     with heartbeat(f"reading the program of {label}"):
-        return make_report(preset, target.name, config, mesh, target.chip, step)
+        return make_report(options.preset, target.name, config, mesh, target.chip, step)
 
 
 def _refusal(refusal: Any) -> str:
@@ -190,7 +193,7 @@ def _refuse(options: Options, config: "TrainConfig", target: Target, said: "Comp
     print(f"does not fit: {reason}; looking for what does ...", file=sys.stderr, flush=True)
     suggestion, checked = None, None
     for candidate in _smaller(config, target):
-        checked = _compile(options.preset, candidate, target)
+        checked = _compile(options, candidate, target)
         if not isinstance(checked, str) and checked.fits:
             suggestion = candidate
             break
@@ -240,7 +243,7 @@ def _search(options: Options, config: "TrainConfig", target: Target) -> int:
     found = _candidates(config, target)
     said: dict[str, CompileReport | str] = {}
     for item in found[: options.num_compiled]:
-        said[str(item.config.mesh)] = _compile(options.preset, item.config, target)
+        said[str(item.config.mesh)] = _compile(options, item.config, target)
     fitting = [report for report in said.values() if not isinstance(report, str) and report.fits]
     best = max(fitting, key=lambda report: report.utilisation or 0.0, default=None)
     if options.json:

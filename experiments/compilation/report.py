@@ -80,6 +80,8 @@ class CompileReport:
     """Counted FLOPs over the peak in roofline.seconds."""
     utilisation_causal: float | None
     estimate_utilisation: float | None
+    is_quick: bool
+    """Whether the compiler spent little: then no traffic runs beside arithmetic, and its cycles mean nothing."""
     lower_seconds: float
     compile_seconds: float
 
@@ -133,7 +135,7 @@ def make_report(
     roofline = _from_program(program, found, bandwidths, chip, paper) if chip and paper else None
     cycles = estimated_cycles(program)
     estimate = None
-    if chip and chip.clock and roofline and cycles:
+    if chip and chip.clock and roofline and cycles and not step.is_quick:
         estimate = max(cycles / chip.clock, *roofline.overlapping_seconds.values(), 0.0)
         estimate += sum(roofline.blocking_seconds.values())
     part = counts.flops_per_token_causal / counts.flops_per_token
@@ -168,6 +170,7 @@ def make_report(
         utilisation=used,
         utilisation_causal=used * part if used else None,
         estimate_utilisation=utilisation(config, chip, estimate) if chip and estimate else None,
+        is_quick=step.is_quick,
         lower_seconds=step.lower_seconds,
         compile_seconds=step.compile_seconds,
     )

@@ -65,13 +65,11 @@ def utilisation(config: TrainConfig, chip: Chip, seconds: float) -> float:
 def meshes(config: TrainConfig, num_devices: int) -> list[MeshConfig]:
     """Returns the meshes of so many devices worth trying: data, fsdp, tensor and, for experts, expert."""
     largest = config.model.experts.num_experts if config.model.experts else 1
-    tensors = [t for t in _powers(LARGEST_TENSOR) if num_devices % t == 0]
-    experts = [e for e in _powers(min(largest, 64)) if num_devices % e == 0]
     found = []
-    for tensor, expert in itertools.product(tensors, experts):
-        rest = num_devices // (tensor * expert)
-        for data in (d for d in _powers(64) if rest % d == 0):
-            found.append(MeshConfig(data=data, fsdp=rest // data, expert=expert, tensor=tensor))
+    for tensor, expert, data in itertools.product(_powers(LARGEST_TENSOR), _powers(min(largest, 64)), _powers(64)):
+        if num_devices % (tensor * expert * data) == 0:
+            fsdp = num_devices // (tensor * expert * data)
+            found.append(MeshConfig(data=data, fsdp=fsdp, expert=expert, tensor=tensor))
     return [mesh for mesh in found if config.batch_size % (mesh.num_batch_shards * config.accumulation_steps) == 0]
 
 
