@@ -53,7 +53,9 @@ def usable_rows(table: RunTable, variables: Sequence[str], may_be_zero: Sequence
         for name in TOKENIZERS:
             _check_one_kind(table, name)
     _check_units(table, variables)
-    return _without_duplicates(table)
+    table = _without_duplicates(table)
+    _check_copies(table, variables)
+    return table
 
 
 def _chosen_rows(table: RunTable, name: str) -> RunTable:
@@ -133,6 +135,20 @@ def _without_duplicates(table: RunTable) -> RunTable:
     note = f"{int((~rows).sum())} rows that repeat an earlier row in every column left out"
     warnings.warn(f"{table.source}: {note}.", DuplicateRowsWarning, stacklevel=4)
     return table.where(rows, note)
+
+
+def _check_copies(table: RunTable, variables: Sequence[str]) -> None:
+    """Warns of rows that agree in the loss to its last digit, beyond three decimals, but not in every column."""
+    fine = np.abs(table["loss"] * 1e3 - np.round(table["loss"] * 1e3)) > 1e-6
+    rows = np.stack([table[name] for name in ("loss", *variables)], axis=1)[fine]
+    copies = len(rows) - len(np.unique(rows, axis=0))
+    if copies:
+        warnings.warn(
+            f"{table.source}: {copies} rows have the very loss and counts of another row, though not every column is "
+            "equal; each is counted. If they are copies, leave out the columns that differ, or the rows by --drop.",
+            DuplicateRowsWarning,
+            stacklevel=4,
+        )
 
 
 def check_design(table: RunTable, variables: Sequence[str], num_free: int) -> None:

@@ -87,7 +87,7 @@ def test_a_constant_without_influence_does_not_stop_the_polish():
 
 
 def test_the_benchmark_compares_like_with_like():
-    task = speed.tasks(read_table(RUNS, NAMES, "epochs > 1"))[0]
+    task = speed.tasks(read_table(RUNS, NAMES, "epochs > 1"))[1]
     (wall, cpu), (their_wall, their_cpu), lowest = speed.measure(task, 1)
     assert min(wall, cpu, their_wall, their_cpu) > 0
     assert task.ours().objective == pytest.approx(lowest, rel=1e-4)  # scipy stops a little early

@@ -121,6 +121,18 @@ def test_duplicate_rows_warn_and_count_once():
     assert fit.num_points == 40
 
 
+def test_copies_under_another_name_warn_and_rounded_losses_do_not():
+    data = sound()
+    twice = {name: values + values[:2] for name, values in data.items()}
+    with pytest.warns(DuplicateRowsWarning, match="2 rows have the very loss"):
+        fit = fit_law(from_columns({**twice, "index": list(range(42))}), "chinchilla")
+    assert fit.num_points == 42
+    rounded = {**twice, "loss": [round(each, 2) for each in twice["loss"]], "index": list(range(42))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DuplicateRowsWarning)
+        fit_law(from_columns(rounded), "chinchilla")
+
+
 def test_mixed_tokenizers_are_an_error_unless_losses_are_per_byte():
     data = {**sound(), "vocab_size": [256, 4096] * 20}
     with pytest.raises(MixedTokenizersError, match="256, 4096.*--drop 'vocab_size != 256'"):

@@ -4,10 +4,15 @@ python -m kleiber.scaling.truth [--only T2 ...] [--replicates N] [--out docs]
 """
 
 import argparse
+import os
+import platform
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy
+import scipy
 
 from kleiber.scaling.truth import intervals, planning, recovery, speed
 from kleiber.scaling.truth.designs import Finding
@@ -68,6 +73,8 @@ def write(findings: list[Finding], folder: Path) -> None:
         "",
         "Written by `make truth` (`python -m kleiber.scaling.truth`). Every rate is a count over simulated sweeps of a",
         "known surface, fitted by the shipped code; +- is its Monte Carlo standard error.",
+        f"Python {platform.python_version()}, numpy {numpy.__version__}, scipy {scipy.__version__}, {os.cpu_count()} "
+        f"cores shared with {os.getloadavg()[1]:.1f} running programs on average while seconds were taken.",
         "",
         "![coverage](truth.svg)",
         "",
@@ -86,24 +93,13 @@ def write(findings: list[Finding], folder: Path) -> None:
 
 
 def draw(findings: list[Finding], path: Path) -> None:
-    """Draws every coverage with its Monte Carlo error and what is allowed."""
+    """Writes the figure of every coverage, the same bytes for the same findings."""
     import matplotlib
 
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
+    from kleiber.scaling.truth.drawing import coverage_figure
 
-    plt.rcParams["svg.hashsalt"] = "kleiber"
-    rates = {label: rate for finding in findings for label, rate in finding.rates.items()}
-    figure, axes = plt.subplots(figsize=(7, 0.19 * len(rates) + 1))
-    for row, (rate, error, low, high) in enumerate(rates.values()):
-        axes.plot([low, high], [row, row], color="0.85", linewidth=6, solid_capstyle="butt", zorder=1)
-        axes.errorbar(rate, row, xerr=2 * error, fmt="o", markersize=3, color="C0", linewidth=1, zorder=2)
-    axes.set_yticks(range(len(rates)), list(rates), fontsize=7)
-    axes.axvline(0.95, color="0.6", linewidth=0.8)
-    axes.invert_yaxis()
-    axes.set_xlabel("share of intervals that hold the truth (dot, two Monte Carlo errors; grey: allowed)")
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
+    with matplotlib.rc_context({"svg.hashsalt": "kleiber"}):
+        coverage_figure(findings).savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":
