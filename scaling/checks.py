@@ -145,7 +145,7 @@ def _check_copies(table: RunTable, variables: Sequence[str]) -> None:
     if copies:
         warnings.warn(
             f"{table.source}: {copies} rows have the very loss and counts of another row, though not every column is "
-            "equal; each is counted. If they are copies, leave out the columns that differ, or the rows by --drop.",
+            "equal; each is counted. If they are copies, leave them out with --drop.",
             DuplicateRowsWarning,
             stacklevel=4,
         )
