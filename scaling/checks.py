@@ -132,7 +132,8 @@ def _without_duplicates(table: RunTable) -> RunTable:
     rows[list(first.values())] = True
     if rows.all():
         return table
-    note = f"{int((~rows).sum())} rows that repeat an earlier row in every column left out"
+    count = int((~rows).sum())
+    note = f"{count} row{'s' * (count > 1)} that repeat{'s' * (count == 1)} an earlier row in every column left out"
     warnings.warn(f"{table.source}: {note}.", DuplicateRowsWarning, stacklevel=4)
     return table.where(rows, note)
 
