@@ -61,7 +61,7 @@ MODELS: dict[str, ModelConfig] = {
     ),
 }  # fmt: skip
 
-BATCH_SIZES = {"124m": 512, "1b": 512, "8b": 256, "70b": 1024, "405b": 1024, "1t-dense": 1024, "1t-moe": 1024}
+BATCH_SIZES = {"124m": 512, "1b": 512, "8b": 256, "70b": 1024, "405b": 1024, "1t-dense": 1024, "1t-moe": 4096}
 """Sequences a step."""
 
 LOSS_BLOCKS = {"124m": 2, "1b": 4, "8b": 4, "70b": 4, "405b": 4, "1t-dense": 4, "1t-moe": 4}

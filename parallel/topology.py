@@ -165,36 +165,50 @@ def quiet_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def axis_bandwidth(mesh: "Mesh", chip: Chip) -> dict[str, float]:
-    """Returns the bytes/s one device can send along each mesh axis, by where its devices lie on the torus.
+@dataclass(frozen=True)
+class Links:
+    """What one mesh axis has of the network."""
 
-    A torus dimension that the axis covers whole and that closes to a ring counts twice a link; one that it covers in
-    part, or that does not close, once. Axes that share a dimension share its links, which this does not show.
+    bandwidth: float
+    """Bytes/s one device can send along the axis by all links at once."""
+    hops: float
+    """Links an all-to-all crosses on its way, on average; 1 on a switch."""
+    neighbour_bandwidth: float
+    """Bytes/s to the next device one way."""
+
+
+def axis_links(mesh: "Mesh", chip: Chip) -> dict[str, Links]:
+    """Returns what each mesh axis of more than one device has, by where its devices lie on the torus.
+
+    A torus dimension that the axis covers whole and that closes to a ring counts two links, with a quarter of its
+    length to cross; one that it covers in part, or that does not close, one link and a third. Axes that share a
+    dimension share its links, which this does not show.
 
     Args:
-      mesh: of abstract or real devices; without coordinates (GPUs), every axis has the switch's bandwidth.
+      mesh: of abstract or real devices; without coordinates (GPUs), every axis has the switch to itself.
       chip: its links.
     """
     import numpy as np
 
-    devices = mesh.devices
+    devices, found = mesh.devices, {}
+    used = [(axis, name) for axis, (name, size) in enumerate(mesh.shape.items()) if size > 1]
     if not chip.torus_dimensions or not hasattr(devices.flat[0], "coords"):
-        return {name: chip.link_bandwidth for name, size in mesh.shape.items() if size > 1}
+        return {name: Links(chip.link_bandwidth, 1.0, chip.link_bandwidth) for _, name in used}
     coordinates = np.array([device.coords for device in devices.flat]).reshape(*devices.shape, -1)
     lengths = coordinates.reshape(-1, coordinates.shape[-1]).max(axis=0) + 1
-    bandwidths: dict[str, float] = {}
-    for axis, (name, size) in enumerate(mesh.shape.items()):
-        if size == 1:
-            continue
+    link = chip.link_bandwidth / chip.devices_per_chip
+    for axis, name in used:
         line = coordinates[tuple(slice(None) if other == axis else 0 for other in range(devices.ndim))]
-        links = 0
-        for dimension, length in enumerate(lengths):
-            covered = len(set(line[:, dimension].tolist()))
-            is_ring = covered == length and length % chip.ring_multiple == 0
-            links += 0 if covered == 1 else 2 if is_ring else 1
-        # Two devices of one chip: faster than any link, and no figure is published.
-        bandwidths[name] = chip.link_bandwidth / chip.devices_per_chip * max(links, 1)
-    return bandwidths
+        covered = [len(set(line[:, dimension].tolist())) for dimension in range(len(lengths))]
+        sizes = [
+            (part, part == length and length % chip.ring_multiple == 0)
+            for part, length in zip(covered, lengths, strict=True)
+        ]
+        links = sum(2 if is_ring else 1 for part, is_ring in sizes if part > 1)
+        hops = sum(part / 4 if is_ring else part / 3 for part, is_ring in sizes if part > 1)
+        # No dimension: the two devices of one chip, which are nearer than any link; no figure is published.
+        found[name] = Links(link * max(links, 1), max(hops, 1.0), link)
+    return found
 
 
 def chip_of(device: "jax.Device") -> Chip | None:

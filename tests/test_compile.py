@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from kleiber.experiments.cli import main
 from kleiber.experiments.commands.compile import parse_mesh
 from kleiber.experiments.compilation.memory import step_memory
-from kleiber.experiments.compilation.roofline import executed_flops, on_paper, sent_bytes
+from kleiber.experiments.compilation.roofline import executed_flops, on_paper, send_seconds, sent_bytes
 from kleiber.experiments.compilation.search import candidates
 from kleiber.experiments.compilation.step import OutOfMemory, compile_step, state_bytes
 from kleiber.experiments.presets import MODELS, preset
@@ -27,7 +27,7 @@ from kleiber.parallel.collectives import bytes_by_axis, collectives
 from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.hlo import estimated_cycles, parse, product_flops, shape_bytes
 from kleiber.parallel.mesh import make_mesh
-from kleiber.parallel.topology import CHIPS, axis_bandwidth, parse_topology
+from kleiber.parallel.topology import CHIPS, Links, axis_links, parse_topology
 from kleiber.train.config import OptimizerConfig, TrainConfig
 
 MODEL = ModelConfig(
@@ -80,11 +80,11 @@ def torus(*lengths):
 def test_an_axis_has_the_links_of_the_dimensions_it_lies_on():
     chip = CHIPS["v5p"]
     mesh = types.SimpleNamespace(devices=torus(4, 4, 4).reshape(16, 4), shape={"fsdp": 16, "tensor": 4})
-    assert axis_bandwidth(mesh, chip) == {"fsdp": 4 * 100e9, "tensor": 2 * 100e9}
+    assert axis_links(mesh, chip) == {"fsdp": Links(4 * 100e9, 2.0, 100e9), "tensor": Links(2 * 100e9, 1.0, 100e9)}
     half = types.SimpleNamespace(devices=torus(4, 4, 4).reshape(16, 2, 2), shape={"fsdp": 16, "data": 2, "tensor": 2})
-    assert axis_bandwidth(half, chip)["tensor"] == 100e9  # part of a dimension is a line
+    assert axis_links(half, chip)["tensor"].bandwidth == 100e9  # part of a dimension is a line
     small = types.SimpleNamespace(devices=torus(8, 8, 1).reshape(8, 8), shape={"fsdp": 8, "tensor": 8})
-    assert axis_bandwidth(small, CHIPS["v5e"])["fsdp"] == 50e9  # rings close at 16 on v5e
+    assert axis_links(small, CHIPS["v5e"])["fsdp"].bandwidth == 50e9  # rings close at 16 on v5e
 
 
 def compiled_text(function, mesh, *arguments, **options):
@@ -247,8 +247,11 @@ def test_the_traffic_of_a_compiled_step_is_that_of_the_communication_model(compi
     config, _, program = compiled
     rows = bytes_by_axis(collectives(parse(program.as_text()), config.mesh.sizes))
     expected = sent_bytes(config)
-    assert sum(rows["fsdp",].values()) == pytest.approx(expected["fsdp"], rel=0.03)
-    # The compiler for CPUs sums the three gradients of the attention's input apart, where that for TPUs adds first.
+    # The compiler for CPUs sums gradients by an all-reduce, twice the bytes of a reduce-scatter: once more the layers'
+    # matrices and, in two parts, the head.
+    gradients = 3 / 4 * 4 * (6 * (4 * 64 * 64 + 2 * 64 * 128) + 2 * 64 * 128) / 2
+    assert sum(rows["fsdp",].values()) == pytest.approx(expected["fsdp"] + gradients, rel=0.03)
+    # It sums the three gradients of the attention's input apart, where that for TPUs adds first.
     activations = 4 * (16 // 4) * 32 * 64
     assert sum(rows["tensor",].values()) == pytest.approx(expected["tensor"] + 2 * 6 * activations, rel=0.01)
 
@@ -280,7 +283,7 @@ def test_the_trillion_of_experts_is_sparse():
 def test_the_search_prefers_what_fits_and_then_what_is_fast():
     chip = dataclasses.replace(CHIPS["v5e"], hbm_bytes=1.2e6)
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, experts=ExpertsConfig(4, group_size=8)))
-    found = candidates(config, 8, chip, lambda mesh: dict.fromkeys(mesh.sizes, 1e9))
+    found = candidates(config, 8, chip, lambda mesh: dict.fromkeys(mesh.sizes, Links(1e9, 1.0, 1e9)))
     fits = [item.fits(chip) for item in found]
     assert any(fits) and not all(fits) and fits == sorted(fits, reverse=True)
     best = [item.utilisation for item in found if item.fits(chip)]
@@ -289,10 +292,17 @@ def test_the_search_prefers_what_fits_and_then_what_is_fast():
 
 def test_a_roofline_waits_for_tensor_traffic_and_works_beside_the_rest():
     config = dataclasses.replace(CONFIG, mesh=MeshConfig(fsdp=4, tensor=2))
-    line = on_paper(config, CHIPS["v5e"], {"fsdp": 1e6, "tensor": 2e6}, 0.0)
+    line = on_paper(config, CHIPS["v5e"], {"fsdp": Links(1e6, 1, 1e6), "tensor": Links(2e6, 1, 1e6)}, 0.0)
     sent = sent_bytes(config)
     assert line.seconds == pytest.approx(max(line.compute_seconds, sent["fsdp"] / 1e6) + sent["tensor"] / 2e6)
     assert line.limit == "traffic over fsdp"
+
+
+def test_an_all_to_all_crosses_several_links_and_a_permute_uses_one():
+    links = {"expert": Links(2e9, 4.0, 1e9)}  # a ring of 16
+    assert send_seconds("all-to-all", 1e9, ["expert"], links) == 2.0
+    assert send_seconds("all-gather", 1e9, ["expert"], links) == 0.5
+    assert send_seconds("collective-permute", 1e9, ["expert"], links) == 1.0
 
 
 def test_a_refusal_names_the_bytes():

@@ -139,11 +139,11 @@ def _with_mesh(options: Options, config: "TrainConfig", target: Target) -> "Trai
 def _candidates(config: "TrainConfig", target: Target) -> "list[Candidate]":
     from kleiber.experiments.compilation.search import candidates
     from kleiber.parallel.mesh import make_mesh
-    from kleiber.parallel.topology import UNKNOWN, axis_bandwidth
+    from kleiber.parallel.topology import UNKNOWN, axis_links
 
     chip = target.chip or UNKNOWN
     found = candidates(
-        config, len(target.devices), chip, lambda mesh: axis_bandwidth(make_mesh(mesh, target.devices), chip)
+        config, len(target.devices), chip, lambda mesh: axis_links(make_mesh(mesh, target.devices), chip)
     )
     if not found:
         raise ValueError(

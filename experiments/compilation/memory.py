@@ -51,12 +51,13 @@ def step_memory(config: TrainConfig, state_bytes: float | None = None) -> StepMe
     kept = model.d_model * compute * tokens if model.has_remat else activations
     head = model.vocab_size * model.d_model / mesh.tensor
     logits = tokens * model.vocab_size / (mesh.tensor * config.loss_blocks)
-    # Weights of two layers are there at once, this one's and the next one's, and the gradient before it is summed.
     return StepMemory(
         state_bytes=held * (stored + 8) if state_bytes is None else state_bytes,
         gradient_bytes=held * stored,
         saved_bytes=model.num_layers / mesh.stage * kept * (1 if mesh.stage == 1 else 2),
-        layer_bytes=3 * compute * layer + activations,
+        # Weights of this layer and of the next, and the gradient before it is summed; backward, what a layer computed
+        # and the gradients of that.
+        layer_bytes=3 * compute * layer + 2 * activations,
         head_bytes=head * (compute + 4) + 2 * 4 * logits,
     )
 

@@ -7,13 +7,13 @@ from typing import Any
 from jax.sharding import Mesh
 
 from kleiber.experiments.compilation.memory import step_memory
-from kleiber.experiments.compilation.roofline import Roofline, executed_flops, on_paper, sent_bytes
+from kleiber.experiments.compilation.roofline import Roofline, executed_flops, on_paper, send_seconds, sent_bytes
 from kleiber.experiments.compilation.search import utilisation
 from kleiber.experiments.compilation.step import CompiledStep, state_bytes
 from kleiber.model.counts import count
 from kleiber.parallel.collectives import Collective, bytes_by_axis, collectives
 from kleiber.parallel.hlo import Program, estimated_cycles, parse, product_flops
-from kleiber.parallel.topology import Chip, axis_bandwidth
+from kleiber.parallel.topology import Chip, Links, axis_links
 from kleiber.train.config import TrainConfig
 
 
@@ -128,11 +128,11 @@ def make_report(
         raise ValueError("this backend's compiler gives no program text; compile for a topology or on CPU.")
     program, memory, cost = parse(text), step.compiled.memory_analysis(), step.compiled.cost_analysis()
     held, counts = state_bytes(config, mesh), count(config.model)
-    bandwidths = axis_bandwidth(mesh, chip) if chip else {}
+    links = axis_links(mesh, chip) if chip else {}
     found = collectives(program, config.mesh.sizes)
-    traffic = _traffic(config, found, bandwidths)
-    paper = on_paper(config, chip, bandwidths, held) if chip else None
-    roofline = _from_program(program, found, bandwidths, chip, paper) if chip and paper else None
+    traffic = _traffic(config, found, links)
+    paper = on_paper(config, chip, links, held) if chip else None
+    roofline = _from_program(program, found, links, chip, paper) if chip and paper else None
     cycles = estimated_cycles(program)
     estimate = None
     if chip and chip.clock and roofline and cycles and not step.is_quick:
@@ -176,31 +176,25 @@ def make_report(
     )
 
 
-def _traffic(config: TrainConfig, found: list[Collective], bandwidths: Mapping[str, float]) -> tuple[Traffic, ...]:
+def _traffic(config: TrainConfig, found: list[Collective], links: Mapping[str, Links]) -> tuple[Traffic, ...]:
     predicted = sent_bytes(config)
     rows = []
     for axes, kinds in bytes_by_axis(found).items():
         beside = sum(item.total_bytes for item in found if item.axes == axes and item.is_asynchronous)
-        total = sum(kinds.values())
-        seconds = total / _bandwidth(axes, bandwidths) if bandwidths else None
+        seconds = sum(send_seconds(kind, sent, axes, links) for kind, sent in kinds.items()) if links else None
         foreseen = predicted.get(axes[0]) if len(axes) == 1 else None
         rows.append(Traffic(axes, kinds, beside, foreseen, seconds))
     return tuple(sorted(rows, key=lambda row: -row.total_bytes))
 
 
-def _bandwidth(axes: tuple[str, ...], bandwidths: Mapping[str, float]) -> float:
-    """Several axes at once use the links of all; a sum is what the best algorithm reaches."""
-    return sum(bandwidths[axis] for axis in axes)
-
-
 def _from_program(
-    program: Program, found: list[Collective], bandwidths: Mapping[str, float], chip: Chip, paper: Roofline
+    program: Program, found: list[Collective], links: Mapping[str, Links], chip: Chip, paper: Roofline
 ) -> Roofline:
     beside: dict[str, float] = {}
     between: dict[str, float] = {}
     for item in found:
         table = beside if item.is_asynchronous else between
         name = "+".join(item.axes)
-        table[name] = table.get(name, 0.0) + item.total_bytes / _bandwidth(item.axes, bandwidths)
+        table[name] = table.get(name, 0.0) + send_seconds(item.kind, item.total_bytes, item.axes, links)
     compute = product_flops(program) / (chip.peak_flops / chip.devices_per_chip)
     return Roofline(compute, paper.hbm_seconds, beside, between)

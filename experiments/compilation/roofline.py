@@ -4,12 +4,12 @@ N tokens of one device's part of the batch, D model width, V vocabulary, P param
 f, d, e, c, t, s devices on the axes fsdp, data, expert, context, tensor, stage. Bytes are what one device sends.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import BYTES, flops_per_token_computed, num_params_block_matrices
-from kleiber.parallel.topology import Chip
+from kleiber.parallel.topology import Chip, Links
 from kleiber.train.config import TrainConfig
 
 OVERLAPPING = ("replica", "stage", "data", "fsdp", "context")
@@ -55,10 +55,11 @@ def executed_flops(config: TrainConfig) -> float:
 
 
 def sent_bytes(config: TrainConfig) -> dict[str, float]:
-    """Returns the bytes one device sends in a step over each axis of config.mesh, as XLA for TPU arranges them.
+    """Returns the bytes one device sends in a step over each axis of config.mesh.
 
     Weights are gathered in the compute dtype before each use, forward and (with remat) backward. Gradients are summed
-    by an all-reduce of which each device keeps its part, in the compute dtype: twice the bytes of a reduce-scatter.
+    in the compute dtype by a reduce-scatter over fsdp. (A compiler that sums by an all-reduce of which each device
+    keeps its part sends twice that; docs/parallel.md says when.)
     """
     model, mesh = config.model, config.mesh
     size = BYTES[model.compute_dtype]
@@ -73,7 +74,7 @@ def sent_bytes(config: TrainConfig) -> dict[str, float]:
     activations = size * tokens * model.d_model
     reduced = 5 if model.has_remat else 4  # a layer: two forward, two backward, one recomputed
     sent = {
-        "fsdp": _share(mesh.fsdp) * (gathered + 2 * summed),
+        "fsdp": _share(mesh.fsdp) * (gathered + summed),
         "data": 2 * _share(mesh.data) * summed / mesh.fsdp,
         "tensor": 2 * _share(mesh.tensor) * activations * (layers * reduced + 2),
         "context": _ring_bytes(config, tokens, layers),
@@ -138,16 +139,39 @@ def hbm_traffic(config: TrainConfig, state_bytes: float) -> float:
     return 2 * state_bytes + weights + activations + scores + logits
 
 
-def on_paper(config: TrainConfig, chip: Chip, bandwidths: Mapping[str, float], state_bytes: float) -> Roofline:
+def send_seconds(kind: str, sent: float, axes: Sequence[str], links: Mapping[str, Links]) -> float:
+    """Returns the seconds in which one device sends its bytes.
+
+    Args:
+      kind: a collective of kleiber.parallel.collectives.KINDS. Gathers and sums use all links of the axes at once; an
+        all-to-all too, but its bytes cross several; a permute goes one way to a neighbour.
+      sent: bytes.
+      axes: mesh axes it runs over.
+      links: as axis_links returns.
+    """
+    if kind == "collective-permute":
+        return sent / min(links[axis].neighbour_bandwidth for axis in axes)
+    hops = sum(links[axis].hops for axis in axes) if kind == "all-to-all" else 1.0
+    return sent * hops / sum(links[axis].bandwidth for axis in axes)
+
+
+KIND_OF_AXIS = {"expert": "all-to-all", "context": "collective-permute", "stage": "collective-permute"}
+"""What most of the traffic over an axis is; the others gather and sum."""
+
+
+def on_paper(config: TrainConfig, chip: Chip, links: Mapping[str, Links], state_bytes: float) -> Roofline:
     """Returns the roofline of a step from formulas alone.
 
     Args:
       config: with its mesh.
       chip: peak and HBM bandwidth.
-      bandwidths: bytes/s one device sends along each axis (kleiber.parallel.topology.axis_bandwidth).
+      links: what each axis has of the network (kleiber.parallel.topology.axis_links).
       state_bytes: of one device.
     """
-    seconds = {axis: sent / bandwidths[axis] for axis, sent in sent_bytes(config).items()}
+    seconds = {
+        axis: send_seconds(KIND_OF_AXIS.get(axis, "all-reduce"), sent, [axis], links)
+        for axis, sent in sent_bytes(config).items()
+    }
     num = config.mesh.num_devices * (1.0 if config.mesh.stage == 1 else _pipeline_efficiency(config))
     return Roofline(
         executed_flops(config) / num / (chip.peak_flops / chip.devices_per_chip),

@@ -9,7 +9,7 @@ from kleiber.experiments.compilation.memory import StepMemory, step_memory
 from kleiber.experiments.compilation.roofline import Roofline, on_paper
 from kleiber.model.counts import flops_per_token
 from kleiber.parallel.config import MeshConfig
-from kleiber.parallel.topology import Chip
+from kleiber.parallel.topology import Chip, Links
 from kleiber.train.config import TrainConfig
 
 ROOM = 0.85
@@ -34,7 +34,7 @@ class Candidate:
 
 
 def candidates(
-    config: TrainConfig, num_devices: int, chip: Chip, bandwidths: Callable[[MeshConfig], Mapping[str, float]]
+    config: TrainConfig, num_devices: int, chip: Chip, links: Callable[[MeshConfig], Mapping[str, Links]]
 ) -> list[Candidate]:
     """Returns the meshes a config divides over, those that fit first, each part best first.
 
@@ -42,14 +42,14 @@ def candidates(
       config: the trunk; its mesh is not read.
       num_devices: all are used.
       chip: peak, memory and links.
-      bandwidths: bytes/s along each axis of a mesh; meshes for which it raises ValueError are left out.
+      links: what the axes of a mesh have of the network; meshes for which it raises ValueError are left out.
     """
     found = []
     for mesh in meshes(config, num_devices):
         try:
             split = dataclasses.replace(config, mesh=mesh)
             memory = step_memory(split)
-            roofline = on_paper(split, chip, bandwidths(mesh), memory.state_bytes)
+            roofline = on_paper(split, chip, links(mesh), memory.state_bytes)
         except ValueError:
             continue
         found.append(Candidate(split, memory, roofline, utilisation(split, chip, roofline.seconds)))
