@@ -282,8 +282,8 @@ def _convolution_flops(instruction: Instruction, left: list[int], right: list[in
     total /= int(batch_groups.group(1)) if batch_groups else 1
     window = re.search(r"window=\{([^}]*)\}", instruction.rest)
     fields = dict(field.split("=") for field in window.group(1).split()) if window else {}
-    for number, label in enumerate(label for label in output_labels if label.isdigit()):
-        at = {key: value.split("x")[number] for key, value in fields.items()}
+    for label in (label for label in output_labels if label.isdigit()):
+        at = {key: value.split("x")[int(label)] for key, value in fields.items()}
         total *= _valid_positions(
             output[output_labels.index(label)],
             right[right_labels.index(label)],
