@@ -33,5 +33,10 @@ setup(
         "all": DATA + NOTEBOOK + TRACK + QUERY + DEV,
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
+        # The compiler for TPUs alone (about 140 MB), as jax[tpu] of each release pins it: `kleiber compile --topology`.
+        "aot": [
+            "libtpu==0.0.42.*; python_version < '3.12'",
+            "libtpu==0.0.50.*; python_version >= '3.12'",
+        ],
     },
 )

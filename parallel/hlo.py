@@ -1,4 +1,4 @@
-"""An optimised HLO module read from its text: which computation runs how often, and the matrix products in it.
+"""An optimised HLO module read from its text, and which computation of it runs how often.
 
 A loop's body is written once and runs many times. How often is read from `known_trip_count` where the compiler wrote
 it, else from the loop itself: the counter's start, its step, and the bound of the condition. A bound that is only known
@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 BYTES = {"pred": 1, "bf16": 2, "token": 0, "opaque": 0}
-_ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
+ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
+"""Element type and sizes of an array's shape."""
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"\b(?:calls|body|condition|true_computation|false_computation|branch_computations)=")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRANSPARENT = {"copy", "bitcast", "convert", "reshape", "copy-start", "copy-done"}
 
 
@@ -84,7 +84,7 @@ class Program:
 
 def shape_bytes(shape: str) -> int:
     """Returns the bytes of an array or of a tuple of arrays, such as `(f32[8,16]{1,0}, u32[])`; layouts are ignored."""
-    return round(sum(_element_bytes(kind) * math.prod(_sizes(sizes)) for kind, sizes in _ARRAY.findall(shape)))
+    return round(sum(_element_bytes(kind) * math.prod(sizes_of(sizes)) for kind, sizes in ARRAY.findall(shape)))
 
 
 def _element_bytes(kind: str) -> float:
@@ -95,7 +95,8 @@ def _element_bytes(kind: str) -> float:
     return bits / 8  # f32, s4, f8e4m3fn, c64
 
 
-def _sizes(text: str) -> list[int]:
+def sizes_of(text: str) -> list[int]:
+    """Returns the numbers of a text such as 8,128."""
     return [int(size) for size in text.split(",") if size]
 
 
@@ -224,90 +225,3 @@ def _integer(instruction: Instruction | None) -> int | None:
     if instruction is None or instruction.opcode != "constant":
         return None
     return int(instruction.operand_text) if re.fullmatch(r"-?\d+", instruction.operand_text) else None
-
-
-def estimated_cycles(program: Program) -> float:
-    """Returns the compiler's own estimate of cycles, summed over what runs; 0 where it writes none (TPU writes them).
-
-    Communication has no estimate, so this is the time of the arithmetic and its memory traffic alone.
-    """
-    total = 0.0
-    for _, instruction, times in program:
-        if match := _CYCLES.search(instruction.rest):
-            total += times * int(match.group(1))
-    return total
-
-
-def product_flops(program: Program) -> float:
-    """Returns 2 M N K summed over the matrix products that run on one device, loops counted as often as they turn.
-
-    TPUs write products as convolutions; positions that fall into padding are not counted.
-    """
-    flops = 0.0
-    for computation, instruction, times in program:
-        if instruction.opcode in ("dot", "convolution") or "gemm" in instruction.rest[:200]:
-            left, right = (_shape_of(computation, name) for name in instruction.operands[:2])
-            if instruction.opcode == "convolution":
-                flops += times * _convolution_flops(instruction, left, right)
-            else:
-                flops += times * _dot_flops(instruction, left)
-    return flops
-
-
-def _shape_of(computation: Computation, name: str) -> list[int]:
-    match = _ARRAY.search(computation.instructions[name].shape)
-    return _sizes(match.group(2)) if match else []
-
-
-def _dot_flops(instruction: Instruction, left: list[int]) -> float:
-    match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
-    if match is None:  # a library call
-        match = re.search(r'"lhs_contracting_dimensions":\[([\d",]*)\]', instruction.rest)
-    contracting = _sizes(match.group(1).replace('"', "")) if match else []
-    output = _ARRAY.search(instruction.shape)
-    assert output is not None
-    return 2.0 * math.prod(_sizes(output.group(2))) * math.prod(left[axis] for axis in contracting)
-
-
-def _convolution_flops(instruction: Instruction, left: list[int], right: list[int]) -> float:
-    match = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
-    output_match = _ARRAY.search(instruction.shape)
-    assert match is not None and output_match is not None
-    left_labels, right_labels, output_labels = match.groups()
-    output = _sizes(output_match.group(2))
-    groups = re.search(r"feature_group_count=(\d+)", instruction.rest)
-    batch_groups = re.search(r"batch_group_count=(\d+)", instruction.rest)
-    total = 2.0 * left[left_labels.index("b")] * left[left_labels.index("f")] * right[right_labels.index("o")]
-    total /= int(groups.group(1)) if groups else 1
-    total /= int(batch_groups.group(1)) if batch_groups else 1
-    window = re.search(r"window=\{([^}]*)\}", instruction.rest)
-    fields = dict(field.split("=") for field in window.group(1).split()) if window else {}
-    for label in (label for label in output_labels if label.isdigit()):
-        at = {key: value.split("x")[int(label)] for key, value in fields.items()}
-        total *= _valid_positions(
-            output[output_labels.index(label)],
-            right[right_labels.index(label)],
-            left[left_labels.index(label)],
-            int(at.get("stride", 1)),
-            int(at.get("pad", "0_0").split("_")[0]),
-            int(at.get("lhs_dilate", 1)),
-            int(at.get("rhs_dilate", 1)),
-        )
-    return total
-
-
-@functools.lru_cache(maxsize=1024)
-def _valid_positions(outputs: int, kernel: int, inputs: int, stride: int, pad: int, dilate: int, spread: int) -> int:
-    """Returns the pairs of output position and kernel position that meet an input, along one spatial dimension."""
-    count = 0
-    for position in range(kernel):
-        # Input times dilation = output * stride - pad + position * spread must hit a real input.
-        offset = position * spread - pad
-        if dilate == 1:
-            first = max(0, -(offset // stride)) if offset < 0 else 0
-            last = (inputs - 1 - offset) // stride
-            count += max(0, min(outputs - 1, last) - first + 1)
-        else:
-            reached = (output * stride + offset for output in range(outputs))
-            count += sum(at % dilate == 0 and 0 <= at // dilate < inputs for at in reached)
-    return count

@@ -23,6 +23,7 @@ from kleiber.parallel.config import MeshConfig
 if TYPE_CHECKING:
     from kleiber.experiments.compilation.report import CompileReport
     from kleiber.experiments.compilation.search import Candidate
+    from kleiber.experiments.compilation.step import OutOfMemory
     from kleiber.parallel.topology import Chip
     from kleiber.train.config import TrainConfig
 
@@ -67,12 +68,14 @@ class Target:
 
 def run(options: Options) -> int:
     """Compiles and prints; returns 0 if it fits, 3 if not."""
+    from kleiber.experiments.compilation.step import OutOfMemory
+
     config, target = _config(options), _target(options.topology)
     if options.search:
         return _search(options, config, target)
     chosen = _with_mesh(options, config, target)
     said = _compile(options, chosen, target)
-    if not isinstance(said, str) and said.fits:
+    if not isinstance(said, OutOfMemory) and said.fits:
         _print(options, said)
         return EXIT_DONE
     return _refuse(options, chosen, target, said)
@@ -153,7 +156,7 @@ def _candidates(config: "TrainConfig", target: Target) -> "list[Candidate]":
     return found
 
 
-def _compile(options: Options, config: "TrainConfig", target: Target) -> "CompileReport | str":
+def _compile(options: Options, config: "TrainConfig", target: Target) -> "CompileReport | OutOfMemory":
     """Returns the report, or what the compiler said when it refused."""
     from kleiber.experiments.compilation.report import make_report
     from kleiber.experiments.compilation.step import OutOfMemory, compile_step, heartbeat
@@ -163,17 +166,9 @@ def _compile(options: Options, config: "TrainConfig", target: Target) -> "Compil
     try:
         step = compile_step(config, mesh, f"compiling {label}", not options.full)
     except OutOfMemory as refusal:
-        return _refusal(refusal)
+        return refusal
     with heartbeat(f"reading the program of {label}"):
         return make_report(options.preset, target.name, config, mesh, target.chip, step)
-
-
-def _refusal(refusal: Any) -> str:
-    if refusal.needed_bytes is None:
-        return str(refusal).splitlines()[0]
-    needed, available = refusal.needed_bytes, refusal.available_bytes
-    over = f"{(needed - available) / 1e9:.2f} GB too much"
-    return f"needs {needed / 1e9:.2f} GB a device, there are {available / 1e9:.2f} GB: {over}"
 
 
 def _print(options: Options, report: "CompileReport") -> None:
@@ -185,29 +180,29 @@ def _print(options: Options, report: "CompileReport") -> None:
         show_report(report)
 
 
-def _refuse(options: Options, config: "TrainConfig", target: Target, said: "CompileReport | str") -> int:
+def _refuse(options: Options, config: "TrainConfig", target: Target, said: "CompileReport | OutOfMemory") -> int:
     """Says that it does not fit, and what would, which the compiler is asked about first."""
     from kleiber.experiments.compilation.memory import step_memory
+    from kleiber.experiments.compilation.step import OutOfMemory
 
-    reason = said if isinstance(said, str) else "the program is larger than the memory"
+    if isinstance(said, OutOfMemory):
+        reason, needed, available = said.reason, said.needed_bytes, said.available_bytes
+    else:
+        reason, needed, available = "the program is larger than the memory", said.peak_bytes, said.available_bytes
     print(f"does not fit: {reason}; looking for what does ...", file=sys.stderr, flush=True)
-    suggestion, checked = None, None
-    for candidate in _smaller(config, target):
-        checked = _compile(options, candidate, target)
-        if not isinstance(checked, str) and checked.fits:
-            suggestion = candidate
+    fitting, line = None, "nothing that fits was found on this topology; take a larger one."
+    for smaller in _smaller(config, target):
+        answer = _compile(options, smaller, target)
+        if not isinstance(answer, OutOfMemory) and answer.fits:
+            fitting = answer
+            line = f"fits: --mesh {_flag(smaller.mesh)} --batch-size {smaller.batch_size}"
+            line += f" ({answer.peak_bytes / 1e9:.2f} GB, compiled)"
             break
-    line = "nothing that fits was found on this topology; take a larger one."
-    if suggestion is not None and checked is not None and not isinstance(checked, str):
-        line = f"fits: --mesh {_flag(suggestion.mesh)} --batch-size {suggestion.batch_size}"
-        line += f" ({checked.peak_bytes / 1e9:.2f} GB, compiled)"
     if options.json:
-        row: dict[str, Any] = {"preset": options.preset, "where": target.name, "mesh": str(config.mesh), "fits": False}
-        row |= {"batch_size": config.batch_size, "reason": reason, "predicted_bytes": step_memory(config).total_bytes}
-        row["suggestion"] = None
-        if suggestion is not None and not isinstance(checked, str) and checked is not None:
-            row["suggestion"] = checked.to_json()
-        print(json.dumps(row, indent=1))
+        row: dict[str, Any] = {"preset": options.preset, "where": target.name, "mesh": str(config.mesh)}
+        row |= {"batch_size": config.batch_size, "fits": False, "reason": reason, "needed_bytes": needed}
+        row |= {"available_bytes": available, "predicted_bytes": step_memory(config).total_bytes}
+        print(json.dumps(row | {"suggestion": fitting.to_json() if fitting else None}, indent=1))
     else:
         print(f"{options.preset} on {target.name}, {config.mesh}, batch {config.batch_size}: does not fit: {reason}.")
         print(line)
@@ -224,7 +219,7 @@ def _smaller(config: "TrainConfig", target: Target) -> "list[TrainConfig]":
     while batch >= 1 and len(found) < 3:
         smaller = dataclasses.replace(config, batch_size=batch, mesh=MeshConfig())
         try:
-            fitting = [item for item in _candidates(smaller, target) if item.fits(chip)]
+            fitting = [item for item in _candidates(smaller, target) if item.fits(chip, room=1.0)]
         except ValueError:
             fitting = []
         found += [item.config for item in fitting if item.config != config][:1]
@@ -238,13 +233,14 @@ def _flag(mesh: MeshConfig) -> str:
 
 def _search(options: Options, config: "TrainConfig", target: Target) -> int:
     from kleiber.experiments.compilation.show import show_candidates, show_report
+    from kleiber.experiments.compilation.step import OutOfMemory
     from kleiber.parallel.topology import UNKNOWN
 
     found = _candidates(config, target)
-    said: dict[str, CompileReport | str] = {}
+    said: dict[str, CompileReport | OutOfMemory] = {}
     for item in found[: options.num_compiled]:
         said[str(item.config.mesh)] = _compile(options, item.config, target)
-    fitting = [report for report in said.values() if not isinstance(report, str) and report.fits]
+    fitting = [report for report in said.values() if not isinstance(report, OutOfMemory) and report.fits]
     best = max(fitting, key=lambda report: report.utilisation or 0.0, default=None)
     if options.json:
         rows = []
@@ -252,7 +248,7 @@ def _search(options: Options, config: "TrainConfig", target: Target) -> int:
             row = {"mesh": str(item.config.mesh), "predicted_bytes": item.memory.total_bytes}
             row |= {"predicted_seconds": item.roofline.seconds, "predicted_utilisation": item.utilisation}
             answer = said.get(str(item.config.mesh))
-            row["compiled"] = answer.to_json() if answer is not None and not isinstance(answer, str) else answer
+            row["compiled"] = answer.reason if isinstance(answer, OutOfMemory) else answer and answer.to_json()
             rows.append(row)
         print(json.dumps({"preset": options.preset, "where": target.name, "candidates": rows}, indent=1))
     else:

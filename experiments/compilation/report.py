@@ -12,7 +12,8 @@ from kleiber.experiments.compilation.search import utilisation
 from kleiber.experiments.compilation.step import CompiledStep, state_bytes
 from kleiber.model.counts import count
 from kleiber.parallel.collectives import Collective, bytes_by_axis, collectives
-from kleiber.parallel.hlo import Program, estimated_cycles, parse, product_flops
+from kleiber.parallel.hlo import Program, parse
+from kleiber.parallel.products import estimated_cycles, product_flops
 from kleiber.parallel.topology import Chip, Links, axis_links
 from kleiber.train.config import TrainConfig
 

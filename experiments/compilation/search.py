@@ -28,9 +28,9 @@ class Candidate:
     utilisation: float
     """Counted FLOPs (kleiber.model.counts.flops_per_token) over what the chips could do in roofline.seconds."""
 
-    def fits(self, chip: Chip) -> bool:
-        """Returns whether the estimated memory leaves room."""
-        return self.memory.total_bytes < ROOM * chip.hbm_bytes / chip.devices_per_chip
+    def fits(self, chip: Chip, room: float = ROOM) -> bool:
+        """Returns whether the estimate fills no more than this part of the memory."""
+        return self.memory.total_bytes < room * chip.hbm_bytes / chip.devices_per_chip
 
 
 def candidates(

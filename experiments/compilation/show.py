@@ -9,6 +9,7 @@ from rich.table import Table
 from kleiber.experiments.compilation.report import CompileReport
 from kleiber.experiments.compilation.roofline import Roofline
 from kleiber.experiments.compilation.search import Candidate
+from kleiber.experiments.compilation.step import OutOfMemory
 from kleiber.parallel.topology import Chip
 
 
@@ -99,20 +100,23 @@ def _parts(roofline: Roofline) -> str:
     return ", ".join(parts)
 
 
-def show_candidates(found: Sequence[Candidate], chip: Chip, reports: dict[str, CompileReport | str]) -> None:
+def show_candidates(found: Sequence[Candidate], chip: Chip, reports: dict[str, CompileReport | OutOfMemory]) -> None:
     """Prints the meshes of a search, with what the compiler said of those it tried.
 
     Args:
       found: best first.
       chip: its memory decides.
-      reports: by mesh: a report, or why there is none.
+      reports: by mesh: a report, or the refusal.
     """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title="meshes, best first by the roofline on paper")
     for column in ("mesh", "memory", "fits", "s a step", "of peak", "limit", "compiled memory", "compiled of peak"):
         table.add_column(column, justify="left" if column in ("mesh", "limit") else "right", no_wrap=True)
     for item in found:
-        said = reports.get(str(item.config.mesh), "")
-        memory, peak = (said, "") if isinstance(said, str) else (_gb(said.peak_bytes), f"{said.utilisation or 0:.1%}")
+        said, memory, peak = reports.get(str(item.config.mesh)), "", ""
+        if isinstance(said, OutOfMemory):
+            memory = f"refused: {_gb(said.needed_bytes)}" if said.needed_bytes else "refused"
+        elif said is not None:
+            memory, peak = _gb(said.peak_bytes), f"{said.utilisation or 0:.1%}"
         row = [str(item.config.mesh), _gb(item.memory.total_bytes), "yes" if item.fits(chip) else "no"]
         row += [f"{item.roofline.seconds:.3g}", f"{item.utilisation:.1%}", item.roofline.limit, memory, peak]
         table.add_row(*row)

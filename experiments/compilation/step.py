@@ -42,6 +42,14 @@ class OutOfMemory(Exception):
         self.needed_bytes = float(match[1]) * _UNITS[match[2]] if match else None
         self.available_bytes = float(match[3]) * _UNITS[match[4]] if match else None
 
+    @property
+    def reason(self) -> str:
+        """What is missing, in one line."""
+        if self.needed_bytes is None or self.available_bytes is None:
+            return str(self).splitlines()[0]
+        needed, there = self.needed_bytes / 1e9, self.available_bytes / 1e9
+        return f"needs {needed:.2f} GB a device, there are {there:.2f} GB: {needed - there:.2f} GB too much"
+
 
 @dataclass(frozen=True)
 class CompiledStep:
