@@ -72,6 +72,12 @@ def test_a_topology_is_read_and_a_bad_one_gets_near_names():
         parse_topology("v5p:16x16")
 
 
+def test_without_the_compiler_one_line_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["compile", "124m", "--topology", "v5e:4x4"]) == 2
+    assert "pip install 'kleiber[aot]'" in capsys.readouterr().err
+
+
 def torus(*lengths):
     """A mesh-like box of devices with coordinates."""
     coordinates = list(np.ndindex(*lengths))
