@@ -108,16 +108,16 @@ def show_candidates(found: Sequence[Candidate], chip: Chip, reports: dict[str, C
       chip: its memory decides.
       reports: by mesh: a report, or the refusal.
     """
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title="meshes, best first by the roofline on paper")
-    for column in ("mesh", "memory", "fits", "s a step", "of peak", "compiled:", "of peak"):
+    table = Table(box=None, pad_edge=False, title="meshes, best first by the roofline on paper; memory in GB")
+    for column in ("mesh", "memory", "fits", "seconds", "of peak", "compiled", "of peak"):
         table.add_column(column, justify="left" if column == "mesh" else "right", no_wrap=True)
     for item in found:
         said, memory, peak = reports.get(str(item.config.mesh)), "", ""
         if isinstance(said, OutOfMemory):
-            memory = f"refused: {_gb(said.needed_bytes)}" if said.needed_bytes else "refused"
+            memory = f"no, {said.needed_bytes / 1e9:.1f}" if said.needed_bytes else "no"
         elif said is not None:
-            memory, peak = _gb(said.peak_bytes), f"{said.utilisation:.1%}" if said.utilisation else ""
-        row = [str(item.config.mesh), _gb(item.memory.total_bytes), "yes" if item.fits(chip) else "no"]
+            memory, peak = f"{said.peak_bytes / 1e9:.1f}", f"{said.utilisation:.1%}" if said.utilisation else ""
+        row = [str(item.config.mesh), f"{item.memory.total_bytes / 1e9:.1f}", "yes" if item.fits(chip) else "no"]
         row += [f"{item.roofline.seconds:.3g}", f"{item.utilisation:.1%}", memory, peak]
         table.add_row(*row)
     Console().print(table)
