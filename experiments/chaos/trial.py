@@ -24,7 +24,7 @@ from kleiber.experiments.record import TIMING_COLUMNS, read_records
 from kleiber.model.config import ModelConfig
 from kleiber.train.config import DataConfig, EvalConfig, GuardConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 
-LIMIT_SECONDS = 90.0
+LIMIT_SECONDS = 300.0
 """No child may take longer; one that does is a hang, and a failed trial."""
 
 
