@@ -19,7 +19,7 @@ OURS = (ValueError, FileNotFoundError, PermissionError, NotADirectoryError, IsAD
 def fuzz(bench: Bench) -> Result:
     """Nasty configs, tables, run names and paths."""
     tally = Tally("fuzz", "hypothesis over configs, --set, tables, names, paths, manifests, ledgers", bench.seed)
-    found = call(bench, run_cases, str(bench.place("fuzz")), bench.number(12_000, 600), bench.seed)
+    found = call(bench, run_cases, str(bench.place("fuzz")), bench.number(12_000, 600), bench.seed, seconds=3600)
     tally.trials = found["cases"]
     tally.failures += found["problems"]
     return tally.result(

@@ -23,6 +23,7 @@ from kleiber.experiments.ownership import own_directory
 from kleiber.experiments.record import TIMING_COLUMNS, read_records
 from kleiber.model.config import ModelConfig
 from kleiber.train.config import DataConfig, EvalConfig, GuardConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from kleiber.train.identity import differences, show
 
 LIMIT_SECONDS = 300.0
 """No child may take longer; one that does is a hang, and a failed trial."""
@@ -187,10 +188,10 @@ def start(bench: Bench, function: Callable[..., Any], *args: Any, limits: dict[i
         os._exit(code)
 
 
-def call(bench: Bench, function: Callable[..., Any], *args: Any) -> Any:
+def call(bench: Bench, function: Callable[..., Any], *args: Any, seconds: float = LIMIT_SECONDS) -> Any:
     """Returns what function returns in a child; raises RuntimeError with its output if it fails."""
     child = start(bench, lambda: [function(*args)])
-    code = child.wait()
+    code = child.wait(seconds)
     if code:
         raise RuntimeError(f"a child of {function} ended with {code}:\n{child.text()[-3000:]}")
     return child.value()[0]
@@ -237,6 +238,11 @@ def outcome(directory: Path) -> dict[str, Any]:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         logs[path.parent.name] = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
     return {"records": records, "logs": logs}
+
+
+def difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
+    """Returns where two outcomes differ first, for the list of failures; nothing when they are equal."""
+    return "; ".join(map(show, differences(expected, found)[:3]))
 
 
 def logged_steps(directory: Path) -> int:
