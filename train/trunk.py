@@ -161,8 +161,7 @@ class Trunk:
                 trunk = self._fresh()
             self._advance(trunk, start, total, "trunk")
             is_last = num_tokens == branches[-1]
-            if not is_last:
-                self._save(trunk, "trunk")
+            self._save(trunk, "trunk")  # so that a stop in the branch, the last one too, repeats nothing of the trunk
             branch = self._resume(f"branch_{num_tokens}", trunk if is_last else self._copy(trunk))
             self._advance(branch, total, total, f"branch_{num_tokens}")
             self._measure(branch, num_tokens)
