@@ -1,7 +1,7 @@
 """What went wrong with a worker, in one word and one line: for records, for the log, and for whoever tries again."""
 
+import contextlib
 import errno
-import json
 import shutil
 import signal
 import time
@@ -84,15 +84,33 @@ class Attempts:
         self.pid: int | None = known.get("pid")
 
     def start(self, pid: int) -> None:
-        """Notes that a process takes up the trunk."""
+        """Notes that a process takes up the trunk; the one before, if it said nothing, has died."""
+        if self.pid is not None:
+            self._add("its worker died")
         self.count, self.pid = self.count + 1, pid
         self._write()
 
     def end(self, reason: str) -> None:
         """Notes how the newest start ended, other than well."""
-        self.ends.append({"attempt": self.count, "reason": reason, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        self._add(reason)
         self.pid = None
         self._write()
+
+    def _add(self, reason: str) -> None:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        self.ends.append({"attempt": self.count, "pid": self.pid, "reason": reason, "at": at})
+
+    def explain(self, pid: int, reason: str) -> bool:
+        """Writes how a process ended, even when another has taken its place already; False if it was never here."""
+        if self.pid == pid:
+            self.end(reason)
+            return True
+        mine = [end for end in self.ends if end["pid"] == pid]
+        for end in mine:
+            end["reason"] = reason
+        if mine:
+            self._write()
+        return bool(mine)
 
     def is_exhausted(self) -> bool:
         """Returns whether it has been started as often as it may."""
@@ -111,11 +129,7 @@ class Attempts:
 def note_death(directory: Path, session: str, pid: int, reason: str) -> str:
     """Writes how a worker ended into the attempts of the trunk it was on, and returns that trunk's folder name."""
     for path in (directory / "runs").glob("*/attempts.json"):
-        try:
-            if json.loads(path.read_text()).get("pid") == pid:
-                attempts = Attempts(path.parent, session)
-                attempts.end(reason)
+        with contextlib.suppress(OSError):
+            if Attempts(path.parent, session).explain(pid, reason):
                 return path.parent.name
-        except (OSError, ValueError):
-            continue
     return ""

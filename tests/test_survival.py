@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kleiber.experiments.failures import Attempts, exit_reason, is_lost_peer, is_out_of_memory
+from kleiber.experiments.failures import Attempts, exit_reason, is_lost_peer, is_out_of_memory, note_death
 from kleiber.experiments.lock import DirectoryLock
 from kleiber.train import checkpoint
 from kleiber.train.goodput import KINDS, Goodput, read_events, total_seconds
@@ -148,6 +148,15 @@ def test_attempts_count_within_one_launch_and_keep_every_reason(tmp_path):
         attempts.end(f"reason {number}")
     assert Attempts(tmp_path, "a").is_exhausted() and "2. reason 2" in Attempts(tmp_path, "a").summary()
     assert Attempts(tmp_path, "b").count == 0
+
+
+def test_the_reason_of_a_death_is_kept_when_another_worker_was_faster_than_the_driver(tmp_path):
+    folder = tmp_path / "runs" / "trunk"
+    Attempts(folder, "a").start(101)
+    Attempts(folder, "a").start(102)  # the claim went with the dead process, before the driver looked
+    assert note_death(tmp_path, "a", 101, "hung") == "trunk" and note_death(tmp_path, "a", 999, "killed") == ""
+    found = Attempts(folder, "a")
+    assert [(end["attempt"], end["reason"]) for end in found.ends] == [(1, "hung")] and found.pid == 102
 
 
 @pytest.mark.parametrize(

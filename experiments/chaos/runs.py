@@ -50,7 +50,7 @@ def random_kill(bench: Bench) -> Result:
     """R1: SIGKILL at a random moment, then resumed to the end."""
     tally, draw = Tally("R1", "SIGKILL of a run at a random moment", bench.seed), bench.draw("R1")
     expected, repeated = undisturbed(bench), []
-    for trial in range(bench.number(100, 4)):
+    for trial in range(bench.number(100, 3)):
         directory = make_run(bench.place("R1"), tiny(bench))
         child = start(bench, work, directory)
         wanted = draw.randrange(60)
@@ -90,7 +90,7 @@ def kill_in_save(bench: Bench) -> Result:
     tally, draw = Tally("R2", "SIGKILL inside a save, at each stage", bench.seed), bench.draw("R2")
     expected = undisturbed(bench)
     for _ in range(bench.number(10)):
-        for stage in STAGES:
+        for stage in STAGES if bench.scale >= 1 else STAGES[::2]:
             directory, save = make_run(bench.place("R2"), tiny(bench)), draw.randrange(1, 10)
             code = start(bench, _die_at, stage, save, directory).wait()
             whole = not call(bench, listed_and_damaged, str(directory))

@@ -121,7 +121,8 @@ def time_limit(bench: Bench) -> Result:
     """R5: a time limit, again and again, and a warning signal before it."""
     tally = Tally("R5", "max_seconds and SIGUSR1 in a requeue loop", bench.seed)
     data = DataConfig(str(bench.corpus), max_epochs=20)
-    what = experiment(bench, num_tokens=(500 * 32, 1000 * 32), data=data, steps_per_call=12)
+    steps = 500 if bench.scale >= 1 else 250
+    what = experiment(bench, num_tokens=(steps * 32, 2 * steps * 32), data=data, steps_per_call=12)
     expected = alone(bench, what)
     ready = 3.0
     for kind in ("SIGUSR1", "limit"):
