@@ -166,18 +166,6 @@ def _said_value(value: Any) -> Any:
     return [_said_value(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Returns every place where two pieces of config data differ, as `path: old -> new`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        pairs = [(f"{path}.{key}" if path else key, old.get(key), new.get(key)) for key in keys]
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = [(f"{path}[{index}]", a, b) for index, (a, b) in enumerate(zip(old, new, strict=True))]
-    else:
-        return [] if old == new else [f"{path}: {_short(old)} -> {_short(new)}"]
-    return [line for place, a, b in pairs for line in differences(a, b, place)]
-
-
 def set_field(config: Any, assignment: str) -> Any:
     """Returns config with one field changed, for `--set optimizer.learning_rate=0.01`.
 

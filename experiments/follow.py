@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.errors import EXIT_RESUMABLE
+from kleiber.experiments.errors import EXIT_DONE, EXIT_RESUMABLE
 from kleiber.experiments.record import read_json, write_json
-from kleiber.experiments.workers import STOP_SECONDS, worker_environment
+from kleiber.experiments.workers import MAX_RESTARTS, STOP_SECONDS, worker_environment
 from kleiber.parallel.hosts import process_in_environment, start_seconds
 
 LAUNCH = "launch.json"
@@ -40,7 +40,8 @@ def follow(directory: Path, num_devices: int) -> int:
       directory: of the lead's run or sweep, on a file system that all hosts share.
       num_devices: devices of the largest mesh, for simulated ones.
     """
-    before, has_joined = _launch(directory).get("id"), False
+    earlier = _launch(directory)  # a launch that has ended already is not the one to take part in
+    stale = earlier.get("id") if earlier.get("exit_code") is not None else None
     number, count = process_in_environment()
     print(f"process {number} of {count} takes part in {directory}; the first one tells how it goes", flush=True)
     deadline = time.monotonic() + start_seconds()
@@ -50,22 +51,30 @@ def follow(directory: Path, num_devices: int) -> int:
             return EXIT_RESUMABLE
         time.sleep(0.2)
     command = [sys.executable, "-m", "kleiber.experiments.worker", str(directory), "follow", "0", "follow"]
+    failures = 0
     with open(directory / f"log-{number}.txt", "a") as log:
-        while True:
+        while failures <= MAX_RESTARTS:
+            if (exit_code := _ended(directory, stale)) is not None:
+                return exit_code
             environment = worker_environment(num_devices)
             worker = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
             try:
-                while worker.poll() is None or has_joined:
+                while worker.poll() is None:
                     time.sleep(0.2)
-                    launch = _launch(directory)
-                    if launch.get("exit_code") is not None and (has_joined or launch["id"] != before):
-                        return int(launch["exit_code"])
-                    if worker.poll() is not None:
-                        break
-                has_joined = True
-                time.sleep(0.5)
+                    if (exit_code := _ended(directory, stale)) is not None:
+                        return exit_code
             finally:
                 _end(worker)
+            failures = 0 if worker.returncode == EXIT_DONE else failures + 1
+            time.sleep(0.5)
+    print(f"gave up after {failures} workers that failed; see {log.name}. The same line goes on.", flush=True)
+    return EXIT_RESUMABLE
+
+
+def _ended(directory: Path, stale: str | None) -> int | None:
+    """Returns how the lead's launch ended; None while it runs, or while there is none but a stale one."""
+    launch = _launch(directory)
+    return None if launch.get("id") in (stale, None) else launch["exit_code"]
 
 
 def _launch(directory: Path) -> dict:

@@ -90,7 +90,10 @@ class SweepProgress:
             self.planned_at_start = planned_done
         left = self._seconds_left(planned_done)
         text = f"[{self.split}] {done}/{self.total_points} points"
-        text += f" | {', '.join(running) or 'starting workers, compiling'}"
+        if done == self.total_points:
+            return text + self._forecast(done)
+        waiting = "next runs compiling" if done else "starting workers, compiling"
+        text += f" | {', '.join(running) or waiting}"
         text += f" | {speed / 1e3:.0f}k tokens/s" if speed else ""
         text += f" | about {left / 60:.1f} min left" if left >= 90 else f" | about {left:.0f} s left"
         return text + self._forecast(done)

@@ -35,7 +35,7 @@ from kleiber.parallel.hosts import process_in_environment
 from kleiber.train.manifest import CannotSave
 from kleiber.train.signals import StopRequest
 
-SPLITS = ("fit", "target", FOLLOW := "follow")
+SPLITS = ("fit", "target", "follow")
 """What a worker trains; a process other than the lead follows it."""
 
 

@@ -10,7 +10,6 @@ numbers of scanned layers are the same (tests/test_model.py).
 """
 
 import dataclasses
-import math
 import re
 from dataclasses import dataclass
 
@@ -19,10 +18,8 @@ import jax.numpy as jnp
 
 from kleiber.model.config import ModelConfig
 from kleiber.model.functional import abstract_params, apply
-
-_INSTRUCTION = re.compile(r"%?([\w.\-]+) = (\w+)\[([\d,]*)\]\S* (\w[\w\-]*)\((.*)")
-_CONTRACTING = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
-_OPERAND = re.compile(r"%([\w.\-]+)")
+from kleiber.parallel.hlo import parse
+from kleiber.parallel.products import product_flops
 
 
 @dataclass(frozen=True)
@@ -35,30 +32,23 @@ class CompiledFlops:
     """Matrix products alone."""
 
 
-def product_flops(hlo_text: str) -> int:
-    """Returns 2 M N K summed over the `dot` instructions of an optimised HLO module.
+def program_flops(hlo_text: str) -> float:
+    """Returns 2 M N K summed over the matrix products of an optimised program, loops as often as they turn.
 
     Args:
-      hlo_text: `compiled.as_text()`; operands are named, each instruction's shape stands where it is defined.
+      hlo_text: `compiled.as_text()`.
 
     Raises:
-      ValueError: if the module loops, since a product inside a loop runs more often than it is written, or if the
-        backend replaced products by library calls, whose work the text does not show.
+      ValueError: if a loop's length is known at run time only, or if the backend replaced products by library calls,
+        whose work the text does not show.
     """
-    shapes: dict[str, list[int]] = {}
-    dots: list[tuple[int, str, str]] = []
-    for name, _, sizes, operation, rest in _INSTRUCTION.findall(hlo_text):
-        shapes[name] = [int(size) for size in sizes.split(",") if size]
-        if operation == "while" or (operation == "custom-call" and re.search("gemm|matmul|dot", rest)):
-            raise ValueError(f"the compiled program holds a {operation}; count an unrolled program on CPU.")
-        if operation == "dot":
-            dots.append((math.prod(shapes[name]), _OPERAND.findall(rest)[0], rest))
-    flops = 0
-    for size, left, rest in dots:
-        match = _CONTRACTING.search(rest)
-        contracting = [int(axis) for axis in match.group(1).split(",") if axis] if match else []
-        flops += 2 * size * math.prod(shapes[left][axis] for axis in contracting)
-    return flops
+    program = parse(hlo_text)
+    if program.num_unknown_loops:
+        raise ValueError(f"{program.num_unknown_loops} loops turn as often as a run-time value says; give a fixed one.")
+    for _, instruction, _ in program:
+        if instruction.opcode == "custom-call" and re.search("gemm|matmul|dot", instruction.rest):
+            raise ValueError("the compiled program calls a library for its products; count on CPU.")
+    return product_flops(program)
 
 
 def compiled_flops(config: ModelConfig, batch_size: int = 1) -> CompiledFlops:
@@ -88,4 +78,4 @@ def compiled_flops(config: ModelConfig, batch_size: int = 1) -> CompiledFlops:
     analysis, text = compiled.cost_analysis(), compiled.as_text()
     if analysis is None or text is None:
         raise ValueError("this backend's compiler gives no cost analysis or program text; count on CPU.")
-    return CompiledFlops(total=analysis["flops"] / num_tokens, products=product_flops(text) / num_tokens)
+    return CompiledFlops(total=analysis["flops"] / num_tokens, products=program_flops(text) / num_tokens)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -66,20 +67,30 @@ def fit_law(
     model = make_model(law, {name: table[name] for name in law.variable_names}, fixed)
     check_design(table, [each.name for each in law.variables if not each.setting], len(model.free))
     check_fixed_floor(table, model.fixed.get(law.floor, -np.inf))
-    clusters, labels = _clusters(table, cluster)
+    shared = _shared(table, cluster)
     kind, minimum, z, certificate = search(model, table["loss"], starts, objective, delta)
     ratio = 0.0
-    if clusters is not None:
-        refined, ratios = refine_shared(model, np.log(table["loss"])[None], z[None], clusters)
+    if shared is not None:
+        refined, ratios = refine_shared(model, np.log(table["loss"])[None], z[None], shared.clusters)
         z, ratio = refined[0], float(ratios[0])
     others = other_optima(model, minimum.z[minimum.converged], minimum.cost[minimum.converged])
-    fit = _finish(table, model, z, kind, clusters, labels, cluster, ratio, certificate, others)
+    fit = _finish(table, model, z, kind, shared, ratio, certificate, others)
     if law.floor in model.free and not fit.parameters[law.floor].withheld:
         warn_below_floor(table.source, table["loss"], fit.parameters[law.floor].estimate)
     return fit
 
 
-def _clusters(table: RunTable, cluster: str | None) -> tuple[Clusters | None, tuple[str, ...] | None]:
+@dataclass(frozen=True)
+class _Shared:
+    """What points have in common: the column that says so, its value for each point, and the groups."""
+
+    column: str
+    labels: tuple[str, ...]
+    clusters: Clusters
+
+
+def _shared(table: RunTable, cluster: str | None) -> _Shared | None:
+    """Returns the groups of a column; None without one, or when no two points share a value."""
     if cluster is None:
         if "trunk_id" in table and len(set(table.label("trunk_id"))) < len(table):
             warnings.warn(
@@ -88,16 +99,14 @@ def _clusters(table: RunTable, cluster: str | None) -> tuple[Clusters | None, tu
                 SharedTrunkWarning,
                 stacklevel=3,
             )
-        return None, None
+        return None
     if cluster not in table:
         table[cluster]  # raises, naming the nearest column
     labels = table.label(cluster)
     clusters = make_clusters(labels)
     if clusters.count < 3:
         raise TableError(f"{table.source}: column {cluster!r} has {clusters.count} values; 3 at least are needed.")
-    if clusters.sizes.max() == 1:
-        return None, None
-    return clusters, tuple(labels.tolist())
+    return None if clusters.sizes.max() == 1 else _Shared(cluster, tuple(labels.tolist()), clusters)
 
 
 def _finish(
@@ -105,13 +114,12 @@ def _finish(
     model: Model,
     z: np.ndarray,
     kind: Objective,
-    clusters: Clusters | None,
-    labels: tuple[str, ...] | None,
-    cluster: str | None,
+    shared: _Shared | None,
     ratio: float,
     certificate: Starts,
     others: list[tuple[float, np.ndarray]],
 ) -> FitResult:
+    clusters = shared.clusters if shared else None
     predicted, jacobian = (each[0] for each in model.log_loss_and_jacobian(z[None]))
     residual = np.log(table["loss"]) - predicted
     low, high = model.bounds
@@ -137,8 +145,8 @@ def _finish(
             float(np.sqrt(variances[0])),
             float(np.sqrt(variances[1])) if len(variances) > 1 else 0.0,
             uncertainty.degrees(np.zeros(len(z)), 1.0)[1],
-            cluster if clusters else None,
-            clusters.count if clusters else count,
+            shared.column if shared else None,
+            shared.clusters.count if shared else count,
         ),
         identifiability=ident,
         optimum=frontier_exponents(model, z, uncertainty, parameters),
@@ -151,7 +159,7 @@ def _finish(
         ),
         residuals=residual,
         points={"loss": table["loss"], **_flops(table), **model.columns},
-        clusters=labels,
+        clusters=shared.labels if shared else None,
         z=z,
         scales=model.scales,
         fixed=model.fixed,

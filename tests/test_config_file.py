@@ -6,7 +6,6 @@ import pytest
 
 from kleiber.experiments.config_file import (
     config_hash,
-    differences,
     from_data,
     load_experiment,
     set_field,
@@ -14,6 +13,7 @@ from kleiber.experiments.config_file import (
     to_data,
 )
 from kleiber.experiments.experiment import Experiment
+from kleiber.train.identity import differences, show
 
 TEN_LINES = """
 from kleiber.experiments.experiment import Experiment
@@ -63,7 +63,8 @@ def test_set_changes_one_nested_field_and_nothing_else():
     config = load_experiment("miniature").trunks[0]
     changed = set_field(config, "optimizer.learning_rate=0.5")
     assert changed.optimizer.learning_rate == 0.5
-    assert differences(to_data(config), to_data(changed)) == ["optimizer.learning_rate: 0.01 -> 0.5"]
+    found = differences(to_data(config), to_data(changed))
+    assert list(map(show, found)) == ["optimizer.learning_rate: 0.01 -> 0.5"]
     assert set_field(config, "num_tokens=1e3,2000").num_tokens == (1000, 2000)
     assert set_field(config, "data.num_unique_tokens=none").data.num_unique_tokens is None
     assert set_field(config, "model.has_tied_head=false").model.has_tied_head is False

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kleiber.model import counts
-from kleiber.model.compiled_flops import compiled_flops, product_flops
+from kleiber.model.compiled_flops import compiled_flops, program_flops
 from kleiber.model.config import ModelConfig
 from kleiber.model.family import ladder, ladder_between, shape_of_depth, shape_of_width
 from kleiber.model.functional import abstract_params
@@ -94,9 +94,26 @@ def test_blocks_save_the_stated_part_of_the_attention_square():
     assert counts.flops_per_token_computed(full) - counts.flops_per_token_computed(cut) == attention / 4
 
 
-def test_a_product_inside_a_loop_is_refused_rather_than_counted_once():
-    with pytest.raises(ValueError, match="while"):
-        product_flops("%loop = f32[2,3] while(%start), condition=%c, body=%b")
+def test_a_product_inside_a_loop_counts_as_often_as_it_turns_or_is_refused():
+    def turn(times, x):
+        return jax.lax.fori_loop(0, times, lambda _, x: x @ x, x)
+
+    x = np.ones((8, 8), np.float32)
+    fixed = jax.jit(turn, static_argnums=0).lower(7, x).compile().as_text()
+    assert program_flops(fixed) == 7 * 2 * 8**3
+    open_ended = jax.jit(turn).lower(7, x).compile().as_text()
+    with pytest.raises(ValueError, match="run-time value"):
+        program_flops(open_ended)
+
+
+def test_a_product_by_a_library_call_is_refused():
+    text = """ENTRY %main (x: f32[2,2]) -> f32[2,2] {
+  %x = f32[2,2]{1,0} parameter(0)
+  ROOT %y = f32[2,2]{1,0} custom-call(%x, %x), custom_call_target="__onednn$matmul"
+}
+"""
+    with pytest.raises(ValueError, match="library"):
+        program_flops(text)
 
 
 def test_memory_counts_parameters_gradients_and_moments_by_dtype():

@@ -11,12 +11,14 @@ from kleiber.model.counts import num_params_total
 from kleiber.model.functional import abstract_params
 from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.mesh import make_mesh, use_mesh
-from kleiber.train.config import DelayedSyncConfig, OptimizerConfig, TrainConfig
+from kleiber.train.config import DataConfig, DelayedSyncConfig, EvalConfig, OptimizerConfig, TrainConfig
 from kleiber.train.delayed_sync import Outer, common_params, outer_optimizer, synchronise
 from kleiber.train.exchange import exchanged_bytes
 from kleiber.train.optimizer import make_optimizer
 from kleiber.train.placement import initial_state, place_batches
+from kleiber.train.run_data import open_run_data
 from kleiber.train.step import Hyperparameters, make_block
+from kleiber.train.trunk import Trunk, TrunkIO
 
 STEPS, BATCH = 12, 8
 MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, vocab_size=32, seq_len=8, parametrization="standard")
@@ -124,3 +126,36 @@ def test_replicas_that_do_not_fit_are_refused(fields, message):
         config(**fields)
     with pytest.raises(ValueError, match="expected at least 1"):
         dataclasses.replace(DelayedSyncConfig(2), num_inner_steps=0)
+
+
+def measured(folder, members, data):
+    """Returns the loss of each member at the end of its run."""
+    losses = {}
+    folders = [folder / str(index) for index in range(len(members))]
+    io = TrunkIO(
+        folder, folders, lambda point: losses.update({point.member: point.evaluation.loss}), lambda tokens: False
+    )
+    Trunk(members, data, io).run()
+    return [losses[index] for index in range(len(members))]
+
+
+def test_a_population_of_replicas_is_measured_as_its_members_are_one_by_one(tmp_path):
+    words = np.array(["alpha", "beta", "gamma", "delta", "law", "of", "the", "model"])
+    rows = words[np.random.default_rng(0).integers(0, 8, (300, 40))]
+    (tmp_path / "text.txt").write_text("\n\n".join(" ".join(row) for row in rows))
+    one = TrainConfig(
+        dataclasses.replace(MODEL, vocab_size=256),
+        OptimizerConfig(3e-3),
+        (12 * BATCH * 8,),  # 12 steps: two left after the last synchronisation
+        batch_size=BATCH,
+        steps_per_call=STEPS,
+        data=DataConfig(str(tmp_path / "text.txt")),
+        evaluation=EvalConfig(512, 8),
+        delayed_sync=DelayedSyncConfig(2, 5),
+    )
+    members = [one, dataclasses.replace(one, seed=1)]
+    data = open_run_data(one)
+    together = measured(tmp_path / "together", members, data)
+    apart = [measured(tmp_path / str(m.seed), [m], data)[0] for m in members]
+    assert together == pytest.approx(apart, rel=1e-4)
+    assert abs(apart[0] - apart[1]) > 1e-3

@@ -269,7 +269,7 @@ class Trunk:
         for index, member in enumerate(self.members):
             evaluation, reason = None, run.skips.reasons[index]
             if not reason:
-                params = self._member(self._measured_params(run), index)
+                params = self._measured_params(run, index)
                 with self.io.clock.doing("evaluate"):
                     evaluation, reason = evaluate(member, params, self.data), ""
                 if not np.isfinite(evaluation.loss):
@@ -280,11 +280,10 @@ class Trunk:
         if self.is_lead:
             checkpoint.remove(self._folder(f"branch_{num_tokens}"))
 
-    def _measured_params(self, run: _Run) -> Any:
-        delayed, outer = self.config.delayed_sync, run.state.outer
-        if delayed is None or outer is None:
-            return run.state.params
-        return common_params(delayed, run.state.params, outer, run.step)
+    def _measured_params(self, run: _Run, index: int) -> Any:
+        delayed = self.config.delayed_sync
+        params, outer = self._member((run.state.params, run.state.outer), index)
+        return params if delayed is None else common_params(delayed, params, outer, run.step)
 
     def _folder(self, name: str) -> Path:
         return self.io.folder / "checkpoints" / name
