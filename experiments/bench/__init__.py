@@ -1,0 +1,1 @@
+"""What this machine gives, measured: `kleiber bench`. Every timing goes through `interleave.py`."""
