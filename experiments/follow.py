@@ -15,7 +15,7 @@ from typing import Any
 from kleiber.experiments.errors import EXIT_DONE, EXIT_RESUMABLE
 from kleiber.experiments.record import read_json, write_json
 from kleiber.experiments.workers import MAX_RESTARTS, STOP_SECONDS, worker_environment
-from kleiber.parallel.hosts import process_in_environment, start_seconds
+from kleiber.parallel.launcher import process_in_environment, start_seconds
 
 LAUNCH = "launch.json"
 

@@ -27,7 +27,7 @@ from kleiber.experiments.progress import SweepProgress
 from kleiber.experiments.record import read_json, read_records, record_path, write_json, write_table
 from kleiber.experiments.speed import remember_speed
 from kleiber.experiments.workers import WorkerPool, default_workers, num_devices
-from kleiber.parallel.hosts import process_in_environment
+from kleiber.parallel.launcher import process_in_environment
 from kleiber.train.config import TrainConfig
 
 

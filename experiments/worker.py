@@ -31,7 +31,7 @@ from kleiber.experiments.failures import (
 )
 from kleiber.experiments.record import read_json, record_path, versions, write_json
 from kleiber.parallel import hosts
-from kleiber.parallel.hosts import process_in_environment
+from kleiber.parallel.launcher import process_in_environment
 from kleiber.train.manifest import CannotSave
 from kleiber.train.signals import StopRequest
 

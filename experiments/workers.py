@@ -12,7 +12,7 @@ from typing import IO
 
 from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_RESUMABLE
 from kleiber.experiments.failures import MAX_ATTEMPTS, exit_reason, note_death
-from kleiber.parallel.hosts import process_in_environment
+from kleiber.parallel.launcher import process_in_environment
 from kleiber.train.config import TrainConfig
 from kleiber.train.watchdog import hang_seconds
 

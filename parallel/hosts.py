@@ -1,7 +1,4 @@
-"""Several processes, one mesh: start-up from the environment, and agreement between processes.
-
-A launcher says who is who. Slurm, Open MPI, Kubernetes (indexed jobs) and Cloud TPU are recognised by jax.distributed;
-anywhere else three variables do: KLEIBER_COORDINATOR=host:port, KLEIBER_NUM_PROCESSES and KLEIBER_PROCESS_ID.
+"""Several processes, one mesh: start-up as the launcher says (kleiber.parallel.launcher), and agreement between them.
 
 The coordinator has no authentication: use it on a trusted network only.
 """
@@ -12,43 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-VARIABLES = ("KLEIBER_COORDINATOR", "KLEIBER_NUM_PROCESSES", "KLEIBER_PROCESS_ID")
-TASKS = {"SLURM_NTASKS": "SLURM_PROCID", "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK"}
-"""Number of tasks of a launcher that jax.distributed recognises, and the variable with this task's number."""
-
-
-def process_in_environment() -> tuple[int, int]:
-    """Returns (this process's number, number of processes) as the launcher says; (0, 1) without one.
-
-    Raises:
-      ValueError: if only some of KLEIBER_COORDINATOR, KLEIBER_NUM_PROCESSES, KLEIBER_PROCESS_ID are set, or they make
-        no sense together.
-    """
-    given = [name for name in VARIABLES if os.environ.get(name)]
-    if given and len(given) < len(VARIABLES):
-        missing = sorted(set(VARIABLES) - set(given))
-        raise ValueError(f"{', '.join(given)} set, but not {', '.join(missing)}: several processes need all three.")
-    pairs = {VARIABLES[1]: VARIABLES[2]} if given else TASKS
-    for count_name, number_name in pairs.items():
-        if os.environ.get(count_name) and os.environ.get(number_name):
-            count, number = (_as_int(name) for name in (count_name, number_name))
-            if not 0 <= number < count:
-                raise ValueError(f"{number_name}={number} of {count_name}={count}, expected 0 to {count - 1}.")
-            if count > 1:
-                return number, count
-    return 0, 1
-
-
-def _as_int(name: str) -> int:
-    text = os.environ[name]
-    if not text.isdigit():
-        raise ValueError(f"{name} is '{text}', expected a whole number.")
-    return int(text)
-
-
-def start_seconds() -> int:
-    """Returns how long processes wait for each other at the start: KLEIBER_START_SECONDS, or 300."""
-    return int(os.environ.get("KLEIBER_START_SECONDS", "300"))
+from kleiber.parallel.launcher import process_in_environment, start_seconds
 
 
 def connect() -> None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.special import stdtrit
 
 from kleiber.scaling.identifiability import Identifiability, identify
 from kleiber.scaling.model import STEP, Model
@@ -23,6 +22,8 @@ def transformed_gradient(model: Model, z: np.ndarray, name: str) -> tuple[float,
 
 def interval(value: float, deviation: float, degrees: float, is_log: bool, level: float = 0.95) -> tuple[float, float]:
     """Returns the t interval around a value; symmetric in its logarithm if `is_log`."""
+    from scipy.special import stdtrit  # a quarter of a second, which the start of a run need not wait for
+
     reach = float(stdtrit(min(degrees, 1e9), 0.5 + level / 2)) * deviation
     if is_log:
         with np.errstate(over="ignore"):

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from kleiber.parallel.hosts import process_in_environment
+from kleiber.parallel.launcher import process_in_environment
 
 EXPERIMENT = """
 from kleiber.experiments.experiment import Experiment
