@@ -24,6 +24,7 @@ VERBS = {
     "rewind": "take up a run before a bad batch, and leave that batch out",
     "compile": "compile a step for a pod nobody has to rent: memory, FLOPs, traffic, speed at best",
     "check": "coordinate check of a parametrisation over width and depth",
+    "bench": "what this machine gives: peak, tokens per second, compile, memory, fits, beside its peers",
 }
 
 

@@ -25,6 +25,10 @@ class Spread:
         """Returns {"median", "low", "high", "rounds"}, as results keep it."""
         return {"median": self.median, "low": self.low, "high": self.high, "rounds": self.rounds}
 
+    def times(self, factor: float) -> "Spread":
+        """Returns the spread in another unit; the factor is positive."""
+        return Spread(self.median * factor, self.low * factor, self.high * factor, self.rounds)
+
 
 @dataclass(frozen=True)
 class Samples:

@@ -1,0 +1,127 @@
+"""kleiber's own compiled training block on tokens of no meaning: what `kleiber train` runs, and nothing around it."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from kleiber.experiments.config_file import from_data
+from kleiber.model.functional import abstract_params
+from kleiber.parallel.mesh import make_mesh, use_mesh
+from kleiber.parallel.rules import sharding
+from kleiber.train.config import TrainConfig
+from kleiber.train.optimizer import make_optimizer
+from kleiber.train.placement import abstract_state, initial_state, place_batches, state_shardings
+from kleiber.train.step import Hyperparameters, make_block
+
+
+class Block:
+    """One model, or a population, and its compiled block."""
+
+    def __init__(self, config: TrainConfig, num_members: int = 1):
+        """Traces and compiles; makes no array yet.
+
+        Args:
+          config: the trunk; each call trains config.steps_per_call steps.
+          num_members: models that differ in seed, trained as one program.
+        """
+        self.config, self.num_members = config, num_members
+        self.mesh = make_mesh(config.mesh)
+        self.optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
+        start = time.perf_counter()
+        with use_mesh(self.mesh):
+            lowered = make_block(config, self.optimizer, num_members).lower(*self._abstract())
+            between = time.perf_counter()
+            self.compiled = lowered.compile()
+        self.trace_seconds, self.compile_seconds = between - start, time.perf_counter() - between
+        self.state: Any = None
+        self.dispatch_seconds = 0.0
+
+    @property
+    def tokens_per_call(self) -> int:
+        """Training tokens of one call, over all members."""
+        return self.config.steps_per_call * self.config.tokens_per_step * self.num_members
+
+    def start(self) -> None:
+        """Makes the initial state and the tokens."""
+        config, steps = self.config, self.config.steps_per_call
+        members = [dataclasses.replace(config, seed=seed) for seed in range(self.num_members)]
+        with use_mesh(self.mesh):
+            self.state = initial_state(members, self.optimizer, self.mesh)
+        draw = np.random.default_rng(0)
+        shape = (steps * config.batch_size, config.model.seq_len + 1)
+        self.windows = draw.integers(0, config.model.vocab_size, shape, dtype=np.int32)  # as TokenSource.windows gives
+        self.indices = self._each_member(np.arange(len(self.windows)).reshape(steps, config.batch_size))
+        rate, decay = (self._each_member(np.float32(v)) for v in (config.optimizer.learning_rate, 0.1))
+        self.arguments = (
+            self._each_member(np.ones(steps, np.float32)),
+            np.arange(self.num_members, dtype=np.uint32) if self.num_members > 1 else np.uint32(0),
+            np.int32(steps),
+        )
+        self.hyper = Hyperparameters(rate, decay)
+
+    def train(self) -> np.ndarray:
+        """Trains one call, waits for it, and returns its losses, float32 [K] or [members, K]."""
+        if self.state is None:
+            self.start()
+        with use_mesh(self.mesh):
+            tokens = place_batches(
+                self.mesh, self.windows.__getitem__, self.indices, self.config.steps_per_call, self.num_members > 1
+            )
+            start = time.perf_counter()
+            self.state, log = self.compiled(self.state, self.hyper, tokens, None, *self.arguments)
+            self.dispatch_seconds = time.perf_counter() - start
+            return np.asarray(log.losses)
+
+    def _each_member(self, value: Any) -> Any:
+        return np.stack([value] * self.num_members) if self.num_members > 1 else value
+
+    def _abstract(self) -> tuple[Any, ...]:
+        """What the block is called with, as shapes placed on the mesh."""
+        config, mesh = self.config, self.mesh
+        members = (self.num_members,) if self.num_members > 1 else ()
+        everywhere = NamedSharding(mesh, PartitionSpec()) if mesh.size > 1 else None
+
+        def array(dtype: Any, *shape: int, where: Any = everywhere) -> Any:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+        state = abstract_state(config, self.optimizer, self.num_members)
+        where = state_shardings(config, mesh, state, self.num_members)
+        state = jax.tree.map(lambda leaf, place: array(leaf.dtype, *leaf.shape, where=place), state, where)
+        steps, shape = config.steps_per_call, (config.batch_size, config.model.seq_len + 1)
+        axes = ("members",) * len(members) + (None, "global_batch", None)
+        tokens = (*members, steps, *shape)
+        placed = sharding(mesh, axes, tokens, name="tokens") if mesh.size > 1 else None
+        hyper = Hyperparameters(array(jnp.float32, *members), array(jnp.float32, *members))
+        fractions, seed = array(jnp.float32, *members, steps), array(jnp.uint32, *members)
+        return state, hyper, array(jnp.int32, *tokens, where=placed), None, fractions, seed, array(jnp.int32)
+
+
+def training_config(model: dict[str, Any], batch_size: int, **fields: Any) -> TrainConfig:
+    """Returns the trunk of plain data, as a process is given it.
+
+    Args:
+      model: fields of ModelConfig.
+      batch_size: sequences a step.
+      fields: others of TrainConfig, such as steps_per_call.
+    """
+    given = {"model": model, "optimizer": {"learning_rate": 0.008}, "num_tokens": [10**9], "batch_size": batch_size}
+    return from_data(TrainConfig, {**given, **fields})
+
+
+def training_seconds(num_members: int = 1, **config: Any) -> Callable[[], float]:
+    """Returns a function that trains one call of a block and returns its seconds; see training_config."""
+    block = Block(training_config(**config), num_members)
+    block.train()
+
+    def measure() -> float:
+        start = time.perf_counter()
+        block.train()
+        return time.perf_counter() - start
+
+    return measure

@@ -1,0 +1,138 @@
+"""A run of the bench: sections one after another, each with the load of the machine beside it."""
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from kleiber.experiments.bench.figures import Figure
+from kleiber.experiments.bench.machine import command_line, load, now
+from kleiber.experiments.bench.sections import SECTIONS, Section
+from kleiber.experiments.bench.setting import Setting
+
+FORMAT = 1
+"""Of the JSON object."""
+QUIET_SECONDS = 4.0
+"""Longest silence of a section at work."""
+
+
+class Unavailable(Exception):
+    """A section cannot be measured here; the message says why and what would help."""
+
+
+def run_sections(
+    names: Sequence[str],
+    rounds: int,
+    is_short: bool,
+    machine: dict[str, Any],
+    on_section: Callable[[Section, dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Returns the result of a bench, fit for JSON.
+
+    A section that fails leaves its reason in place of figures, and the others go on.
+
+    Args:
+      names: of SECTIONS; machine is always described.
+      rounds: of each comparison.
+      is_short: tiny shapes.
+      machine: as describe_machine returns.
+      on_section: hears of each section as it ends.
+    """
+    result: dict[str, Any] = {"format": FORMAT, "is_short": is_short, "machine": machine, "sections": {}}
+    with tempfile.TemporaryDirectory(prefix="kleiber-bench-") as folder, _own_cache(Path(folder)):
+        for section in (section for name, section in SECTIONS.items() if name in names and name != "machine"):
+            found = _run(section, rounds, is_short, Path(folder))
+            result["sections"][section.name] = found
+            on_section(section, found)
+    result["load_average_after"] = load()
+    return summarised(result)
+
+
+def summarised(result: dict[str, Any]) -> dict[str, Any]:
+    """Returns a result with what can be read off its sections: the ratio of the sweep, and the goals met and missed."""
+    figures = {
+        f"{name}: {figure['name']}": figure["is_met"]
+        for name, found in result["sections"].items()
+        for figure in found["figures"]
+        if figure["is_met"] is not None
+    }
+    sweep = result["sections"].get("sweep", {})
+    return {
+        **result,
+        "sweep_ratio_to_pytorch": sweep.get("detail", {}).get("sweep_ratio_to_pytorch"),
+        "goals_met": [name for name, is_met in figures.items() if is_met],
+        "goals_missed": [name for name, is_met in figures.items() if not is_met],
+    }
+
+
+def _run(section: Section, rounds: int, is_short: bool, folder: Path) -> dict[str, Any]:
+    head = {"date": now(), "command": command_line(), "rounds": rounds, "load_before": load()}
+    began, found, reason = time.perf_counter(), {}, None
+    if missing := section.missing():
+        return {**head, "reason": f"{missing} is not there", "figures": [], "detail": {}, "seconds": 0.0}
+    with _progress(section.name) as tell:
+        try:
+            found = section.measure(Setting(rounds, is_short, folder, tell))
+        except Unavailable as why:
+            reason = str(why)
+        except Exception as problem:  # one section must not take the others with it
+            reason = f"failed: {type(problem).__name__}: {problem}"
+    figures: list[Figure] = found.pop("figures", [])
+    if is_short:  # nobody is held to a goal by tiny shapes
+        figures = [Figure(**{**vars(figure), "goal": None}) for figure in figures]
+    return {
+        **head,
+        "reason": reason,
+        "figures": [figure.as_dict() for figure in figures],
+        "detail": found,
+        "load_after": load(),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+@contextlib.contextmanager
+def _progress(name: str) -> Iterator[Callable[[str], None]]:
+    """Yields what prints a line of progress on standard error, which also breaks every longer silence."""
+    import threading
+
+    lock, done, began = threading.Lock(), threading.Event(), time.monotonic()
+    last, spoken = "", began
+
+    def tell(line: str) -> None:
+        nonlocal last, spoken
+        with lock:
+            last, spoken = line, time.monotonic()
+            print(f"{name:<11} {spoken - began:4.0f} s  {line}", file=sys.stderr, flush=True)
+
+    def beat() -> None:
+        while not done.wait(1.0):
+            if time.monotonic() - spoken > QUIET_SECONDS:
+                tell(last)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    tell("starting")
+    thread.start()
+    try:
+        yield tell
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _own_cache(folder: Path) -> Iterator[None]:
+    """Gives the processes of the bench a compilation cache of their own: nothing measured here comes from before, and
+    nothing stays."""
+    name, before = "JAX_COMPILATION_CACHE_DIR", os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    os.environ[name] = str(folder / "compiled")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

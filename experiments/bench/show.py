@@ -1,0 +1,84 @@
+"""A result of the bench for a reader at a terminal."""
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from kleiber.experiments.bench.figures import Figure, figure_of_data
+
+
+def show_machine(machine: dict[str, Any]) -> None:
+    """Prints what the figures depend on."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    flags = " ".join(f"{name}={value}" for name, value in machine["flags_given"].items())
+    lines = [
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.1f} GiB, "
+        f"{machine['accelerator'] or 'no accelerator: CPU part only'}",
+        f"Python {machine['python']}, {versions}",
+        f"commit {machine['commit']}, {machine['date']}, load {_load(machine['load_average'])}"
+        + (f", {flags}" if flags else ""),
+    ]
+    Console().print("\n".join(lines), highlight=False, markup=False)
+
+
+def show_section(name: str, says: str, found: dict[str, Any]) -> None:
+    """Prints one section as it ends."""
+    console = Console()
+    took = f"{found['seconds']:.0f} s" if found["seconds"] >= 1 else "under a second"
+    console.print(f"\n[bold]{name}[/]  {says}  [dim]({took}, load {_load(found['load_before'])})[/]", highlight=False)
+    figures = [figure_of_data(data) for data in found["figures"]]
+    if figures:
+        console.print(_table(figures))
+    if found["reason"]:
+        console.print(f"  not measured: {found['reason']}", highlight=False, markup=False)
+
+
+def _table(figures: list[Figure]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    has_goals = any(figure.goal for figure in figures)
+    table.add_column("what", overflow="fold")
+    for column in ("median", "low - high", "rounds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    if has_goals:
+        table.add_column("goal", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for figure in figures:
+        spread = "" if figure.low is None else f"{number(figure.low)} - {number(figure.high or 0.0)}"
+        row = [figure.name, f"{number(figure.value)} {unit(figure)}", spread, str(figure.rounds or "")]
+        if has_goals:
+            row.append(_verdict(figure))
+        table.add_row(*row, figure.note)
+    return table
+
+
+def _verdict(figure: Figure) -> str:
+    if figure.goal is None:
+        return ""
+    return f"{figure.goal} " + ("[green]met[/]" if figure.is_met else "[red]not met[/]")
+
+
+def unit(figure: Figure) -> str:
+    """Returns the unit to print; a ratio is a number of times."""
+    return "x" if figure.unit == "ratio" else figure.unit
+
+
+def number(value: float) -> str:
+    """Returns a number in three or four figures, with separators instead of powers of ten."""
+    if value and (abs(value) >= 1e15 or abs(value) < 1e-5):
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def show_summary(result: dict[str, Any]) -> None:
+    """Prints how many goals are met, and which are not."""
+    met, missed = result["goals_met"], result["goals_missed"]
+    if not met and not missed:
+        return
+    text = f"\n{len(met)} of {len(met) + len(missed)} goals met" + ("; not met:" if missed else ".")
+    Console().print(text + "".join(f"\n  {name}" for name in missed), highlight=False, markup=False)
+
+
+def _load(values: list[float] | None) -> str:
+    return f"{values[0]:.1f}" if values else "unknown"

@@ -1,0 +1,89 @@
+"""Measures what this machine gives: matmul peak, tokens per second, compile time, memory, start-up, data, checkpoints,
+fits, each beside its peers in the same run and next to its goal.
+
+Without names all sections run, about fifteen minutes on two cores. Peers in PyTorch need the extra `bench`; without it
+they are left out. --out keeps the result as JSON by machine and commit, --figure draws what is kept.
+Exit code 3 when a section failed; a goal that is not met is no failure.
+
+Examples: kleiber bench
+          kleiber bench matmul step --rounds 7 --out benchmarks
+          kleiber bench --figure benchmarks
+"""
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `kleiber bench`."""
+
+    sections: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SECTION")] = ()
+    """machine, matmul, step, sweep, compile, memory, startup, data, checkpoint, fit, guard, growth, accelerator."""
+    rounds: int = 5
+    """Turns of each candidate in a comparison; the figures are medians."""
+    short: bool = False
+    """Tiny shapes and few rounds: shows in seconds that a section runs. No goal is judged."""
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print one JSON object."""
+    out: Path | None = None
+    """Keep the result in this folder, as <machine>-<commit>.json."""
+    figure: Path | None = None
+    """Measure nothing; draw the results kept in this folder into its benchmarks.svg."""
+
+
+def run(options: Options) -> int:
+    """Measures and prints; returns 0, or 3 when a section failed."""
+    if options.figure is not None:
+        return _draw(options.figure)
+    from kleiber.experiments.bench import results, session, show
+    from kleiber.experiments.bench.machine import describe_machine
+
+    names, machine = _chosen(options), describe_machine()
+    if not options.json:
+        show.show_machine(machine)
+
+    def on_section(section, found) -> None:
+        if not options.json:
+            show.show_section(section.name, section.says, found)
+
+    result = session.run_sections(names, options.rounds, options.short, machine, on_section)
+    kept = None if options.out is None else results.keep(options.out, result)
+    if options.json:
+        print(json.dumps(result, indent=1))
+    else:
+        show.show_summary(result)
+        if kept:
+            print(f"kept as {kept}")
+    failed = [found for found in result["sections"].values() if str(found["reason"]).startswith("failed")]
+    return EXIT_GATE if failed else EXIT_DONE
+
+
+def _chosen(options: Options) -> tuple[str, ...]:
+    from kleiber.experiments.bench.sections import SECTIONS
+
+    for name in options.sections:
+        if name not in SECTIONS:
+            near = difflib.get_close_matches(name, SECTIONS, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise ValueError(f"unknown section '{name}'{hint} Known: {', '.join(SECTIONS)}.")
+    if options.rounds < 1:
+        raise ValueError(f"--rounds is {options.rounds}, expected at least 1.")
+    if options.short and options.out is not None:
+        raise ValueError("--short with --out: a short result is not kept, its shapes are tiny; leave one of them out.")
+    return options.sections or tuple(SECTIONS)
+
+
+def _draw(folder: Path) -> int:
+    from kleiber.experiments.bench.drawing import draw_results
+    from kleiber.experiments.bench.results import read_results
+
+    print(f"drew {draw_results(read_results(folder), folder / 'benchmarks.svg')}")
+    return EXIT_DONE
