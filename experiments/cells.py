@@ -1,12 +1,14 @@
 """The cells of an experiment: which trunk makes which measured point, and in which order."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.record import planned_record, read_json, record_path, run_id, trunk_id
+from kleiber.experiments.record import point_record, read_json, record_path, trunk_columns, trunk_id
 from kleiber.model.counts import training_flops
 from kleiber.train.config import TrainConfig
 from kleiber.train.schedule import cooldown_start
@@ -21,17 +23,17 @@ class TrunkCell:
     config: TrainConfig
     target: str = ""
 
-    @property
+    @cached_property
     def trunk_id(self) -> str:
         """Name of the trunk and its folder."""
         return trunk_id(self.config)
 
-    @property
+    @cached_property
     def run_ids(self) -> dict[int, str]:
         """Names of the measured points, by token count."""
-        return {num_tokens: run_id(self.config, num_tokens) for num_tokens in self.config.num_tokens}
+        return {num_tokens: f"{self.trunk_id}-D{num_tokens}" for num_tokens in self.config.num_tokens}
 
-    @property
+    @cached_property
     def trained_tokens(self) -> int:
         """Tokens actually trained on: the shared part once, each cooldown branch by itself."""
         config = self.config
@@ -50,7 +52,8 @@ class TrunkCell:
 
     def planned(self, experiment: str) -> dict[int, dict[str, Any]]:
         """Returns the planned record of each point, by token count."""
-        return {n: planned_record(experiment, self.split, self.config, n, self.target) for n in self.config.num_tokens}
+        shared = trunk_columns(experiment, self.split, self.config, self.target)
+        return {num_tokens: point_record(shared, self.config, num_tokens) for num_tokens in self.config.num_tokens}
 
     def missing(self, directory: Path) -> list[int]:
         """Returns the token counts that have no record yet."""
@@ -102,8 +105,7 @@ def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
         cells = [TrunkCell("fit", config) for config in experiment.trunks]
     else:
         cells = [TrunkCell("target", target.train, target.name) for target in experiment.targets]
-    names = [cell.trunk_id for cell in cells]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"trunk {name} appears {names.count(name)} times: give each its own seed or factor level.")
+    for name, count in Counter(cell.trunk_id for cell in cells).items():
+        if count > 1:
+            raise ValueError(f"trunk {name} appears {count} times: give each its own seed or factor level.")
     return sorted(cells, key=lambda cell: -cell.trained_flops)

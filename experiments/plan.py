@@ -1,6 +1,8 @@
 """The plan: cells, counts, FLOPs, seconds and the standard errors to expect, before anything is spent."""
 
+import heapq
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,7 +70,7 @@ class Plan:
         """Counted training FLOPs, shared trunks counted once."""
         return sum(cell.trained_flops for cell in self.fit_cells + self.target_cells)
 
-    @property
+    @cached_property
     def largest_fit_flops(self) -> float:
         """Counted FLOPs of the largest fitted point."""
         return max(point["flops"] for cell in self.fit_cells for point in cell.planned("").values())
@@ -77,9 +79,10 @@ class Plan:
         """Returns the planned record of every point, with its trunk's seconds and compute relative to the fit."""
         rows = []
         for cell in self.fit_cells + self.target_cells:
+            seconds = self.trunk_seconds(cell)
             for point in cell.planned(self.experiment.name).values():
                 ratio = point["flops"] / self.largest_fit_flops
-                rows.append({**point, "compute_ratio": ratio, "trunk_seconds": self.trunk_seconds(cell)})
+                rows.append({**point, "compute_ratio": ratio, "trunk_seconds": seconds})
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -172,5 +175,5 @@ def _schedule(seconds: list[float], num_workers: int) -> float:
     """Returns the wall seconds of independent tasks on num_workers workers, longest first."""
     loads = [0.0] * max(1, num_workers)
     for task in sorted(seconds, reverse=True):
-        loads[loads.index(min(loads))] += task
+        heapq.heapreplace(loads, loads[0] + task)
     return max(loads)

@@ -26,11 +26,6 @@ def trunk_id(config: TrainConfig) -> str:
     return f"d{config.model.d_model}-L{config.model.num_layers}-s{config.seed}-{config_hash(config)[:6]}"
 
 
-def run_id(config: TrainConfig, num_tokens: int) -> str:
-    """Returns the name of one measured point of a trunk."""
-    return f"{trunk_id(config)}-D{num_tokens}"
-
-
 def planned_record(experiment: str, split: str, config: TrainConfig, num_tokens: int, target: str = "") -> dict:
     """Returns the part of a run record that is known before anything runs.
 
@@ -41,11 +36,14 @@ def planned_record(experiment: str, split: str, config: TrainConfig, num_tokens:
       num_tokens: tokens asked for at this point; recorded as the whole steps that are trained.
       target: name of the target, for split `target`.
     """
-    model, num_steps = config.model, config.steps_at(num_tokens)
-    trained = num_steps * config.tokens_per_step
-    total = num_params_total(model)
+    return point_record(trunk_columns(experiment, split, config, target), config, num_tokens)
+
+
+def trunk_columns(experiment: str, split: str, config: TrainConfig, target: str = "") -> dict[str, Any]:
+    """Returns the planned record of a trunk: what its points have in common, and None where they differ."""
+    model = config.model
     return {
-        "run_id": run_id(config, num_tokens),
+        "run_id": None,
         "trunk_id": trunk_id(config),
         "experiment": experiment,
         "split": split,
@@ -55,18 +53,18 @@ def planned_record(experiment: str, split: str, config: TrainConfig, num_tokens:
         "family": f"{model.parametrization}-L{model.num_layers}",
         "d_model": model.d_model,
         "num_layers": model.num_layers,
-        "num_params_total": total,
+        "num_params_total": num_params_total(model),
         "num_params_non_embedding": num_params_non_embedding(model),
         "num_params_active": num_params_active(model),
-        "num_tokens": trained,
-        "num_steps": num_steps,
+        "num_tokens": None,
+        "num_steps": None,
         "batch_size": config.batch_size,
         "seq_len": model.seq_len,
         "vocab_size": model.vocab_size,
-        "flops": training_flops(model, trained),
-        "flops_6nd": 6.0 * total * trained,
-        "exchanged_bytes": exchanged_bytes(config, num_steps),
-        "tokens_per_parameter": trained / total,
+        "flops": None,
+        "flops_6nd": None,
+        "exchanged_bytes": None,
+        "tokens_per_parameter": None,
         "seed": config.seed,
         "learning_rate": config.optimizer.learning_rate,
         "optimizer": config.optimizer.name,
@@ -77,6 +75,22 @@ def planned_record(experiment: str, split: str, config: TrainConfig, num_tokens:
         "config_hash": config_hash(config),
         "dtype": model.compute_dtype,
         **dict(config.factors),
+    }
+
+
+def point_record(columns: dict[str, Any], config: TrainConfig, num_tokens: int) -> dict[str, Any]:
+    """Returns the planned record of one point of a trunk, from its `trunk_columns`."""
+    num_steps, total = config.steps_at(num_tokens), columns["num_params_total"]
+    trained = num_steps * config.tokens_per_step
+    return {
+        **columns,
+        "run_id": f"{columns['trunk_id']}-D{num_tokens}",
+        "num_tokens": trained,
+        "num_steps": num_steps,
+        "flops": training_flops(config.model, trained),
+        "flops_6nd": 6.0 * total * trained,
+        "exchanged_bytes": exchanged_bytes(config, num_steps),
+        "tokens_per_parameter": trained / total,
     }
 
 
