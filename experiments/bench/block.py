@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from kleiber.experiments.bench.interleave import seconds_of
 from kleiber.experiments.config_file import from_data
 from kleiber.model.functional import abstract_params
 from kleiber.parallel.mesh import make_mesh, use_mesh
@@ -40,7 +41,8 @@ class Block:
             self.compiled = lowered.compile()
         self.trace_seconds, self.compile_seconds = between - start, time.perf_counter() - between
         self.state: Any = None
-        self.dispatch_seconds = 0.0
+        self.host_seconds = 0.0
+        """Of the last call: reading its tokens and handing it to the device."""
 
     @property
     def tokens_per_call(self) -> int:
@@ -69,13 +71,13 @@ class Block:
         """Trains one call, waits for it, and returns its losses, float32 [K] or [members, K]."""
         if self.state is None:
             self.start()
+        start = time.perf_counter()
         with use_mesh(self.mesh):
             tokens = place_batches(
                 self.mesh, self.windows.__getitem__, self.indices, self.config.steps_per_call, self.num_members > 1
             )
-            start = time.perf_counter()
             self.state, log = self.compiled(self.state, self.hyper, tokens, None, *self.arguments)
-            self.dispatch_seconds = time.perf_counter() - start
+            self.host_seconds = time.perf_counter() - start
             return np.asarray(log.losses)
 
     def _each_member(self, value: Any) -> Any:
@@ -114,14 +116,9 @@ def training_config(model: dict[str, Any], batch_size: int, **fields: Any) -> Tr
     return from_data(TrainConfig, {**given, **fields})
 
 
-def training_seconds(num_members: int = 1, **config: Any) -> Callable[[], float]:
-    """Returns a function that trains one call of a block and returns its seconds; see training_config."""
+def training_rate(num_members: int = 1, **config: Any) -> Callable[[], float]:
+    """Returns a function that trains one call of a block and returns its tokens per second; see training_config."""
     block = Block(training_config(**config), num_members)
     block.train()
-
-    def measure() -> float:
-        start = time.perf_counter()
-        block.train()
-        return time.perf_counter() - start
-
-    return measure
+    seconds = seconds_of(block.train)
+    return lambda: block.tokens_per_call / seconds()

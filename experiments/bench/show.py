@@ -4,6 +4,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kleiber.experiments.bench.figures import Figure, figure_of_data
@@ -38,18 +39,17 @@ def show_section(name: str, says: str, found: dict[str, Any]) -> None:
 def _table(figures: list[Figure]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     has_goals = any(figure.goal for figure in figures)
-    table.add_column("what", overflow="fold")
-    for column in ("median", "low - high", "rounds"):
+    table.add_column("what (median of the rounds)", overflow="fold", min_width=24)
+    for column in ("measured", "low - high", "rounds"):
         table.add_column(column, justify="right", no_wrap=True)
     if has_goals:
-        table.add_column("goal", no_wrap=True)
-    table.add_column("", overflow="fold")
+        table.add_column("goal", overflow="fold")
     for figure in figures:
-        spread = "" if figure.low is None else f"{number(figure.low)} - {number(figure.high or 0.0)}"
-        row = [figure.name, f"{number(figure.value)} {unit(figure)}", spread, str(figure.rounds or "")]
-        if has_goals:
-            row.append(_verdict(figure))
-        table.add_row(*row, figure.note)
+        name = escape(figure.name) + (f"\n[dim]  {escape(figure.note)}[/]" if figure.note else "")
+        has_spread = figure.low is not None and figure.high is not None and figure.rounds != 1
+        spread = f"{number(figure.low or 0.0)} - {number(figure.high or 0.0)}" if has_spread else ""
+        row = [name, f"{number(figure.value)} {unit(figure)}", spread, str(figure.rounds or "")]
+        table.add_row(*row, *([_verdict(figure)] if has_goals else []))
     return table
 
 
@@ -68,6 +68,8 @@ def number(value: float) -> str:
     """Returns a number in three or four figures, with separators instead of powers of ten."""
     if value and (abs(value) >= 1e15 or abs(value) < 1e-5):
         return f"{value:.3g}"
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:,.3g} M"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 

@@ -320,13 +320,14 @@ def saving_speed(bench: Bench) -> Result:
     tally = Tally(
         "save", "seconds of a verified, durable save over plain Orbax, 50 MB, interleaved medians", bench.seed
     )
-    found = call(bench, _time_saves, str(bench.place("save")), bench.number(15, 3))
+    found = call(bench, time_saves, str(bench.place("save")), bench.number(15, 3))
     ratio = found["ours"] / found["orbax"]
     tally.check(ratio <= 1.15 or bench.scale < 1, f"ratio {ratio:.3f}")
     return tally.result(f"{found['ours']:.3f} s, ratio {ratio:.2f} (limit 1.15)", f"{found['orbax']:.3f} s")
 
 
-def _time_saves(folder: str, rounds: int) -> dict[str, float]:
+def time_saves(folder: str, rounds: int) -> dict[str, float]:
+    """Returns the median seconds of our save and of Orbax's, in turns; every figure goes to folder/seconds.json."""
     import statistics
 
     import jax

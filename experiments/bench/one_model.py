@@ -1,0 +1,108 @@
+"""Section step: how fast one model trains, beside its peers and as a fraction of the matmul peak of the same minute."""
+
+import contextlib
+import importlib.util
+from typing import Any
+
+from kleiber.experiments.bench.figures import Figure, spread_figure
+from kleiber.experiments.bench.goals import GOALS
+from kleiber.experiments.bench.interleave import Samples, interleaved, spread_of
+from kleiber.experiments.bench.matmul import start_kernels
+from kleiber.experiments.bench.partner import Partner
+from kleiber.experiments.bench.setting import Setting, num_cores
+from kleiber.experiments.bench.step_shapes import StepShape, shapes
+from kleiber.model.counts import flops_per_token, flops_per_token_causal
+
+PEERS = {"torch": "PyTorch eager", "torch_compiled": "PyTorch compiled", "jax": "plain JAX"}
+COMPARED = ("d64", "d128", "d256", "nanogpt")
+FRACTIONS = {
+    "d128": "fraction of peak at d_model 128",
+    "nanogpt": "fraction of peak, nanoGPT's recipe",
+    "d384": "fraction of peak at d_model 384",
+}
+"""Shapes whose fraction of the peak is measured, and the goal of each."""
+CONVENTIONS = {"6N + causal attention": flops_per_token_causal, "6N + full attention": flops_per_token}
+
+
+def measure_one_model(setting: Setting) -> dict[str, Any]:
+    """Returns tokens per second and ratios to the peers that are installed, then the fractions of the peak."""
+    from kleiber.experiments.bench.step_speed import measure_steps
+
+    has_torch = importlib.util.find_spec("torch") is not None
+    peers = ("torch", "torch_compiled", "jax") if has_torch else ("jax",)
+    compared, peers = (("d32",), peers[-1:]) if setting.is_short else (COMPARED, peers)
+    if not has_torch:
+        setting.tell("torch is not installed (pip install 'kleiber[bench]'): its peers are left out")
+    steps = measure_steps(setting.rounds, compared, ("kleiber_threads", "kleiber_data", *peers), setting.tell)
+    figures = [figure for name, found in steps.items() for figure in ratio_figures(name, found, setting.rounds)]
+    fractions = {}
+    for name in ("d32",) if setting.is_short else FRACTIONS:
+        for num_threads in sorted({1, num_cores()}):
+            more, fractions[f"{name}, {num_threads} threads"] = _fraction(setting, name, num_threads)
+            figures += more
+    left_out = [] if has_torch else ["torch", "torch_compiled"]
+    return {"figures": figures, "steps": steps, "fractions_of_peak": fractions, "peers_left_out": left_out}
+
+
+def ratio_figures(name: str, found: dict[str, Any], rounds: int) -> list[Figure]:
+    """Returns the figures of one shape of step_speed.measure_steps."""
+    figures = []
+    for arrangement, speed in found["tokens_per_second"].items():
+        is_best = arrangement == found["best_arrangement"]
+        figures.append(
+            Figure(f"{name}: {arrangement}", speed, "tokens/s", rounds=rounds, note="best of ours" if is_best else "")
+        )
+    for peer, ratio in found["ratios"].items():
+        goal = f"step over {PEERS[peer]}" + (", nanoGPT's recipe" if name == "nanogpt" else "")
+        figures.append(
+            Figure(f"{name}: over {PEERS[peer]}", ratio["median"], "ratio", ratio["low"], ratio["high"],
+                   ratio["rounds"], GOALS.get(goal))
+        )  # fmt: skip
+    return figures
+
+
+def fractions_of_peak(shape: StepShape, samples: Samples) -> dict[str, list[float]]:
+    """Returns the fraction of the matmul peak in each round, by convention of counting FLOPs.
+
+    The peak of a round is the faster of NumPy and XLA in it.
+
+    Args:
+      shape: what was trained.
+      samples: tokens per second under `kleiber`, FLOP/s under `NumPy` and `XLA`.
+    """
+    peaks = [max(pair) for pair in zip(samples.values["NumPy"], samples.values["XLA"], strict=True)]
+    return {
+        convention: [
+            tokens * count(shape.model) / peak for tokens, peak in zip(samples.values["kleiber"], peaks, strict=True)
+        ]
+        for convention, count in CONVENTIONS.items()
+    }
+
+
+def _fraction(setting: Setting, name: str, num_threads: int) -> tuple[list[Figure], dict[str, Any]]:
+    """Trains on one core, or as one model on all (threads), with the peak of as many threads measured in turns."""
+    shape = shapes()[name]
+    model = {key: value for key, value in vars(shape.model).items() if key != "experts"}
+    steps = max(1, shape.num_steps // 2)
+    config = {"model": model, "batch_size": shape.batch_size, "steps_per_call": steps}
+    label = f"{name}, {num_threads} thread{'s' if num_threads > 1 else ''}"
+    setting.tell(f"{label}: compiling")
+    with contextlib.ExitStack() as stack:
+        kernels = start_kernels(stack, setting, num_threads)
+        train = stack.enter_context(Partner("block:training_rate", config, num_threads=num_threads))
+        samples = interleaved(
+            {"kleiber": train, **kernels},
+            setting.rounds,
+            warm=1,
+            each_round=setting.each_round(f"fraction of peak, {label}"),
+        )
+    fractions = {kind: spread_of(values) for kind, values in fractions_of_peak(shape, samples).items()}
+    causal, full = fractions.values()
+    peak = spread_of([max(pair) for pair in zip(samples.values["NumPy"], samples.values["XLA"], strict=True)])
+    note = f"{samples.spread('kleiber').median:,.0f} tokens/s, peak {peak.median / 1e9:.4g} GFLOP/s"
+    goal = GOALS.get(FRACTIONS.get(name, ""))
+    figures = [
+        spread_figure(f"{label}: 6N + causal attention", causal, "of peak", goal, note),
+        spread_figure(f"{label}: 6N + full attention", full, "of peak"),
+    ]
+    return figures, {kind: spread.as_dict() for kind, spread in fractions.items()} | {"samples": samples.as_dict()}
