@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from kleiber.scaling.minimise import levenberg_marquardt
-from kleiber.scaling.noise import make_clusters, whitening
+from kleiber.scaling.noise import make_clusters
 from kleiber.scaling.refit import Refits, fit_many, simulate
 from kleiber.scaling.result import FitResult
 from kleiber.scaling.search import residual_function
@@ -93,11 +93,9 @@ def profile(fit: FitResult, name: str, reach: float = 4.0, points: int = 41) -> 
     index = model.free.index(name)
     deviation = float(np.sqrt(fit.uncertainty.covariance[index, index]))
     values = fit.z[index] + deviation * np.linspace(-reach, reach, points)
-    whiteners = None
-    if fit.clusters is not None:
-        ratio = np.array([(fit.noise.tau / fit.noise.sigma) ** 2])
-        whiteners = np.repeat(whitening(make_clusters(np.array(fit.clusters)), ratio), points, axis=0)
-    plain = residual_function(model, np.log(fit.points["loss"]), whiteners)
+    clusters = None if fit.clusters is None else make_clusters(np.array(fit.clusters))
+    ratio = np.full(points, (fit.noise.tau / fit.noise.sigma) ** 2)
+    plain = residual_function(model, np.log(fit.points["loss"]), clusters, ratio)
 
     def residuals(z: np.ndarray, problem: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         residual, jacobian = plain(z, problem)

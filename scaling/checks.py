@@ -125,6 +125,9 @@ def _check_units(table: RunTable, variables: Sequence[str]) -> None:
 
 
 def _without_duplicates(table: RunTable) -> RunTable:
+    # The loss first: where no two are equal, as in most tables, no row can repeat another.
+    if any(len(np.unique(values)) == len(table) for values in (table["loss"], *table.labels.values())):
+        return table
     keys = list(zip(*[values.tolist() for values in {**table.columns, **table.labels}.values()], strict=True))
     keys = [tuple("nan" if value != value else value for value in key) for key in keys]
     first = {key: index for index, key in reversed(list(enumerate(keys)))}

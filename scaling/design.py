@@ -12,6 +12,7 @@ from kleiber.scaling.known import Columns, Known
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.model import Model, make_model
+from kleiber.scaling.noise import make_clusters, whiten
 from kleiber.scaling.simulate import RunNoise
 
 SINGULAR = 1e14
@@ -39,10 +40,18 @@ class ExpectedErrors:
         return self.condition > SINGULAR
 
 
-def covariance_of_runs(trunk: np.ndarray | None, count: int, noise: RunNoise) -> np.ndarray:
-    """Returns the covariance [runs, runs] of log losses; without trunks each run has one of its own."""
-    same = np.eye(count) if trunk is None else np.asarray(trunk)[:, None] == np.asarray(trunk)[None, :]
-    return noise.tau**2 * same + noise.point**2 * np.eye(count)
+def independent_rows(rows: np.ndarray, trunk: np.ndarray | None, noise: RunNoise) -> np.ndarray:
+    """Returns rows [runs, P] turned so that errors are independent and of unit variance.
+
+    Args:
+      rows: float64, derivatives of log losses.
+      trunk: of each run [runs]; without trunks each run has one of its own.
+      noise: of log losses.
+    """
+    if trunk is None:
+        return rows / noise.new_run
+    ratio = np.array([(noise.tau / noise.point) ** 2])
+    return whiten(rows[None], make_clusters(np.asarray(trunk)), ratio)[0] / noise.point
 
 
 def expected_errors(
@@ -87,8 +96,7 @@ def _errors(
     if condition > SINGULAR:
         infinite = np.full(len(rows), np.inf)
         return ExpectedErrors(dict.fromkeys(model.free, np.inf), np.inf, infinite, infinite, condition)
-    chol = np.linalg.cholesky(covariance_of_runs(None if trunk is None else np.asarray(trunk), len(jacobian), noise))
-    whitened = np.linalg.solve(chol, jacobian)
+    whitened = independent_rows(jacobian, None if trunk is None else np.asarray(trunk), noise)
     _, upper = np.linalg.qr(whitened / (size := np.linalg.norm(whitened, axis=0)))
 
     def error(contrast: np.ndarray) -> float:
@@ -219,8 +227,8 @@ def design_problem(
         rows, wanted, there = parts
         base = np.zeros((rows.shape[1],) * 2)
         if known.has_runs:
-            trunk = None if known.trunk is None else np.asarray(known.trunk)
-            base = there.T @ np.linalg.solve(covariance_of_runs(trunk, len(there), known.noise), there)
+            there = independent_rows(there, None if known.trunk is None else np.asarray(known.trunk), known.noise)
+            base = there.T @ there
         forms.append(Form(rows, wanted, base, each.weight, index > 0))
     noise = known.noise
     point, shared = noise.point**2, noise.tau**2

@@ -19,7 +19,7 @@ from kleiber.scaling.noise import (
     independent_uncertainty,
     likelihood,
     make_clusters,
-    whitening,
+    whiten,
 )
 from kleiber.scaling.objective import Objective, variance_inflation
 from kleiber.scaling.result import FitResult, Noise, Starts
@@ -125,7 +125,7 @@ def _finish(
     low, high = model.bounds
     free = (z > low) & (z < high)
     uncertainty = fit_uncertainty(residual, jacobian, kind, clusters, ratio, free)
-    whitened = residual if clusters is None else whitening(clusters, np.array([ratio]))[0] @ residual
+    whitened = residual if clusters is None else whiten(residual[None], clusters, np.array([ratio]))[0]
     log_likelihood, _ = likelihood(residual, clusters, ratio)
     count, num_noise = len(residual), 1 + (clusters is not None)
     num_constants = int(free.sum()) + num_noise
@@ -187,7 +187,6 @@ def fit_uncertainty(
     if clusters is None:
         sigma, inflation = variance_inflation(kind, residual, int(free.sum()))
         return independent_uncertainty(jacobian, max(sigma, 1e-15), inflation, free)
-    turn = whitening(clusters, np.array([ratio]))[0]
-    whitened = turn @ residual
+    whitened = whiten(residual[None], clusters, np.array([ratio]))[0]
     sigma2 = max(float(whitened @ whitened) / max(len(residual) - int(free.sum()), 1), 1e-30)
     return clustered_uncertainty(jacobian, clusters, sigma2, ratio * sigma2, free)

@@ -86,10 +86,17 @@ def form_weights(fits: Sequence[FitResult]) -> list[float]:
 def log_gradient(fit: FitResult, columns: Mapping[str, Any]) -> tuple[float, np.ndarray]:
     """Returns the predicted log loss at one point and its derivative [P] by the working coordinates."""
     arrays = {name: np.atleast_1d(np.asarray(columns[name], np.float64)) for name in fit.model.law.variable_names}
+    value, gradient = log_gradients(fit, arrays)
+    return float(value[0]), gradient[0]
+
+
+def log_gradients(fit: FitResult, columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the predicted log losses [runs] and their derivatives [runs, P] by the working coordinates."""
     if not len(fit.z):
-        return float(fit.model.log_loss(fit.z[None], arrays)[0, 0]), np.zeros(0)
-    value, jacobian = fit.model.log_loss_and_jacobian(fit.z[None], arrays)
-    return float(value[0, 0]), jacobian[0, 0]
+        value = fit.model.log_loss(fit.z[None], columns)[0]
+        return value, np.zeros((len(value), 0))
+    value, jacobian = fit.model.log_loss_and_jacobian(fit.z[None], columns)
+    return value[0], jacobian[0]
 
 
 def forecast(

@@ -1,6 +1,7 @@
 """Noise of log losses: independent errors, and a random effect shared by the points of one trunk."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -22,10 +23,14 @@ class Clusters:
         """Number of clusters."""
         return len(self.sizes)
 
-    def averaging(self) -> np.ndarray:
-        """Returns the matrix [runs, runs] that replaces each row by the mean of its cluster."""
-        same = self.index[:, None] == self.index[None, :]
-        return same / self.sizes[self.index][:, None]
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self.index, kind="stable")
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Returns the sums within each cluster, [b, count, ...] of values [b, runs, ...]."""
+        first = np.cumsum(self.sizes) - self.sizes
+        return np.add.reduceat(values[:, self._order], first, axis=1)
 
 
 def make_clusters(labels: np.ndarray) -> Clusters:
@@ -34,14 +39,19 @@ def make_clusters(labels: np.ndarray) -> Clusters:
     return Clusters(index.ravel(), sizes)
 
 
-def whitening(clusters: Clusters, ratio: np.ndarray) -> np.ndarray:
-    """Returns matrices [b, runs, runs] that make errors independent, for tau^2 / sigma^2 of each problem [b].
+def whiten(values: np.ndarray, clusters: Clusters, ratio: np.ndarray) -> np.ndarray:
+    """Returns values [b, runs] or [b, runs, P] turned so that their errors are independent and of variance sigma^2.
 
     With a shared effect of variance ratio r, a row loses the share 1 - (1 + n r)^(-1/2) of its cluster's mean.
+
+    Args:
+      values: float64, residuals or derivatives.
+      clusters: of the runs.
+      ratio: float64 [b], tau^2 / sigma^2 of each problem.
     """
-    sizes = clusters.sizes[clusters.index]
-    share = 1 - 1 / np.sqrt(1 + np.asarray(ratio)[:, None] * sizes)
-    return np.eye(len(sizes)) - share[:, :, None] * clusters.averaging()
+    share = (1 - 1 / np.sqrt(1 + np.asarray(ratio)[:, None] * clusters.sizes)) / clusters.sizes
+    lost = share.reshape(*share.shape, *(1,) * (values.ndim - 2)) * clusters.sums(values)
+    return values - lost[:, clusters.index]
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,7 @@ class Sums:
 def cross_products(residual: np.ndarray, jacobian: np.ndarray, clusters: Clusters) -> Sums:
     """Returns the sums for residuals [b, runs] and derivatives [b, runs, P]."""
     both = np.concatenate([jacobian, residual[..., None]], axis=2)
-    member = (clusters.index == np.arange(clusters.count)[:, None]).astype(np.float64)
-    return Sums(np.matmul(np.swapaxes(both, 1, 2), both), np.matmul(member, both))
+    return Sums(np.matmul(np.swapaxes(both, 1, 2), both), clusters.sums(both))
 
 
 def restricted_likelihood(sums: Sums, clusters: Clusters, ratio: np.ndarray) -> np.ndarray:
@@ -121,7 +130,7 @@ def likelihood(residual: np.ndarray, clusters: Clusters | None, ratio: float) ->
     num_runs = len(residual)
     log_scale = 0.0
     if clusters is not None:
-        residual = whitening(clusters, np.array([ratio]))[0] @ residual
+        residual = whiten(residual[None], clusters, np.array([ratio]))[0]
         log_scale = float(np.log1p(ratio * clusters.sizes).sum())
     variance = max(float(residual @ residual) / num_runs, 1e-300)
     return -0.5 * (num_runs * (np.log(2 * np.pi * variance) + 1) + log_scale), variance
@@ -154,14 +163,25 @@ class Uncertainty:
     def degrees(self, contrast: np.ndarray, new_run: float = 0.0) -> tuple[float, float]:
         """Returns (variance, degrees of freedom) of contrast . z plus new_run times the noise of one new run.
 
+        Args:
+          contrast: float64 [P].
+          new_run: 0 or 1.
+        """
+        variance, degrees = self.degrees_of(contrast[None], new_run)
+        return float(variance[0]), float(degrees[0])
+
+    def degrees_of(self, contrasts: np.ndarray, new_run: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the variance and degrees of freedom [b] of many contrasts [b, P], as `degrees` of one.
+
         Source: Satterthwaite 1946, as used for mixed models by Giesbrecht and Burns 1985.
         """
-        turned = contrast @ self.root
-        variance = float(turned @ self.metric @ turned) + new_run * float(self.variances.sum())
-        slope = np.einsum("p,kpq,q->k", turned, self.slopes, turned) + new_run
-        doubt = float(slope @ self.variance_covariance @ slope)
-        plain = float(slope @ self.variances)  # the variance is homogeneous in phi, so this is it without the addition
-        return variance, 2 * plain**2 / doubt if doubt > 0 and plain > 0 else np.inf
+        turned = contrasts @ self.root
+        variance = ((turned @ self.metric) * turned).sum(axis=1) + new_run * float(self.variances.sum())
+        slope = np.stack([((turned @ each) * turned).sum(axis=1) for each in self.slopes], axis=1) + new_run
+        doubt = ((slope @ self.variance_covariance) * slope).sum(axis=1)
+        plain = slope @ self.variances  # the variance is homogeneous in phi, so this is it without the addition
+        known = (doubt > 0) & (plain > 0)
+        return variance, np.where(known, 2 * plain**2 / np.where(known, doubt, 1.0), np.inf)
 
 
 def independent_uncertainty(jacobian: np.ndarray, sigma: float, inflation: float, free: np.ndarray) -> Uncertainty:
@@ -194,20 +214,33 @@ def clustered_uncertainty(
 
     Source: Kenward and Roger 1997, Biometrics 53, equation 3.
     """
-    turn = whitening(clusters, np.array([tau2 / sigma2]))[0] / np.sqrt(sigma2)
-    root = _inverse_root(turn @ jacobian, free)
-    same = (clusters.index[:, None] == clusters.index[None, :]).astype(np.float64)
-    parts = [turn @ turn.T, turn @ same @ turn.T]  # derivatives of the covariance of the runs, whitened
-    unit = turn @ jacobian @ root  # orthonormal columns
-    slopes = np.stack([unit.T @ part @ unit for part in parts])
-    projector = np.eye(len(unit)) - unit @ unit.T
-    halves = [projector @ part for part in parts]
-    information = 0.5 * np.array([[np.sum(a * b.T) for b in halves] for a in halves])
+    ratio = np.array([tau2 / sigma2])
+    root = _inverse_root(whiten(jacobian[None], clusters, ratio)[0] / np.sqrt(sigma2), free)
+    unit = whiten((jacobian @ root)[None], clusters, ratio)[0] / np.sqrt(sigma2)  # orthonormal columns
+    # Derivatives of the covariance of the runs by the two variances, whitened: each is `plain` times one, plus
+    # `shared` [clusters] times the average over a cluster, so products and traces need no matrix of runs by runs.
+    kept = 1 / (1 + ratio * clusters.sizes)
+    parts = [(1 / sigma2, (kept - 1) / sigma2), (0.0, clusters.sizes * kept / sigma2)]
+    gram, sums = unit.T @ unit, clusters.sums(unit[None])[0]
+
+    def within(part: tuple[float, np.ndarray]) -> np.ndarray:
+        return part[0] * gram + (sums.T * (part[1] / clusters.sizes)) @ sums
+
+    def product(one: tuple[float, np.ndarray], other: tuple[float, np.ndarray]) -> tuple[float, np.ndarray]:
+        return one[0] * other[0], one[0] * other[1] + other[0] * one[1] + one[1] * other[1]
+
+    slopes = np.stack([within(part) for part in parts])
+    information = np.empty((len(parts), len(parts)))
+    for i, first in enumerate(parts):
+        for j, second in enumerate(parts):
+            plain, shared = product(first, second)
+            trace = plain * len(unit) + shared.sum() - 2 * np.trace(within((plain, shared)))
+            information[i, j] = 0.5 * (trace + np.sum(slopes[i] * slopes[j]))  # of the parts, the constants taken out
     doubt = np.linalg.pinv(information, hermitian=True)
     addition = np.zeros_like(slopes[0])
     for i, first in enumerate(parts):
         for j, second in enumerate(parts):
-            addition += doubt[i, j] * (unit.T @ first @ second @ unit - slopes[i] @ slopes[j])
+            addition += doubt[i, j] * (within(product(first, second)) - slopes[i] @ slopes[j])
     addition = addition + addition.T  # twice its symmetric part
     return Uncertainty(root, np.eye(root.shape[1]) + addition, slopes, np.array([sigma2, tau2]), doubt)
 

@@ -7,6 +7,7 @@ import numpy as np
 from kleiber.scaling.memory import CHUNK
 from kleiber.scaling.minimise import Minimum, Residuals, levenberg_marquardt, newton_polish
 from kleiber.scaling.model import Model
+from kleiber.scaling.noise import Clusters, whiten
 from kleiber.scaling.objective import EFFICIENT_DELTA, Objective, robust_scale
 from kleiber.scaling.result import Starts
 from kleiber.scaling.starts import start_points
@@ -32,21 +33,24 @@ class FitFailedError(ValueError):
     """No start led to a finite minimum."""
 
 
-def residual_function(model: Model, log_loss: np.ndarray, whiteners: np.ndarray | None = None) -> Residuals:
+def residual_function(
+    model: Model, log_loss: np.ndarray, clusters: Clusters | None = None, ratio: np.ndarray | None = None
+) -> Residuals:
     """Returns the residual function of `levenberg_marquardt`: predicted minus measured log loss, whitened.
 
     Args:
       model: law and columns.
       log_loss: float64 [runs], or [problems, runs] with one set of losses a problem.
-      whiteners: float64 [problems, runs, runs] or None for independent errors.
+      clusters: runs that share an effect; None for independent errors.
+      ratio: float64 [problems], tau^2 / sigma^2 of each, with clusters.
     """
 
     def residuals(z: np.ndarray, problem: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         predicted, jacobian = model.log_loss_and_jacobian(z)
         residual = predicted - (log_loss if log_loss.ndim == 1 else log_loss[problem])
-        if whiteners is not None:
-            turn = whiteners[problem]
-            return np.matmul(turn, residual[..., None])[..., 0], np.matmul(turn, jacobian)
+        if clusters is not None and ratio is not None:
+            turned = whiten(np.concatenate([jacobian, residual[..., None]], axis=2), clusters, ratio[problem])
+            return turned[..., -1], turned[..., :-1]
         return residual, jacobian
 
     return residuals

@@ -11,7 +11,7 @@ from scipy.special import gammaln
 
 from kleiber.scaling.checks import usable_rows
 from kleiber.scaling.fit import fit_law
-from kleiber.scaling.forecast import log_gradient
+from kleiber.scaling.forecast import log_gradients
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.result import FitResult
@@ -181,21 +181,18 @@ def _score(fitted: Callable[[], FitResult], test: RunTable) -> tuple[np.ndarray,
         fit = fitted()
     except ValueError:
         return None
-    densities, errors = [], []
-    for index in range(len(test)):
-        point = {name: float(test[name][index]) for name in fit.model.law.variable_names}
-        mean, gradient = log_gradient(fit, point)
-        variance, degrees = fit.uncertainty.degrees(gradient, 1.0)
-        residual = float(np.log(test["loss"][index])) - mean
-        densities.append(_log_density(residual, float(np.sqrt(variance)), min(degrees, 1e6)))
-        errors.append(float(np.expm1(-residual)))
-    return np.maximum(np.nan_to_num(np.array(densities), nan=FAILED), FAILED), np.array(errors)
+    columns = {name: test[name] for name in fit.model.law.variable_names}
+    mean, gradient = log_gradients(fit, columns)
+    variance, degrees = fit.uncertainty.degrees_of(gradient, 1.0)
+    residual = np.log(test["loss"]) - mean
+    densities = _log_density(residual, np.sqrt(variance), np.minimum(degrees, 1e6))
+    return np.maximum(np.nan_to_num(densities, nan=FAILED), FAILED), np.expm1(-residual)
 
 
-def _log_density(residual: float, scale: float, degrees: float) -> float:
-    """Returns the log density of Student's t at a residual."""
+def _log_density(residual: np.ndarray, scale: np.ndarray, degrees: np.ndarray) -> np.ndarray:
+    """Returns the log densities [runs] of Student's t at residuals [runs]."""
     constant = gammaln(0.5 * (degrees + 1)) - gammaln(0.5 * degrees) - 0.5 * np.log(degrees * np.pi) - np.log(scale)
-    return float(constant - 0.5 * (degrees + 1) * np.log1p((residual / scale) ** 2 / degrees))
+    return constant - 0.5 * (degrees + 1) * np.log1p((residual / scale) ** 2 / degrees)
 
 
 def stacking_weights(log_densities: np.ndarray, num_rounds: int = 5000) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 
 from kleiber.scaling.minimise import levenberg_marquardt
 from kleiber.scaling.model import Model
-from kleiber.scaling.noise import Clusters, estimate_ratio, likelihood, whitening
+from kleiber.scaling.noise import Clusters, estimate_ratio, likelihood
 from kleiber.scaling.search import residual_function
 
 RUNAWAY = 1.5
@@ -56,7 +56,7 @@ def _alternate(
         moving = moving[~settled]
         if not len(moving):
             break
-        residuals = residual_function(model, log_loss[moving], whitening(clusters, ratio[moving]))
+        residuals = residual_function(model, log_loss[moving], clusters, ratio[moving])
         z[moving] = levenberg_marquardt(residuals, z[moving], model.bounds).z
     return z, ratio
 
@@ -67,7 +67,7 @@ def _profile_ratio(
     """Returns the point and ratio of the highest normal likelihood over PROFILE_RATIOS, constants refitted at each."""
     best, chosen, score = z.copy(), np.full(len(z), PROFILE_RATIOS[0]), np.full(len(z), -np.inf)
     for ratio in PROFILE_RATIOS:
-        residuals = residual_function(model, log_loss, whitening(clusters, np.full(len(z), ratio)))
+        residuals = residual_function(model, log_loss, clusters, np.full(len(z), ratio))
         point = levenberg_marquardt(residuals, z, model.bounds).z
         left = log_loss - model.log_loss_and_jacobian(point)[0]
         found = np.array([likelihood(row, clusters, ratio)[0] for row in left])
