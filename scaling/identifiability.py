@@ -10,10 +10,6 @@ from kleiber.scaling.model import Model
 LARGEST_CONDITION = 1e8
 """Beyond this the constants in the weakest direction are withheld; sound designs have 1e5 to 1e6."""
 
-MANY_PAIRS = 10_000
-"""Of compute and ratio; from here on those that agree to a thousandth count as one, so that there are never more
-budgets to look at than thousandths in the range."""
-
 
 @dataclass(frozen=True)
 class Identifiability:
@@ -74,20 +70,21 @@ def design_alarms(model: Model) -> dict[str, str]:
 
 
 def _most_ratios_at_a_budget(ratio: np.ndarray, compute: np.ndarray, enough: int = 3) -> int:
-    """Returns how many different ratios meet at one budget at most, counted no further than `enough`.
+    """Returns how many ratios, each a tenth above the last, meet at one budget at most; counts up to `enough`.
 
-    Budgets are a factor of 2 in compute around each run; ratios are different if they are a tenth apart.
+    A budget is a factor of 2 in compute around a run.
     """
     pairs = np.unique(np.log(np.stack([compute, ratio], axis=1)), axis=0)  # by compute: a budget is one stretch
-    if len(pairs) > MANY_PAIRS:
-        pairs = np.unique(np.round(pairs, 3), axis=0)
     log_compute, log_ratio = pairs.T
     reach, most = np.log(2.0) / 2 + 1e-9, 0
     firsts = np.searchsorted(log_compute, log_compute - reach, side="left")
     ends = np.searchsorted(log_compute, log_compute + reach, side="right")
     for first, end in np.unique(np.stack([firsts, ends], axis=1), axis=0):
-        steps = np.diff(np.sort(log_ratio[first:end]))
-        most = max(most, 1 + int((steps > np.log(1.1)).sum()))
+        count, larger = 0, log_ratio[first:end]
+        while larger.size and count < enough:
+            larger = larger[larger > larger.min() + np.log(1.1)]
+            count += 1
+        most = max(most, count)
         if most >= enough:
             break
     return most
