@@ -28,7 +28,9 @@ def save_seconds(folder: str, rounds: int) -> Callable[[], dict[str, list[float]
     return measure
 
 
-def stall_seconds(folder: str, rounds: int, num_arrays: int) -> Callable[[], dict[str, list[float]]]:
+def stall_seconds(
+    folder: str, rounds: int, num_arrays: int, shape: tuple[int, ...] = SHAPE
+) -> Callable[[], dict[str, list[float]]]:
     """Returns a function that saves beside the training: seconds until it goes on, and until all is on the disk."""
     import jax.numpy as jnp
 
@@ -38,7 +40,7 @@ def stall_seconds(folder: str, rounds: int, num_arrays: int) -> Callable[[], dic
         saver = Saver(keep=1, identity={}, interval_seconds=1e9)  # so long that no save is waited for
         seconds: dict[str, list[float]] = {"stall": [], "save": []}
         for step in range(rounds + 1):  # the first is waited for, as the saver knows nothing of its length
-            state = {f"w{i}": jnp.full(SHAPE, step + i, jnp.float32) for i in range(num_arrays)}
+            state = {f"w{i}": jnp.full(tuple(shape), step + i, jnp.float32) for i in range(num_arrays)}
             for array in state.values():
                 array.block_until_ready()
             start = time.perf_counter()

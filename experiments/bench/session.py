@@ -77,6 +77,7 @@ def _run(section: Section, rounds: int, is_short: bool, folder: Path) -> dict[st
     with _progress(section.name) as tell:
         try:
             found = section.measure(Setting(rounds, is_short, folder, tell))
+            reason = found.pop("reason", None)
         except Unavailable as why:
             reason = str(why)
         except Exception as problem:  # one section must not take the others with it

@@ -34,6 +34,8 @@ def show_section(name: str, says: str, found: dict[str, Any]) -> None:
         console.print(_table(figures))
     if found["reason"]:
         console.print(f"  not measured: {found['reason']}", highlight=False, markup=False)
+    if not figures and "goals" in found["detail"]:
+        console.print(_goal_table(found["detail"]["goals"]))
 
 
 def _table(figures: list[Figure]) -> Table:
@@ -50,6 +52,17 @@ def _table(figures: list[Figure]) -> Table:
         spread = f"{number(figure.low or 0.0)} - {number(figure.high or 0.0)}" if has_spread else ""
         row = [name, f"{number(figure.value)} {unit(figure)}", spread, str(figure.rounds or "")]
         table.add_row(*row, *([_verdict(figure)] if has_goals else []))
+    return table
+
+
+def _goal_table(goals: list[dict[str, Any]]) -> Table:
+    """The goals of what could not be measured here."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for column in ("goal elsewhere", "solid", "extreme", "how"):
+        table.add_column(column, overflow="fold")
+    for goal in goals:
+        sign = "<=" if goal["is_ceiling"] else ">="
+        table.add_row(goal["workload"], f"{sign} {goal['solid']:g} {goal['unit']}", f"{goal['extreme']:g}", goal["how"])
     return table
 
 

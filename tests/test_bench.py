@@ -1,0 +1,230 @@
+"""Claims about the bench: who is measured when, how ratios and fractions are taken, and what it says and keeps.
+
+No test asserts on seconds.
+"""
+
+import json
+import re
+
+import pytest
+
+from kleiber.experiments.bench import results, sections
+from kleiber.experiments.bench.figures import Figure, at_least, at_most, figure_of_data
+from kleiber.experiments.bench.growing import growth_figures
+from kleiber.experiments.bench.interleave import Samples, interleaved, median_interval, spread_of
+from kleiber.experiments.bench.machine import command_line, machine_name
+from kleiber.experiments.bench.one_model import fractions_of_peak, ratio_figures
+from kleiber.experiments.bench.peaks import bfloat16_peak
+from kleiber.experiments.bench.session import summarised
+from kleiber.experiments.bench.step_shapes import StepShape
+from kleiber.experiments.bench.workloads import SHORT_WORKLOADS, WORKLOADS
+from kleiber.experiments.cli import main
+from kleiber.model.config import ModelConfig
+
+
+def test_candidates_take_turns_and_every_other_round_runs_backwards():
+    order = []
+
+    def candidate(name):
+        return lambda: order.append(name) or 1.0
+
+    samples = interleaved({name: candidate(name) for name in "abc"}, rounds=3, warm=1)
+    assert "".join(order) == "cba" + "abc" + "cba" + "abc"
+    assert {name: len(values) for name, values in samples.values.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios_not_the_ratio_of_medians():
+    # Rounds by hand: 2/1, 6/2, 20/4 -> 2, 3, 5, though the medians are 6 and 2; quartiles halfway: 2.5 and 4.
+    ratio = Samples({"ours": [2.0, 6.0, 20.0], "theirs": [1.0, 2.0, 4.0]}).ratio("ours", "theirs")
+    assert (ratio.low, ratio.median, ratio.high, ratio.rounds) == (2.5, 3.0, 4.0, 3)
+    swapped = Samples({"ours": [8.0, 2.0, 5.0], "theirs": [1.0, 2.0, 4.0]})
+    assert swapped.ratio("ours", "theirs").median == 1.25  # 8, 1, 1.25; the medians would give 2.5
+
+
+def test_one_round_has_no_spread():
+    assert spread_of([3.0]).as_dict() == {"median": 3.0, "low": 3.0, "high": 3.0, "rounds": 1}
+
+
+def test_the_interval_of_a_median_is_that_of_the_sign_test():
+    # From tables of the binomial distribution with p = 1/2: at 95 % the ranks of n = 10 are 2 and 9, of 20 6 and 15.
+    assert median_interval(range(1, 11)) == (2, 9)
+    assert median_interval(range(1, 21)) == (6, 15)
+    assert median_interval([1.0, 2.0, 3.0]) == (1.0, 3.0)
+
+
+@pytest.mark.parametrize("figure", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_figure_that_no_ratio_can_be_taken_of_is_refused(figure):
+    with pytest.raises(ValueError, match="'broken' measured"):
+        interleaved({"broken": lambda: figure}, rounds=1)
+
+
+def test_fractions_of_the_peak_count_attention_whole_or_by_half():
+    # By hand: one layer of width 8 with d_ff 32 has 4 * 64 + 2 * 256 = 768 weights, the head 16 * 8 = 128: 6N = 5376.
+    # Attention of 4 positions: 12 * 4 * 8 = 384 FLOPs a token over the full square, 192 over its causal half.
+    shape = StepShape(ModelConfig(d_model=8, num_layers=1, num_heads=2, vocab_size=16, seq_len=4), 1, 1)
+    samples = Samples({"kleiber": [10.0, 20.0], "NumPy": [5568.0, 111360.0], "XLA": [111360.0, 5568.0]})
+    fractions = fractions_of_peak(shape, samples)
+    # The peak of a round is the faster library in it: 111360 both times.
+    assert fractions["6N + causal attention"] == pytest.approx([10 * 5568 / 111360, 20 * 5568 / 111360])
+    assert fractions["6N + full attention"] == pytest.approx([10 * 5760 / 111360, 20 * 5760 / 111360])
+
+
+class Device:
+    """A device of some kind, as JAX names it."""
+
+    def __init__(self, device_kind):
+        self.device_kind = device_kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "teraflops"),
+    [  # dense bfloat16 of the data sheets; those of Hopper and Ada print twice that, with sparsity
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 80GB HBM3", 1979 / 2),
+        ("NVIDIA H100 PCIe", 1513 / 2),
+        ("NVIDIA H100 NVL", 1671 / 2),
+        ("NVIDIA H200", 1979 / 2),
+        ("NVIDIA GH200 480GB", 1979 / 2),
+        ("NVIDIA L4", 242 / 2),
+        ("NVIDIA L40S", 733 / 2),
+        ("TPU v4", 275),
+        ("TPU v5 lite", 197),
+        ("TPU v5p", 459),
+        ("TPU v6 lite", 918),
+        ("TPU7x", 2307 / 2),  # two devices a chip
+    ],
+)
+def test_the_peak_of_a_device_is_the_dense_one_of_its_data_sheet(kind, teraflops):
+    assert bfloat16_peak(Device(kind)) / 1e12 == pytest.approx(teraflops, rel=0.015)
+
+
+def test_a_device_without_a_data_sheet_has_no_peak():
+    assert bfloat16_peak(Device("cpu")) is None
+
+
+def test_a_goal_is_met_from_its_own_side():
+    assert Figure("speed", 1.2, "ratio", goal=at_least(1.2)).is_met
+    assert not Figure("speed", 1.19, "ratio", goal=at_least(1.2)).is_met
+    assert Figure("seconds", 5.0, "s", goal=at_most(5.0)).is_met
+    assert not Figure("seconds", 5.1, "s", goal=at_most(5.0)).is_met
+    assert Figure("seconds", 5.1, "s").is_met is None
+
+
+def test_a_figure_survives_json():
+    figure = Figure("x", 1.5, "ratio", 1.4, 1.6, 5, at_most(2.0, 1.0), "note")
+    assert figure_of_data(json.loads(json.dumps(figure.as_dict()))) == figure
+
+
+def test_the_ratio_of_a_step_is_held_to_the_goal_of_its_peer_and_shape():
+    row = {"median": 1.3, "low": 1.2, "high": 1.4, "rounds": 5}
+    found = {"tokens_per_second": {"kleiber_data": 10.0}, "best_arrangement": "kleiber_data"}
+    found["ratios"] = {"torch": row, "torch_compiled": row, "jax": row}
+    named = {figure.name: figure.goal for name in ("d64", "nanogpt") for figure in ratio_figures(name, found, 5)}
+    assert named["d64: over PyTorch eager"] == at_least(1.2, 1.5)
+    assert named["nanogpt: over PyTorch eager"] == at_least(1.2, 2.0)
+    assert named["nanogpt: over PyTorch compiled"] == at_least(0.9, 1.2)
+    assert named["d64: over plain JAX"] is None
+
+
+def test_only_a_hundred_thousand_records_are_held_to_a_goal():
+    row = {"wall_seconds": 61.0, "cpu_seconds": 60.0, "peak_bytes": 1e9, "exit_code": 0}
+    figures = growth_figures({"verbs": {"fit": {"1000": row, "100000": row}}, "exponents": {"fit": 1.1}})
+    assert {figure.name: figure.is_met for figure in figures if figure.goal} == {
+        "fit, 100,000 records": False,
+        "fit, 100,000 records, peak memory": True,
+    }
+
+
+def test_each_short_workload_stands_for_one_of_the_same_kind_and_goal():
+    assert set(SHORT_WORKLOADS) <= set(WORKLOADS)
+    assert all(workload.kind == WORKLOADS[name].kind for name, workload in SHORT_WORKLOADS.items())
+    assert {w.kind for w in SHORT_WORKLOADS.values()} == {w.kind for w in WORKLOADS.values()}
+
+
+def test_the_command_that_is_kept_names_no_folder_of_the_machine(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/kleiber", "bench", "step", "--out", "/somewhere/benchmarks"])
+    assert command_line() == "kleiber bench step --out benchmarks"
+
+
+def bench(capsys, *words):
+    """Returns (exit code, what was printed) of `kleiber bench`."""
+    code = main(["bench", *words])
+    return code, capsys.readouterr()
+
+
+def test_the_command_measures_short_sections_and_prints_one_json_object(capsys):
+    code, said = bench(capsys, "machine", "matmul", "--short", "--rounds", "2", "--json")
+    found = json.loads(said.out)
+    assert code == 0 and list(found["sections"]) == ["matmul"]
+    assert {"jax", "numpy", "kleiber"} <= set(found["machine"]["versions"]) and found["machine"]["cores"] >= 1
+    matmul = found["sections"]["matmul"]
+    assert matmul["reason"] is None and len(matmul["load_before"]) == 3
+    one = next(figure for figure in matmul["figures"] if figure["name"] == "NumPy, 1 thread")
+    assert one["rounds"] == 2 and 0 < one["low"] <= one["value"] <= one["high"] and one["unit"] == "GFLOP/s"
+    assert "round 2 of 2" in said.err
+    assert found["sweep_ratio_to_pytorch"] is None and found["goals_missed"] == []
+
+
+def test_a_section_that_fails_leaves_its_reason_and_the_others_go_on(capsys, monkeypatch):
+    monkeypatch.setattr("kleiber.experiments.bench.matmul.measure_matmul", lambda setting: 1 / 0)
+    monkeypatch.setattr("kleiber.experiments.bench.guarding.measure_guarding", lambda setting: {"figures": []})
+    code, said = bench(capsys, "guard", "matmul", "--short", "--json")
+    found = json.loads(said.out)["sections"]
+    assert code == 3 and "ZeroDivisionError" in found["matmul"]["reason"] and found["guard"]["reason"] is None
+
+
+def test_without_an_accelerator_the_goals_are_told(capsys):
+    code, said = bench(capsys, "accelerator")
+    assert code == 0 and "no accelerator: CPU part only" in said.out and "GPT-2 124M" in said.out
+
+
+def test_an_unknown_section_names_the_nearest(capsys):
+    code, said = bench(capsys, "matmull")
+    assert code == 2 and "did you mean 'matmul'" in said.err
+
+
+def result(commit, section, is_short=False):
+    """Returns a result of one section with one figure."""
+    figure = Figure("f", 1.0, "ratio", goal=at_least(2.0)).as_dict()
+    machine = {"accelerator": None, "processor": "A (R) CPU", "cores": 2, "commit": commit, "date": "2026-01-01"}
+    found = {"figures": [figure], "detail": {}, "reason": None}
+    return {"format": 1, "is_short": is_short, "machine": machine, "sections": {section: found}}
+
+
+def test_results_of_one_machine_and_commit_come_together_in_one_file(tmp_path):
+    path = results.keep(tmp_path, summarised(result("abc", "step")))
+    assert results.keep(tmp_path, summarised(result("abc", "fit"))) == path == tmp_path / "a-r-cpu-2-cores-abc.json"
+    results.keep(tmp_path, summarised(result("def", "fit")))
+    assert [sorted(kept["sections"]) for kept in results.read_results(tmp_path)] == [["fit", "step"], ["fit"]]
+    assert results.read_result(path)["goals_missed"] == ["step: f", "fit: f"]
+
+
+def test_a_short_result_is_not_kept(tmp_path, capsys):
+    with pytest.raises(ValueError, match="short"):
+        results.keep(tmp_path, result("abc", "step", is_short=True))
+    code, said = bench(capsys, "matmul", "--short", "--out", str(tmp_path))
+    assert code == 2 and "not kept" in said.err and not list(tmp_path.iterdir())
+
+
+def test_the_name_of_a_machine_tells_its_kind_alone():
+    machine = {"accelerator": "NVIDIA H100 80GB HBM3", "processor": "any", "cores": 16}
+    assert machine_name(machine) == "nvidia-h100-80gb-hbm3"
+
+
+def test_the_figure_shows_each_ratio_with_its_spread(tmp_path, capsys):
+    kept = result("abc", "step")
+    row = {"median": 1.25, "low": 1.2, "high": 1.4, "rounds": 5}
+    kept["sections"]["step"]["detail"] = {"steps": {"d64": {"ratios": {"torch": row, "jax": {**row, "median": 1.3}}}}}
+    kept["machine"]["versions"] = {"jax": "0.10.2"}
+    results.keep(tmp_path, summarised(kept))
+    code, said = bench(capsys, "--figure", str(tmp_path))
+    drawn = (tmp_path / "benchmarks.svg").read_text()
+    assert code == 0 and "benchmarks.svg" in said.out
+    assert {"d64", "1.2", "1.3"} <= set(re.findall("<!-- (.*?) -->", drawn))  # matplotlib notes each text it draws
+    bench(capsys, "--figure", str(tmp_path))
+    assert (tmp_path / "benchmarks.svg").read_text() == drawn, "the same results give the same bytes"
+
+
+def test_every_section_has_its_module_or_says_what_is_missing():
+    missing = {name: section.missing() for name, section in sections.SECTIONS.items()}
+    assert {name for name, module in missing.items() if module} <= {"sweep", "startup", "growth"}
