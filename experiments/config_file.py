@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib.util
 import json
@@ -98,7 +99,7 @@ def from_data(cls: Any, data: Any, name: str = "config") -> Any:
     if isinstance(cls, type) and dataclasses.is_dataclass(cls):
         if not isinstance(data, dict):
             raise _OtherKind(f"{name} is {_short(data)}, expected the fields of {cls.__name__}")
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)
         for field in data:
             if field not in hints:
                 raise ValueError(_unknown(field, hints, cls.__name__))
@@ -120,6 +121,12 @@ def from_data(cls: Any, data: Any, name: str = "config") -> Any:
                 return from_data(kind, data, name)
         raise _OtherKind(f"{name} is {_short(data)}, expected {cls}")
     return _plain(cls, data, name)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Returns the types of a dataclass's fields: worked out once, as an experiment may have thousands of trunks."""
+    return typing.get_type_hints(cls)
 
 
 class _OtherKind(ValueError):

@@ -59,6 +59,8 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Callable[[str
     """
     records = read_records(directory)
     write_table(directory, records)
+    largest = max((r["flops"] for r in records if r["split"] == "fit" and r["status"] == "done"), default=1.0)
+    del records  # the table has them now, in a tenth of the memory
     path, ledger = directory / "fit.json", Ledger(directory / "ledger.jsonl")
     ledger.verify()
     if path.exists():  # frozen by an earlier launch: the registered forecasts came from these very numbers
@@ -70,7 +72,6 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Callable[[str
         write_json(path, {**fits[0].to_json(), "rivals": [fit.to_json() for fit in fits[1:]]})
     say(fits[0].report())
     registered = {entry["target"] for entry in ledger.entries() if entry["event"] == "forecast"}
-    largest = max((r["flops"] for r in records if r["split"] == "fit" and r["status"] == "done"), default=1.0)
     law = fits[0].law
     for name, (planned, predicted) in forecast_targets(experiment, fits).items():
         law = predicted.law

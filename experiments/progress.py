@@ -16,6 +16,10 @@ LIVE_SECONDS = 1.0
 PLAIN_SECONDS = 5.0
 """Seconds between lines when the output is not a terminal."""
 
+MORE_POINTS = 1.02
+"""Growth of the points at which the forecast so far is made again: each time reads and fits all of them, so that of
+a sweep with very many points this must not happen at each."""
+
 
 class SweepProgress:
     """Shows one phase of a sweep; a live line on a terminal, a plain line every few seconds elsewhere."""
@@ -117,10 +121,10 @@ class SweepProgress:
         return {**progress, "is_fresh": age < 20}
 
     def _forecast(self, done: int) -> str:
-        """Fits what is there whenever more points have come in; silent until the law can be fitted."""
+        """Fits what is there whenever some more points have come in; silent until the law can be fitted."""
         if self.split != "fit" or not self.experiment.targets or not self.experiment.laws:
             return ""
-        if done > self.last_forecast_points:
+        if done > MORE_POINTS * self.last_forecast_points:
             self.last_forecast_points = done
             from kleiber.experiments.law_stage import forecast_so_far
 

@@ -38,12 +38,20 @@ def read_file(path: Path) -> dict[str, Sequence[Any]]:
     elif path.suffix in (".parquet", ".pq"):
         import pyarrow.parquet
 
-        data = pyarrow.parquet.read_table(path).to_pydict()
+        columns = pyarrow.parquet.read_table(path)
+        data = {name: _parquet_column(columns[name]) for name in columns.column_names}
     else:
         raise TableError(f"{path}: expected a .csv, .tsv, .jsonl or .parquet file.")
     if not data or not len(next(iter(data.values()))):
         raise TableError(f"{path} holds no rows.")
     return dict(data)
+
+
+def _parquet_column(column: Any) -> Sequence[Any]:
+    """Returns a column as an array if it holds plain numbers throughout, else as Python values; None where missing."""
+    if column.null_count == 0 and column.type in ("int64", "int32", "double", "float"):
+        return column.to_numpy()
+    return column.to_pylist()
 
 
 def _read_separated(path: Path) -> Mapping[str, Sequence[str]]:

@@ -166,7 +166,7 @@ def from_columns(data: Mapping[str, Any], source: str = "memory") -> RunTable:
     for name, values in data.items():
         array = np.asarray(values)
         if name in TEXT_COLUMNS or array.dtype.kind not in "biuf":
-            texts = ["" if value is None else _short(value) for value in values]
+            texts = [value.strip() if isinstance(value, str) else _short(value) for value in values]
             if name in TEXT_COLUMNS or not all(_is_number(text) for text in texts) or not any(texts):
                 labels[name] = np.array(texts, dtype=str)
             else:
@@ -177,6 +177,8 @@ def from_columns(data: Mapping[str, Any], source: str = "memory") -> RunTable:
 
 
 def _short(value: object) -> str:
+    if value is None:
+        return ""
     if isinstance(value, float | np.floating):
         return f"{value:.17g}"
     return str(value).strip()

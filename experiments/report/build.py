@@ -23,7 +23,7 @@ from nbconvert.exporters import HTMLExporter
 
 from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.files import write_whole
-from kleiber.experiments.report.results import SweepResults, read_results
+from kleiber.experiments.report.results import read_results
 from kleiber.experiments.report.story import summary
 
 FOLDER = Path(__file__).parent
@@ -53,15 +53,13 @@ def build_report(directory: Path) -> ReportPaths:
       RuntimeError: the notebook's kernel died; the message holds its last words.
     """
     results = read_results(directory)
-    notebook, problems = execute(results.directory)
-    paths = ReportPaths(
-        html=results.directory / "report.html",
-        ipynb=results.directory / "report.ipynb",
-        summary=summary(Study(results)),
-        problems=tuple(problems),
-    )
+    directory, said = results.directory, summary(Study(results))
+    name = results.experiment.get("name") or directory.name
+    del results  # the kernel reads them again: of many runs, one copy at a time
+    notebook, problems = execute(directory)
+    paths = ReportPaths(directory / "report.html", directory / "report.ipynb", said, tuple(problems))
     write_whole(paths.ipynb, nbformat.writes(notebook) + "\n")
-    write_whole(paths.html, to_html(notebook, results))
+    write_whole(paths.html, to_html(notebook, name, directory.name))
     return paths
 
 
@@ -124,7 +122,7 @@ def _kernel_manager(scratch: str) -> Any:
     return manager
 
 
-def to_html(notebook: Any, results: SweepResults) -> str:
+def to_html(notebook: Any, name: str, folder: str) -> str:
     """Returns the executed notebook as one page: code folded away, images inside, nothing asked of the network."""
     page = (FOLDER / "page.html").read_text(encoding="utf-8")
     exporter = HTMLExporter(
@@ -135,10 +133,9 @@ def to_html(notebook: Any, results: SweepResults) -> str:
         exclude_output_prompt=True,
         exclude_anchor_links=True,
     )
-    name = results.experiment.get("name") or results.directory.name
     resources = {
         "kleiber_title": f"{name} - kleiber report",
-        "kleiber_footer": f"Written by kleiber from {results.directory.name}/: every figure and number comes from "
+        "kleiber_footer": f"Written by kleiber from {folder}/: every figure and number comes from "
         "table.parquet, fit.json and ledger.jsonl there; report.ipynb is the same report as an executed notebook.",
     }
     body, _ = exporter.from_notebook_node(notebook, resources=resources)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kleiber.experiments.report.results import SweepResults, curves_of, points_of, series_of, targets_of, varied_knob
+from kleiber.experiments.report.results import (
+    SweepResults,
+    curves_of,
+    points_of,
+    series_of,
+    targets_of,
+    trunks_with_curves,
+    varied_knob,
+)
 from kleiber.experiments.report.time_spent import time_figure
 from kleiber.scaling.figures import forecast as forecast_figures
 from kleiber.scaling.figures import law as law_figures
@@ -99,12 +107,13 @@ def _hero(study: Study) -> "Figure":
 
 
 def _curves(study: Study) -> "Figure":
-    curves = curves_of(study.results)
+    sizes = trunks_with_curves(study.results)
+    curves = curves_of(study.results, sizes)
     if not curves:
         raise NotThereYet("no training curve has been written yet (runs/*/metrics.jsonl)")
     points = study.points if study.results.fitted else None
     lost = len(study.results.lost)
-    return run_figures.loss_curves(curves, points, lost, study.results.sizes)
+    return run_figures.loss_curves(curves, points, lost, study.results.sizes, len(sizes))
 
 
 def _slices(study: Study) -> "Figure":

@@ -1,7 +1,9 @@
 """What a sweep directory holds, read for the report. Whatever is not there yet is named instead of refused."""
 
 import json
+import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,12 @@ from typing import Any
 import numpy as np
 
 from kleiber.scaling.figures.levels import Series
-from kleiber.scaling.figures.study import Curve, Points, Target
+from kleiber.scaling.figures.study import MOST_SIZES, Curve, Points, Target, even_rows
 
+MOST_CURVES = 96
+"""Step logs that are read for the figure of training curves; a sweep of more trunks shows some of each size."""
+MOST_LOOKED_AT = 2_000
+"""Runs whose folders are each looked into."""
 TABLE_GAP = "no run has been measured"
 
 
@@ -104,25 +110,48 @@ def _read_records(directory: Path, gaps: list[str]) -> list[dict[str, Any]]:
         import pyarrow.parquet as pq
 
         try:
-            rows = pq.read_table(directory / "table.parquet").to_pylist()
-            records = {row["run_id"]: row for row in rows}
+            records = {row["run_id"]: row for row in _rows(pq.read_table(directory / "table.parquet"))}
         except (OSError, pa.ArrowInvalid, KeyError) as problem:
             gaps.append(f"table.parquet is damaged ({problem}): runs are read from runs/ instead")
     else:
         gaps.append("table.parquet is not there: runs are read from runs/")
-    for path in sorted(directory.glob("runs/*/record.json")):
-        if path.parent.name not in records:
-            record = _read(path, gaps, f"run {path.parent.name} is left out")
+    for name in _folders(directory / "runs"):
+        path = directory / "runs" / name / "record.json"
+        if name not in records and path.exists():
+            record = _read(path, gaps, f"run {name} is left out")
             if record:
-                records[record.get("run_id", path.parent.name)] = record
-    known = [_complete(record) for record in records.values()]
+                records[record.get("run_id", name)] = record
+    known = list(map(_complete, records.values()))
     return sorted(known, key=lambda r: (r["split"] != "fit", r["num_params_total"], r["num_tokens"], r["run_id"]))
 
 
+def _rows(table: Any) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a Parquet table; equal texts are one object, as most columns hold few different ones."""
+    columns = []
+    for column in table.columns:
+        if column.null_count == 0 and column.type in ("int64", "double"):
+            columns.append(column.to_numpy().tolist())
+        else:
+            seen: dict[Any, Any] = {}
+            columns.append([seen.setdefault(value, value) for value in column.to_pylist()])
+    for values in zip(*columns, strict=True):
+        yield dict(zip(table.column_names, values, strict=True))
+
+
+def _folders(runs: Path) -> list[str]:
+    """Returns the names in the folder of runs, in order; a look at the folder, not into its thousands of folders."""
+    if not runs.is_dir():
+        return []
+    with os.scandir(runs) as entries:
+        return sorted(entry.name for entry in entries)
+
+
 def _complete(record: dict[str, Any]) -> dict[str, Any]:
-    """Returns a record with the columns the report cannot do without, so that a sparse one is still listed."""
+    """Gives a record the columns the report cannot do without, so that a sparse one is still listed; returns it."""
     defaults = {"status": "pending", "split": "fit", "reason": "", "target": "", "num_params_total": 0, "num_tokens": 0}
-    full = {**defaults, "flops": 0.0, "loss": None, "trunk_id": record.get("run_id", ""), **record}
+    for name, value in {**defaults, "flops": 0.0, "loss": None, "trunk_id": record.get("run_id", "")}.items():
+        record.setdefault(name, value)
+    full = record
     if full["status"] == "done" and not (full["loss"] and np.isfinite(full["loss"])):
         full.update(status="failed", reason=full["reason"] or "recorded as done without a finite loss")
     return full
@@ -239,20 +268,48 @@ def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
-def curves_of(results: SweepResults) -> list[Curve]:
-    """Returns the training curves of the fitted trunks and of their cooldown branches.
+def trunks_with_curves(results: SweepResults) -> dict[str, float]:
+    """Returns the size of every fitted trunk, or run, that has a folder with a step log, by its name.
+
+    Runs with a step log of their own are looked for in small sweeps only; `kleiber sweep` writes none.
+    """
+    fitted = [r for r in results.records if r["split"] == "fit"]
+    sizes = {str(r["trunk_id"]): float(r["num_params_total"]) for r in fitted}
+    if len(fitted) <= MOST_LOOKED_AT:
+        sizes = {str(r["run_id"]): float(r["num_params_total"]) for r in fitted} | sizes
+    runs = results.directory / "runs"
+    return {name: sizes[name] for name in _folders(runs) if name in sizes and (runs / name / "metrics.jsonl").exists()}
+
+
+def _some_of_each_size(sizes: dict[str, float]) -> list[str]:
+    """Returns the names if they are few, else those of MOST_CURVES // sizes of each size, evenly."""
+    if len(sizes) <= MOST_CURVES:
+        return list(sizes)
+    names = np.array(list(sizes))
+    values = np.array(list(sizes.values()))
+    distinct = np.unique(values)
+    distinct = distinct[even_rows(distinct, MOST_SIZES)]
+    chosen = []
+    for size in distinct:
+        own = names[values == size]
+        chosen += own[even_rows(np.arange(len(own), dtype=np.float64), MOST_CURVES // len(distinct))].tolist()
+    return chosen
+
+
+def curves_of(results: SweepResults, sizes: dict[str, float]) -> list[Curve]:
+    """Returns the training curves of the fitted trunks and of their cooldown branches; of very many trunks, of some.
 
     A log line's `segment` says whether it is of the `trunk` or of a branch; a run folder of its own without
     segments counts as a branch when its name is not a trunk's.
+
+    Args:
+      results: of a sweep.
+      sizes: of `trunks_with_curves`.
     """
-    by_trunk = {str(r["trunk_id"]): float(r["num_params_total"]) for r in results.records if r["split"] == "fit"}
-    by_run = {str(r["run_id"]): float(r["num_params_total"]) for r in results.records if r["split"] == "fit"}
+    by_trunk = {str(r["trunk_id"]) for r in results.records if r["split"] == "fit"}
     curves = []
-    for path in sorted(results.directory.glob("runs/*/metrics.jsonl")):
-        name = path.parent.name
-        size = by_trunk.get(name, by_run.get(name))
-        if size is None:
-            continue
+    for name in _some_of_each_size(sizes):
+        size, path = sizes[name], results.directory / "runs" / name / "metrics.jsonl"
         segments: dict[str, list[tuple[float, float]]] = {}
         for row in _log_rows(path):
             segment = str(row.get("segment", "trunk" if name in by_trunk else "branch"))

@@ -106,13 +106,28 @@ def comparison_table(study: Study) -> Markup:
     return table(("law", "rms residual", "AICc above best", "weight", "condition"), rows)
 
 
+MOST_ROWS = 2_000
+"""Runs listed one by one; a page with more is slow to open, and table.parquet has them all."""
+
+
 def run_table(study: Study) -> Markup:
-    """Returns every measured run: the rows behind every number and figure of the report."""
+    """Returns every measured run: the rows behind every number and figure of the report.
+
+    Of more than MOST_ROWS it lists the targets and the runs farthest from the law, and says so.
+    """
     residuals = {}
     if study.is_fitted and study.results.fitted:
         fitted = study.points
         logs = np.log(fitted.loss) - np.log(study.law.predict(fitted.num_params, fitted.num_tokens))
         residuals = {r["run_id"]: value for r, value in zip(study.results.fitted, logs, strict=True)}
+    done = [r for r in study.results.records if r["status"] == "done"]
+    listed, note = done, ""
+    if len(done) > MOST_ROWS:
+        far = sorted(done, key=lambda r: (r["split"] == "fit", -abs(residuals.get(r["run_id"], 0.0))))[:MOST_ROWS]
+        names = {r["run_id"] for r in far}
+        listed = [r for r in done if r["run_id"] in names]
+        which = "farthest from the law" if residuals else "first"
+        note = callout(f"The {MOST_ROWS:,} runs {which}, of {len(done):,}; table.parquet holds them all.").html
     rows = [
         (
             code(r["run_id"]),
@@ -125,11 +140,10 @@ def run_table(study: Study) -> Markup:
             f"{r['loss']:.4f}",
             percent(residuals[r["run_id"]], signed=True) if r["run_id"] in residuals else None,
         )
-        for r in study.results.records
-        if r["status"] == "done"
+        for r in listed
     ]
     headers = ("run", "split", "params", "tokens", "tokens / param", "FLOPs", "seed", "loss", "against law")
-    return table(headers, rows, kind="dense")
+    return Markup(note + table(headers, rows, kind="dense").html)
 
 
 def lost_table(study: Study) -> Markup:
@@ -137,8 +151,10 @@ def lost_table(study: Study) -> Markup:
     lost = study.results.lost
     if not lost:
         return callout("No run failed or diverged.", "good")
-    rows = [(code(r["run_id"]), r["split"], badge(False, no=r["status"]), r["reason"]) for r in lost]
-    return table(("run", "split", "status", "reason"), rows)
+    rows = [(code(r["run_id"]), r["split"], badge(False, no=r["status"]), r["reason"]) for r in lost[:MOST_ROWS]]
+    listed = table(("run", "split", "status", "reason"), rows).html
+    note = f"The first {MOST_ROWS:,} of {len(lost):,}; table.parquet holds them all." if len(lost) > MOST_ROWS else ""
+    return Markup((callout(note).html if note else "") + listed)
 
 
 def ledger_table(study: Study) -> Markup:

@@ -1,6 +1,7 @@
 """A FitResult as the figures use it: loss and interval over sizes and token counts, and draws of the law."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -25,9 +26,10 @@ class FittedLaw:
         shape = np.broadcast_shapes(np.shape(num_params), np.shape(num_tokens))
         return {
             name: np.broadcast_to(np.asarray(given.get(name, value), np.float64), shape).ravel()
-            for name, value in self._middle().items()
+            for name, value in self._middle.items()
         }
 
+    @cached_property
     def _middle(self) -> dict[str, float]:
         names = self.fit.model.law.variable_names
         return {name: float(np.exp(np.mean(np.log(self.fit.points[name])))) for name in names}
@@ -48,9 +50,7 @@ class FittedLaw:
 
     def band(self, num_params: Floats, num_tokens: Floats) -> tuple[Floats, Floats]:
         """Returns (low, high), [points] each: the prediction interval of one new run, spread between forms included."""
-        others = {
-            name: value for name, value in self._middle().items() if name not in ("num_params_total", "num_tokens")
-        }
+        others = {name: value for name, value in self._middle.items() if name not in ("num_params_total", "num_tokens")}
         pairs = [
             combined_forecast([self.fit, *self.rivals], size, tokens, self.level, others).interval
             for size, tokens in zip(num_params, num_tokens, strict=True)

@@ -60,9 +60,10 @@ def hero(points: Points, predict: Predict | None, band: Band | None = None, targ
         _draw_frame(axis, points, targets)
         if predict is not None:
             _draw_law(axis, points, predict, band, targets, colors)
-        for size in np.unique(points.num_params):
-            mine = points.num_params == size
-            draw_dots(axis, points.flops[mine], points.loss[mine], colors[size], markersize=5.5, label=count(size))
+        for size in points.drawn_sizes:
+            mine = points.drawn.num_params == size
+            dots = points.drawn.flops[mine], points.drawn.loss[mine]
+            draw_dots(axis, *dots, colors[size], markersize=5.5, label=count(size))
         _draw_targets(axis, targets, colors)
         _draw_legend(axis)
     return figure
@@ -102,7 +103,7 @@ def _hero_detail(points: Points, targets: Sequence[Target], is_fitted: bool) -> 
     if targets:
         level = f"{100 * targets[0].level:g} %"
         text += f"; forecasts written down with their {level} intervals before their runs started"
-    return text
+    return text + points.drawn_note
 
 
 def _draw_frame(axis: "Axes", points: Points, targets: Sequence[Target]) -> None:
@@ -136,7 +137,7 @@ def _draw_law(
 ) -> None:
     """Draws the law at each size over its runs, dashed on to the targets, and the frontier with its band."""
     cost = cost_model(points, targets)
-    for size in np.unique(points.num_params):
+    for size in points.drawn_sizes:
         lengths = points.num_tokens[points.num_params == size]
         _draw_size(axis, predict, cost, size, (lengths.min(), lengths.max()), colors[size])
     for target in targets:

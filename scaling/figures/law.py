@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kleiber.scaling.figures.study import Cost, Estimates, Floats, Points, Predict, frontier, log_residuals
+from kleiber.scaling.figures.study import Cost, Estimates, Floats, Points, Predict, even_rows, frontier, log_residuals
 from kleiber.scaling.figures.style import (
     INK,
     QUIET,
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MOST_TRUNKS = 240
+"""Trunks that the figure of residuals draws side by side."""
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ"}
 
 
@@ -59,13 +61,15 @@ def optimal_frontier(
         set_claim(
             figure,
             f"The best size grows as compute to the power {slope:.2f}{margin}, the tokens as {1 - slope:.2f}",
-            f"line: lowest loss for the counted compute; band: {100 * level:g} % interval; dots: the fitted runs",
+            f"line: lowest loss for the counted compute; band: {100 * level:g} % interval; dots: the fitted runs"
+            + points.drawn_note,
         )
         left, right = figure.subplots(1, 2)
         colors = size_colors([*sizes, *points.num_params])
+        drawn = points.drawn
         for axis, line, index, measured, label in (
-            (left, best, 0, points.num_params, "best size (parameters)"),
-            (right, tokens, 1, points.num_tokens, "best training length (tokens)"),
+            (left, best, 0, drawn.num_params, "best size (parameters)"),
+            (right, tokens, 1, drawn.num_tokens, "best training length (tokens)"),
         ):
             axis.set_xscale("log")
             axis.set_yscale("log")
@@ -75,10 +79,10 @@ def optimal_frontier(
                 axis.fill_between(budgets, low, high, color=INK, alpha=0.16, linewidth=0, zorder=2)
             axis.plot(budgets, line, color=INK, linewidth=2, zorder=3)
             axis.scatter(
-                points.flops,
+                drawn.flops,
                 measured,
                 s=22,
-                c=[colors[s] for s in points.num_params],
+                c=[colors[s] for s in drawn.num_params],
                 edgecolors="white",
                 linewidths=0.5,
                 zorder=4,
@@ -112,31 +116,26 @@ def residuals(points: Points, predict: Predict, sizes: Sequence[float] = ()) -> 
     values = 100 * log_residuals(points, predict)
     rms = float(np.sqrt(np.mean(values**2)))
     colors = size_colors([*sizes, *points.num_params])
-    shades = [colors[s] for s in points.num_params]
+    rows = even_rows(values)
+    drawn, heights = points.rows(rows), values[rows]
+    shades = [colors[s] for s in drawn.num_params]
     with house_style():
         figure = new_figure(10.2, 4.0)
         set_claim(
             figure,
             f"The law misses its own runs by {percent(rms / 100)} (rms); {_trends(points, values)}",
-            "one dot a run; band: ± twice the root mean square; by trunk: runs of one trunk share their noise",
+            "one dot a run; band: ± twice the root mean square; by trunk: runs of one trunk share their noise"
+            + points.drawn_note,
         )
         left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 1.25))
-        left.scatter(points.num_params, values, s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3)
-        middle.scatter(points.num_tokens, values, s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3)
-        trunks = sorted(set(points.trunk), key=lambda t: (points.num_params[points.trunk.index(t)], t))
-        place = {trunk: index for index, trunk in enumerate(trunks)}
-        right.scatter(
-            [place[t] for t in points.trunk], values, s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3
-        )
-        for trunk in trunks:
-            mean = values[[t == trunk for t in points.trunk]].mean()
-            right.plot([place[trunk] - 0.35, place[trunk] + 0.35], [mean, mean], color=INK, linewidth=1.5, zorder=4)
+        left.scatter(drawn.num_params, heights, s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3)
+        middle.scatter(drawn.num_tokens, heights, s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3)
+        _draw_trunks(right, points, values, colors)
         for axis, label in ((left, "parameters"), (middle, "training tokens")):
             axis.set_xscale("log")
             count_ticks(axis, "x")
             axis.set_xlabel(label)
         right.set_xticks([])
-        right.set_xlabel("trunk, smallest to largest (bar: its mean)")
         left.set_ylabel("measured against law (%)")
         for axis in (left, middle, right):
             axis.axhspan(-2 * rms, 2 * rms, color=QUIET, alpha=0.14, linewidth=0, zorder=0)
@@ -144,6 +143,24 @@ def residuals(points: Points, predict: Predict, sizes: Sequence[float] = ()) -> 
         reach = max(2.6 * rms, 1.15 * float(np.abs(values).max()), 0.02)
         left.set_ylim(-reach, reach)
     return figure
+
+
+def _draw_trunks(axis: "Axes", points: Points, values: Floats, colors: dict[float, str]) -> None:
+    """Draws the residuals trunk by trunk with their mean, smallest size first; of very many trunks some, evenly."""
+    _, first, which, members = np.unique(points.trunk, return_index=True, return_inverse=True, return_counts=True)
+    means = np.bincount(which.ravel(), values) / members
+    order = np.argsort(points.num_params[first], kind="stable")
+    shown = order[even_rows(np.arange(len(order), dtype=np.float64), MOST_TRUNKS)]
+    place = np.full(len(order), -1)
+    place[shown] = np.arange(len(shown))
+    rows = np.flatnonzero(place[which.ravel()] >= 0)
+    rows = rows[even_rows(values[rows])]
+    shades = [colors[size] for size in points.num_params[rows]]
+    axis.scatter(place[which.ravel()[rows]], values[rows], s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3)
+    for index, trunk in enumerate(shown):
+        axis.plot([index - 0.35, index + 0.35], [means[trunk]] * 2, color=INK, linewidth=1.5, zorder=4)
+    some = f"{len(shown):,} of {len(order):,} trunks" if len(shown) < len(order) else "trunk"
+    axis.set_xlabel(f"{some}, smallest to largest (bar: its mean)")
 
 
 def _trends(points: Points, values: Floats) -> str:

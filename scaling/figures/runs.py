@@ -38,8 +38,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MOST_OTHERS = 48
+"""Curves of other sizes that stand in grey behind those of one size."""
+
+
 def loss_curves(
-    curves: Sequence[Curve], points: Points | None = None, num_failed: int = 0, sizes: Sequence[float] = ()
+    curves: Sequence[Curve],
+    points: Points | None = None,
+    num_failed: int = 0,
+    sizes: Sequence[float] = (),
+    num_trunks: int | None = None,
 ) -> "Figure":
     """Draws training loss against tokens, one small panel a size: trunks, their cooldowns and the measured points.
 
@@ -48,6 +56,7 @@ def loss_curves(
       points: validated runs, drawn as dots where given.
       num_failed: points that failed or diverged, told in the claim.
       sizes: all sizes of the study, so that a size keeps its colour.
+      num_trunks: of the study, where the curves are not of all of them.
     """
     own = sorted({c.num_params for c in curves})
     colors = size_colors([*sizes, *own])
@@ -59,7 +68,10 @@ def loss_curves(
         branches = len(curves) - trunks
         ending = f"{num_failed} point{'s' if num_failed > 1 else ''} lost" if num_failed else "none lost"
         claim = f"{trunks} trunks, {branches} cooldowns, {ending}" if branches else f"{trunks} runs, {ending}"
+        if num_trunks is not None and num_trunks > trunks:
+            claim = f"{trunks} of {num_trunks:,} trunks drawn, {ending}"
         detail = "line: smoothed training loss, trunk then cooldowns; grey: the other sizes; dot: validation loss"
+        detail += points.drawn_note if points is not None else ""
         set_claim(figure, claim, detail)
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         lines = [(c, *smooth(c, 10 if c.is_branch else 60)) for c in curves]
@@ -69,17 +81,18 @@ def loss_curves(
                 continue
             _draw_curves(axis, lines, own[place], colors[own[place]])
             if points is not None:
-                mine = points.num_params == own[place]
-                draw_dots(axis, points.num_tokens[mine], points.loss[mine], colors[own[place]], markersize=4.5)
+                drawn = points.drawn
+                mine = drawn.num_params == own[place]
+                draw_dots(axis, drawn.num_tokens[mine], drawn.loss[mine], colors[own[place]], markersize=4.5)
             axis.set_title(f"{count(own[place])} parameters", loc="left", color=colors[own[place]], fontweight="bold")
         _frame_curves(axes, lines, points)
     return figure
 
 
 def _draw_curves(axis: "Axes", lines: Sequence[tuple[Curve, Floats, Floats]], size: float, color: str) -> None:
-    for curve, tokens, loss in lines:
-        if curve.num_params != size and not curve.is_branch:
-            axis.plot(tokens, loss, color="#dcdde1", linewidth=0.7, zorder=1)
+    others = [line for line in lines if line[0].num_params != size and not line[0].is_branch]
+    for _, tokens, loss in others[:: max(1, -(-len(others) // MOST_OTHERS))]:
+        axis.plot(tokens, loss, color="#dcdde1", linewidth=0.7, zorder=1)
     for curve, tokens, loss in lines:
         if curve.num_params == size:
             width, alpha = (1.3, 1.0) if curve.is_branch else (1.0, 0.55)
@@ -155,7 +168,7 @@ def isoflop_slices(points: Points, predict: Predict, num_budgets: int = 4, sizes
                 va="top",
             )
             shown.append(lowest)
-            for own in np.unique(points.num_params):
+            for own in points.drawn_sizes:
                 loss = loss_at_budget(points, predict, cost, float(own), float(budget))
                 if loss is not None:
                     draw_dots(axis, own, loss, colors[own], markersize=7)
@@ -197,7 +210,7 @@ def fitted_surface(points: Points, predict: Predict, targets: Sequence[Target] =
         set_claim(
             figure,
             f"Runs span {ratio.min():.3g} to {ratio.max():.3g} tokens per parameter ({decades:.1f} decades){reach}",
-            "contours: the fitted law, nats per token; shaded: more compute than any fitted run",
+            "contours: the fitted law, nats per token; shaded: more compute than any fitted run" + points.drawn_note,
         )
         axis = figure.subplots()
         axis.set_xscale("log")
@@ -213,10 +226,11 @@ def fitted_surface(points: Points, predict: Predict, targets: Sequence[Target] =
         budgets = np.geomspace(corners[0], corners[1], 80)
         best, best_tokens = frontier(predict, cost, budgets, (params_grid[0] / 30, params_grid[-1] * 30))
         axis.plot(best, best_tokens, color=INK, linewidth=2, zorder=3, label="best for the compute")
-        for size in np.unique(points.num_params):
-            mine = points.num_params == size
-            name = "fitted run" if size == points.num_params.min() else None
-            draw_dots(axis, points.num_params[mine], points.num_tokens[mine], colors[size], markersize=7, label=name)
+        drawn = points.drawn
+        for size in np.unique(drawn.num_params):
+            mine = drawn.num_params == size
+            name = "fitted run" if size == drawn.num_params.min() else None
+            draw_dots(axis, drawn.num_params[mine], drawn.num_tokens[mine], colors[size], markersize=7, label=name)
         for index, target in enumerate(targets):
             axis.plot(
                 target.num_params,

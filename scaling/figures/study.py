@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,19 @@ Band = Callable[[Floats, Floats], tuple[Floats, Floats]]
 """(num_params, num_tokens), [points] each -> (low, high), the interval of one new run's loss."""
 Cost = Callable[[Floats], Floats]
 """num_params -> training FLOPs per token."""
+
+MOST_MARKS = 2_000
+"""Runs that one figure draws; more than that hide each other. Claims, fits and ranges use all of them."""
+MOST_SIZES = 24
+"""Sizes that a figure draws each in a line or a panel of its own."""
+
+
+def even_rows(values: Floats, most: int = MOST_MARKS) -> NDArray[np.intp]:
+    """Returns the indices of all values [runs], or of `most` that lie evenly in their order, both ends included."""
+    if len(values) <= most:
+        return np.arange(len(values))
+    chosen = np.linspace(0, len(values) - 1, most).round().astype(int)
+    return np.sort(np.argsort(values, kind="stable")[chosen])
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,29 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.trunk)
+
+    def rows(self, rows: NDArray[np.intp]) -> "Points":
+        """Returns some of the runs."""
+        trunks = tuple(self.trunk[row] for row in rows)
+        return Points(self.num_params[rows], self.num_tokens[rows], self.flops[rows], self.loss[rows], trunks)
+
+    @cached_property
+    def drawn(self) -> "Points":
+        """The runs that a figure marks: all, or MOST_MARKS of them, evenly over sizes and the losses of each."""
+        by_size = np.empty(len(self))
+        by_size[np.lexsort((self.loss, self.num_params))] = np.arange(len(self))
+        return self if len(self) <= MOST_MARKS else self.rows(even_rows(by_size))
+
+    @property
+    def drawn_note(self) -> str:
+        """Says that not every run is drawn, for the line of detail; empty when all are."""
+        return f"; {MOST_MARKS:,} of {len(self):,} runs drawn" if len(self) > MOST_MARKS else ""
+
+    @cached_property
+    def drawn_sizes(self) -> Floats:
+        """The sizes, or MOST_SIZES of them, evenly in their order."""
+        sizes = np.unique(self.num_params)
+        return sizes[even_rows(sizes, MOST_SIZES)]
 
 
 @dataclass(frozen=True)
@@ -103,8 +140,8 @@ def cost_model(points: Points, targets: Sequence[Target] = ()) -> Cost:
     """
     sizes = np.concatenate([points.num_params, [t.num_params for t in targets]])
     per_token = np.concatenate([points.flops / points.num_tokens, [t.flops / t.num_tokens for t in targets]])
-    distinct = np.unique(sizes)
-    costs = np.array([np.exp(np.log(per_token[sizes == size]).mean()) for size in distinct])
+    distinct, which, members = np.unique(sizes, return_inverse=True, return_counts=True)
+    costs = np.exp(np.bincount(which.ravel(), np.log(per_token)) / members)
     powers = np.array([1.0, 2 / 3, 1 / 2, 1 / 3])
     middle = np.exp(np.log(distinct).mean())
     parts, _ = nnls((distinct[:, None] / middle) ** powers / costs[:, None], np.ones(len(distinct)))
@@ -163,13 +200,12 @@ def loss_at_budget(points: Points, predict: Predict, cost: Cost, size: float, fl
 
     The law carries the curvature: its log residual, averaged over seeds, is interpolated in log tokens.
     """
-    mine = points.num_params == size
+    mine = points.rows(np.flatnonzero(points.num_params == size))
     tokens = flops / float(cost(np.array([size]))[0])
-    distinct = np.unique(points.num_tokens[mine])
+    distinct, which, members = np.unique(mine.num_tokens, return_inverse=True, return_counts=True)
     if not distinct.size or not distinct[0] * 0.99 <= tokens <= distinct[-1] * 1.01:
         return None
-    residuals = log_residuals(points, predict)
-    means = [residuals[mine & (points.num_tokens == count)].mean() for count in distinct]
+    means = np.bincount(which.ravel(), log_residuals(mine, predict)) / members
     shift = np.interp(np.log(tokens), np.log(distinct), means)
     return float(predict(np.array([size]), np.array([tokens]))[0] * np.exp(shift))
 
