@@ -15,10 +15,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "d24, 2 layers": {"d_model": 24, "num_layers": 2, "num_heads": 4, "has_previous_token_mix": True},
     "d128, 4 layers": {"d_model": 128, "num_layers": 4, "num_heads": 4},
     "d384, 6 layers": {"d_model": 384, "num_layers": 6, "num_heads": 6, "seq_len": 256},
-    "d384, 6 layers, scanned": {
-        "d_model": 384, "num_layers": 6, "num_heads": 6, "seq_len": 256, "has_scanned_layers": True,
-    },
-}  # fmt: skip
+}
 SHORT_SHAPES = {"d8, 1 layer": {"d_model": 8, "num_layers": 1, "num_heads": 1, "seq_len": 16}}
 MOST_ROUNDS = 3
 """Each costs two processes a shape, and seconds of compilation vary little."""

@@ -19,9 +19,9 @@ class Goal:
         """Returns whether a value meets the limit."""
         return value <= self.limit if self.is_ceiling else value >= self.limit
 
-    def __str__(self) -> str:
-        sign = "<=" if self.is_ceiling else ">="
-        return f"{sign} {self.limit:g}" + ("" if self.aim is None else f" (aim {self.aim:g})")
+    def is_aim_met(self, value: float) -> bool:
+        """Returns whether a value meets the aim too; False without one."""
+        return self.aim is not None and (value <= self.aim if self.is_ceiling else value >= self.aim)
 
 
 def at_least(limit: float, aim: float | None = None) -> Goal:

@@ -15,12 +15,12 @@ from kleiber.experiments.bench.setting import Setting
 from kleiber.model.counts import memory_bytes
 
 SHAPES: dict[str, tuple[dict[str, Any], int]] = {
-    "d24, 2 layers, batch 4": ({"d_model": 24, "num_layers": 2, "num_heads": 4}, 4),
-    "d128, 4 layers, batch 16": ({"d_model": 128, "num_layers": 4, "num_heads": 4}, 16),
-    "d384, 6 layers, batch 8 x 256": ({"d_model": 384, "num_layers": 6, "num_heads": 6, "seq_len": 256}, 8),
+    "d24, batch 4": ({"d_model": 24, "num_layers": 2, "num_heads": 4}, 4),
+    "d128, batch 16": ({"d_model": 128, "num_layers": 4, "num_heads": 4}, 16),
+    "d384, batch 8 x 256": ({"d_model": 384, "num_layers": 6, "num_heads": 6, "seq_len": 256}, 8),
 }
 SHORT_SHAPES: dict[str, tuple[dict[str, Any], int]] = {
-    "d16, 1 layer": ({"d_model": 16, "num_layers": 1, "num_heads": 1, "seq_len": 16}, 2)
+    "d16": ({"d_model": 16, "num_layers": 1, "num_heads": 1, "seq_len": 16}, 2)
 }
 
 
@@ -70,12 +70,12 @@ def measure_footprint(setting: Setting) -> dict[str, Any]:
         estimate = memory_bytes(training_config(model, batch_size).model, batch_size)
         on_device = found["device_bytes"] > 0
         peak = found["device_bytes"] if on_device else found["resident_bytes"]
-        where = "peak device memory" if on_device else "peak resident memory, start and compiler apart"
+        where = "peak on the device" if on_device else "resident peak"
         figures += [
             Figure(f"{name}: estimate", estimate.total_bytes / 1e6, "MB"),
             Figure(f"{name}: {where}", peak / 1e6, "MB"),
             Figure(
-                f"{name}: compiled program over estimate",
+                f"{name}: program over estimate",
                 found["program_bytes"] / estimate.total_bytes,
                 "ratio",
                 goal=GOALS["memory over its estimate"],

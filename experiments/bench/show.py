@@ -41,11 +41,11 @@ def show_section(name: str, says: str, found: dict[str, Any]) -> None:
 def _table(figures: list[Figure]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     has_goals = any(figure.goal for figure in figures)
-    table.add_column("what (median of the rounds)", overflow="fold", min_width=24)
+    table.add_column("median of the rounds", overflow="fold")
     for column in ("measured", "low - high", "rounds"):
         table.add_column(column, justify="right", no_wrap=True)
     if has_goals:
-        table.add_column("goal", overflow="fold")
+        table.add_column("goal", no_wrap=True)
     for figure in figures:
         name = escape(figure.name) + (f"\n[dim]  {escape(figure.note)}[/]" if figure.note else "")
         has_spread = figure.low is not None and figure.high is not None and figure.rounds != 1
@@ -67,9 +67,16 @@ def _goal_table(goals: list[dict[str, Any]]) -> Table:
 
 
 def _verdict(figure: Figure) -> str:
-    if figure.goal is None:
+    """Returns the harder of limit and aim that is met, or the limit that is not."""
+    goal = figure.goal
+    if goal is None:
         return ""
-    return f"{figure.goal} " + ("[green]met[/]" if figure.is_met else "[red]not met[/]")
+    sign = "<=" if goal.is_ceiling else ">="
+    if not figure.is_met:
+        return f"{sign} {number(goal.limit)} [red]not met[/]"
+    if goal.is_aim_met(figure.value):
+        return f"{sign} {number(goal.aim or 0.0)} [green]aim met[/]"
+    return f"{sign} {number(goal.limit)} [green]met[/]"
 
 
 def unit(figure: Figure) -> str:
