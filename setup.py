@@ -31,6 +31,7 @@ setup(
         "query": QUERY,
         "dev": DEV,
         "all": DATA + NOTEBOOK + TRACK + QUERY + DEV,
+        "bench": ["torch>=2.6"],  # the peer of `kleiber bench`; nothing else imports it
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         # The compiler for TPUs alone (about 140 MB), as jax[tpu] of each release pins it: `kleiber compile --topology`.

@@ -178,6 +178,16 @@ def test_without_an_accelerator_the_goals_are_told(capsys):
     assert code == 0 and "no accelerator: CPU part only" in said.out and "GPT-2 124M" in said.out
 
 
+def test_what_is_measured_before_an_interrupt_is_kept(tmp_path, monkeypatch):
+    def interrupted(setting):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kleiber.experiments.bench.guarding.measure_guarding", interrupted)
+    monkeypatch.setattr("kleiber.experiments.bench.matmul.measure_matmul", lambda setting: {"figures": []})
+    assert main(["bench", "matmul", "guard", "--out", str(tmp_path)]) == 75
+    assert [list(kept["sections"]) for kept in results.read_results(tmp_path)] == [["matmul"]]
+
+
 def test_an_unknown_section_names_the_nearest(capsys):
     code, said = bench(capsys, "matmull")
     assert code == 2 and "did you mean 'matmul'" in said.err

@@ -40,15 +40,14 @@ def run_sections(
       rounds: of each comparison.
       is_short: tiny shapes.
       machine: as describe_machine returns.
-      on_section: hears of each section as it ends.
+      on_section: hears of each section as it ends, with the result so far.
     """
     result: dict[str, Any] = {"format": FORMAT, "is_short": is_short, "machine": machine, "sections": {}}
     with tempfile.TemporaryDirectory(prefix="kleiber-bench-") as folder, _own_cache(Path(folder)):
         for section in (section for name, section in SECTIONS.items() if name in names and name != "machine"):
-            found = _run(section, rounds, is_short, Path(folder))
-            result["sections"][section.name] = found
-            on_section(section, found)
-    result["load_average_after"] = load()
+            result["sections"][section.name] = _run(section, rounds, is_short, Path(folder))
+            result = summarised({**result, "load_average_after": load()})
+            on_section(section, result)
     return summarised(result)
 
 

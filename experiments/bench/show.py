@@ -9,6 +9,9 @@ from rich.table import Table
 
 from kleiber.experiments.bench.figures import Figure, figure_of_data
 
+BUSY = 0.4
+"""Programs a core that ran on average, from which a machine is not quiet."""
+
 
 def show_machine(machine: dict[str, Any]) -> None:
     """Prints what the figures depend on."""
@@ -21,6 +24,9 @@ def show_machine(machine: dict[str, Any]) -> None:
         f"commit {machine['commit']}, {machine['date']}, load {_load(machine['load_average'])}"
         + (f", {flags}" if flags else ""),
     ]
+    load = machine["load_average"]
+    if load and load[0] > BUSY * machine["cores"]:
+        lines.append("Others are at work here: trust the ratios, which are taken in turns, before seconds and rates.")
     Console().print("\n".join(lines), highlight=False, markup=False)
 
 

@@ -11,14 +11,18 @@ Examples: kleiber bench
 """
 
 import difflib
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE
+
+if TYPE_CHECKING:
+    from kleiber.experiments.bench.sections import Section
 
 
 @dataclass(frozen=True)
@@ -50,18 +54,19 @@ def run(options: Options) -> int:
     if not options.json:
         show.show_machine(machine)
 
-    def on_section(section, found) -> None:
+    def on_section(section: "Section", so_far: dict[str, Any]) -> None:
         if not options.json:
-            show.show_section(section.name, section.says, found)
+            show.show_section(section.name, section.says, so_far["sections"][section.name])
+        if options.out is not None:  # at once: an interrupted bench keeps what it has measured
+            results.keep(options.out, so_far)
 
     result = session.run_sections(names, options.rounds, options.short, machine, on_section)
-    kept = None if options.out is None else results.keep(options.out, result)
     if options.json:
         print(json.dumps(result, indent=1))
     else:
         show.show_summary(result)
-        if kept:
-            print(f"kept as {kept}")
+        if options.out is not None:
+            print(f"kept as {results.result_path(options.out, machine)}")
     failed = [found for found in result["sections"].values() if str(found["reason"]).startswith("failed")]
     return EXIT_GATE if failed else EXIT_DONE
 
@@ -82,6 +87,8 @@ def _chosen(options: Options) -> tuple[str, ...]:
 
 
 def _draw(folder: Path) -> int:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("drawing takes matplotlib: pip install 'kleiber[notebook]'.")
     from kleiber.experiments.bench.drawing import draw_results
     from kleiber.experiments.bench.results import read_results
 
