@@ -39,7 +39,7 @@ def read_file(path: Path) -> dict[str, Sequence[Any]]:
         import pyarrow.parquet
 
         columns = pyarrow.parquet.read_table(path)
-        data = {name: _parquet_column(columns[name]) for name in columns.column_names}
+        data = {name: parquet_values(columns[name]) for name in columns.column_names}
     else:
         raise TableError(f"{path}: expected a .csv, .tsv, .jsonl or .parquet file.")
     if not data or not len(next(iter(data.values()))):
@@ -47,10 +47,18 @@ def read_file(path: Path) -> dict[str, Sequence[Any]]:
     return dict(data)
 
 
-def _parquet_column(column: Any) -> Sequence[Any]:
-    """Returns a column as an array if it holds plain numbers throughout, else as Python values; None where missing."""
-    if column.null_count == 0 and column.type in ("int64", "int32", "double", "float"):
-        return column.to_numpy()
+def parquet_values(column: Any) -> Sequence[Any]:
+    """Returns the values of a pyarrow column, None where missing; equal texts are one object.
+
+    As `to_pylist`, which makes one object after another by way of a slow one: of texts the few different ones are
+    made once, numbers all at once.
+    """
+    if column.null_count == 0 and column.type in ("int64", "double"):
+        return column.to_numpy().tolist()
+    if column.type == "string":
+        encoded = column.combine_chunks().dictionary_encode()
+        texts = [*encoded.dictionary.to_pylist(), None]
+        return [texts[index] for index in encoded.indices.fill_null(len(texts) - 1).to_numpy().tolist()]
     return column.to_pylist()
 
 

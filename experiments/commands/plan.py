@@ -11,6 +11,7 @@ import tyro
 
 from kleiber.experiments.config_file import load_experiment
 from kleiber.experiments.errors import EXIT_DONE, EXIT_USAGE
+from kleiber.experiments.record import collector_paused
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Options:
     """Print plan.json instead of a table."""
 
 
+@collector_paused()
 def run(options: Options) -> int:
     """Prints the plan; exit code 2 when the plan is refused."""
     from kleiber.experiments.plan import make_plan

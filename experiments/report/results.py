@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from kleiber.experiments.record import collector_paused
 from kleiber.scaling.figures.levels import Series
 from kleiber.scaling.figures.study import MOST_SIZES, Curve, Points, Target, even_rows
+from kleiber.scaling.reading import parquet_values
 
 MOST_CURVES = 96
 """Step logs that are read for the figure of training curves; a sweep of more trunks shows some of each size."""
@@ -61,6 +63,7 @@ class SweepResults:
         return next((r for r in self.records if r["run_id"] == run_id), None)
 
 
+@collector_paused()
 def read_results(directory: Path) -> SweepResults:
     """Returns what a sweep directory holds, finished or not.
 
@@ -116,8 +119,7 @@ def _read_records(directory: Path, gaps: list[str]) -> list[dict[str, Any]]:
     else:
         gaps.append("table.parquet is not there: runs are read from runs/")
     for name in _folders(directory / "runs"):
-        path = directory / "runs" / name / "record.json"
-        if name not in records and path.exists():
+        if name not in records and (path := directory / "runs" / name / "record.json").exists():
             record = _read(path, gaps, f"run {name} is left out")
             if record:
                 records[record.get("run_id", name)] = record
@@ -126,16 +128,10 @@ def _read_records(directory: Path, gaps: list[str]) -> list[dict[str, Any]]:
 
 
 def _rows(table: Any) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a Parquet table; equal texts are one object, as most columns hold few different ones."""
-    columns = []
-    for column in table.columns:
-        if column.null_count == 0 and column.type in ("int64", "double"):
-            columns.append(column.to_numpy().tolist())
-        else:
-            seen: dict[Any, Any] = {}
-            columns.append([seen.setdefault(value, value) for value in column.to_pylist()])
+    """Yields the rows of a Parquet table."""
+    names, columns = table.column_names, [parquet_values(column) for column in table.columns]
     for values in zip(*columns, strict=True):
-        yield dict(zip(table.column_names, values, strict=True))
+        yield dict(zip(names, values, strict=True))
 
 
 def _folders(runs: Path) -> list[str]:
