@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, sleep
 
+import psutil
+
 POLL_SECONDS = 0.05
 
 
@@ -58,8 +60,6 @@ def _watch(
     process: subprocess.Popen, seen: list[int], ended: threading.Event, is_done: Callable[[], bool] | None
 ) -> None:
     """Keeps the largest memory of the process and its descendants, until it has ended."""
-    import psutil
-
     root = psutil.Process(process.pid)
     while not ended.is_set():
         try:
@@ -73,9 +73,7 @@ def _watch(
         sleep(POLL_SECONDS)
 
 
-def _resident_bytes(process: "psutil.Process") -> int:  # noqa: F821
-    import psutil
-
+def _resident_bytes(process: psutil.Process) -> int:
     try:
         return process.memory_info().rss
     except psutil.NoSuchProcess:

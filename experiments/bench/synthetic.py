@@ -35,8 +35,10 @@ def synthetic_experiment(count: int) -> Experiment:
     shapes = _shapes(min(MOST_SHAPES, max(5, num_trunks // 4)))
     trunks = tuple(_train(shapes[index % len(shapes)], ratios, index) for index in range(num_trunks))
     largest = shapes[-1]
-    targets = (Target("larger", _train((2 * largest[0], largest[1]), (100.0,), count)),)
-    targets += (Target("longer", _train(shapes[0], (3000.0,), count + 1)),)
+    targets = (
+        Target("larger", _train((2 * largest[0], largest[1]), (100.0,), count)),
+        Target("longer", _train(shapes[0], (3000.0,), count + 1)),
+    )
     return Experiment("growth", "Does the cost of planning, fitting and reporting grow with the runs?", trunks, targets)
 
 
@@ -106,12 +108,11 @@ def write_sweep(directory: Path, experiment: Experiment, records: list[dict[str,
 
 
 def _step_log(law: AssumedLaw, num_params: int, num_tokens: int) -> str:
-    rows = [
-        {"step": 64 * index, "num_tokens": int(num_tokens * index / LOGGED), "segment": "trunk", "loss": 0.0}
-        for index in range(1, LOGGED + 1)
-    ]
-    for row in rows:
-        row["loss"] = _loss(law, num_params, float(row["num_tokens"]))
+    rows: list[dict[str, Any]] = []
+    for index in range(1, LOGGED + 1):
+        seen = int(num_tokens * index / LOGGED)
+        loss = _loss(law, num_params, seen)
+        rows.append({"step": 64 * index, "num_tokens": seen, "segment": "trunk", "loss": loss})
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 

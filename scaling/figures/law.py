@@ -159,8 +159,9 @@ def _draw_trunks(axis: "Axes", points: Points, values: Floats, colors: dict[floa
     axis.scatter(place[which.ravel()[rows]], values[rows], s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3)
     for index, trunk in enumerate(shown):
         axis.plot([index - 0.35, index + 0.35], [means[trunk]] * 2, color=INK, linewidth=1.5, zorder=4)
-    some = f"{len(shown):,} of {len(order):,} trunks" if len(shown) < len(order) else "trunk"
-    axis.set_xlabel(f"{some}, smallest to largest (bar: its mean)")
+    is_part = len(shown) < len(order)
+    some = f"{len(shown):,} of {len(order):,} trunks by size (bar: mean)"
+    axis.set_xlabel(some if is_part else "trunk, smallest to largest (bar: its mean)")
 
 
 def _trends(points: Points, values: Floats) -> str:
