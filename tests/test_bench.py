@@ -159,6 +159,7 @@ def test_the_command_measures_short_sections_and_prints_one_json_object(capsys):
     assert {"jax", "numpy", "kleiber"} <= set(found["machine"]["versions"]) and found["machine"]["cores"] >= 1
     matmul = found["sections"]["matmul"]
     assert matmul["reason"] is None and len(matmul["load_before"]) == 3
+    assert 0 <= matmul["cores_used_by_others"] <= found["machine"]["cores"]
     one = next(figure for figure in matmul["figures"] if figure["name"] == "NumPy, 1 thread")
     assert one["rounds"] == 2 and 0 < one["low"] <= one["value"] <= one["high"] and one["unit"] == "GFLOP/s"
     assert "round 2 of 2" in said.err

@@ -97,6 +97,22 @@ def load() -> list[float] | None:
     return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
+def processor_seconds() -> tuple[float, float]:
+    """Returns the seconds that the cores of this process have worked so far, and those of them that were its own.
+
+    Its own are those of itself and of every process it started and has waited for. Time that a host took from a virtual
+    machine (steal) is work for others.
+    """
+    import psutil
+
+    cores = psutil.cpu_times(percpu=True)
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(cores))
+    kinds = ("user", "nice", "system", "irq", "softirq", "steal")
+    worked = sum(getattr(cores[core], kind, 0.0) for core in mine if core < len(cores) for kind in kinds)
+    own = os.times()
+    return worked, own.user + own.system + own.children_user + own.children_system
+
+
 def now() -> str:
     """Returns the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

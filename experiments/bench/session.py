@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.bench.figures import Figure
-from kleiber.experiments.bench.machine import command_line, load, now
+from kleiber.experiments.bench.machine import command_line, load, now, processor_seconds
 from kleiber.experiments.bench.sections import SECTIONS, Section
 from kleiber.experiments.bench.setting import Setting
 
 FORMAT = 1
 """Of the JSON object."""
+_NOTHING = {"load_after": None, "cores_used_by_others": 0.0, "seconds": 0.0}
 QUIET_SECONDS = 4.0
 """Longest silence of a section at work."""
 
@@ -70,9 +71,9 @@ def summarised(result: dict[str, Any]) -> dict[str, Any]:
 
 def _run(section: Section, rounds: int, is_short: bool, folder: Path) -> dict[str, Any]:
     head = {"date": now(), "command": command_line(), "rounds": rounds, "load_before": load()}
-    began, found, reason = time.perf_counter(), {}, None
+    began, worked, found, reason = time.perf_counter(), processor_seconds(), {}, None
     if missing := section.missing():
-        return {**head, "reason": f"{missing} is not there", "figures": [], "detail": {}, "seconds": 0.0}
+        return {**head, "reason": f"{missing} is not there", "figures": [], "detail": {}, **_NOTHING}
     with _progress(section.name) as tell:
         try:
             found = section.measure(Setting(rounds, is_short, folder, tell))
@@ -81,6 +82,8 @@ def _run(section: Section, rounds: int, is_short: bool, folder: Path) -> dict[st
             reason = str(why)
         except Exception as problem:  # one section must not take the others with it
             reason = f"failed: {type(problem).__name__}: {problem}"
+    seconds = time.perf_counter() - began
+    everybody, ours = (after - before for after, before in zip(processor_seconds(), worked, strict=True))
     figures: list[Figure] = found.pop("figures", [])
     if is_short:  # nobody is held to a goal by tiny shapes
         figures = [Figure(**{**vars(figure), "goal": None}) for figure in figures]
@@ -90,7 +93,9 @@ def _run(section: Section, rounds: int, is_short: bool, folder: Path) -> dict[st
         "figures": [figure.as_dict() for figure in figures],
         "detail": found,
         "load_after": load(),
-        "seconds": round(time.perf_counter() - began, 1),
+        # Not a load average, which counts this bench too.
+        "cores_used_by_others": round(max(0.0, everybody - ours) / max(seconds, 0.1), 2),
+        "seconds": round(seconds, 1),
     }
 
 
