@@ -16,6 +16,7 @@ from kleiber.experiments.bench.machine import command_line, machine_name
 from kleiber.experiments.bench.one_model import fractions_of_peak, ratio_figures
 from kleiber.experiments.bench.peaks import bfloat16_peak
 from kleiber.experiments.bench.session import summarised
+from kleiber.experiments.bench.starting import start_figures
 from kleiber.experiments.bench.step_shapes import StepShape
 from kleiber.experiments.bench.workloads import SHORT_WORKLOADS, WORKLOADS
 from kleiber.experiments.cli import main
@@ -132,6 +133,17 @@ def test_only_a_hundred_thousand_records_are_held_to_a_goal():
     assert {figure.name: figure.is_met for figure in figures if figure.goal} == {
         "fit, 100,000 records": False,
         "fit, 100,000 records, peak memory": True,
+    }
+
+
+def test_only_the_waits_with_a_goal_are_held_to_one():
+    row = {"median": 0.6, "low": 0.5, "high": 0.7, "rounds": 5}
+    found = {"seconds": {"help": row, "train_help": row, "first_step": row}, "import_added": row}
+    assert {figure.name: figure.is_met for figure in start_figures(found, 5)} == {
+        "kleiber --help": False,
+        "kleiber train --help": None,
+        "kleiber train, warm, to its first step": True,
+        "what kleiber's imports add": False,
     }
 
 
