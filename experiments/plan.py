@@ -11,8 +11,6 @@ from kleiber.experiments.cells import TrunkCell, trunk_cells
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.speed import SpeedEstimate, estimate_speed
 from kleiber.model.counts import memory_bytes
-from kleiber.scaling.design import expected_errors
-from kleiber.scaling.simulate import RunNoise
 
 MIN_RATIO_SPREAD = 4.0
 """Largest over smallest tokens per parameter below which a design cannot tell the two exponents apart (laws within a
@@ -153,6 +151,9 @@ def expectation(experiment: Experiment, points: list[dict], targets: list[dict])
       {"exponents": {"alpha", "beta"}, "forecasts": {target: relative standard error of its forecast}}; empty when the
       design cannot identify the law.
     """
+    from kleiber.scaling.design import expected_errors  # only a plan with laws needs the room of laws
+    from kleiber.scaling.simulate import RunNoise
+
     assumed = experiment.assumed
     names = ("num_params_total", "num_tokens")
     expected = expected_errors(

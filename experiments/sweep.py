@@ -19,7 +19,6 @@ from kleiber.experiments.config_file import config_hash
 from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.follow import follow, lead_launch
-from kleiber.experiments.law_stage import fit_and_register, gate_verdict, score_targets
 from kleiber.experiments.lock import DirectoryLock
 from kleiber.experiments.ownership import own_directory
 from kleiber.experiments.plan import make_plan
@@ -170,8 +169,10 @@ class _Sweep:
         code = self._phase("fit", fit_cells, plan)
         if code != EXIT_DONE:
             return self._stopped(code)
-        summary: dict[str, Any] = {"experiment": self.experiment.name, "directory": str(self.directory)}
+        summary: dict[str, Any] = {"experiment": self.experiment.name, "directory": str(self.directory), "gate": []}
         if self.experiment.laws:
+            from kleiber.experiments.law_stage import fit_and_register, gate_verdict, score_targets
+
             summary |= fit_and_register(self.experiment, self.directory, self.say)
             if target_cells:
                 code = self._phase("target", target_cells, plan)
@@ -181,7 +182,8 @@ class _Sweep:
         records = read_records(self.directory)
         write_table(self.directory, records)
         summary["runs"] = {s: sum(r["status"] == s for r in records) for s in ("done", "failed", "diverged")}
-        summary["gate"] = gate_verdict(self.experiment, summary)
+        if self.experiment.laws:
+            summary["gate"] = gate_verdict(self.experiment, summary)
         passed = all(item["passed"] for item in summary["gate"])
         summary["exit_code"] = EXIT_DONE if passed else EXIT_GATE
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)

@@ -26,8 +26,10 @@ from kleiber.experiments.bench.interleave import Samples, interleaved
 from kleiber.experiments.record import versions
 
 LIBRARIES = "import jax, flax, optax"
-ROOMS = "import kleiber.experiments.sweep, kleiber.experiments.worker, kleiber.train.trunk, kleiber.train.run_data"
-"""What a process would have loaded that were the driver and the worker of `kleiber train` in one."""
+TRAINING = "import kleiber.experiments.worker, kleiber.train.trunk, kleiber.train.run_data, kleiber.train.watchdog"
+"""What the process of `kleiber train` that computes has loaded when it begins."""
+ROOMS = f"{TRAINING}; import kleiber.experiments.sweep"
+"""The same and what the driver has loaded, which is a process of its own and loads no jax."""
 MOST_IMPORT, MOST_HELP, MOST_START = 0.5, 0.5, 5.0
 """Seconds: goals for what our imports add, for the help, and for the warm start."""
 TIME_LIMIT = 180.0
@@ -86,7 +88,9 @@ def _candidates(folder: Path, cache: Path) -> Mapping[str, Callable[[], float]]:
 
     return {
         "import_libraries": seconds("-c", LIBRARIES),
+        "import_libraries_nnx": seconds("-c", f"{LIBRARIES}, flax.nnx"),  # of flax, though `import flax` leaves it
         "import_kleiber": seconds("-c", f"{LIBRARIES}; {ROOMS}"),
+        "import_driver": seconds("-c", "import kleiber.experiments.commands.train, kleiber.experiments.sweep"),
         "help": seconds("-m", "kleiber.experiments.cli", "--help"),
         "train_help": seconds("-m", "kleiber.experiments.cli", "train", "--help"),
         "first_block": lambda: start_seconds(folder / uuid.uuid4().hex, cache),
