@@ -32,6 +32,13 @@ RULES: Mapping[str, MeshAxes] = {
 }
 
 
+def weights_are_whole() -> bool:
+    """Returns whether each device works with whole weights and whole sequences in the mesh in use: no mesh, or one
+    that splits the batch alone."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or all(size == 1 for axis, size in mesh.shape.items() if axis not in ("replica", "data"))
+
+
 def partition_spec(
     axes: tuple[str | None, ...], rules: Mapping[str, MeshAxes] = RULES, name: str = ""
 ) -> PartitionSpec:

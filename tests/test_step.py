@@ -10,11 +10,13 @@ import pytest
 
 from kleiber.model.config import ModelConfig
 from kleiber.model.functional import apply, init_params
+from kleiber.model.product import rows_times_weight
+from kleiber.parallel.config import MeshConfig
 from kleiber.train.config import OptimizerConfig, TrainConfig
 from kleiber.train.evaluate import cluster_standard_error, evaluate
 from kleiber.train.optimizer import make_optimizer
 from kleiber.train.run_data import RunData
-from kleiber.train.step import Hyperparameters, TrainState, make_block
+from kleiber.train.step import Hyperparameters, TrainState, make_block, num_micro_batches
 
 MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, vocab_size=32, seq_len=8, base_d_model=16, base_num_layers=1)
 CONFIG = TrainConfig(model=MODEL, optimizer=OptimizerConfig(0.01), num_tokens=(1000,), batch_size=4, steps_per_call=4)
@@ -76,6 +78,29 @@ def test_accumulated_micro_batches_equal_the_whole_batch(parts):
     split, split_losses = train(replace(CONFIG, accumulation_steps=parts))
     np.testing.assert_allclose(whole_losses, split_losses, rtol=1e-5)
     assert largest_difference(whole.params, split.params) < 1e-4
+
+
+def test_micro_batches_on_a_cpu_hold_512_tokens_or_more_and_are_left_to_the_user_elsewhere():
+    config = replace(CONFIG, model=replace(MODEL, seq_len=128), batch_size=16)
+    assert num_micro_batches(config, 16, "cpu") == 4
+    assert num_micro_batches(config, 12, "cpu") == 3
+    assert num_micro_batches(config, 7, "cpu") == 1  # seven rows of one would be too small
+    assert num_micro_batches(config, 16, "gpu") == 1
+    assert num_micro_batches(replace(config, mesh=MeshConfig(data=2)), 16, "cpu") == 2
+    assert num_micro_batches(replace(config, accumulation_steps=8), 16, "cpu") == 8
+    assert num_micro_batches(replace(config, model=replace(config.model, dropout=0.1)), 16, "cpu") == 1
+
+
+def test_the_gradient_through_a_turned_factor_is_that_of_the_plain_product():
+    for rows, width, wide in ((40, 128, 192), (40, 192, 128), (40, 8, 192)):
+        x, weight, grad = (
+            np.random.default_rng(seed).normal(size=size).astype(np.float32)
+            for seed, size in enumerate(((rows, width), (width, wide), (rows, wide)))
+        )
+        _, back = jax.vjp(rows_times_weight, x, weight)
+        of_x, of_weight = back(jnp.asarray(grad))
+        np.testing.assert_allclose(of_x, grad @ weight.T, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(of_weight, x.T @ grad, rtol=1e-4, atol=1e-4)
 
 
 def test_a_population_equals_its_members_trained_alone():

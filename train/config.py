@@ -160,8 +160,9 @@ class TrainConfig:
     where it stays, for weights larger than one host."""
     loss_blocks: int = 1
     """Parts of each sequence whose logits exist at a time: n parts need 1/n of the memory, the same numbers."""
-    accumulation_steps: int = 1
-    """Micro-batches per optimizer step; must divide batch_size."""
+    accumulation_steps: int | None = None
+    """Micro-batches per optimizer step; must divide batch_size. None: one, but on CPU as many as let the activations
+    of a micro-batch stay in a core's cache (kleiber.train.step.num_micro_batches), the same numbers to rounding."""
     z_loss: float = 0.0
     """Weight of the squared log-normaliser added to the training loss; never part of the reported loss."""
     steps_per_call: int = 64
@@ -188,7 +189,9 @@ class TrainConfig:
                 f"{len(self.num_tokens)} token counts on one trunk need schedule kind 'wsd', got "
                 f"'{self.schedule.kind}': its learning rate depends on the length, so give each count its own run."
             )
-        if self.batch_size % self.accumulation_steps:
+        if self.accumulation_steps is not None and (
+            self.accumulation_steps < 1 or self.batch_size % self.accumulation_steps
+        ):
             raise ValueError(
                 f"accumulation_steps {self.accumulation_steps} does not divide batch_size {self.batch_size}."
             )
@@ -215,7 +218,7 @@ def _check_mesh(config: TrainConfig) -> None:
     mesh, model, delayed = config.mesh, config.model, config.delayed_sync
     replicas = delayed.num_replicas if delayed else 1
     rows = f"batch_size ({'' if replicas == 1 else f'of each of {replicas} replicas, '}accumulation_steps apart)"
-    parts = config.batch_size / replicas / config.accumulation_steps
+    parts = config.batch_size / replicas / (config.accumulation_steps or 1)
     split: list[tuple[str, int, str, float]] = [
         ("replica", mesh.replica, "delayed_sync.num_replicas", replicas),
         ("data x fsdp x expert", mesh.num_batch_shards, rows, parts),

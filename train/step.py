@@ -91,8 +91,34 @@ def token_losses(config: TrainConfig, params: Any, tokens_BT1: jax.Array, segmen
     return *(jnp.moveaxis(b, 0, 2).reshape(x_BTD.shape[:2]) for b in blocks), routing
 
 
-def _gradients(config: TrainConfig, params: Any, tokens: jax.Array, segments: Any, key: Any, loss_scale: Any):
-    """Returns (what is logged, gradients) over a batch, in accumulation_steps micro-batches of equal size."""
+CACHED_TOKENS = 512
+"""Tokens of a micro-batch on CPU: its activations stay in a core's cache, its products are still large ones."""
+
+
+def num_micro_batches(config: TrainConfig, num_rows: int, platform: str) -> int:
+    """Returns the micro-batches of equal size in which a step works through its rows.
+
+    Where the config leaves it open that is one, but on CPU as many as leave CACHED_TOKENS or more to each device. Loss
+    and gradients are means over tokens, so the numbers are the same to rounding; what is not a plain mean (the balance
+    of experts) or draws by position (dropout) stays whole, and a pipeline has micro-batches of its own.
+
+    Args:
+      config: the trunk.
+      num_rows: sequences of a step, of one replica.
+      platform: `cpu`, `gpu` or `tpu`.
+    """
+    if config.accumulation_steps is not None:
+        return config.accumulation_steps
+    if platform != "cpu" or config.model.experts or config.model.dropout or config.mesh.stage > 1:
+        return 1
+    rows, length = num_rows // config.mesh.num_batch_shards, config.model.seq_len
+    return max((n for n in range(1, rows + 1) if rows % n == 0 and rows // n * length >= CACHED_TOKENS), default=1)
+
+
+def _gradients(
+    config: TrainConfig, platform: str, params: Any, tokens: jax.Array, segments: Any, key: Any, loss_scale: Any
+):
+    """Returns (what is logged, gradients) over a batch, in num_micro_batches parts."""
     experts = config.model.experts
     factor = 1.0 if loss_scale is None else loss_scale.scale
 
@@ -106,7 +132,7 @@ def _gradients(config: TrainConfig, params: Any, tokens: jax.Array, segments: An
         return total * factor, logged
 
     grad = jax.grad(objective, has_aux=True)
-    parts = config.accumulation_steps
+    parts = num_micro_batches(config, tokens.shape[0], platform)
     if parts == 1:
         grads, logged = grad(params, tokens, segments, key)
     else:
@@ -116,8 +142,8 @@ def _gradients(config: TrainConfig, params: Any, tokens: jax.Array, segments: An
             part_key = None if key is None else jax.random.fold_in(key, index)
             return jax.tree.map(jnp.add, total, grad(params, tokens, segments, part_key)), None
 
-        def split(array):
-            return array.reshape(parts, array.shape[0] // parts, *array.shape[1:])
+        def split(array):  # every n-th row makes a part, so that a split batch stays where it is
+            return jnp.swapaxes(array.reshape(-1, parts, *array.shape[1:]), 0, 1)
 
         names = ("loss", "balance_loss", "dropped_choices") if experts else ("loss",)
         zeros = (jax.tree.map(jnp.zeros_like, params), {name: jnp.zeros((), jnp.float32) for name in names})
@@ -129,13 +155,13 @@ def _gradients(config: TrainConfig, params: Any, tokens: jax.Array, segments: An
     return logged, grads
 
 
-def _update(config: TrainConfig, optimizer: Optimizer, trained, hyper, tokens, segments, fraction, key):
+def _update(config: TrainConfig, optimizer: Optimizer, platform: str, trained, hyper, tokens, segments, fraction, key):
     """Returns (what is trained, what is logged) after one optimizer step.
 
     trained: (params, opt_state, window, loss_scale) of one member, and of one replica.
     """
     params, opt_state, window, loss_scale = trained
-    logged, grads = _gradients(config, params, tokens, segments, key, loss_scale)
+    logged, grads = _gradients(config, platform, params, tokens, segments, key, loss_scale)
     is_sound, norm, window = judge(config.guard, window, logged["loss"], grads)
     updated = optimizer.update(grads, opt_state, params, hyper.learning_rate * fraction, hyper.weight_decay)
     params, opt_state = choose(is_sound, updated, (params, opt_state))
@@ -144,7 +170,7 @@ def _update(config: TrainConfig, optimizer: Optimizer, trained, hyper, tokens, s
     return (params, opt_state, window, loss_scale), {**logged, "gradient_norm": norm, "is_skipped": ~is_sound}
 
 
-def make_block(config: TrainConfig, optimizer: Optimizer, num_members: int = 1):
+def make_block(config: TrainConfig, optimizer: Optimizer, num_members: int = 1, platform: str | None = None):
     """Returns the compiled function that trains up to config.steps_per_call steps.
 
     The number of steps is a run-time value over a fixed buffer, so one program serves every length and branch of a
@@ -154,12 +180,13 @@ def make_block(config: TrainConfig, optimizer: Optimizer, num_members: int = 1):
       config: the trunk; for a population, any member (they differ in seed and hyper-parameters only).
       optimizer: from make_optimizer.
       num_members: size of the population.
+      platform: what it is compiled for; None means this process's devices.
 
     Returns:
       block(state, hyper, tokens [K, B, T + 1], segments or None, fractions [K], dropout_seed, num_steps)
       -> (state, StepLog). The state passed in is consumed.
     """
-    update: Callable[..., Any] = functools.partial(_update, config, optimizer)
+    update: Callable[..., Any] = functools.partial(_update, config, optimizer, platform or jax.default_backend())
     delayed = config.delayed_sync
     if delayed:
         update = delayed_sync.for_each_replica(delayed, update)

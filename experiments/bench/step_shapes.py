@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from kleiber.experiments.workers import worker_environment
 from kleiber.model.config import ModelConfig
@@ -42,6 +43,7 @@ class Arrangement:
         threads = str(self.num_threads)
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         if self.num_threads > self.num_devices:
+            del environment["NPROC"]
             flags = environment["XLA_FLAGS"].replace("--xla_cpu_multi_thread_eigen=false", "")
             environment["XLA_FLAGS"] = flags.strip()
         return environment
@@ -51,7 +53,7 @@ def shapes() -> dict[str, StepShape]:
     """Returns the shapes by name: three for the comparison, one of the sweep's, one large, one as small as nanoGPT's
     recipe for a laptop."""
 
-    def shape(d_model: int, num_layers: int, batch_size: int, num_steps: int, **fields: int) -> StepShape:
+    def shape(d_model: int, num_layers: int, batch_size: int, num_steps: int, **fields: Any) -> StepShape:
         return StepShape(ModelConfig(d_model=d_model, num_layers=num_layers, **fields), batch_size, num_steps)
 
     return {

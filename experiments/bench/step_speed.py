@@ -7,6 +7,7 @@ Every arrangement is a process with its own threads and flags; they take turns, 
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from kleiber.experiments.bench.interleave import interleaved
-from kleiber.experiments.bench.step_shapes import Arrangement, StepShape, arrangements, shapes
+from kleiber.experiments.bench.step_shapes import Arrangement, arrangements, shapes
 from kleiber.model.counts import flops_per_token
 
 AGREEMENT = 2e-3
@@ -107,7 +108,7 @@ def measure_shape(name: str, rounds: int, peers: Sequence[str], tell: Callable[[
             if not difference < AGREEMENT:
                 raise ValueError(f"{name}: losses of {peer.name} differ by {difference:.1e} from {peers[0]}'s.")
         samples = interleaved(
-            {peer.name: lambda peer=peer: peer.seconds(shape.num_steps) for peer in running.values()},
+            {peer.name: functools.partial(peer.seconds, shape.num_steps) for peer in running.values()},
             rounds,
             warm=1,
             each_round=lambda done: tell(f"{name}: round {done} of {rounds}"),

@@ -26,6 +26,7 @@ def _batches(shape: StepShape) -> np.ndarray:
 def _kleiber(shape: StepShape, num_devices: int) -> Callable[[int], np.ndarray]:
     """Returns a function that trains so many steps through the block that `kleiber train` runs."""
     import jax
+    import jax.numpy as jnp
 
     from kleiber.parallel.config import MeshConfig
     from kleiber.parallel.mesh import make_mesh, use_mesh
@@ -50,7 +51,7 @@ def _kleiber(shape: StepShape, num_devices: int) -> Callable[[int], np.ndarray]:
         held = [initial_state([config], optimizer, mesh)]
         indices = np.arange(NUM_BATCHES * shape.batch_size).reshape(NUM_BATCHES, -1)
         flat = tokens.reshape(-1, tokens.shape[-1])
-    hyper = Hyperparameters(np.float32(LEARNING_RATE), np.float32(config.optimizer.weight_decay))
+    hyper = Hyperparameters(jnp.float32(LEARNING_RATE), jnp.float32(config.optimizer.weight_decay))
 
     def train(num_steps: int) -> np.ndarray:
         losses = []

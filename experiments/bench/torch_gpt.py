@@ -81,20 +81,21 @@ class TorchTransformer(nn.Module):
     def load(self, params: Any) -> None:
         """Takes the weights of kleiber.model.functional.init_params."""
 
-        def put(to: torch.Tensor, *matrices: np.ndarray) -> None:
-            to.copy_(torch.from_numpy(np.concatenate([np.asarray(m).T for m in matrices]).copy()))
+        def put(to: Any, *matrices: np.ndarray) -> None:
+            to.weight.copy_(torch.from_numpy(np.concatenate([np.asarray(m).T for m in matrices]).copy()))
 
         with torch.no_grad():
             self.embedding.weight.copy_(torch.from_numpy(np.array(params["input"]["embedding"])))
             if self.mix is not None:
                 self.mix.copy_(torch.from_numpy(np.array(params["input"]["mix"])))
-            for name, block in zip(sorted(params["blocks"]), self.blocks, strict=True):
+            blocks: Any = self.blocks
+            for name, block in zip(sorted(params["blocks"]), blocks, strict=True):
                 weights = params["blocks"][name]
                 attention, feed_forward = weights["attention"], weights["feed_forward"]
-                put(block.query_key_value.weight, attention["query"], attention["key"], attention["value"])
-                put(block.output.weight, attention["output"])
-                put(block.up.weight, feed_forward["up"])
-                put(block.down.weight, feed_forward["down"])
+                put(block.query_key_value, attention["query"], attention["key"], attention["value"])
+                put(block.output, attention["output"])
+                put(block.up, feed_forward["up"])
+                put(block.down, feed_forward["down"])
 
 
 class TorchTrainer:

@@ -41,7 +41,7 @@ def step_memory(config: TrainConfig, state_bytes: float | None = None) -> StepMe
     """
     model, mesh = config.model, config.mesh
     compute, stored = BYTES[model.compute_dtype], BYTES[model.param_dtype]
-    rows = config.batch_size / (mesh.num_batch_shards * config.accumulation_steps)
+    rows = config.batch_size / (mesh.num_batch_shards * (config.accumulation_steps or 1))
     tokens = rows * model.seq_len / mesh.context
     dense, experts = layer_params(model)
     held = model.num_layers * (dense + experts / mesh.expert) / (mesh.fsdp * mesh.tensor * mesh.stage)

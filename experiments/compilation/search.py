@@ -70,7 +70,8 @@ def meshes(config: TrainConfig, num_devices: int) -> list[MeshConfig]:
         if num_devices % (tensor * expert * data) == 0:
             fsdp = num_devices // (tensor * expert * data)
             found.append(MeshConfig(data=data, fsdp=fsdp, expert=expert, tensor=tensor))
-    return [mesh for mesh in found if config.batch_size % (mesh.num_batch_shards * config.accumulation_steps) == 0]
+    parts = config.accumulation_steps or 1
+    return [mesh for mesh in found if config.batch_size % (mesh.num_batch_shards * parts) == 0]
 
 
 def _powers(largest: int) -> list[int]:

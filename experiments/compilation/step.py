@@ -99,10 +99,11 @@ def compile_step(config: TrainConfig, mesh: Mesh, label: str = "", is_quick: boo
     where = sharding(mesh, (None, "global_batch", None), shape, name="tokens")
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where)
     hyper = Hyperparameters(scalar(jnp.float32), scalar(jnp.float32))
-    is_quick = is_quick and mesh.devices.flat[0].platform == "tpu"
+    platform = mesh.devices.flat[0].platform
+    is_quick = is_quick and platform == "tpu"
     with use_mesh(mesh), heartbeat(label), _effort(-1.0 if is_quick else 0.0):
         began = time.perf_counter()
-        block = make_block(config, optimizer)
+        block = make_block(config, optimizer, platform=platform)
         fractions, seed, num_steps = scalar(jnp.float32, 1), scalar(jnp.uint32), scalar(jnp.int32)
         lowered = block.lower(state, hyper, tokens, None, fractions, seed, num_steps)
         lowered_at = time.perf_counter()
