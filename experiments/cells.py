@@ -29,6 +29,11 @@ class TrunkCell:
         return trunk_id(self.config)
 
     @cached_property
+    def _columns(self) -> dict[str, Any]:
+        """What all points have in common; worked out once, as it hashes the config."""
+        return trunk_columns("", self.split, self.config, self.target)
+
+    @cached_property
     def run_ids(self) -> dict[int, str]:
         """Names of the measured points, by token count."""
         return {num_tokens: f"{self.trunk_id}-D{num_tokens}" for num_tokens in self.config.num_tokens}
@@ -52,7 +57,7 @@ class TrunkCell:
 
     def planned(self, experiment: str) -> dict[int, dict[str, Any]]:
         """Returns the planned record of each point, by token count."""
-        shared = trunk_columns(experiment, self.split, self.config, self.target)
+        shared = {**self._columns, "experiment": experiment}
         return {num_tokens: point_record(shared, self.config, num_tokens) for num_tokens in self.config.num_tokens}
 
     def missing(self, directory: Path) -> list[int]:
