@@ -22,7 +22,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
-from kleiber.experiments.bench.interleave import Samples, interleaved
+from kleiber.experiments.bench.interleave import Samples, interleaved, spread_of
 from kleiber.experiments.record import versions
 
 LIBRARIES = "import jax, flax, optax"
@@ -40,7 +40,7 @@ def measure_startup(rounds: int = 5) -> dict[str, Any]:
 
     Returns:
       {"seconds": {name: {"median", "low", "high", "rounds"}}, "import_added": the same of what our imports add to
-      those of jax, flax and optax within each round, "goals": {name: {"limit", "value", "holds"}}, and load, date,
+      those of jax, flax and optax within each round, "import_added_to_nnx": what they add if flax.nnx is there, too, "goals": {name: {"limit", "value", "holds"}}, and load, date,
       machine and versions}.
     """
     load = os.getloadavg()
@@ -59,6 +59,7 @@ def measure_startup(rounds: int = 5) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "import_added": ours,
+        "import_added_to_nnx": interleaved_difference(samples, "import_kleiber", "import_libraries_nnx"),
         "goals": {
             name: {"limit": limit, "value": value, "holds": value <= limit} for name, (limit, value) in values.items()
         },
@@ -70,11 +71,10 @@ def measure_startup(rounds: int = 5) -> dict[str, Any]:
     }
 
 
-def interleaved_difference(samples: Samples, name: str, reference: str) -> dict[str, float]:
+def interleaved_difference(samples: Samples, name: str, reference: str) -> dict[str, float | int]:
     """Returns the spread of name minus reference, taken inside each round."""
     pairs = zip(samples.values[name], samples.values[reference], strict=True)
-    ordered = sorted(one - other for one, other in pairs)
-    return {"median": ordered[len(ordered) // 2], "low": ordered[0], "high": ordered[-1]}
+    return spread_of([one - other for one, other in pairs]).as_dict()
 
 
 def _candidates(folder: Path, cache: Path) -> Mapping[str, Callable[[], float]]:
