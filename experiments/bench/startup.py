@@ -39,9 +39,9 @@ def measure_startup(rounds: int = 5) -> dict[str, Any]:
     """Returns the seconds of each wait: median and quartiles over rounds in which all take turns.
 
     Returns:
-      {"seconds": {name: {"median", "low", "high", "rounds"}}, "import_added": the same of what our imports add to
-      those of jax, flax and optax within each round, "import_added_to_nnx": what they add if flax.nnx is there, too, "goals": {name: {"limit", "value", "holds"}}, and load, date,
-      machine and versions}.
+      {"seconds": {name: {"median", "low", "high", "rounds"}}, "import_added": the same of what our imports add to those
+      of jax, flax and optax within each round, "import_added_to_nnx": what they add where flax.nnx is loaded already,
+      "goals": {name: {"limit", "value", "holds"}}, and load, date, machine and versions}.
     """
     load = os.getloadavg()
     with tempfile.TemporaryDirectory(prefix="kleiber-startup-") as folder:
