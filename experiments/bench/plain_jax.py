@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.parametrization import rules
+from kleiber.model.parametrization import learning_rate_multipliers, rules
 
 
 def _rms(x: jax.Array) -> jax.Array:
@@ -36,8 +36,9 @@ class PlainTrainer:
         blocks = [params["blocks"][name] for name in sorted(params["blocks"])]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
         self.params = {"input": jax.tree.map(jnp.asarray, params["input"]), "blocks": stacked}
+        rate = learning_rate * learning_rate_multipliers(config, params)["input"]["embedding"]
         clip = optax.clip_by_global_norm(1.0)
-        self.optimizer = optax.chain(clip, optax.adamw(learning_rate, b1=0.9, b2=0.99, weight_decay=0.1))
+        self.optimizer = optax.chain(clip, optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=0.1))
         self.state = self.optimizer.init(self.params)
         self.config = config
         self._step = jax.jit(self._one_step, donate_argnums=(0, 1))

@@ -69,21 +69,18 @@ def _kleiber(shape: StepShape, num_devices: int) -> Callable[[int], np.ndarray]:
 
 def _one_by_one(shape: StepShape, kind: str, num_threads: int) -> Callable[[int], np.ndarray]:
     """Returns a function that trains so many steps of a peer, one call a step."""
-    from kleiber.model.parametrization import learning_rate_multipliers
-
     params = init_params(shape.model, 0)
-    rate = LEARNING_RATE * learning_rate_multipliers(shape.model, params)["input"]["embedding"]
     if kind.startswith("torch"):
         import torch
 
         from kleiber.experiments.bench.torch_gpt import TorchTrainer
 
         torch.set_num_threads(num_threads)
-        step = TorchTrainer(shape.model, params, rate, is_compiled=kind == "torch_compiled").step
+        step = TorchTrainer(shape.model, params, LEARNING_RATE, is_compiled=kind == "torch_compiled").step
     else:
         from kleiber.experiments.bench.plain_jax import PlainTrainer
 
-        step = PlainTrainer(shape.model, params, rate).step
+        step = PlainTrainer(shape.model, params, LEARNING_RATE).step
     tokens = _batches(shape)
     return lambda num_steps: np.array([step(tokens[i % NUM_BATCHES]) for i in range(num_steps)])
 

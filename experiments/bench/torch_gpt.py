@@ -101,13 +101,56 @@ class TorchTransformer(nn.Module):
 class TorchTrainer:
     """One model and its AdamW: `step` trains on a batch, `evaluate` returns the mean loss of another."""
 
-    def __init__(self, config: ModelConfig, params: Any, learning_rate: float, is_compiled: bool = False):
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Any,
+        learning_rate: float,
+        is_compiled: bool = False,
+        weight_decay: float = 0.1,
+    ):
+        """Makes the model and an optimizer whose rates and decays follow kleiber's rules of the shape.
+
+        Args:
+          config: dense, rotary, RMSNorm without gain, squared ReLU, tied head.
+          params: of init_params.
+          learning_rate: at the base shape.
+          is_compiled: whether torch.compile makes the forward and backward pass.
+          weight_decay: per unit of learning rate at the base shape.
+        """
         self.model = TorchTransformer(config)
         self.model.load(params)
+        groups: dict[str, list] = {"embedding": [], "mix": [], "hidden": []}
+        for name, parameter in self.model.named_parameters():
+            groups["mix" if name == "mix" else "embedding" if name.startswith("embedding") else "hidden"] += [parameter]
+        table: Any = rules(config)
+        self.rate_multipliers = [table[role].learning_rate for role, members in groups.items() if members]
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, fused=True
+            [
+                {"params": members, "weight_decay": weight_decay * table[role].weight_decay / table[role].learning_rate}
+                for role, members in groups.items()
+                if members
+            ],
+            betas=(0.9, 0.99),
+            eps=1e-8,
+            fused=True,
         )
+        self.set_rate(learning_rate)
         self.run = torch.compile(self.model) if is_compiled else self.model
+
+    def set_rate(self, learning_rate: float) -> None:
+        """Sets the learning rate, given as that of the base shape."""
+        for group, multiplier in zip(self.optimizer.param_groups, self.rate_multipliers, strict=True):
+            group["lr"] = learning_rate * multiplier
+
+    def state(self) -> tuple[Any, Any]:
+        """Returns the weights and the optimizer's state; still the live ones."""
+        return self.model.state_dict(), self.optimizer.state_dict()
+
+    def load_state(self, state: tuple[Any, Any]) -> None:
+        """Goes back to a copy of what state returned."""
+        self.model.load_state_dict(state[0])
+        self.optimizer.load_state_dict(state[1])
 
     def loss(self, tokens_BT1: np.ndarray) -> torch.Tensor:
         """Returns the mean cross entropy of the targets, nats."""
