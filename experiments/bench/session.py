@@ -31,6 +31,7 @@ def run_sections(
     is_short: bool,
     machine: dict[str, Any],
     on_section: Callable[[Section, dict[str, Any]], None],
+    sweep_scale: float = 0.1,
 ) -> dict[str, Any]:
     """Returns the result of a bench, fit for JSON.
 
@@ -42,11 +43,12 @@ def run_sections(
       is_short: tiny shapes.
       machine: as describe_machine returns.
       on_section: hears of each section as it ends, with the result so far.
+      sweep_scale: part of the quickstart's tokens that section sweep trains.
     """
     result: dict[str, Any] = {"format": FORMAT, "is_short": is_short, "machine": machine, "sections": {}}
     with tempfile.TemporaryDirectory(prefix="kleiber-bench-") as folder, _own_cache(Path(folder)):
         for section in (section for name, section in SECTIONS.items() if name in names and name != "machine"):
-            result["sections"][section.name] = _run(section, rounds, is_short, Path(folder))
+            result["sections"][section.name] = _run(section, rounds, is_short, Path(folder), sweep_scale)
             result = summarised({**result, "load_average_after": load()})
             on_section(section, result)
     return summarised(result)
@@ -69,14 +71,14 @@ def summarised(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _run(section: Section, rounds: int, is_short: bool, folder: Path) -> dict[str, Any]:
+def _run(section: Section, rounds: int, is_short: bool, folder: Path, sweep_scale: float) -> dict[str, Any]:
     head = {"date": now(), "command": command_line(), "rounds": rounds, "load_before": load()}
     began, worked, found, reason = time.perf_counter(), processor_seconds(), {}, None
     if missing := section.missing():
         return {**head, "reason": f"{missing} is not there", "figures": [], "detail": {}, **_NOTHING}
     with _progress(section.name) as tell:
         try:
-            found = section.measure(Setting(rounds, is_short, folder, tell))
+            found = section.measure(Setting(rounds, is_short, folder, tell, sweep_scale))
             reason = found.pop("reason", None)
         except Unavailable as why:
             reason = str(why)

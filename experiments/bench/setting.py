@@ -17,6 +17,8 @@ class Setting:
     """Temporary, this bench's own."""
     tell: Callable[[str], None]
     """Takes a line of progress."""
+    sweep_scale: float = 0.1
+    """Part of the quickstart's tokens that section sweep trains."""
 
     def each_round(self, what: str, rounds: int | None = None) -> Callable[[int], None]:
         """Returns what tells of every round done, for kleiber.experiments.bench.interleave.interleaved."""

@@ -14,7 +14,8 @@ def measure_whole_sweep(setting: Setting) -> dict[str, Any]:
     if importlib.util.find_spec("torch") is None:
         raise Unavailable("torch is not installed (pip install 'kleiber[bench]'), and it is what a sweep is held to.")
     measure_sweep = importlib.import_module(f"{__package__}.sweep_speed").measure_sweep
-    found = measure_sweep(rounds=1 if setting.is_short else setting.rounds, scale=0.01 if setting.is_short else 1.0)
+    rounds, scale = (1, 0.01) if setting.is_short else (setting.rounds, setting.sweep_scale)
+    found = measure_sweep(rounds=rounds, scale=scale, tell=setting.tell)
     ratio = found["sweep_ratio_to_pytorch"]
     figure = Figure(
         "whole sweep over the better PyTorch arrangement",

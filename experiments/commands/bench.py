@@ -35,6 +35,9 @@ class Options:
     """Turns of each candidate in a comparison; the figures are medians."""
     short: bool = False
     """Tiny shapes and few rounds: shows in seconds that a section runs. No goal is judged."""
+    sweep_scale: float = 0.1
+    """Part of the quickstart's tokens that section sweep trains, with a warm compilation cache; 1 is the whole of it
+    with an empty one, some forty minutes a round on two cores."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object."""
     out: Path | None = None
@@ -60,7 +63,9 @@ def run(options: Options) -> int:
         if options.out is not None:  # at once: an interrupted bench keeps what it has measured
             results.keep(options.out, so_far)
 
-    result = session.run_sections(names, options.rounds, options.short, machine, on_section)
+    result = session.run_sections(
+        names, options.rounds, options.short, machine, on_section, options.sweep_scale
+    )
     if options.json:
         print(json.dumps(result, indent=1))
     else:
