@@ -10,7 +10,7 @@ from kleiber.parallel.ring import context_size
 from kleiber.parallel.rules import weights_are_whole
 
 NARROW = 128
-"""Width below which turning a factor around does not pay (measured at 512 and 2,048 rows, widths 32 to 1,024)."""
+"""Width below which a turned copy of a factor costs more than it saves (measured at 512 and 2,048 rows)."""
 
 
 def product(config: ModelConfig, x: jax.Array, weight: nnx.Param | jax.Array) -> jax.Array:
@@ -32,9 +32,9 @@ def product(config: ModelConfig, x: jax.Array, weight: nnx.Param | jax.Array) ->
 def rows_times_weight(x_RD: jax.Array, weight_DF: jax.Array) -> jax.Array:
     """Returns x @ weight; the gradient of the weight is computed so that a CPU likes it.
 
-    That gradient sums over rows, the first dimension of both of its factors, and XLA's CPU code for such a product
-    runs at half the speed of a plain one. Turning the smaller factor around first, as an array of its own, costs a
-    copy and makes the product plain; for narrow factors the copy costs more than it saves.
+    That gradient sums over rows, the first dimension of both of its factors, and XLA's CPU code for such a product runs
+    at half the speed of a plain one when its result has more rows than columns, or is wide. So a narrow one is made
+    with the smaller size first and turned afterwards; for a wide one x is turned first, as an array of its own.
     """
     return x_RD @ weight_DF
 
@@ -55,12 +55,13 @@ def _plain_product(x_RD: jax.Array, grad_RF: jax.Array) -> jax.Array:
 
 
 def _turned_product(x_RD: jax.Array, grad_RF: jax.Array) -> jax.Array:
-    """Returns x^T grad through a turned copy; the barrier keeps the compiler from undoing it."""
-    if min(x_RD.shape[1], grad_RF.shape[1]) < NARROW:
-        return _plain_product(x_RD, grad_RF)
+    """Returns x^T grad; the barriers keep the compiler from undoing what was turned."""
+    barrier = jax.lax.optimization_barrier
+    if min(x_RD.shape[1], grad_RF.shape[1]) >= NARROW:
+        return barrier(barrier(x_RD.T) @ grad_RF)
     if x_RD.shape[1] <= grad_RF.shape[1]:
-        return jax.lax.optimization_barrier(x_RD.T) @ grad_RF
-    return (jax.lax.optimization_barrier(grad_RF.T) @ x_RD).T
+        return barrier(jax.lax.dot_general(x_RD, grad_RF, (((0,), (0,)), ((), ()))))
+    return barrier(jax.lax.dot_general(grad_RF, x_RD, (((0,), (0,)), ((), ())))).T
 
 
 rows_times_weight.defvjp(_forward, _backward)

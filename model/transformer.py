@@ -19,10 +19,11 @@ from kleiber.model.experts import Experts, Routing
 from kleiber.model.feed_forward import FeedForward
 from kleiber.model.norm import Norm
 from kleiber.model.parametrization import rules
+from kleiber.model.product import rows_times_weight
 from kleiber.model.weight import declare
 from kleiber.parallel.pipeline import run_layers
 from kleiber.parallel.ring import context_size
-from kleiber.parallel.rules import constrain
+from kleiber.parallel.rules import constrain, weights_are_whole
 
 
 def drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -99,7 +100,10 @@ class Transformer(nnx.Module):
         head_DV = self.input.embedding[...].T if self.config.has_tied_head else self.head[...]
         # R: positions of all rows, flattened where kleiber.model.product would.
         x_RD = x_BTD if context_size() > 1 else x_BTD.reshape(-1, x_BTD.shape[-1])
-        logits_RV = jnp.matmul(x_RD, head_DV.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+        if x_RD.dtype == jnp.float32 and weights_are_whole():
+            logits_RV = rows_times_weight(x_RD, head_DV.astype(jnp.float32))
+        else:
+            logits_RV = jnp.matmul(x_RD, head_DV.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
         logits_BTV = logits_RV.reshape(*x_BTD.shape[:-1], -1) * rules(self.config)["head"].multiplier
         return checkpoint_name(constrain(logits_BTV, ("batch", "seq", "vocab")), "logits")
 

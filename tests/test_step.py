@@ -92,7 +92,7 @@ def test_micro_batches_on_a_cpu_hold_512_tokens_or_more_and_are_left_to_the_user
 
 
 def test_the_gradient_through_a_turned_factor_is_that_of_the_plain_product():
-    for rows, width, wide in ((40, 128, 192), (40, 192, 128), (40, 8, 192)):
+    for rows, width, wide in ((40, 128, 192), (40, 192, 128), (40, 8, 192), (40, 192, 8)):
         x, weight, grad = (
             np.random.default_rng(seed).normal(size=size).astype(np.float32)
             for seed, size in enumerate(((rows, width), (width, wide), (rows, wide)))
