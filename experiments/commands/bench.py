@@ -63,9 +63,7 @@ def run(options: Options) -> int:
         if options.out is not None:  # at once: an interrupted bench keeps what it has measured
             results.keep(options.out, so_far)
 
-    result = session.run_sections(
-        names, options.rounds, options.short, machine, on_section, options.sweep_scale
-    )
+    result = session.run_sections(names, options.rounds, options.short, machine, on_section, options.sweep_scale)
     if options.json:
         print(json.dumps(result, indent=1))
     else:
