@@ -123,7 +123,8 @@ def _missing(group: list[TrunkCell], directory: Path) -> bool:
 
 
 def _pin_to_core(index: int) -> None:
-    """Keeps this process on one core: two single-thread workers beat one two-thread process (see docs)."""
+    """Keeps this process on one core, before XLA counts the cores it may use: its flag for one thread does not reach
+    all products, and two workers that each use both cores wait for each other: half the speed (docs/speed.md)."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[index % len(cores)]})

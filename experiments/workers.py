@@ -193,10 +193,6 @@ def worker_environment(num_devices: int = 1) -> dict[str, str]:
         environment.setdefault("JAX_PLATFORMS", "cpu")
     if num_devices > 1:
         environment.setdefault("JAX_NUM_CPU_DEVICES", str(num_devices))
-    else:
-        # No helper threads. XLA's flag below does not reach all of its products, and two workers whose products each
-        # use all cores take turns waiting: half the speed on two cores.
-        environment.setdefault("NPROC", "0")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment.setdefault(name, "1")
     flags = environment.get("XLA_FLAGS", "")

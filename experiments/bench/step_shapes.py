@@ -42,8 +42,9 @@ class Arrangement:
         environment = worker_environment(self.num_devices)
         threads = str(self.num_threads)
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+        if self.num_threads == 1:
+            environment["NPROC"] = "0"  # XLA's flag for one thread does not reach all of its products
         if self.num_threads > self.num_devices:
-            del environment["NPROC"]
             flags = environment["XLA_FLAGS"].replace("--xla_cpu_multi_thread_eigen=false", "")
             environment["XLA_FLAGS"] = flags.strip()
         return environment
