@@ -3,6 +3,7 @@
 No test asserts on seconds.
 """
 
+import importlib
 import json
 import re
 
@@ -10,14 +11,15 @@ import pytest
 
 from kleiber.experiments.bench import results, sections
 from kleiber.experiments.bench.figures import Figure, at_least, at_most, figure_of_data
-from kleiber.experiments.bench.growing import growth_figures
+from kleiber.experiments.bench.growth import growth_figures
 from kleiber.experiments.bench.interleave import Samples, interleaved, median_interval, spread_of
 from kleiber.experiments.bench.machine import command_line, machine_name
 from kleiber.experiments.bench.one_model import fractions_of_peak, ratio_figures
 from kleiber.experiments.bench.peaks import bfloat16_peak
 from kleiber.experiments.bench.session import summarised
-from kleiber.experiments.bench.starting import start_figures
+from kleiber.experiments.bench.startup import start_figures
 from kleiber.experiments.bench.step_shapes import StepShape
+from kleiber.experiments.bench.sweep_speed import experiment_of
 from kleiber.experiments.bench.workloads import SHORT_WORKLOADS, WORKLOADS
 from kleiber.experiments.cli import main
 from kleiber.model.config import ModelConfig
@@ -129,7 +131,7 @@ def test_the_ratio_of_a_step_is_held_to_the_goal_of_its_peer_and_shape():
 
 def test_only_a_hundred_thousand_records_are_held_to_a_goal():
     row = {"wall_seconds": 61.0, "cpu_seconds": 60.0, "peak_bytes": 1e9, "exit_code": 0}
-    figures = growth_figures({"verbs": {"fit": {"1000": row, "100000": row}}, "exponents": {"fit": 1.1}})
+    figures = growth_figures({"fit": {1000: row, 100_000: row}}, {"fit": 1.1})
     assert {figure.name: figure.is_met for figure in figures if figure.goal} == {
         "fit, 100,000 records": False,
         "fit, 100,000 records, peak memory": True,
@@ -137,14 +139,15 @@ def test_only_a_hundred_thousand_records_are_held_to_a_goal():
 
 
 def test_only_the_waits_with_a_goal_are_held_to_one():
-    row = {"median": 0.6, "low": 0.5, "high": 0.7, "rounds": 5}
-    found = {"seconds": {"help": row, "train_help": row, "first_step": row}, "import_added": row}
-    assert {figure.name: figure.is_met for figure in start_figures(found, 5)} == {
+    seconds = {"help": 0.6, "train_help": 0.6, "first_step": 4.9, "import_libraries": 1.5}
+    seconds |= {"import_libraries_nnx": 1.8, "import_kleiber": 2.1}
+    found = start_figures(Samples({name: [value] for name, value in seconds.items()}))
+    assert {figure.name: figure.is_met for figure in found if figure.goal} == {
         "kleiber --help": False,
-        "kleiber train --help": None,
         "kleiber train, warm, to its first step": True,
         "what kleiber's imports add": False,
     }
+    assert {f.name: f.value for f in found}["what kleiber's imports add"] == pytest.approx(2.1 - 1.5)
 
 
 def test_each_short_workload_stands_for_one_of_the_same_kind_and_goal():
@@ -248,6 +251,16 @@ def test_the_figure_shows_each_ratio_with_its_spread(tmp_path, capsys):
     assert (tmp_path / "benchmarks.svg").read_text() == drawn, "the same results give the same bytes"
 
 
-def test_every_section_has_its_module_or_says_what_is_missing():
-    missing = {name: section.missing() for name, section in sections.SECTIONS.items()}
-    assert {name for name, module in missing.items() if module} <= {"sweep", "startup", "growth"}
+def test_every_section_names_a_function_that_is_there():
+    for section in sections.SECTIONS.values():
+        module, function = section.function.split(":")
+        assert callable(getattr(importlib.import_module(f"kleiber.experiments.bench.{module}"), function))
+
+
+def test_all_trainers_of_a_sweep_are_told_the_same_runs():
+    whole, tenth = experiment_of(1.0), experiment_of(0.1)
+    assert len(whole.trunks) == 12  # ten trunks and two targets of the quickstart
+    for config, smaller in zip(whole.trunks, tenth.trunks, strict=True):
+        assert smaller.model == config.model and smaller.seed == config.seed
+        assert smaller.num_tokens == tuple(round(tokens / 10) for tokens in config.num_tokens)
+        assert smaller.schedule.warmup_steps < smaller.steps_at(smaller.num_tokens[0])

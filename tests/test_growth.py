@@ -19,6 +19,7 @@ from kleiber.experiments.report.tables import MOST_ROWS, run_table
 from kleiber.scaling.design import independent_rows
 from kleiber.scaling.figures.forecast import hero
 from kleiber.scaling.figures.law import residuals
+from kleiber.scaling.figures.runs import isoflop_slices
 from kleiber.scaling.figures.study import MOST_MARKS, Points, even_rows
 from kleiber.scaling.identifiability import design_alarms
 from kleiber.scaling.laws import get_law
@@ -70,6 +71,15 @@ def test_figures_of_many_runs_hold_a_bounded_number_of_marks_and_say_so(many):
     for figure, panels in ((hero(many, law), 1), (residuals(many, law), 3)):
         assert marks(figure) < (MOST_MARKS + 400) * panels
         assert "2,000 of 5,000 runs drawn" in figure.texts[1].get_text()
+
+
+def test_figures_of_many_sizes_draw_24_and_say_so(many):
+    params = np.repeat(np.geomspace(1e4, 1e7, 40), 5)
+    tokens = params * np.tile([3.0, 10.0, 30.0, 100.0, 300.0], 40)
+    points = Points(params, tokens, 6 * params * tokens, law(params, tokens), ("t",) * 200)
+    for figure in (hero(points, law), isoflop_slices(points, law)):
+        assert "24 of 40 sizes drawn" in figure.texts[1].get_text()
+    assert "sizes drawn" not in hero(many, law).texts[1].get_text()  # of seven all are
 
 
 def test_the_wildest_run_is_among_those_drawn(many):

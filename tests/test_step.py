@@ -12,7 +12,7 @@ from kleiber.model.config import ModelConfig
 from kleiber.model.functional import apply, init_params
 from kleiber.model.product import rows_times_weight
 from kleiber.parallel.config import MeshConfig
-from kleiber.train.config import OptimizerConfig, TrainConfig
+from kleiber.train.config import DelayedSyncConfig, OptimizerConfig, TrainConfig
 from kleiber.train.evaluate import cluster_standard_error, evaluate
 from kleiber.train.optimizer import make_optimizer
 from kleiber.train.run_data import RunData
@@ -82,13 +82,14 @@ def test_accumulated_micro_batches_equal_the_whole_batch(parts):
 
 def test_micro_batches_on_a_cpu_hold_512_tokens_or_more_and_are_left_to_the_user_elsewhere():
     config = replace(CONFIG, model=replace(MODEL, seq_len=128), batch_size=16)
-    assert num_micro_batches(config, 16, "cpu") == 4
-    assert num_micro_batches(config, 12, "cpu") == 3
-    assert num_micro_batches(config, 7, "cpu") == 1  # seven rows of one would be too small
-    assert num_micro_batches(config, 16, "gpu") == 1
-    assert num_micro_batches(replace(config, mesh=MeshConfig(data=2)), 16, "cpu") == 2
-    assert num_micro_batches(replace(config, accumulation_steps=8), 16, "cpu") == 8
-    assert num_micro_batches(replace(config, model=replace(config.model, dropout=0.1)), 16, "cpu") == 1
+    assert num_micro_batches(config, "cpu") == 4
+    assert num_micro_batches(replace(config, batch_size=12), "cpu") == 3
+    assert num_micro_batches(replace(config, batch_size=7), "cpu") == 1  # seven rows of one would be too small
+    assert num_micro_batches(config, "gpu") == 1
+    assert num_micro_batches(replace(config, mesh=MeshConfig(data=2)), "cpu") == 2
+    assert num_micro_batches(replace(config, delayed_sync=DelayedSyncConfig(4)), "cpu") == 1
+    assert num_micro_batches(replace(config, accumulation_steps=8), "cpu") == 8
+    assert num_micro_batches(replace(config, model=replace(config.model, dropout=0.1)), "cpu") == 1
 
 
 def test_the_gradient_through_a_turned_factor_is_that_of_the_plain_product():

@@ -91,34 +91,8 @@ def token_losses(config: TrainConfig, params: Any, tokens_BT1: jax.Array, segmen
     return *(jnp.moveaxis(b, 0, 2).reshape(x_BTD.shape[:2]) for b in blocks), routing
 
 
-CACHED_TOKENS = 512
-"""Tokens of a micro-batch on CPU: its activations stay in a core's cache, its products are still large ones."""
-
-
-def num_micro_batches(config: TrainConfig, num_rows: int, platform: str) -> int:
-    """Returns the micro-batches of equal size in which a step works through its rows.
-
-    Where the config leaves it open that is one, but on CPU as many as leave CACHED_TOKENS or more to each device. Loss
-    and gradients are means over tokens, so the numbers are the same to rounding; what is not a plain mean (the balance
-    of experts) or draws by position (dropout) stays whole, and a pipeline has micro-batches of its own.
-
-    Args:
-      config: the trunk.
-      num_rows: sequences of a step, of one replica.
-      platform: `cpu`, `gpu` or `tpu`.
-    """
-    if config.accumulation_steps is not None:
-        return config.accumulation_steps
-    if platform != "cpu" or config.model.experts or config.model.dropout or config.mesh.stage > 1:
-        return 1
-    rows, length = num_rows // config.mesh.num_batch_shards, config.model.seq_len
-    return max((n for n in range(1, rows + 1) if rows % n == 0 and rows // n * length >= CACHED_TOKENS), default=1)
-
-
-def _gradients(
-    config: TrainConfig, platform: str, params: Any, tokens: jax.Array, segments: Any, key: Any, loss_scale: Any
-):
-    """Returns (what is logged, gradients) over a batch, in num_micro_batches parts."""
+def _gradients(config: TrainConfig, params: Any, tokens: jax.Array, segments: Any, key: Any, loss_scale: Any):
+    """Returns (what is logged, gradients) over a batch, in accumulation_steps micro-batches of equal size."""
     experts = config.model.experts
     factor = 1.0 if loss_scale is None else loss_scale.scale
 
@@ -132,7 +106,7 @@ def _gradients(
         return total * factor, logged
 
     grad = jax.grad(objective, has_aux=True)
-    parts = num_micro_batches(config, tokens.shape[0], platform)
+    parts = config.accumulation_steps or 1
     if parts == 1:
         grads, logged = grad(params, tokens, segments, key)
     else:
@@ -155,19 +129,43 @@ def _gradients(
     return logged, grads
 
 
-def _update(config: TrainConfig, optimizer: Optimizer, platform: str, trained, hyper, tokens, segments, fraction, key):
+def _update(config: TrainConfig, optimizer: Optimizer, trained, hyper, tokens, segments, fraction, key):
     """Returns (what is trained, what is logged) after one optimizer step.
 
     trained: (params, opt_state, window, loss_scale) of one member, and of one replica.
     """
     params, opt_state, window, loss_scale = trained
-    logged, grads = _gradients(config, platform, params, tokens, segments, key, loss_scale)
+    logged, grads = _gradients(config, params, tokens, segments, key, loss_scale)
     is_sound, norm, window = judge(config.guard, window, logged["loss"], grads)
     updated = optimizer.update(grads, opt_state, params, hyper.learning_rate * fraction, hyper.weight_decay)
     params, opt_state = choose(is_sound, updated, (params, opt_state))
     if loss_scale is not None:
         loss_scale = next_scale(loss_scale, is_sound)
     return (params, opt_state, window, loss_scale), {**logged, "gradient_norm": norm, "is_skipped": ~is_sound}
+
+
+CACHED_TOKENS = 512
+"""Tokens of a micro-batch on CPU: its activations stay in a core's cache, its products are still large ones."""
+
+
+def num_micro_batches(config: TrainConfig, platform: str) -> int:
+    """Returns the micro-batches of equal size in which a step works through its rows.
+
+    Where the config leaves it open that is one, but on CPU as many as leave CACHED_TOKENS or more to each device. Loss
+    and gradients are means over tokens, so the numbers are the same to rounding; what is not a plain mean (the balance
+    of experts) or draws by position (dropout) stays whole, and a pipeline has micro-batches of its own.
+
+    Args:
+      config: the trunk.
+      platform: `cpu`, `gpu` or `tpu`.
+    """
+    if config.accumulation_steps is not None:
+        return config.accumulation_steps
+    if platform != "cpu" or config.model.experts or config.model.dropout or config.mesh.stage > 1:
+        return 1
+    replicas = config.delayed_sync.num_replicas if config.delayed_sync else 1
+    rows, length = config.batch_size // replicas // config.mesh.num_batch_shards, config.model.seq_len
+    return max((n for n in range(1, rows + 1) if rows % n == 0 and rows // n * length >= CACHED_TOKENS), default=1)
 
 
 def make_block(config: TrainConfig, optimizer: Optimizer, num_members: int = 1, platform: str | None = None):
@@ -186,7 +184,8 @@ def make_block(config: TrainConfig, optimizer: Optimizer, num_members: int = 1, 
       block(state, hyper, tokens [K, B, T + 1], segments or None, fractions [K], dropout_seed, num_steps)
       -> (state, StepLog). The state passed in is consumed.
     """
-    update: Callable[..., Any] = functools.partial(_update, config, optimizer, platform or jax.default_backend())
+    config = replace(config, accumulation_steps=num_micro_batches(config, platform or jax.default_backend()))
+    update: Callable[..., Any] = functools.partial(_update, config, optimizer)
     delayed = config.delayed_sync
     if delayed:
         update = delayed_sync.for_each_replica(delayed, update)

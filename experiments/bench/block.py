@@ -55,9 +55,7 @@ class Block:
         members = [dataclasses.replace(config, seed=seed) for seed in range(self.num_members)]
         with use_mesh(self.mesh):
             self.state = initial_state(members, self.optimizer, self.mesh)
-        draw = np.random.default_rng(0)
-        shape = (steps * config.batch_size, config.model.seq_len + 1)
-        self.windows = draw.integers(0, config.model.vocab_size, shape, dtype=np.int32)  # as TokenSource.windows gives
+        self.windows = random_windows(config)
         self.indices = self._each_member(np.arange(len(self.windows)).reshape(steps, config.batch_size))
         rate, decay = (self._each_member(np.float32(v)) for v in (config.optimizer.learning_rate, 0.1))
         self.arguments = (
@@ -102,6 +100,13 @@ class Block:
         hyper = Hyperparameters(array(jnp.float32, *members), array(jnp.float32, *members))
         fractions, seed = array(jnp.float32, *members, steps), array(jnp.uint32, *members)
         return state, hyper, array(jnp.int32, *tokens, where=placed), None, fractions, seed, array(jnp.int32)
+
+
+def random_windows(config: TrainConfig) -> np.ndarray:
+    """Returns the windows of one call, int32 [K B, T + 1] as TokenSource.windows gives: random, so that nothing is left
+    to learn and the time of a step never depends on it."""
+    shape = (config.steps_per_call * config.batch_size, config.model.seq_len + 1)
+    return np.random.default_rng(0).integers(0, config.model.vocab_size, shape, dtype=np.int32)
 
 
 def training_config(model: dict[str, Any], batch_size: int, **fields: Any) -> TrainConfig:

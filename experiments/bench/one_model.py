@@ -11,6 +11,7 @@ from kleiber.experiments.bench.matmul import start_kernels
 from kleiber.experiments.bench.partner import Partner
 from kleiber.experiments.bench.setting import Setting, num_cores
 from kleiber.experiments.bench.step_shapes import StepShape, shapes
+from kleiber.experiments.bench.step_speed import measure_shape
 from kleiber.model.counts import flops_per_token, flops_per_token_causal
 
 PEERS = {"torch": "PyTorch eager", "torch_compiled": "PyTorch compiled", "jax": "plain JAX"}
@@ -26,14 +27,13 @@ CONVENTIONS = {"6N + causal attention": flops_per_token_causal, "6N + full atten
 
 def measure_one_model(setting: Setting) -> dict[str, Any]:
     """Returns tokens per second and ratios to the peers that are installed, then the fractions of the peak."""
-    from kleiber.experiments.bench.step_speed import measure_steps
-
     has_torch = importlib.util.find_spec("torch") is not None
     peers = ("torch", "torch_compiled", "jax") if has_torch else ("jax",)
     compared, peers = (("d32",), peers[-1:]) if setting.is_short else (COMPARED, peers)
     if not has_torch:
         setting.tell("torch is not installed (pip install 'kleiber[bench]'): its peers are left out")
-    steps = measure_steps(setting.rounds, compared, ("kleiber_threads", "kleiber_data", *peers), setting.tell)
+    names = ("kleiber_threads", "kleiber_data", *peers)
+    steps = {shape: measure_shape(setting, shape, names) for shape in compared}
     figures = [figure for name, found in steps.items() for figure in ratio_figures(name, found, setting.rounds)]
     fractions = {}
     for name in ("d32",) if setting.is_short else FRACTIONS:
@@ -45,7 +45,7 @@ def measure_one_model(setting: Setting) -> dict[str, Any]:
 
 
 def ratio_figures(name: str, found: dict[str, Any], rounds: int) -> list[Figure]:
-    """Returns the figures of one shape of step_speed.measure_steps."""
+    """Returns the figures of one shape of step_speed.measure_shape."""
     figures = []
     for arrangement, speed in found["tokens_per_second"].items():
         is_best = arrangement == found["best_arrangement"]

@@ -31,16 +31,19 @@ class Partner:
         num_threads: int = 1,
         num_devices: int = 1,
         environment: Mapping[str, str] | None = None,
+        is_pinned: bool = True,
     ):
         """Starts the process and waits until it is ready to measure.
 
         Args:
           task: MODULE:FUNCTION of kleiber.experiments.bench. The function takes the options by keyword, makes ready
             (compiles, fills caches), and returns a function that measures once and returns what JSON can hold.
+            What ask is given reaches that function; both ways only what JSON can hold.
           options: for it, fit for JSON.
-          num_threads: 1 pins the process to one core, as the workers of a sweep are.
+          num_threads: of its products.
           num_devices: of the CPU.
           environment: further variables.
+          is_pinned: whether a process of one thread is kept on one core, the same for all that take turns.
 
         Raises:
           RuntimeError: if the task fails; the message ends with what it wrote.
@@ -48,7 +51,14 @@ class Partner:
         self.task = task
         self._errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"{PACKAGE}.partner", task, json.dumps(options or {}), str(num_threads)],
+            [
+                sys.executable,
+                "-m",
+                f"{PACKAGE}.partner",
+                task,
+                json.dumps(options or {}),
+                str(int(is_pinned and num_threads == 1)),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -57,10 +67,10 @@ class Partner:
         )
         self._answer()
 
-    def ask(self) -> Any:
+    def ask(self, *given: Any) -> Any:
         """Returns what one measurement says."""
         assert self.process.stdin
-        self.process.stdin.write("measure\n")
+        self.process.stdin.write(json.dumps(given) + "\n")
         self.process.stdin.flush()
         return self._answer()
 
@@ -100,16 +110,16 @@ def measure_fresh(task: str, options: Mapping[str, Any] | None = None, **how: An
 
 def main(arguments: list[str]) -> None:
     """Makes a task ready, says so, and then answers each line by one measurement, until there are no more lines."""
-    task, options, num_threads = arguments
+    task, options, is_pinned = arguments
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not be taken for an answer
-    if num_threads == "1" and hasattr(os, "sched_setaffinity"):
+    if is_pinned == "1" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     module, function = task.split(":")
     measure = getattr(importlib.import_module(f"{PACKAGE}.{module}"), function)(**json.loads(options))
     print("true", file=answers, flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(measure()), file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(measure(*json.loads(line))), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from kleiber.experiments.bench.setting import Setting
 
 FORMAT = 1
 """Of the JSON object."""
-_NOTHING = {"load_after": None, "cores_used_by_others": 0.0, "seconds": 0.0}
 QUIET_SECONDS = 4.0
 """Longest silence of a section at work."""
 
@@ -74,8 +73,6 @@ def summarised(result: dict[str, Any]) -> dict[str, Any]:
 def _run(section: Section, rounds: int, is_short: bool, folder: Path, sweep_scale: float) -> dict[str, Any]:
     head = {"date": now(), "command": command_line(), "rounds": rounds, "load_before": load()}
     began, worked, found, reason = time.perf_counter(), processor_seconds(), {}, None
-    if missing := section.missing():
-        return {**head, "reason": f"{missing} is not there", "figures": [], "detail": {}, **_NOTHING}
     with _progress(section.name) as tell:
         try:
             found = section.measure(Setting(rounds, is_short, folder, tell, sweep_scale))

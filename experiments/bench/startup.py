@@ -1,90 +1,82 @@
-"""How long one waits: for the imports, for `kleiber --help`, and from `kleiber train` to the first optimizer step.
+"""Section startup: how long one waits: for the imports, for `kleiber --help`, and from `kleiber train` to a step.
 
 All are real processes, measured in turns. The start is that of `kleiber train quickstart` with all defaults but the
 trunk (the smallest): driver, worker, data, tracing, a warm compilation cache. It ends when the first block of steps
 (`steps_per_call`, 64) has been trained and its losses have reached the disk, so the first step was done before; with
 `steps_per_call=1` the block is that step.
-
-Example: python -m kleiber.experiments.bench.startup --rounds 5
 """
 
-import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
-from kleiber.experiments.bench.interleave import Samples, interleaved, spread_of
-from kleiber.experiments.record import versions
+from kleiber.experiments.bench.figures import Figure, spread_figure
+from kleiber.experiments.bench.goals import GOALS
+from kleiber.experiments.bench.interleave import Samples, Spread, interleaved, seconds_of, spread_of
+from kleiber.experiments.bench.setting import Setting
 
+NAMES = {
+    "import_libraries": "import jax, flax, optax",
+    "import_libraries_nnx": "the same and flax.nnx",
+    "import_kleiber": "import jax, flax, optax and kleiber",
+    "import_added": "what kleiber's imports add",
+    "import_added_to_nnx": "what they add where flax.nnx is loaded",
+    "import_driver": "what the driver of kleiber train imports",
+    "help": "kleiber --help",
+    "train_help": "kleiber train --help",
+    "first_step": "kleiber train, warm, to its first step",
+    "first_block": "kleiber train, warm, to its first 64 steps",
+}
+HELD = {
+    "import_added": "import over jax, flax and optax",
+    "help": "help",
+    "first_step": "start to first step",
+    "first_block": "start to first step",
+}
+"""The goal of each wait that has one."""
 LIBRARIES = "import jax, flax, optax"
 TRAINING = "import kleiber.experiments.worker, kleiber.train.trunk, kleiber.train.run_data, kleiber.train.watchdog"
 """What the process of `kleiber train` that computes has loaded when it begins."""
 ROOMS = f"{TRAINING}; import kleiber.experiments.sweep"
 """The same and what the driver has loaded, which is a process of its own and loads no jax."""
-MOST_IMPORT, MOST_HELP, MOST_START = 0.5, 0.5, 5.0
-"""Seconds: goals for what our imports add, for the help, and for the warm start."""
 TIME_LIMIT = 180.0
 
 
-def measure_startup(rounds: int = 5) -> dict[str, Any]:
-    """Returns the seconds of each wait: median and quartiles over rounds in which all take turns.
-
-    Returns:
-      {"seconds": {name: {"median", "low", "high", "rounds"}}, "import_added": the same of what our imports add to those
-      of jax, flax and optax within each round, "import_added_to_nnx": what they add where flax.nnx is loaded already,
-      "goals": {name: {"limit", "value", "holds"}}, and load, date, machine and versions}.
-    """
-    load = os.getloadavg()
-    with tempfile.TemporaryDirectory(prefix="kleiber-startup-") as folder:
-        cache = Path(folder) / "cache"
-        # The first start compiles and prepares the corpus; `interleaved` throws its round away.
-        samples = interleaved(_candidates(Path(folder), cache), rounds, warm=1)
-    ours = interleaved_difference(samples, "import_kleiber", "import_libraries")
-    seconds = samples.as_dict()
-    values = {
-        "import_added": (MOST_IMPORT, ours["median"]),
-        "help": (MOST_HELP, seconds["help"]["median"]),
-        "first_step": (MOST_START, seconds["first_step"]["median"]),
-        "first_block": (MOST_START, seconds["first_block"]["median"]),
-    }
-    return {
-        "seconds": seconds,
-        "import_added": ours,
-        "import_added_to_nnx": interleaved_difference(samples, "import_kleiber", "import_libraries_nnx"),
-        "goals": {
-            name: {"limit": limit, "value": value, "holds": value <= limit} for name, (limit, value) in values.items()
-        },
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "load_average_before": load,
-        "load_average_after": os.getloadavg(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": versions(),
-    }
+def measure_startup(setting: Setting) -> dict[str, Any]:
+    """Returns the seconds of each wait, over rounds in which all take turns."""
+    folder = setting.place("startup")
+    setting.tell("a first start, which compiles and prepares the corpus")
+    samples = interleaved(
+        _candidates(folder, folder / "cache"),
+        1 if setting.is_short else setting.rounds,
+        warm=1,
+        each_round=setting.each_round("startup"),
+    )
+    return {"figures": start_figures(samples)}
 
 
-def interleaved_difference(samples: Samples, name: str, reference: str) -> dict[str, float | int]:
+def start_figures(samples: Samples) -> list[Figure]:
+    """Returns the figures of seconds by candidate, and what our imports add to those of jax, flax and optax."""
+    spreads = {name: samples.spread(name) for name in samples.values}
+    spreads["import_added"] = difference(samples, "import_kleiber", "import_libraries")
+    spreads["import_added_to_nnx"] = difference(samples, "import_kleiber", "import_libraries_nnx")
+    return [spread_figure(NAMES[name], spread, "s", GOALS.get(HELD.get(name, ""))) for name, spread in spreads.items()]
+
+
+def difference(samples: Samples, name: str, reference: str) -> Spread:
     """Returns the spread of name minus reference, taken inside each round."""
     pairs = zip(samples.values[name], samples.values[reference], strict=True)
-    return spread_of([one - other for one, other in pairs]).as_dict()
+    return spread_of([one - other for one, other in pairs])
 
 
 def _candidates(folder: Path, cache: Path) -> Mapping[str, Callable[[], float]]:
     def seconds(*command: str) -> Callable[[], float]:
-        def timed() -> float:
-            started = perf_counter()
-            subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
-            return perf_counter() - started
-
-        return timed
+        return seconds_of(lambda: subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL))
 
     return {
         "import_libraries": seconds("-c", LIBRARIES),
@@ -125,9 +117,3 @@ def start_seconds(directory: Path, cache: Path, *options: str) -> float:
     finally:
         process.terminate()  # saves and leaves
         process.wait()
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    print(json.dumps(measure_startup(parser.parse_args().rounds), indent=1))

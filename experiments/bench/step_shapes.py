@@ -7,11 +7,6 @@ from typing import Any
 from kleiber.experiments.workers import worker_environment
 from kleiber.model.config import ModelConfig
 
-LEARNING_RATE = 0.008
-"""At the base width; what it is does not matter to the clock, but it must be one for all peers."""
-NUM_BATCHES = 8
-"""Different batches, used in turn."""
-
 
 @dataclass(frozen=True)
 class StepShape:
@@ -38,7 +33,7 @@ class Arrangement:
     num_devices: int = 1
 
     def environment(self) -> dict[str, str]:
-        """Returns the environment of its process: as many threads as it says, one a device."""
+        """Returns the environment of its process: as many threads as it says."""
         environment = worker_environment(self.num_devices)
         threads = str(self.num_threads)
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)

@@ -1,21 +1,14 @@
-"""The peer of a whole sweep: trains trunks in plain PyTorch, branches and evaluations included.
-
-    python -m kleiber.experiments.bench.torch_sweep NUM_THREADS EXPERIMENT
-
-Reads the index of a trunk a line, trains it on kleiber's own batches, schedule and validation windows, and answers
-{"tokens": trained, "losses": {tokens of the point: loss}} a line.
-"""
+"""The peer of a whole sweep, as a task of a Partner: trunks in plain PyTorch, branches and evaluations included."""
 
 import copy
-import json
-import sys
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from kleiber.experiments.bench.torch_gpt import TorchTrainer
 from kleiber.experiments.config_file import load_experiment
+from kleiber.experiments.record import trunk_id
 from kleiber.model.functional import init_params
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batches import TrainBatches
@@ -23,13 +16,23 @@ from kleiber.train.run_data import open_run_data
 from kleiber.train.schedule import cooldown_start, learning_rate_fraction
 
 
-def train_trunk(config: TrainConfig) -> dict[str, Any]:
-    """Returns what one trunk measured: the plateau once, a cooled-down copy for each token count."""
+def trunks(config_file: str, num_threads: int) -> Callable[[str], dict[int, float]]:
+    """Returns a function that trains the trunk of a name and returns the loss at each of its token counts."""
+    torch.set_num_threads(num_threads)
+    configs = {trunk_id(config): config for config in load_experiment(config_file).trunks}
+    return lambda name: train_trunk(configs[name])
+
+
+def train_trunk(config: TrainConfig) -> dict[int, float]:
+    """Returns the validation loss at each token count, on kleiber's own batches, schedule and validation windows.
+
+    The plateau is trained once, a copy of it is cooled down for each count.
+    """
     data = open_run_data(config)
     batches = TrainBatches(data.train, config.batch_size, config.seed, None, config.data.max_epochs)
     rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
     trainer = TorchTrainer(config.model, init_params(config.model, config.seed), rate, weight_decay=decay)
-    tokens, step, losses = 0, 0, {}
+    step, losses = 0, {}
 
     def advance(stop: int, total: int, step: int) -> None:
         windows = data.train.windows(batches.next_indices(stop - step))
@@ -48,20 +51,7 @@ def train_trunk(config: TrainConfig) -> dict[str, Any]:
         size = config.evaluation.batch_size
         parts = [data.windows[first : first + size] for first in range(0, len(data.windows), size)]
         losses[num_tokens] = float(np.average([trainer.evaluate(p) for p in parts], weights=[len(p) for p in parts]))
-        tokens += (total - step) * config.tokens_per_step
         trainer.load_state(held)
         batches.restore(position)
         step = start
-    return {"tokens": tokens, "losses": losses}
-
-
-def main(arguments: list[str]) -> None:
-    """Answers lines until stdin ends."""
-    torch.set_num_threads(int(arguments[0]))
-    trunks = load_experiment(arguments[1]).trunks
-    for line in sys.stdin:
-        print(json.dumps(train_trunk(trunks[int(line)])), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    return losses

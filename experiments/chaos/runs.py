@@ -195,8 +195,8 @@ def _poisoned(what: str, batches: list[int], directory: Path) -> int:
                 tokens[index] = 255  # no text holds this byte
         return tokens, segments
 
-    def spoiled(config: Any, platform: str, params: Any, tokens: Any, *more: Any) -> Any:
-        logged, grads = gradients(config, platform, params, tokens, *more)
+    def spoiled(config: Any, params: Any, tokens: Any, *more: Any) -> Any:
+        logged, grads = gradients(config, params, tokens, *more)
         is_bad = jnp.all(tokens == 255)
         if what == "gradient":
             return logged, jax.tree.map(lambda g: jnp.where(is_bad, jnp.nan, g), grads)

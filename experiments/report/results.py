@@ -147,10 +147,9 @@ def _complete(record: dict[str, Any]) -> dict[str, Any]:
     defaults = {"status": "pending", "split": "fit", "reason": "", "target": "", "num_params_total": 0, "num_tokens": 0}
     for name, value in {**defaults, "flops": 0.0, "loss": None, "trunk_id": record.get("run_id", "")}.items():
         record.setdefault(name, value)
-    full = record
-    if full["status"] == "done" and not (full["loss"] and np.isfinite(full["loss"])):
-        full.update(status="failed", reason=full["reason"] or "recorded as done without a finite loss")
-    return full
+    if record["status"] == "done" and not (record["loss"] and np.isfinite(record["loss"])):
+        record.update(status="failed", reason=record["reason"] or "recorded as done without a finite loss")
+    return record
 
 
 def _read_ledger(path: Path, gaps: list[str], is_expected: bool) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ def _hero_detail(points: Points, targets: Sequence[Target], is_fitted: bool) -> 
     if targets:
         level = f"{100 * targets[0].level:g} %"
         text += f"; forecasts written down with their {level} intervals before their runs started"
-    return text + points.drawn_note
+    return text + points.drawn_note + (points.sizes_note if is_fitted else "")
 
 
 def _draw_frame(axis: "Axes", points: Points, targets: Sequence[Target]) -> None:

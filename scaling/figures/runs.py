@@ -143,7 +143,8 @@ def isoflop_slices(points: Points, predict: Predict, num_budgets: int = 4, sizes
         set_claim(
             figure,
             f"With {budgets[-1] / budgets[0]:.0f}× the compute {moved}",
-            "each line: one compute budget; diamond: its best size; dot: a size read between its own runs",
+            "each line: one compute budget; diamond: its best size; dot: a size read between its own runs"
+            + points.sizes_note,
         )
         axis = figure.subplots()
         axis.set_xscale("log")

@@ -71,6 +71,12 @@ class Points:
         sizes = np.unique(self.num_params)
         return sizes[even_rows(sizes, MOST_SIZES)]
 
+    @property
+    def sizes_note(self) -> str:
+        """Says that not every size is drawn, for the line of detail; empty when all are."""
+        number = len(np.unique(self.num_params))
+        return f"; {MOST_SIZES} of {number:,} sizes drawn" if number > MOST_SIZES else ""
+
 
 @dataclass(frozen=True)
 class Target:
