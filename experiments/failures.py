@@ -5,8 +5,11 @@ import errno
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from kleiber.experiments.errors import EXIT_CANNOT_WRITE
 from kleiber.experiments.record import read_json, write_json
@@ -69,32 +72,56 @@ def exit_reason(code: int) -> str:
     return f"killed by {name}{hint.get(name, '')}"
 
 
+UNEXPLAINED = "its worker died"
+"""Until the driver, who sees how processes end, says more."""
+
+
 class Attempts:
-    """The starts of one trunk in one launch of a sweep, and how each ended; kept in its folder."""
+    """The starts of one trunk in one launch of a sweep, and how each ended; kept in its folder.
+
+    The worker on the trunk and the driver, who sees how workers die, both write it, one at a time.
+    """
 
     def __init__(self, folder: Path, session: str):
         self.path, self.session = folder / "attempts.json", session
+        self._read()
+
+    def _read(self) -> None:
         try:
             data = read_json(self.path) if self.path.exists() else {}
         except ValueError:  # cut short by a loss of power: only counts are lost
             data = {}
-        known = data if data.get("session") == session else {}
+        known = data if data.get("session") == self.session else {}
         self.count: int = known.get("count", 0)
         self.ends: list[dict[str, Any]] = known.get("ends", [])
         self.pid: int | None = known.get("pid")
 
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """Reads what others wrote meanwhile, lets the caller change it, and writes it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_suffix(".lock")):
+            self._read()
+            yield
+            write_json(self.path, {"session": self.session, "count": self.count, "pid": self.pid, "ends": self.ends})
+
     def start(self, pid: int) -> None:
         """Notes that a process takes up the trunk; the one before, if it said nothing, has died."""
-        if self.pid is not None:
-            self._add("its worker died")
-        self.count, self.pid = self.count + 1, pid
-        self._write()
+        with self._change():
+            if self.pid is not None:
+                self._add(UNEXPLAINED)
+            self.count, self.pid = self.count + 1, pid
+
+    def leave(self) -> None:
+        """Notes that the process is done with the trunk: how it ends from now on has nothing to do with it."""
+        with self._change():
+            self.pid = None
 
     def end(self, reason: str) -> None:
         """Notes how the newest start ended, other than well."""
-        self._add(reason)
-        self.pid = None
-        self._write()
+        with self._change():
+            self._add(reason)
+            self.pid = None
 
     def _add(self, reason: str) -> None:
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -102,15 +129,17 @@ class Attempts:
 
     def explain(self, pid: int, reason: str) -> bool:
         """Writes how a process ended, even when another has taken its place already; False if it was never here."""
-        if self.pid == pid:
-            self.end(reason)
-            return True
-        mine = [end for end in self.ends if end["pid"] == pid]
-        for end in mine:
-            end["reason"] = reason
-        if mine:
-            self._write()
-        return bool(mine)
+        if pid not in (self.pid, *(end["pid"] for end in self.ends)):
+            return False
+        with self._change():
+            if self.pid == pid:
+                self._add(reason)
+                self.pid = None
+                return True
+            mine = [end for end in self.ends if end["pid"] == pid and end["reason"] == UNEXPLAINED]
+            for end in mine:
+                end["reason"] = reason
+            return bool(mine)
 
     def is_exhausted(self) -> bool:
         """Returns whether it has been started as often as it may."""
@@ -121,9 +150,6 @@ class Attempts:
         return f"given up after {self.count} attempts: " + "; ".join(
             f"{end['attempt']}. {end['reason']}" for end in self.ends
         )
-
-    def _write(self) -> None:
-        write_json(self.path, {"session": self.session, "count": self.count, "pid": self.pid, "ends": self.ends})
 
 
 def note_death(directory: Path, session: str, pid: int, reason: str) -> str:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from kleiber.parallel import hosts
 from kleiber.parallel.launcher import process_in_environment
 from kleiber.train.manifest import CannotSave
 from kleiber.train.signals import StopRequest
+from kleiber.train.watchdog import hang_seconds
 
 SPLITS = ("fit", "target", "follow")
 """What a worker trains; a process other than the lead follows it."""
@@ -43,6 +45,7 @@ def main(directory: Path, split: str, index: int, session: str) -> int:
     """Works until every trunk of the split has its records, or a stop is asked for."""
     if process_in_environment()[1] == 1 and os.environ.get("JAX_NUM_CPU_DEVICES", "1") == "1":
         _pin_to_core(index)
+    threading.Thread(target=_beat, args=[directory], name="kleiber-heartbeat", daemon=True).start()
     hosts.connect()
     stop = StopRequest()  # after connecting, which takes SIGTERM for itself
     split = SPLITS[hosts.from_lead(SPLITS.index(split))]
@@ -122,6 +125,16 @@ def _missing(group: list[TrunkCell], directory: Path) -> bool:
     return any(cell.missing(directory) for cell in group)
 
 
+def _beat(directory: Path) -> None:
+    """Shows the driver for as long as this process lives, idle or not, that it runs its threads: one that is stopped or
+    frozen does not."""
+    path = directory / "runs" / f".beat-{os.getpid()}"
+    while True:
+        with contextlib.suppress(OSError):  # a full disk is reported by whoever must write
+            path.touch()
+        time.sleep(min(1.0, hang_seconds() / 5))
+
+
 def _pin_to_core(index: int) -> None:
     """Keeps this process on one core, before XLA counts the cores it may use: its flag for one thread does not reach
     all products, and two workers that each use both cores wait for each other: half the speed (docs/speed.md)."""
@@ -171,6 +184,9 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
         print(f"{group_id(group)}: attempt {attempts.count} of {MAX_ATTEMPTS} failed, {reason}", flush=True)
         if out_of_memory:  # only the end of the process gives all memory back; the driver starts another
             os._exit(EXIT_OUT_OF_MEMORY)
+    finally:
+        with contextlib.suppress(OSError):
+            attempts.leave()
 
 
 def _write_traceback(directory: Path, group: list[TrunkCell], problem: BaseException) -> None:
@@ -241,18 +257,12 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     own = directory / "runs" / group_id(group)
     clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
     stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
-    watchdog = Watchdog(clock, own / stacks, on_beat=lambda: beat(directory))
+    watchdog = Watchdog(clock, own / stacks)
     io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allowed(directory))
     try:
         Trunk([cell.config for cell in group], data, io).run()
     finally:
         watchdog.close()
-
-
-def beat(directory: Path) -> None:
-    """Shows the driver that this process still runs its threads: one that is stopped or frozen does not."""
-    path = directory / "runs" / f".beat-{os.getpid()}"
-    path.touch()
 
 
 def allowed(directory: Path) -> tuple[str, ...]:

@@ -159,6 +159,19 @@ def test_the_reason_of_a_death_is_kept_when_another_worker_was_faster_than_the_d
     assert [(end["attempt"], end["reason"]) for end in found.ends] == [(1, "hung")] and found.pid == 102
 
 
+def test_a_death_is_noted_on_the_trunk_that_was_trained_and_on_none_that_ended_before(tmp_path):
+    for name in ("a-done", "b-raised"):
+        before = Attempts(tmp_path / "runs" / name, "s")
+        before.start(101)
+        if name == "b-raised":
+            before.end("ValueError: odd")
+        before.leave()
+    Attempts(tmp_path / "runs" / "c-running", "s").start(101)
+    assert note_death(tmp_path, "s", 101, "killed") == "c-running"
+    reasons = {n: [end["reason"] for end in Attempts(tmp_path / "runs" / n, "s").ends] for n in ("a-done", "b-raised")}
+    assert reasons == {"a-done": [], "b-raised": ["ValueError: odd"]}
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [(-9, "SIGKILL"), (-6, "SIGABRT"), (1, "exit code 1"), (74, "could not write"), (-99, "signal 99")],

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
 from kleiber.experiments.record import TIMING_COLUMNS
 from kleiber.scaling.ledger import Ledger
@@ -144,6 +146,35 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_75(undisturbed, tmp_path):
     assert "the same line goes on" in output
     assert sweep(config, tmp_path / "out").returncode == 0
     assert rows(tmp_path / "out") == rows(alone)
+
+
+def test_a_worker_that_waits_for_the_trunks_of_others_is_not_taken_for_frozen(undisturbed, tmp_path):
+    """One worker, two trunks to train, one of them held by somebody else for three times the limit of a hang."""
+    config, alone = undisturbed
+    out = tmp_path / "out"
+    shutil.copytree(alone, out)
+    fits = [row["trunk_id"] for row in rows(alone) if row["split"] == "fit"]
+    mine, held = dict.fromkeys(fits).keys() & {fits[0], fits[-1]}
+    for trunk in (mine, held):
+        shutil.rmtree(out / "runs" / trunk)
+    for row in rows(alone):
+        if row["trunk_id"] in (mine, held):
+            shutil.rmtree(out / "runs" / row["run_id"], ignore_errors=True)
+    (out / "runs" / held).mkdir()
+    with FileLock(out / "runs" / held / "claim.lock"):
+        process = subprocess.Popen(
+            command(config, out, "--workers", "1"),
+            env={**os.environ, "KLEIBER_HANG_SECONDS": "4"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 120
+        while not list((out / "runs").glob(f"{mine}/goodput.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(12)
+    assert process.wait(timeout=200) == 0
+    assert "starting it again" not in (out / "log.txt").read_text()
+    assert rows(out) == rows(alone)
 
 
 def test_a_second_launch_in_the_same_directory_leaves_and_says_who_is_there(undisturbed, tmp_path):

@@ -37,7 +37,6 @@ class Watchdog:
         self,
         clock: Goodput,
         stacks: Path,
-        on_beat: Callable[[], None] = lambda: None,
         on_hang: Callable[[str], None] | None = None,
     ):
         """Starts watching.
@@ -45,10 +44,9 @@ class Watchdog:
         Args:
           clock: of the run.
           stacks: where the stack of every thread goes when it hangs.
-          on_beat: called at each look, from the thread; the heartbeat of a worker.
           on_hang: called in place of ending the process.
         """
-        self.clock, self.stacks, self.on_beat, self.on_hang = clock, stacks, on_beat, on_hang or self._end
+        self.clock, self.stacks, self.on_hang = clock, stacks, on_hang or self._end
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="kleiber-watchdog", daemon=True).start()
 
@@ -65,10 +63,6 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._closed.wait(min(1.0, hang_seconds() / 5)):
-            try:
-                self.on_beat()
-            except OSError:  # a full disk is reported by whoever must write
-                pass
             activity, stuck = self.clock.activity, time.monotonic() - self.clock.moved
             if stuck > self.limit():
                 self.on_hang(f"no progress in '{activity}' for {stuck:.0f} s (limit {self.limit():.0f} s)")
