@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.experiment import Experiment
+from kleiber.train.identity import said
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -151,26 +152,7 @@ def _plain(kind: Any, data: Any, name: str) -> Any:
 
 def config_hash(config: Any) -> str:
     """Returns 12 hexadecimal digits that change when any field of config does, and stay when a release adds one."""
-    return hashlib.sha256(json.dumps(_said(config), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _said(config: Any) -> dict[str, Any]:
-    """Returns the fields of a config that are not at their defaults, as JSON data."""
-    said: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        if value != default:
-            said[field.name] = _said_value(value)
-    return said
-
-
-def _said_value(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return _said(value)
-    return [_said_value(item) for item in value] if isinstance(value, tuple | list) else value
+    return hashlib.sha256(json.dumps(said(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def set_field(config: Any, assignment: str) -> Any:

@@ -1,5 +1,6 @@
 """Experiments as files and data."""
 
+import dataclasses
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from kleiber.experiments.config_file import (
     to_data,
 )
 from kleiber.experiments.experiment import Experiment
-from kleiber.train.identity import differences, show
+from kleiber.train.identity import differences, run_identity, show
 
 TEN_LINES = """
 from kleiber.experiments.experiment import Experiment
@@ -89,3 +90,18 @@ def test_the_hash_changes_with_any_field_and_not_with_the_process():
     config = load_experiment("miniature").trunks[0]
     assert config_hash(config) == config_hash(from_data(type(config), to_data(config)))
     assert config_hash(config) != config_hash(replace(config, z_loss=1e-4))
+
+
+def test_a_checkpoint_outlives_a_release_that_adds_a_field_and_no_change_of_one():
+    config = load_experiment("miniature").trunks[0]
+
+    @dataclasses.dataclass(frozen=True)
+    class Later(type(config)):
+        brand_new: int = 3
+
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    now = run_identity([config])
+    assert differences(now, run_identity([Later(**values)])) == []
+    (added,) = differences(now, run_identity([Later(**values, brand_new=4)]))
+    assert show(added) == 'brand_new: "(default)" -> 4'
+    assert [d[0] for d in differences(now, run_identity([replace(config, z_loss=1e-4)]))] == ["z_loss"]

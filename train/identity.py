@@ -9,6 +9,7 @@ from kleiber.train.config import TrainConfig
 
 NOT_IDENTITY = (
     "mesh",
+    "accumulation_steps",
     "steps_per_call",
     "checkpoint_seconds",
     "keep_checkpoints",
@@ -17,24 +18,46 @@ NOT_IDENTITY = (
     "evaluation",
     "num_tokens",
 )
-"""Fields that do not change what a step computes (a mesh changes its rounding), or that say only where to stop."""
+"""Fields that do not change what a step computes but for its rounding, or that say only where to stop."""
+UNSAID = "(default)"
 
 
 def run_identity(members: Sequence[TrainConfig]) -> dict[str, Any]:
-    """Returns what a checkpoint must agree with to be continued, as JSON data: of one run, or of a population."""
+    """Returns what a checkpoint must agree with to be continued, as JSON data: of one run, or of a population.
+
+    Fields at their defaults are left out, so that a checkpoint outlives a release that adds a field.
+    """
 
     def one(config: TrainConfig) -> dict[str, Any]:
-        data = json.loads(json.dumps(dataclasses.asdict(config)))
-        return {name: value for name, value in data.items() if name not in NOT_IDENTITY}
+        return {name: value for name, value in said(config).items() if name not in NOT_IDENTITY}
 
     return one(members[0]) if len(members) == 1 else {"members": [one(member) for member in members]}
+
+
+def said(config: Any) -> dict[str, Any]:
+    """Returns the fields of a config dataclass that are not at their defaults, as JSON data."""
+
+    def value_said(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return said(value)
+        return [value_said(item) for item in value] if isinstance(value, tuple | list) else value
+
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if value != default:
+            found[field.name] = value_said(value)
+    return found
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """Returns every place where two pieces of JSON data differ, as (path, old value, new value)."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
-        pairs = [(f"{path}.{key}" if path else key, old.get(key), new.get(key)) for key in keys]
+        pairs = [(f"{path}.{key}" if path else key, old.get(key, UNSAID), new.get(key, UNSAID)) for key in keys]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(f"{path}[{index}]", a, b) for index, (a, b) in enumerate(zip(old, new, strict=True))]
     else:
