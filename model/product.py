@@ -34,7 +34,8 @@ def rows_times_weight(x_RD: jax.Array, weight_DF: jax.Array) -> jax.Array:
 
     That gradient sums over rows, the first dimension of both of its factors, and XLA's CPU code for such a product runs
     at half the speed of a plain one when its result has more rows than columns, or is wide. So a narrow one is made
-    with the smaller size first and turned afterwards; for a wide one x is turned first, as an array of its own.
+    with the smaller size first and turned afterwards; for a wide one a factor is turned first, as an array of its own:
+    x, or where that moves less, the incoming gradient and then the result.
     """
     return x_RD @ weight_DF
 
@@ -58,6 +59,8 @@ def _turned_product(x_RD: jax.Array, grad_RF: jax.Array) -> jax.Array:
     """Returns x^T grad; the barriers keep the compiler from undoing what was turned."""
     barrier = jax.lax.optimization_barrier
     if min(x_RD.shape[1], grad_RF.shape[1]) >= NARROW:
+        if grad_RF.size + x_RD.shape[1] * grad_RF.shape[1] < x_RD.size:  # less to turn: the gradient, and the result
+            return barrier(barrier(grad_RF.T) @ x_RD).T
         return barrier(barrier(x_RD.T) @ grad_RF)
     if x_RD.shape[1] <= grad_RF.shape[1]:
         return barrier(jax.lax.dot_general(x_RD, grad_RF, (((0,), (0,)), ((), ()))))
