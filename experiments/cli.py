@@ -8,6 +8,7 @@ import sys
 
 from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
 from kleiber.experiments.terminal import printable
+from kleiber.parallel.launcher import has_accelerator
 
 VERBS = {
     "plan": "cells, counts, FLOPs, seconds and expected standard errors of an experiment; starts nothing",
@@ -39,7 +40,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb and returns its exit code: 0 done, 2 usage, 3 gate failed, 74 cannot write, 75 resumable."""
+    """Runs one verb and returns its exit code: 0 done, 2 usage, 3 gate or run failed, 74 cannot write, 75 resumable."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
@@ -52,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_USAGE
     # The products of a fit are small: threads only get in each other's way, and numpy reads this when it loads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if not has_accelerator():  # an installed libtpu, there for `kleiber compile`, would look for its chips
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import tyro
 
     for number in (signal.SIGTERM, signal.SIGUSR1):  # a scheduler's stop is a Ctrl-C: save, say so, exit 75

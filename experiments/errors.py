@@ -4,7 +4,7 @@ EXIT_DONE = 0
 EXIT_USAGE = 2
 """The command or a config is wrong; nothing was started, or nothing more was done."""
 EXIT_GATE = 3
-"""Finished, but the result fails its own gate."""
+"""Finished, but the result fails its own gate, or a run failed."""
 EXIT_RESUMABLE = 75
 """Stopped early by a signal, a time limit or the watchdog; the same line goes on, so a requeue loop types it again."""
 EXIT_CANNOT_WRITE = 74

@@ -146,10 +146,12 @@ class Attempts:
         return self.count >= MAX_ATTEMPTS
 
     def summary(self) -> str:
-        """Returns every end in one line."""
-        return f"given up after {self.count} attempts: " + "; ".join(
-            f"{end['attempt']}. {end['reason']}" for end in self.ends
-        )
+        """Returns every end in one line, those alike once."""
+        reasons = [end["reason"] for end in self.ends]
+        if len(reasons) > 1 and len(set(reasons)) == 1:
+            return f"given up after {self.count} attempts, each {reasons[0]}"
+        listed = "; ".join(f"{end['attempt']}. {end['reason']}" for end in self.ends)
+        return f"given up after {self.count} attempts: {listed}"
 
 
 def note_death(directory: Path, session: str, pid: int, reason: str) -> str:

@@ -6,7 +6,22 @@ from pathlib import Path
 from kleiber.experiments.config_file import from_data, to_data
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.record import read_json, trunk_id, write_json
-from kleiber.train.identity import differences, is_allowed, show
+from kleiber.train.identity import allow_words, differences, is_allowed, show
+
+
+def make_directory(directory: Path) -> None:
+    """Makes the directory of a sweep, if it is not there yet.
+
+    Raises:
+      ValueError: something else is there, or the place takes no directory; no lack of space.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        place = next(place for place in (directory, *directory.parents) if place.exists())
+        raise ValueError(f"{place} is a file; name a directory, new or of this sweep, with --out.") from None
+    except (FileNotFoundError, PermissionError) as problem:
+        raise ValueError(f"cannot make the directory {directory} ({problem.strerror}); use another --out.") from None
 
 
 def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...] = ()) -> None:
@@ -24,6 +39,9 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
     runs = directory / "runs"
     if runs.is_symlink() or path.is_symlink():
         raise ValueError(f"{directory} leads elsewhere by a symbolic link; kleiber writes inside --out only.")
+    if path.exists() and not (runs.is_dir() and any(runs.iterdir())):
+        write_json(path, data)  # nothing was trained there yet: whoever corrects a config starts over
+        return
     if not path.exists():
         known = ("sweep.lock", "sweep.json")
         others = [item.name for item in directory.iterdir() if item.name not in known and item.name[:5] != ".now."]
@@ -44,7 +62,7 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
         more = f"\n  ... and {len(refused) - 12} more" if len(refused) > 12 else ""
         raise ValueError(
             f"{directory} belongs to another experiment. Differences (there -> here):\n  {shown}{more}\n"
-            f"Use another --out, restore the config that made it, or allow one by name: --allow {refused[0][0]}"
+            f"Use another --out, restore the config that made it, or allow what may differ: {allow_words(refused)}"
         )
     if changed:
         write_json(directory / "allowed.json", sorted({*allow, *_allowed_before(directory)}))

@@ -56,7 +56,8 @@ def _trunk(directory: Path, run: str | None) -> TrainConfig:
     if run is None and len(trunks) == 1:
         return next(iter(trunks.values()))
     if run not in trunks:
-        raise ValueError(f"--run {run}: {directory} has {', '.join(trunks)}.")
+        asked = "name the run with --run" if run is None else f"--run {run} is not there"
+        raise ValueError(f"{asked}: {directory} has {', '.join(trunks)}.")
     return trunks[run]
 
 

@@ -9,6 +9,7 @@ import contextlib
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.follow import follow, lead_launch
 from kleiber.experiments.lock import DirectoryLock
-from kleiber.experiments.ownership import own_directory
+from kleiber.experiments.ownership import make_directory, own_directory
 from kleiber.experiments.plan import make_plan
 from kleiber.experiments.progress import SweepProgress
 from kleiber.experiments.record import read_json, read_records, record_path, write_json, write_table
@@ -61,15 +62,19 @@ def run_sweep(
       allow: fields in which the experiment may differ from the one that made the directory.
 
     Raises:
-      ValueError: a mistake in the plan, a directory in use, or one that belongs to another experiment.
+      ValueError: a mistake in the plan; a directory in use, of another experiment, or that cannot be made.
     """
+    if num_workers is not None and num_workers < 1:
+        raise ValueError(f"{num_workers} workers asked for, expected 1 or more, or none for one on each core.")
+    if max_seconds is not None and max_seconds <= 0:
+        raise ValueError(f"a time limit of {max_seconds:g} seconds, expected a positive one, or none.")
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     configs = [*experiment.trunks, *(target.train for target in experiment.targets)]
     number, count = process_in_environment()
     if number > 0:
         code = follow(directory, num_devices(configs))
         return SweepResult(code, {"experiment": experiment.name, "process": number, "exit_code": code})
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     with DirectoryLock(directory) as lock:
         own_directory(experiment, directory, allow)
         with open(directory / "log.txt", "a") as log:
@@ -185,7 +190,7 @@ class _Sweep:
         if self.experiment.laws:
             summary["gate"] = gate_verdict(self.experiment, summary)
         passed = all(item["passed"] for item in summary["gate"])
-        summary["exit_code"] = EXIT_DONE if passed else EXIT_GATE
+        summary["exit_code"] = EXIT_DONE if passed and not summary["runs"]["failed"] else EXIT_GATE
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)
         write_json(result_path, summary)
         if self.has_report:
@@ -197,7 +202,8 @@ class _Sweep:
             return EXIT_DONE
         workers = min(self.num_workers, len(cells))
         devices = num_devices(cell.config for cell in cells)
-        pool = WorkerPool(self.directory, split, workers, self.session, self.log, len(cells), devices, self.deadline)
+        say, log = self.say, self.log
+        pool = WorkerPool(self.directory, split, workers, self.session, log, say, len(cells), devices, self.deadline)
         with SweepProgress(self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet) as progress:
             code = pool.run(progress.tick)
             progress.tick()
@@ -212,19 +218,21 @@ class _Sweep:
                 if r["trunk_id"] in models and r["status"] == "done"
             }
         )
-        for record in (r for r in records if r["split"] == split and r["status"] in ("failed", "diverged")):
-            self.say(f"{record['run_id']} {record['status']}: {record['reason']}")
-        self._advise([r for r in records if r["split"] == split])
+        self._advise([r for r in records if r["split"] == split and r["status"] in ("failed", "diverged")])
         missing = [name for cell in cells for name in cell.missing(self.directory)]
         return code if not missing or code != EXIT_DONE else EXIT_RESUMABLE
 
     def _advise(self, records: list[dict[str, Any]]) -> None:
-        """Says what to type about runs that did not end well, once for each kind."""
+        """Says which runs did not end well, a line for each trunk, and what to type, once for each kind."""
+        ends = [(r["trunk_id"], r["status"], r["reason"]) for r in records]
+        for (trunk, status, reason), count in Counter(ends).items():
+            self.say(f"{trunk} {status}, {count} point{'s'[: count > 1]}: {reason}")
         failed = [r["trunk_id"] for r in records if r["status"] == "failed"]
         diverged = [r["trunk_id"] for r in records if r["status"] == "diverged"]
         if failed:
             where = self.directory / "runs" / failed[0] / "error.txt"
-            self.say(f"  failed: the traceback is in {where}; the same line with --retry-failed tries again")
+            found = f"the traceback is in {where}" if where.exists() else f"the log is {self.directory / 'log.txt'}"
+            self.say(f"  failed: {found}; checkpoints are kept, and the same line with --retry-failed tries again")
         if diverged:
             self.say(
                 f"  diverged: checkpoints before it are kept; lower the learning rate, or leave the bad batches out: "

@@ -6,6 +6,7 @@ workers, of one driver or of two, never train the same one.
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import threading
@@ -31,6 +32,7 @@ from kleiber.experiments.failures import (
     write_problem,
 )
 from kleiber.experiments.record import read_json, record_path, versions, write_json
+from kleiber.experiments.workers import WARNING
 from kleiber.parallel import hosts
 from kleiber.parallel.launcher import process_in_environment
 from kleiber.train.manifest import CannotSave
@@ -47,6 +49,8 @@ def main(directory: Path, split: str, index: int, session: str) -> int:
         _pin_to_core(index)
     threading.Thread(target=_beat, args=[directory], name="kleiber-heartbeat", daemon=True).start()
     hosts.connect()
+    logging.getLogger("kleiber").addHandler(_WarningsToDriver(logging.WARNING))
+    logging.getLogger("kleiber").propagate = False
     stop = StopRequest()  # after connecting, which takes SIGTERM for itself
     split = SPLITS[hosts.from_lead(SPLITS.index(split))]
     experiment = from_data(Experiment, read_json(directory / "experiment.json"))
@@ -102,6 +106,13 @@ def tell_driver(text: str) -> None:
             os.write(int(pipe), text.encode()[:4000] + b"\n")
     with contextlib.suppress(OSError):
         print(f"worker: {text}", flush=True)
+
+
+class _WarningsToDriver(logging.Handler):
+    """Sends kleiber's own warnings, such as that of a damaged checkpoint, to whoever watches the sweep."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell_driver(WARNING + record.getMessage().replace("\n", " "))
 
 
 def _claim(experiment: Experiment, group: list[TrunkCell], directory: Path, session: str, stop: StopRequest) -> None:

@@ -12,7 +12,7 @@ from typing import IO
 
 from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_RESUMABLE
 from kleiber.experiments.failures import MAX_ATTEMPTS, exit_reason, note_death
-from kleiber.parallel.launcher import process_in_environment
+from kleiber.parallel.launcher import has_accelerator, process_in_environment
 from kleiber.train.config import TrainConfig
 from kleiber.train.watchdog import hang_seconds
 
@@ -20,6 +20,9 @@ MAX_RESTARTS = 10
 """Workers that may die in one phase before the driver gives up, on top of the attempts that each trunk has."""
 STOP_SECONDS = 20.0
 """Time a worker has to save and leave before it is killed."""
+
+WARNING = "warning: "
+"""How a line of a worker begins that the user should see while the work goes on."""
 
 
 @dataclass
@@ -31,6 +34,9 @@ class WorkerPool:
     num_workers: int
     session: str
     log: IO[str]
+    """Takes what workers write."""
+    say: Callable[[str], None]
+    """Shows a line to the user, and logs it."""
     num_trunks: int = 1
     num_devices: int = 1
     """That each worker needs."""
@@ -40,7 +46,7 @@ class WorkerPool:
     pipes: dict[int, int] = field(default_factory=dict)
     restarts: int = 0
     messages: list[str] = field(default_factory=list)
-    """What workers had to say to the user."""
+    """Why the phase ended early."""
     _beats: dict[int, tuple[int, float]] = field(default_factory=dict)
     _frozen: set[int] = field(default_factory=set)
 
@@ -50,6 +56,8 @@ class WorkerPool:
 
         A worker that dies, hangs or freezes is started again; it takes up the trunk from its checkpoint.
         """
+        for beat in (self.directory / "runs").glob(".beat-*"):  # of workers that were killed with their driver
+            beat.unlink(missing_ok=True)
         for index in range(self.num_workers):
             self._start(index)
         try:
@@ -60,6 +68,8 @@ class WorkerPool:
     def _watch(self, on_tick: Callable[[], None]) -> int:
         while self.processes:
             time.sleep(0.2)
+            for pipe in self.pipes.values():
+                self._hear(pipe)
             on_tick()
             if not (self.directory / "experiment.json").exists():
                 self.messages.append(f"cannot write under {self.directory}: it was moved or removed")
@@ -90,7 +100,7 @@ class WorkerPool:
             trunk = note_death(self.directory, self.session, pid, reason)
         else:
             trunk, reason = "", "out of memory"
-        self.log.write(f"worker {index} (pid {pid}) {reason}{' on ' + trunk if trunk else ''}; starting it again\n")
+        self.say(f"worker {index} (pid {pid}) {reason}{' on ' + trunk if trunk else ''}; starting it again")
         self.restarts += 1
         if self.restarts > MAX_RESTARTS + MAX_ATTEMPTS * self.num_trunks:
             self.messages.append(f"{self.restarts} workers died in this phase, the last {reason}: giving up for now")
@@ -121,9 +131,17 @@ class WorkerPool:
         process = self.processes.pop(index)
         (self.directory / "runs" / f".beat-{process.pid}").unlink(missing_ok=True)
         pipe = self.pipes.pop(index)
-        with contextlib.suppress(BlockingIOError):
-            self.messages += os.read(pipe, 65_536).decode(errors="replace").splitlines()
+        self._hear(pipe)
         os.close(pipe)
+
+    def _hear(self, pipe: int) -> None:
+        """Takes what a worker has to say: warnings are shown at once, the rest is why it cannot go on."""
+        with contextlib.suppress(BlockingIOError):
+            for line in os.read(pipe, 65_536).decode(errors="replace").splitlines():
+                if line.startswith(WARNING):
+                    self.say(line)
+                else:
+                    self.messages.append(line)
 
     def _start(self, index: int) -> None:
         command = [sys.executable, "-m", "kleiber.experiments.worker", str(self.directory), self.split]
@@ -169,11 +187,6 @@ def default_workers(configs: Sequence[TrainConfig]) -> int:
     if has_accelerator() and os.environ.get("JAX_PLATFORMS") != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def has_accelerator() -> bool:
-    """Returns whether this machine shows a GPU or a TPU, without asking JAX, which would take hold of it."""
-    return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0"))
 
 
 def worker_environment(num_devices: int = 1) -> dict[str, str]:

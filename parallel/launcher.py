@@ -1,10 +1,11 @@
-"""Who this process is among several, as a launcher says in the environment. Needs no jax, so drivers start fast.
+"""What surrounds this process: its launcher, and accelerators. Needs no jax, so drivers start fast.
 
 Slurm, Open MPI, Kubernetes (indexed jobs) and Cloud TPU are recognised by jax.distributed; anywhere else three
 variables do: KLEIBER_COORDINATOR=host:port, KLEIBER_NUM_PROCESSES and KLEIBER_PROCESS_ID.
 """
 
 import os
+from pathlib import Path
 
 VARIABLES = ("KLEIBER_COORDINATOR", "KLEIBER_NUM_PROCESSES", "KLEIBER_PROCESS_ID")
 TASKS = {"SLURM_NTASKS": "SLURM_PROCID", "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK"}
@@ -31,6 +32,11 @@ def process_in_environment() -> tuple[int, int]:
             if count > 1:
                 return number, count
     return 0, 1
+
+
+def has_accelerator() -> bool:
+    """Returns whether this machine shows a GPU or a TPU, without asking JAX, which would take hold of it."""
+    return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0"))
 
 
 def _as_int(name: str) -> int:

@@ -22,14 +22,18 @@ DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:e[-+]?\d+)?", re.IGNORECASE)
 
 
 def read_file(path: Path) -> dict[str, Sequence[Any]]:
-    """Returns the columns of a .csv, .tsv, .jsonl or .parquet file, texts or numbers as they stand there.
+    """Returns the columns of a .csv, .tsv, .jsonl or .parquet file, texts or numbers as they stand there; of a sweep's
+    directory, those of its table.parquet.
 
     Raises:
       FileNotFoundError: if there is no such file.
       TableError: for an unknown kind of file, an empty one, or one that is not rectangular.
     """
+    if path.is_dir():
+        path = path / "table.parquet"
     if not path.is_file():
-        raise FileNotFoundError(f"there is no table at {path}.")
+        hint = "; a sweep writes it as its points are measured" if path.name == "table.parquet" else ""
+        raise FileNotFoundError(f"there is no table at {path}{hint}.")
     data: Mapping[str, Sequence[Any]]
     if path.suffix in (".csv", ".tsv", ".txt"):
         data = _read_separated(path)

@@ -190,7 +190,7 @@ def read_table(
     """Returns the runs of a file, or of a mapping from column name to values.
 
     Args:
-      path: file ending in .csv, .tsv, .jsonl or .parquet, or columns by name.
+      path: file ending in .csv, .tsv, .jsonl or .parquet, a sweep's directory, or columns by name.
       columns: our column name to the table's, as {"loss": "val_loss"}, or to a formula of columns, as {"num_tokens":
         "tokens_B * 1e9"}; other columns keep their names.
       drop: rows satisfying this expression are left out (see expression.py); both kinds of names work in it.

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kleiber.train.identity import differences, is_allowed, show
+from kleiber.train.identity import allow_words, differences, is_allowed, show
 from kleiber.train.manifest import (
     FORMAT,
     CannotSave,
@@ -197,7 +197,7 @@ def check_identity(
         raise WrongRun(
             f"{place} is of another run. Differences (there -> here):\n  "
             + "\n  ".join(map(show, found))
-            + f"\nUse another folder, or allow one by its name, such as --allow {found[0][0]}"
+            + f"\nUse another folder, or allow what may differ: {allow_words(found)}"
         )
 
 

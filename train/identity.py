@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +73,12 @@ def is_allowed(path: str, allow: tuple[str, ...]) -> bool:
     """
     dotted = "." + path.replace("[", ".[") + "."
     return any(f".{field.replace('[', '.[')}." in dotted for field in allow if field)
+
+
+def allow_words(found: Sequence[tuple[str, Any, Any]]) -> str:
+    """Returns the options to type that allow these differences: each field once, whatever trunk and item it is of."""
+    fields = (re.sub(r"\[\d+\]$", "", re.sub(r"^\w+\[\d+\]\.", "", path)) for path, _, _ in found)
+    return " ".join(f"--allow {field}" for field in dict.fromkeys(fields))
 
 
 def show(difference: tuple[str, Any, Any]) -> str:

@@ -58,7 +58,7 @@ def processor() -> str:
 
 def accelerator() -> str | None:
     """Returns the kind of the attached accelerator, or None. Asks a process of its own, which would keep its memory."""
-    from kleiber.experiments.workers import has_accelerator
+    from kleiber.parallel.launcher import has_accelerator
 
     if not has_accelerator():
         return None
