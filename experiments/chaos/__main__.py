@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the tests asked for; 0 when every trial passed, 3 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m kleiber.experiments.chaos", description=__doc__)
     parser.add_argument("tests", nargs="*", help="such as R1 R8; all if none is named")
-    parser.add_argument("--short", action="store_true", help="about a tenth of the trials")
+    parser.add_argument("--short", action="store_true", help="a few of the trials")
     parser.add_argument("--scale", type=float, help="part of the trials of the long form")
     parser.add_argument("--seed", type=int, default=0, help="of every random draw; printed with every result")
     parser.add_argument(
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             if options.write:
                 write_page(options.write, [result], list(TESTS))
 
-        scale = options.scale or (0.05 if options.short else 1.0)
+        scale = options.scale or (0.03 if options.short else 1.0)
         results = run_tests(folder, options.tests, scale, options.seed, options.json, on_result)
     if options.json:
         print(json.dumps([dataclasses.asdict(r) | {"is_good": r.is_good} for r in results], indent=1))

@@ -223,9 +223,10 @@ def not_a_number(bench: Bench) -> Result:
     """R15: bad gradients and losses, once, three times in a row, for ever."""
     tally = Tally("R15", "NaN in the gradient, infinite loss: once, 3 in a row, for ever", bench.seed)
     config = tiny(bench, keep_checkpoints=100, guard=GuardConfig(max_consecutive_skips=5))
+    rows = ([20], [20, 21, 22], list(range(20, 60)))
+    short = {"gradient": rows[::2], "loss": rows[2:]}
     for what in ("gradient", "loss"):
-        rows = ([20], [20, 21, 22], list(range(20, 60)))
-        for batches in rows if bench.scale >= 1 or what == "gradient" else rows[2:]:
+        for batches in rows if bench.scale >= 1 else short[what]:
             directory = make_run(bench.place("R15"), config)
             code = start(bench, _poisoned, what, batches, directory).wait()
             (record,) = outcome(directory)["records"]
@@ -258,7 +259,7 @@ def spike(bench: Bench) -> Result:
     skipped = [step for row in json_rows(directory) for step in row.get("skipped_steps", [])]
     tally.check(skipped == [31], f"skipped {skipped}")
     ends = []
-    for trial in range(2):
+    for trial in range(bench.number(2)):
         out = bench.folder / f"R16-rewound-{trial}"
         step = call(bench, lambda out=out: rewind(directory, out, ("30:33",))[1])
         tally.check(0 < step <= 30, f"rewound to step {step}")
@@ -266,7 +267,7 @@ def spike(bench: Bench) -> Result:
     fresh = make_run(
         bench.place("R16"), tiny(bench, guard=replace(guard, skip_batches=((30, 33),)), keep_checkpoints=30)
     )
-    tally.check(ends[0] == ends[1], "two rewinds differ")
+    tally.check(ends[0] == ends[-1], "two rewinds differ")
     tally.check(ends[0] == finish(bench, fresh), "a rewind differs from a run that left the batches out from the start")
     return tally.result(
         f"skipped at step 31 with no word to the host; from step {step}, twice, equal to leaving it out"
@@ -279,7 +280,7 @@ def other_clock(bench: Bench) -> Result:
 
     tally = Tally("R19", "the wall clock set back and forward by an hour", bench.seed)
     expected = undisturbed(bench, checkpoint_seconds=0.05)
-    for shift in (-3600.0, 3600.0, 0.0):
+    for shift in (-3600.0, 3600.0, 0.0) if bench.scale >= 1 else (-3600.0, 3600.0):
         directory = make_run(bench.place("R19"), tiny(bench, checkpoint_seconds=0.05))
         child = start(bench, _shifted_clock, shift, directory)
         while child.is_alive() and logged_steps(directory) < 20:
@@ -317,13 +318,6 @@ def wrong_resume(bench: Bench) -> Result:
         "data.corpus": replace(config, data=DataConfig("other.txt")),
         "seed": replace(config, seed=5),
     }
-    for field, changed in changes.items():
-        try:
-            make_run(directory, changed)
-            tally.check(False, f"{field}: accepted")
-        except ValueError as problem:
-            tally.check(f"trunks[0].{field}: " in str(problem) and "--allow" in str(problem), f"{field}: {problem}")
-    tally.check(call(bench, _checkpoint_refusals, str(directory)) == 4, "checkpoints alone")
     from kleiber.experiments.experiment import Experiment
     from kleiber.experiments.ownership import own_directory
 
@@ -332,6 +326,13 @@ def wrong_resume(bench: Bench) -> Result:
         time.sleep(0.002)
     child.send(signal.SIGTERM)
     child.wait()
+    for field, changed in changes.items():
+        try:
+            make_run(directory, changed)
+            tally.check(False, f"{field}: accepted")
+        except ValueError as problem:
+            tally.check(f"trunks[0].{field}: " in str(problem) and "--allow" in str(problem), f"{field}: {problem}")
+    tally.check(call(bench, _checkpoint_refusals, str(directory)) == 4, "checkpoints alone")
     slower = Experiment("chaos", "?", (changes["optimizer.learning_rate"],), laws=())
     own_directory(slower, directory, ("optimizer.learning_rate",))
     before = logged_steps(directory)

@@ -59,7 +59,7 @@ class Bench:
     folder: Path
     seed: int
     scale: float = 1.0
-    """1 is the long form; the short form makes about a tenth of the trials."""
+    """1 is the long form; the short form makes a few of the trials."""
     corpus: Path = field(default_factory=Path)
     known: dict[str, Any] = field(default_factory=dict)
     """Outcomes of runs left alone, which several tests compare with."""
