@@ -55,10 +55,8 @@ def main(directory: Path, split: str, index: int, session: str) -> int:
     split = SPLITS[hosts.from_lead(SPLITS.index(split))]
     experiment = from_data(Experiment, read_json(directory / "experiment.json"))
     groups = populations(trunk_cells(experiment, split), experiment.population_size)
-    if index % 2:  # neighbours start on different shapes, so that each compiles its own
-        groups = sorted(groups, key=lambda group: group[0].config.model == groups[0][0].config.model)
     try:
-        for group in _pending(groups, directory):
+        for group in _pending(groups, directory, session):
             if hosts.is_lead():
                 _claim(experiment, group, directory, session, stop)
             else:
@@ -76,8 +74,9 @@ def main(directory: Path, split: str, index: int, session: str) -> int:
     return EXIT_DONE
 
 
-def _pending(groups: list[list[TrunkCell]], directory: Path) -> Iterator[list[TrunkCell]]:
-    """Yields what is left to train until nothing is; several processes train together what the lead chooses."""
+def _pending(groups: list[list[TrunkCell]], directory: Path, session: str) -> Iterator[list[TrunkCell]]:
+    """Yields what is left to train, the largest first, until nothing is; several processes train together what the lead
+    chooses."""
     while jax.process_count() > 1:
         missing = [index for index, group in enumerate(groups) if _missing(group, directory)]
         index = hosts.from_lead(missing[0] if missing else -1)
@@ -85,8 +84,21 @@ def _pending(groups: list[list[TrunkCell]], directory: Path) -> Iterator[list[Tr
             return
         yield groups[index]
     while pending := [group for group in groups if _missing(group, directory)]:
-        yield from pending
-        time.sleep(0.2)
+        for group in pending:
+            if not is_compiling(group, groups, directory, session):
+                yield group
+                if not _missing(group, directory):  # trained: look again from the largest on
+                    break
+        else:
+            time.sleep(0.2)
+
+
+def is_compiling(group: list[TrunkCell], groups: list[list[TrunkCell]], directory: Path, session: str) -> bool:
+    """Returns whether another worker is compiling this shape: once that is done the cache has it, and until then there
+    are other shapes to train."""
+    others = (other for other in groups if other[0].config.model == group[0].config.model and other is not group)
+    folders = (directory / "runs" / group_id(other) for other in others)
+    return any(Attempts(folder, session).pid and not (folder / "progress.json").exists() for folder in folders)
 
 
 def _follow(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:

@@ -3,13 +3,18 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kleiber.experiments.cells import trunk_cells
+from kleiber.experiments.config_file import load_experiment
+from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.failures import Attempts, exit_reason, is_lost_peer, is_out_of_memory, note_death
 from kleiber.experiments.lock import DirectoryLock
+from kleiber.experiments.worker import is_compiling
 from kleiber.train import checkpoint
 from kleiber.train.goodput import KINDS, Goodput, read_events, total_seconds
 from kleiber.train.manifest import CannotSave
@@ -170,6 +175,20 @@ def test_a_death_is_noted_on_the_trunk_that_was_trained_and_on_none_that_ended_b
     assert note_death(tmp_path, "s", 101, "killed") == "c-running"
     reasons = {n: [end["reason"] for end in Attempts(tmp_path / "runs" / n, "s").ends] for n in ("a-done", "b-raised")}
     assert reasons == {"a-done": [], "b-raised": ["ValueError: odd"]}
+
+
+def test_a_shape_that_another_worker_is_compiling_waits_and_other_shapes_do_not(tmp_path):
+    trunks = load_experiment("miniature").trunks
+    one, other = trunks[0], next(trunk for trunk in trunks if trunk.model != trunks[0].model)
+    cells = trunk_cells(Experiment("x", "?", (one, replace(one, seed=99), other), laws=()), "fit")
+    first, second, third = groups = [
+        [cell] for cell in sorted(cells, key=lambda c: (c.config.model != one.model, c.config.seed))
+    ]
+    assert not any(is_compiling(group, groups, tmp_path, "s") for group in groups)
+    Attempts(tmp_path / "runs" / first[0].trunk_id, "s").start(101)
+    assert [is_compiling(group, groups, tmp_path, "s") for group in groups] == [False, True, False]
+    (tmp_path / "runs" / first[0].trunk_id / "progress.json").write_text("{}")  # its first steps are done
+    assert not any(is_compiling(group, groups, tmp_path, "s") for group in groups)
 
 
 @pytest.mark.parametrize(
