@@ -1,8 +1,8 @@
 """Section sweep: the quickstart's runs next to PyTorch, from the first process to the last, everything included.
 
 Same shapes, tokens, batches, schedule, branches and validation windows, seed by seed; kleiber also keeps checkpoints,
-metrics and records, and PyTorch does not. At scale 1 kleiber starts with an empty compilation cache each time. Below,
-where tokens shrink and compilation could not, it starts with a warm one.
+metrics and records, and PyTorch does not. Neither writes a report. At scale 1 kleiber starts with an empty compilation
+cache each time. Below, where tokens shrink and compilation could not, it starts with a warm one.
 """
 
 import functools
@@ -68,7 +68,15 @@ class Sweep:
         self.setting.tell("kleiber")
         folder = self.setting.place("out")
         cache = self.config_file.parent if self.is_warm else folder
-        command = [sys.executable, "-m", "kleiber.experiments.cli", "sweep", str(self.config_file), "--json"]
+        command = [
+            sys.executable,
+            "-m",
+            "kleiber.experiments.cli",
+            "sweep",
+            str(self.config_file),
+            "--no-report",
+            "--json",
+        ]
         done = subprocess.run(
             [*command, "--out", str(folder / "sweep")],
             env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache / "compiled")},

@@ -32,6 +32,8 @@ class Options:
     allow: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A field in which the config may differ from the one that made --out, such as optimizer.learning_rate; its runs go
     on from their checkpoints. May be repeated."""
+    report: bool = True
+    """Write report.ipynb and report.html at the end; `kleiber report` writes them later too."""
     json: bool = False
     """Print one JSON object with the result at the end, and progress to the log file only."""
 
@@ -50,6 +52,7 @@ def run(options: Options) -> int:
         options.workers,
         options.retry_failed,
         is_quiet=options.json,
+        has_report=options.report,
         max_seconds=options.max_seconds,
         allow=options.allow,
     )
