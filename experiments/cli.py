@@ -68,6 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as mistake:
         print(f"kleiber {verb}: {printable(str(mistake))}", file=sys.stderr)
         return EXIT_USAGE
+    except BrokenPipeError:  # whoever read has gone, as in `kleiber data list | head`: nobody is there to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_CANNOT_WRITE
     except OSError as problem:  # a full disk, a folder that went away
         where = f" {problem.filename}" if problem.filename else ""
         print(

@@ -159,7 +159,8 @@ class _Sweep:
         if retry_failed:
             self._forget_failed(fit_cells + target_cells)
         result_path = self.directory / "result.json"
-        if result_path.exists() and not any(c.missing(self.directory) for c in fit_cells + target_cells):
+        is_whole = result_path.exists() and (self.directory / "table.parquet").exists()
+        if is_whole and not any(c.missing(self.directory) for c in fit_cells + target_cells):
             found = read_json(result_path)
             if self.has_report and not (self.directory / "report.html").exists():
                 self._report(found)

@@ -40,9 +40,16 @@ def read_file(path: Path) -> dict[str, Sequence[Any]]:
     elif path.suffix == ".jsonl":
         data = _read_json_lines(path)
     elif path.suffix in (".parquet", ".pq"):
+        import pyarrow
         import pyarrow.parquet
 
-        columns = pyarrow.parquet.read_table(path)
+        try:
+            columns = pyarrow.parquet.read_table(path)
+        except pyarrow.ArrowInvalid as problem:
+            raise TableError(
+                f"{path} is not whole Parquet ({problem}); write it again from where it came. A sweep's own is made "
+                "from runs/: remove it and type the sweep's line."
+            ) from None
         data = {name: parquet_values(columns[name]) for name in columns.column_names}
     else:
         raise TableError(f"{path}: expected a .csv, .tsv, .jsonl or .parquet file.")

@@ -76,6 +76,7 @@ def test_json_lines_are_read(tmp_path):
         ("a.csv", "N,loss\n1,000,2\n", "must stand in quotes"),
         ("a.csv", "N,loss\n", "holds no rows"),
         ("a.xlsx", "PK", "expected a .csv"),
+        ("a.parquet", "PAR1 cut short", "not whole Parquet .* remove it and type the sweep's line"),
     ],
 )
 def test_files_that_are_no_tables_say_why(tmp_path, name, text, match):
