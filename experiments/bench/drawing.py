@@ -29,7 +29,7 @@ def ratios(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def draw_results(results: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Draws the newest result of the machine measured last, and its history, and returns the path.
+    """Draws the newest ratios of the machine measured last, and their history, and returns the path.
 
     Args:
       results: as kept, oldest first.
@@ -53,14 +53,17 @@ def draw_results(results: Sequence[dict[str, Any]], path: Path) -> Path:
 
 def results_figure(history: Sequence[dict[str, Any]]) -> "Figure":
     """Returns the figure of the results of one machine, oldest first."""
-    newest = history[-1]
-    machine = newest["machine"]
-    many = len(history) > 1
+    newest: dict[str, dict[str, Any]] = {}
+    commits: dict[str, str] = {}  # of the newest ratios of each shape
+    for result in history:
+        newest |= ratios(result)
+        commits |= dict.fromkeys(ratios(result), result["machine"]["commit"][:7])
+    many = sum(len(ratios(result)) for result in history) > len(newest)
     figure = new_figure(11.0 if many else 7.6, 4.4)
-    set_claim(figure, _claim(ratios(newest)), _detail(machine))
+    set_claim(figure, _claim(newest), _detail(history[-1]["machine"], ", ".join(dict.fromkeys(commits.values()))))
     widths = [3, 2] if many else [1]
     axes = figure.subplots(1, len(widths), squeeze=False, sharey=True, width_ratios=widths)[0]
-    _draw_shapes(axes[0], ratios(newest))
+    _draw_shapes(axes[0], newest)
     if many:
         _draw_history(axes[1], history)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=len(PEERS))
@@ -69,6 +72,8 @@ def results_figure(history: Sequence[dict[str, Any]]) -> "Figure":
 
 def _claim(found: dict[str, dict[str, dict[str, float]]]) -> str:
     medians = [row["torch"]["median"] for shape, row in found.items() if "torch" in row and shape != SWEEP]
+    if not medians and SWEEP in found:
+        return f"A whole sweep takes PyTorch {found[SWEEP]['torch']['median']:.1f} times as long"
     if not medians:
         return "Training speed next to plain JAX"
     low, high = f"{min(medians):.1f}", f"{max(medians):.1f}"
@@ -76,10 +81,10 @@ def _claim(found: dict[str, dict[str, dict[str, float]]]) -> str:
     return f"One model trains {span} times as fast as in PyTorch eager"
 
 
-def _detail(machine: dict[str, Any]) -> str:
+def _detail(machine: dict[str, Any], commits: str) -> str:
     versions = machine["versions"]
     peers = ", ".join(f"{name} {versions[name]}" for name in ("jax", "torch") if name in versions)
-    return f"{machine['processor']}, {machine['cores']} cores; {peers}; {machine['date'][:10]}, {machine['commit']}"
+    return f"{machine['processor']}, {machine['cores']} cores; {peers}; {machine['date'][:10]}, {commits}"
 
 
 def _draw_shapes(axis: "Axes", found: dict[str, dict[str, dict[str, float]]]) -> None:
@@ -103,8 +108,8 @@ def _draw_shapes(axis: "Axes", found: dict[str, dict[str, dict[str, float]]]) ->
 def _draw_history(axis: "Axes", history: Sequence[dict[str, Any]]) -> None:
     """The ratio to PyTorch eager (or plain JAX) over the commits, a line a shape."""
     tables = [ratios(result) for result in history]
-    peer = "torch" if any("torch" in row for row in tables[-1].values()) else "jax"
-    shapes = [shape for shape in tables[-1] if peer in tables[-1][shape]]
+    peer = "torch" if any("torch" in row for table in tables for row in table.values()) else "jax"
+    shapes = list(dict.fromkeys(shape for table in tables for shape in table if peer in table[shape]))
     for index, shape in enumerate(shapes):
         points = [(x, table[shape][peer]) for x, table in enumerate(tables) if peer in table.get(shape, {})]
         color = f"C{index}"
