@@ -255,12 +255,13 @@ def test_the_figure_brings_together_what_was_measured_at_two_commits(tmp_path, c
     row = {"median": 1.5, "low": 1.4, "high": 1.6, "rounds": 5}
     for commit, section, detail in (
         ("abc", "step", {"steps": {"d64": {"ratios": {"torch": row}}}}),
-        ("def", "sweep", {"sweep_ratio_to_pytorch": {**row, "median": 1.7}}),
+        ("def", "sweep", {"sweep_ratio_to_pytorch": {**row, "median": 1.7, "high": 1.8}}),
     ):
         kept = result(commit, section)
         kept["sections"][section]["detail"], kept["machine"]["versions"] = detail, {"jax": "0.10.2"}
         results.keep(tmp_path, summarised(kept))
-    assert bench(capsys, "--figure", str(tmp_path))[0] == 0
+    code, said = bench(capsys, "--figure", str(tmp_path))
+    assert code == 0, said.err
     texts = set(re.findall("<!-- (.*?) -->", (tmp_path / "benchmarks.svg").read_text()))
     assert {"d64", "sweep", "1.5", "1.7"} <= texts
     assert any(text.endswith("abc, def") for text in texts) and not any("commit (ratio" in text for text in texts)
