@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             if options.write:
                 write_page(options.write, [result], list(TESTS))
 
-        scale = options.scale or (0.03 if options.short else 1.0)
+        scale = options.scale or (0.02 if options.short else 1.0)
         results = run_tests(folder, options.tests, scale, options.seed, options.json, on_result)
     if options.json:
         print(json.dumps([dataclasses.asdict(r) | {"is_good": r.is_good} for r in results], indent=1))

@@ -50,7 +50,7 @@ def random_kill(bench: Bench) -> Result:
     """R1: SIGKILL at a random moment, then resumed to the end."""
     tally, draw = Tally("R1", "SIGKILL of a run at a random moment", bench.seed), bench.draw("R1")
     expected, repeated = undisturbed(bench), []
-    for trial in range(bench.number(100, 3)):
+    for trial in range(bench.number(100, 2)):
         directory = make_run(bench.place("R1"), tiny(bench))
         child = start(bench, work, directory)
         wanted = draw.randrange(60)
@@ -224,7 +224,7 @@ def not_a_number(bench: Bench) -> Result:
     tally = Tally("R15", "NaN in the gradient, infinite loss: once, 3 in a row, for ever", bench.seed)
     config = tiny(bench, keep_checkpoints=100, guard=GuardConfig(max_consecutive_skips=5))
     rows = ([20], [20, 21, 22], list(range(20, 60)))
-    short = {"gradient": rows[::2], "loss": rows[2:]}
+    short = {"gradient": rows[:1], "loss": rows[2:]}
     for what in ("gradient", "loss"):
         for batches in rows if bench.scale >= 1 else short[what]:
             directory = make_run(bench.place("R15"), config)
@@ -280,7 +280,7 @@ def other_clock(bench: Bench) -> Result:
 
     tally = Tally("R19", "the wall clock set back and forward by an hour", bench.seed)
     expected = undisturbed(bench, checkpoint_seconds=0.05)
-    for shift in (-3600.0, 3600.0, 0.0) if bench.scale >= 1 else (-3600.0, 3600.0):
+    for shift in (-3600.0, 3600.0, 0.0) if bench.scale >= 1 else (-3600.0,):
         directory = make_run(bench.place("R19"), tiny(bench, checkpoint_seconds=0.05))
         child = start(bench, _shifted_clock, shift, directory)
         while child.is_alive() and logged_steps(directory) < 20:
