@@ -121,11 +121,11 @@ class Attempts:
         """Notes how the newest start ended, other than well."""
         with self._change():
             self._add(reason)
-            self.pid = None
 
     def _add(self, reason: str) -> None:
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self.ends.append({"attempt": self.count, "pid": self.pid, "reason": reason, "at": at})
+        self.pid = None
 
     def explain(self, pid: int, reason: str) -> bool:
         """Writes how a process ended, even when another has taken its place already; False if it was never here."""
@@ -134,7 +134,6 @@ class Attempts:
         with self._change():
             if self.pid == pid:
                 self._add(reason)
-                self.pid = None
                 return True
             mine = [end for end in self.ends if end["pid"] == pid and end["reason"] == UNEXPLAINED]
             for end in mine:

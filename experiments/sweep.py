@@ -203,8 +203,17 @@ class _Sweep:
             return EXIT_DONE
         workers = min(self.num_workers, len(cells))
         devices = num_devices(cell.config for cell in cells)
-        say, log = self.say, self.log
-        pool = WorkerPool(self.directory, split, workers, self.session, log, say, len(cells), devices, self.deadline)
+        pool = WorkerPool(
+            self.directory,
+            split,
+            workers,
+            self.session,
+            self.log,
+            self.say,
+            num_trunks=len(cells),
+            num_devices=devices,
+            deadline=self.deadline,
+        )
         with SweepProgress(self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet) as progress:
             code = pool.run(progress.tick)
             progress.tick()
@@ -219,15 +228,15 @@ class _Sweep:
                 if r["trunk_id"] in models and r["status"] == "done"
             }
         )
-        self._advise([r for r in records if r["split"] == split and r["status"] in ("failed", "diverged")])
+        self._tell_bad_ends([r for r in records if r["split"] == split and r["status"] in ("failed", "diverged")])
         missing = [name for cell in cells for name in cell.missing(self.directory)]
         return code if not missing or code != EXIT_DONE else EXIT_RESUMABLE
 
-    def _advise(self, records: list[dict[str, Any]]) -> None:
+    def _tell_bad_ends(self, records: list[dict[str, Any]]) -> None:
         """Says which runs did not end well, a line for each trunk, and what to type, once for each kind."""
         ends = [(r["trunk_id"], r["status"], r["reason"]) for r in records]
         for (trunk, status, reason), count in Counter(ends).items():
-            self.say(f"{trunk} {status}, {count} point{'s'[: count > 1]}: {reason}")
+            self.say(f"{trunk} {status}, {count} {'point' if count == 1 else 'points'}: {reason}")
         failed = [r["trunk_id"] for r in records if r["status"] == "failed"]
         diverged = [r["trunk_id"] for r in records if r["status"] == "diverged"]
         if failed:

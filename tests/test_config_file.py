@@ -14,7 +14,7 @@ from kleiber.experiments.config_file import (
     to_data,
 )
 from kleiber.experiments.experiment import Experiment
-from kleiber.train.identity import differences, run_identity, show
+from kleiber.train.identity import allow_words, differences, is_allowed, run_identity, show
 
 TEN_LINES = """
 from kleiber.experiments.experiment import Experiment
@@ -105,3 +105,9 @@ def test_a_checkpoint_outlives_a_release_that_adds_a_field_and_no_change_of_one(
     (added,) = differences(now, run_identity([Later(**values, brand_new=4)]))
     assert show(added) == 'brand_new: "(default)" -> 4'
     assert [d[0] for d in differences(now, run_identity([replace(config, z_loss=1e-4)]))] == ["z_loss"]
+
+
+def test_the_options_that_allow_differences_name_each_field_once_and_allow_them_all():
+    found = [(f"trunks[{i}].num_tokens[{k}]", 1, 2) for i in (0, 1) for k in (0, 2)] + [("gate.max_error", 1, 2)]
+    assert allow_words(found) == "--allow num_tokens --allow gate.max_error"
+    assert all(is_allowed(path, ("num_tokens", "gate.max_error")) for path, _, _ in found)

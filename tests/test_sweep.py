@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
+from kleiber.experiments.config_file import load_experiment
+from kleiber.experiments.ownership import own_directory
 from kleiber.experiments.record import TIMING_COLUMNS
 from kleiber.scaling.ledger import Ledger
 
@@ -196,6 +199,33 @@ def test_a_directory_of_another_experiment_is_refused_with_the_difference(undist
     refused = sweep(changed, out)
     assert refused.returncode == 2
     assert "trunks[0].optimizer.learning_rate: 0.01 -> 0.02" in refused.stderr
+
+
+def test_a_directory_in_which_nothing_was_trained_takes_a_corrected_config(tmp_path):
+    experiment = load_experiment("miniature")
+    own_directory(experiment, tmp_path)
+    own_directory(replace(experiment, name="corrected"), tmp_path)
+    assert json.loads((tmp_path / "experiment.json").read_text())["name"] == "corrected"
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    with pytest.raises(ValueError, match="belongs to another experiment"):
+        own_directory(experiment, tmp_path)
+
+
+def test_a_failed_run_means_exit_code_3_and_a_damaged_checkpoint_is_told_on_the_screen(undisturbed, tmp_path):
+    config, alone = undisturbed
+    out = tmp_path / "out"
+    shutil.copytree(alone, out)
+    first, last = (row for row in rows(alone)[:: len(rows(alone)) - 2][:2])
+    path = out / "runs" / first["run_id"] / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "failed", "reason": "by hand", "loss": None}))
+    shutil.rmtree(out / "runs" / last["run_id"])
+    newest = max((out / "runs" / last["trunk_id"] / "checkpoints" / "trunk").iterdir(), key=lambda p: int(p.name[5:]))
+    largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1] + b"?")
+    done = sweep(config, out)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert f"{first['trunk_id']} failed, 1 point: by hand" in done.stdout and "--retry-failed" in done.stdout
+    assert f"warning: {newest}" in done.stdout and "differs from its digest" in done.stdout
 
 
 def test_diverged_and_failed_cells_are_typed_and_kept_while_the_others_finish(corpus, tmp_path):
