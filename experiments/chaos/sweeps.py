@@ -93,7 +93,7 @@ def sweep_kills(bench: Bench) -> Result:
         bench.draw("kills"),
     )
     what = experiment(bench, checkpoint_seconds=0.0)
-    expected, kills, repeated, sweeps = alone(bench, what), bench.number(100, 5), [0], 0
+    expected, kills, repeated, sweeps = alone(bench, what), bench.number(100, 3), [0], 0
     while tally.trials < kills:
         directory, here = bench.place("kills") / "out", []
         sweeps += 1
@@ -163,7 +163,7 @@ def worker_death(bench: Bench) -> Result:
     os.environ["KLEIBER_HANG_SECONDS"] = "8"  # on a busy machine a sound worker may be still for 4
     try:
         for fault, word in words.items() if bench.scale >= 1 else [(f, words[f]) for f in ("killed", "hang")]:
-            for times in (1, 9) if bench.scale >= 1 or fault == "killed" else (1,):
+            for times in (1, 9) if bench.scale >= 1 else (9,) if fault == "killed" else (1,):
                 directory = bench.place("R12") / "out"
                 directory.mkdir()
                 name = make_names(what)[0]
