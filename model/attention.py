@@ -4,6 +4,8 @@ B batch, T query position, S key position, D model width, N query heads, K key/v
 key/value head (N = K * G), H head size.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ from kleiber.model.parametrization import attention_scale
 from kleiber.model.product import product
 from kleiber.model.weight import declare
 from kleiber.parallel.ring import context_size, ring_attention
-from kleiber.parallel.rules import constrain
+from kleiber.parallel.rules import constrain, weights_are_whole
 
 ROTARY_BASE = 10_000.0  # longest wavelength over 2 pi, in tokens; Su et al. 2021 (arXiv:2104.09864)
 MASKED = -1e30  # finite, so that a gradient through a masked score is zero and never NaN
@@ -81,21 +83,93 @@ def _attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, scale: floa
     """Attention of one block of queries over the keys it may see."""
     batch, length, num_heads, d_head = q_BTNH.shape
     num_kv_heads = k_BSKH.shape[2]
-    q_BTKGH = (q_BTNH * scale).reshape(batch, length, num_kv_heads, num_heads // num_kv_heads, d_head)
-    # Softmax in float32: sums of many small bfloat16 probabilities lose several digits.
-    scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    q_BTKGH = q_BTNH.reshape(batch, length, num_kv_heads, num_heads // num_kv_heads, d_head)
+    scores_BKGTS = _einsum("BTKGH,BSKH->BKGTS", *jax.lax.stop_gradient((q_BTKGH * scale, k_BSKH)))
     scores_BKGTS = checkpoint_name(scores_BKGTS, "scores")
+    is_whole = weights_are_whole()
+    return _weighted_values(scale, is_whole, scores_BKGTS, mask_BTS, q_BTKGH, k_BSKH, v_BSKH).reshape(q_BTNH.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _weighted_values(
+    scale: float,
+    is_whole: bool,
+    scores_BKGTS: jax.Array,
+    mask_BTS: jax.Array,
+    q_BTKGH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+) -> jax.Array:
+    """Returns softmax(scores) v [B, T, K, G, H]; its derivative, by hand, carries that of the scores to q and k.
+
+    The gradient of a score is weight * (its own slope - the mean slope of its row), and that mean is a product of the
+    output with the gradient of the output (Dao et al. 2022, arXiv:2205.14135, appendix B): sums over H in place of S.
+
+    Args:
+      scale: factor that the scores already hold.
+      is_whole: whether each device holds all heads.
+      scores_BKGTS: float32.
+      mask_BTS: whether a query sees a key.
+      q_BTKGH: queries, for the derivative alone.
+      k_BSKH: keys, likewise.
+      v_BSKH: values.
+    """
+    return _weigh(scale, is_whole, scores_BKGTS, mask_BTS, q_BTKGH, k_BSKH, v_BSKH)[0]
+
+
+def _weigh(scale, is_whole, scores_BKGTS, mask_BTS, q_BTKGH, k_BSKH, v_BSKH):  # softmax in float32: many small numbers
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, MASKED)
-    # Any shift gives the same softmax, so no gradient flows through the maximum. Dividing after the product touches
-    # T * H numbers in place of T * S: up to a fifth of a whole training step at d_model 24.
-    highest_BKGT = jax.lax.stop_gradient(jnp.max(scores_BKGTS, axis=-1))
-    weights_BKGTS = jnp.exp(scores_BKGTS - highest_BKGT[..., None])
+    weights_BKGTS = jnp.exp(scores_BKGTS - jnp.max(scores_BKGTS, axis=-1, keepdims=True))
     total_BTKG = jnp.moveaxis(jnp.sum(weights_BKGTS, axis=-1), 3, 1)
-    out_BTKGH = jnp.einsum(
-        "BKGTS,BSKH->BTKGH", weights_BKGTS.astype(v_BSKH.dtype), v_BSKH, preferred_element_type=jnp.float32
-    )
-    out_BTKGH = (out_BTKGH / total_BTKG[..., None]).astype(v_BSKH.dtype)
-    return out_BTKGH.reshape(batch, length, num_heads, d_head)
+    # Dividing after the product touches T * H numbers in place of T * S: up to a fifth of a whole step at d_model 24.
+    inverse_BTKGH = _over_head(1 / total_BTKG, q_BTKGH.shape, is_whole)
+    out_BTKGH = _einsum("BKGTS,BSKH->BTKGH", weights_BKGTS.astype(v_BSKH.dtype), v_BSKH) * inverse_BTKGH
+    out_BTKGH = out_BTKGH.astype(v_BSKH.dtype)
+    return out_BTKGH, (weights_BKGTS, inverse_BTKGH, q_BTKGH, k_BSKH, v_BSKH, out_BTKGH)
+
+
+def _weigh_backward(scale, is_whole, saved, grad_BTKGH):
+    weights_BKGTS, inverse_BTKGH, q_BTKGH, k_BSKH, v_BSKH, out_BTKGH = saved
+    dtype = v_BSKH.dtype
+    grad_BTKGH = grad_BTKGH * inverse_BTKGH
+    mean_BKGT = jnp.moveaxis(_sum_of_head(grad_BTKGH * out_BTKGH, is_whole), 1, 3)
+    grad_BTKGH = grad_BTKGH.astype(dtype)
+    grad_v_BSKH = _einsum("BKGTS,BTKGH->BSKH", weights_BKGTS.astype(dtype), grad_BTKGH)
+    slopes_BKGTS = _einsum("BTKGH,BSKH->BKGTS", grad_BTKGH, v_BSKH)
+    grad_BKGTS = (weights_BKGTS * (slopes_BKGTS - mean_BKGT[..., None])).astype(dtype)
+    grad_q_BTKGH = _einsum("BKGTS,BSKH->BTKGH", grad_BKGTS, k_BSKH) * scale
+    grad_k_BSKH = _einsum("BKGTS,BTKGH->BSKH", grad_BKGTS, q_BTKGH) * scale
+    return None, None, grad_q_BTKGH.astype(dtype), grad_k_BSKH.astype(dtype), grad_v_BSKH.astype(dtype)
+
+
+_weighted_values.defvjp(_weigh, _weigh_backward)
+
+
+def _einsum(dimensions: str, one: jax.Array, other: jax.Array) -> jax.Array:
+    return jnp.einsum(dimensions, one, other, preferred_element_type=jnp.float32)
+
+
+def _over_head(x_BTKG: jax.Array, shape: tuple[int, ...], is_whole: bool) -> jax.Array:
+    """Returns x repeated over the columns of each head. With whole heads that is a product with zeros and ones: exact,
+    and XLA's CPU code sums the few columns of a head, its derivative, ten times slower than it multiplies."""
+    if not is_whole:
+        return jnp.broadcast_to(x_BTKG[..., None], shape)
+    rows, columns = shape[0] * shape[1], _columns_of_heads(shape)
+    return jnp.matmul(x_BTKG.reshape(rows, -1), columns, precision=jax.lax.Precision.HIGHEST).reshape(shape)
+
+
+def _sum_of_head(x_BTKGH: jax.Array, is_whole: bool) -> jax.Array:
+    """Returns the sum over H; see _over_head."""
+    if not is_whole:
+        return jnp.sum(x_BTKGH, axis=-1)
+    shape, columns = x_BTKGH.shape, _columns_of_heads(x_BTKGH.shape)
+    rows = x_BTKGH.reshape(shape[0] * shape[1], -1)
+    return jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST).reshape(shape[:-1])
+
+
+def _columns_of_heads(shape: tuple[int, ...]) -> jax.Array:
+    """Returns float32 [N, N H]: one where a column belongs to a head."""
+    return jnp.asarray(np.repeat(np.eye(shape[2] * shape[3], dtype=np.float32), shape[4], axis=1))
 
 
 class Attention(nnx.Module):

@@ -145,6 +145,28 @@ def test_blocks_of_queries_give_the_numbers_and_gradients_of_the_full_square(num
         np.testing.assert_allclose(other, one, atol=EXACT)
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 0.01)])
+def test_attention_and_its_derivatives_are_those_of_a_plain_softmax(dtype, tolerance, is_whole, monkeypatch):
+    monkeypatch.setattr("kleiber.model.attention.weights_are_whole", lambda: is_whole)
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((2, 13, heads, 6)), dtype) for heads in (4, 2, 2))
+    segments = np.sort(rng.integers(0, 3, (2, 13)), axis=1)
+    mask = np.tril(np.ones((13, 13), bool)) & (segments[:, :, None] == segments[:, None])
+
+    def plain(q, k, v):  # in float32, a key and a value of its own for each query head
+        q, k, v = q.astype("float32"), *(jnp.repeat(x.astype("float32"), 2, axis=2) for x in (k, v))
+        scores = jnp.where(mask[:, None], 0.5 * jnp.einsum("btnh,bsnh->bnts", q, k), -jnp.inf)
+        return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores), v)
+
+    out, pull = jax.vjp(lambda q, k, v: causal_attention(q, k, v, 0.5, segments), q, k, v)
+    slope = jnp.asarray(rng.standard_normal(out.shape), dtype)
+    expected, pull_plain = jax.vjp(plain, q, k, v)
+    for one, other in zip((out, *pull(slope)), (expected, *pull_plain(slope.astype("float32"))), strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_allclose(one.astype("float32"), other, atol=tolerance * float(jnp.abs(other).max()))
+
+
 def test_scores_far_apart_stay_finite():
     q = jnp.full((1, 4, 1, 2), 100.0)
     k = jnp.asarray([[[[-100.0, 0]], [[100.0, 0]], [[0, 0]], [[1e3, 0]]]])

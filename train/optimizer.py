@@ -62,9 +62,21 @@ def make_optimizer(config: OptimizerConfig, model: ModelConfig, params: Any) -> 
       model: gives the parametrisation's multipliers.
       params: the parameter tree, or its shapes.
     """
-    steps = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    steps = [] if config.clip_norm is None else [_clip(config.clip_norm)]
     direction = optax.chain(*steps, _direction(config, model, params))
     return Optimizer(direction, learning_rate_multipliers(model, params), weight_decay_multipliers(model, params))
+
+
+def _clip(max_norm: float) -> optax.GradientTransformation:
+    """Gradients times min(1, max_norm / their global norm), as one factor: optax divides each array, and compiling that
+    took a sixth of the compilation of a small model."""
+
+    def clip(grads: Any, params: Any) -> Any:
+        del params
+        factor = jnp.minimum(1.0, max_norm / optax.global_norm(grads))
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
+
+    return optax.stateless(clip)
 
 
 def _direction(config: OptimizerConfig, model: ModelConfig, params: Any) -> optax.GradientTransformation:

@@ -4,7 +4,7 @@ import contextlib
 from typing import Any
 
 from kleiber.experiments.bench.figures import spread_figure
-from kleiber.experiments.bench.interleave import interleaved
+from kleiber.experiments.bench.interleave import Samples, interleaved
 from kleiber.experiments.bench.partner import Partner
 from kleiber.experiments.bench.setting import Setting, num_cores
 
@@ -21,6 +21,11 @@ def start_kernels(stack: contextlib.ExitStack, setting: Setting, num_threads: in
     tasks = {"NumPy": "kernels:numpy_rate", "XLA": "kernels:xla_rate"}
     options = {"sizes": sizes(setting)}
     return {name: stack.enter_context(Partner(task, options, num_threads=num_threads)) for name, task in tasks.items()}
+
+
+def peaks(samples: Samples) -> list[float]:
+    """Returns the peak of each round, FLOP/s: the faster of the libraries that start_kernels started."""
+    return [max(pair) for pair in zip(samples.values["NumPy"], samples.values["XLA"], strict=True)]
 
 
 def measure_matmul(setting: Setting) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from kleiber.experiments.bench.figures import Figure, spread_figure
 from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.interleave import Samples, interleaved, spread_of
-from kleiber.experiments.bench.matmul import start_kernels
+from kleiber.experiments.bench.matmul import peaks, start_kernels
 from kleiber.experiments.bench.partner import Partner
 from kleiber.experiments.bench.setting import Setting, num_cores
 from kleiber.experiments.bench.step_shapes import StepShape, shapes
@@ -58,6 +58,11 @@ def ratio_figures(name: str, found: dict[str, Any], rounds: int) -> list[Figure]
             Figure(f"{name}: over {PEERS[peer]}", ratio["median"], "ratio", ratio["low"], ratio["high"],
                    ratio["rounds"], GOALS.get(goal))
         )  # fmt: skip
+    for peer, roof in found["roofs"].items():
+        figures.append(
+            Figure(f"{name}: roof over {PEERS[peer]}", roof["median"], "ratio", roof["low"], roof["high"],
+                   roof["rounds"], note="products alone, at the matmul peak")
+        )  # fmt: skip
     return figures
 
 
@@ -73,14 +78,10 @@ def fractions_of_peak(shape: StepShape, samples: Samples) -> dict[str, list[floa
     return {
         convention: [
             tokens * count(shape.model) / peak
-            for tokens, peak in zip(samples.values["kleiber"], _peaks(samples), strict=True)
+            for tokens, peak in zip(samples.values["kleiber"], peaks(samples), strict=True)
         ]
         for convention, count in CONVENTIONS.items()
     }
-
-
-def _peaks(samples: Samples) -> list[float]:
-    return [max(pair) for pair in zip(samples.values["NumPy"], samples.values["XLA"], strict=True)]
 
 
 def _fraction(setting: Setting, name: str, num_threads: int) -> tuple[list[Figure], dict[str, Any]]:
@@ -104,7 +105,7 @@ def _fraction(setting: Setting, name: str, num_threads: int) -> tuple[list[Figur
     best = max(ways, key=lambda way: samples.spread(way).median)
     chosen = Samples({**samples.values, "kleiber": samples.values[best]})
     fractions = {kind: spread_of(values) for kind, values in fractions_of_peak(shape, chosen).items()}
-    peak = spread_of(_peaks(samples)).median / 1e9
+    peak = spread_of(peaks(samples)).median / 1e9
     note = f"{samples.spread(best).median:,.0f} tokens/s, peak {peak:.4g} GFLOP/s"
     note += f", one-thread devices: {num_threads}" if best == "devices" else ""
     # The goal is on the strict count, which credits no masked score.
