@@ -150,21 +150,32 @@ def _einsum(dimensions: str, one: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def _over_head(x_BTKG: jax.Array, shape: tuple[int, ...], is_whole: bool) -> jax.Array:
-    """Returns x repeated over the columns of each head. With whole heads that is a product with zeros and ones: exact,
-    and XLA's CPU code sums the few columns of a head, its derivative, ten times slower than it multiplies."""
-    if not is_whole:
+    """Returns x repeated over the columns of each head, [B, T, K, G, H].
+
+    On CPU, with whole heads, as a product with zeros and ones: exact, and XLA's CPU code adds the few columns of a head
+    up, which is the derivative, ten times slower than it multiplies.
+    """
+
+    def repeat(x_BTKG: jax.Array) -> jax.Array:
         return jnp.broadcast_to(x_BTKG[..., None], shape)
-    rows, columns = shape[0] * shape[1], _columns_of_heads(shape)
-    return jnp.matmul(x_BTKG.reshape(rows, -1), columns, precision=jax.lax.Precision.HIGHEST).reshape(shape)
+
+    def multiply(x_BTKG: jax.Array) -> jax.Array:
+        return (x_BTKG.reshape(shape[0] * shape[1], -1) @ _columns_of_heads(shape)).reshape(shape)
+
+    return jax.lax.platform_dependent(x_BTKG, cpu=multiply, default=repeat) if is_whole else repeat(x_BTKG)
 
 
 def _sum_of_head(x_BTKGH: jax.Array, is_whole: bool) -> jax.Array:
-    """Returns the sum over H; see _over_head."""
-    if not is_whole:
+    """Returns the sum over H, made in the same way."""
+    shape = x_BTKGH.shape
+
+    def add_up(x_BTKGH: jax.Array) -> jax.Array:
         return jnp.sum(x_BTKGH, axis=-1)
-    shape, columns = x_BTKGH.shape, _columns_of_heads(x_BTKGH.shape)
-    rows = x_BTKGH.reshape(shape[0] * shape[1], -1)
-    return jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST).reshape(shape[:-1])
+
+    def multiply(x_BTKGH: jax.Array) -> jax.Array:
+        return (x_BTKGH.reshape(shape[0] * shape[1], -1) @ _columns_of_heads(shape).T).reshape(shape[:-1])
+
+    return jax.lax.platform_dependent(x_BTKGH, cpu=multiply, default=add_up) if is_whole else add_up(x_BTKGH)
 
 
 def _columns_of_heads(shape: tuple[int, ...]) -> jax.Array:

@@ -129,7 +129,10 @@ def test_counts_are_the_real_tree_and_the_compilers_products():
     assert num_params_active(config) == num_params_total(config) - 2 * 2 * 3 * 16 * config.feed_forward_width
     # Summing each token's experts is a small product, 2 A D a token and layer; so is the gradient of its weights.
     collecting = 2 * 2 * 2 * config.d_model * config.num_layers
-    assert compiled_flops(config, 4).products == pytest.approx(flops_per_token_computed(config) + collecting, rel=1e-6)
+    # So are the sums over the columns of each head, forward and backward: 2 N D.
+    heads = 2 * 2 * config.num_heads * config.num_heads * config.d_head * config.num_layers
+    counted = flops_per_token_computed(config) + collecting + heads
+    assert compiled_flops(config, 4).products == pytest.approx(counted, rel=1e-6)
 
 
 def test_experts_that_cannot_be_are_refused():
