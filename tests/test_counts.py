@@ -57,8 +57,10 @@ def test_untying_the_head_changes_parameters_and_not_flops():
 
 
 def sums_of_heads(config):
-    """On CPU a normaliser reaches the columns of its head, and they are added up, by products with zeros and ones: 2 N D
-    a token and layer forward, again where the forward pass is repeated, and as much backward."""
+    """On CPU a normaliser reaches the columns of its head, and they are added up, by products with zeros and ones.
+
+    Each is 2 N D a token and layer: forward, again where the forward pass is repeated, and backward.
+    """
     return (2 + config.has_remat) * 2 * config.num_heads * config.num_heads * config.d_head * config.num_layers
 
 
