@@ -119,13 +119,15 @@ def tree_shardings(mesh: Mesh, axes_tree: Any, shapes_tree: Any, rules: Mapping[
 
 
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """Returns x, laid out on the mesh in use (jax.set_mesh) as its logical axes say; x itself without a mesh.
+    """Returns x, laid out on the mesh in use (jax.set_mesh) as its logical axes say.
+
+    It is x itself without a mesh, and inside a shard_map over all of it, where arrays are a device's own.
 
     Raises:
       ValueError: as sharding.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
         return x
     return jax.lax.with_sharding_constraint(x, sharding(mesh, axes, x.shape, name="activation").spec)
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from kleiber.experiments.bench.block import Block
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.counts import num_params_total
 from kleiber.model.functional import abstract_params
@@ -95,6 +96,18 @@ def test_a_split_run_is_the_run_of_one_device(model, mesh):
     np.testing.assert_allclose(log.losses, expected_log.losses, rtol=1e-5)
     np.testing.assert_allclose(log.gradient_norms, expected_log.gradient_norms, rtol=1e-5)
     assert distance(first_moment(state), first_moment(expected_state)) < 1e-5
+
+
+def test_micro_batches_of_devices_that_share_the_batch_are_summed_over_them_once_a_step():
+    config = config_of("dense", {"data": 4}, accumulation_steps=2)
+    log, state = run(config)
+    expected_log, expected_state = one_device("dense")
+    np.testing.assert_allclose(log.losses, expected_log.losses, rtol=1e-5)
+    np.testing.assert_allclose(log.gradient_norms, expected_log.gradient_norms, rtol=1e-5)
+    assert distance(first_moment(state), first_moment(expected_state)) < 1e-5
+    lines = [line for line in Block(config).compiled.as_text().splitlines() if " all-reduce(" in line]
+    loops = [line.split('op_name="')[1].count("while/body") for line in lines if 'op_name="' in line]
+    assert loops and max(loops) == 1  # the steps of a call are a loop, and the micro-batches of a step another in it
 
 
 def first_moment(state):

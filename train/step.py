@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from kleiber.model.functional import apply_hidden, head
-from kleiber.parallel.rules import constrain
+from kleiber.parallel.rules import constrain, sharding
 from kleiber.train import delayed_sync
 from kleiber.train.config import TrainConfig
 from kleiber.train.delayed_sync import Outer
@@ -107,10 +108,8 @@ def _gradients(config: TrainConfig, params: Any, tokens: jax.Array, segments: An
 
     grad = jax.grad(objective, has_aux=True)
     parts = config.accumulation_steps or 1
-    if parts == 1:
-        grads, logged = grad(params, tokens, segments, key)
-    else:
 
+    def accumulated(params, tokens, segments):
         def add(total, part):
             index, tokens, segments = part
             part_key = None if key is None else jax.random.fold_in(key, index)
@@ -123,10 +122,37 @@ def _gradients(config: TrainConfig, params: Any, tokens: jax.Array, segments: An
         zeros = (jax.tree.map(jnp.zeros_like, params), {name: jnp.zeros((), jnp.float32) for name in names})
         batches = (jnp.arange(parts), split(tokens), None if segments is None else split(segments))
         total, _ = jax.lax.scan(add, zeros, batches)
-        grads, logged = jax.tree.map(lambda x: x / parts, total)
+        return jax.tree.map(lambda x: x / parts, total)
+
+    if parts == 1:
+        grads, logged = grad(params, tokens, segments, key)
+    elif _is_plain_mean(config, len(tokens)):  # each device adds up its rows, and devices are summed once
+        rows = sharding(jax.sharding.get_abstract_mesh(), ("batch", None), tokens.shape).spec
+        axes = rows[0]
+
+        def of_device(params, tokens, segments):
+            return jax.lax.pmean(accumulated(params, tokens, segments), axes)
+
+        whole = PartitionSpec()
+        split = jax.shard_map(of_device, in_specs=(whole, rows, rows), out_specs=whole, check_vma=False)
+        grads, logged = split(params, tokens, segments)
+    else:
+        grads, logged = accumulated(params, tokens, segments)
     if loss_scale is not None:
         grads = jax.tree.map(lambda g: g / factor, grads)
     return logged, grads
+
+
+def _is_plain_mean(config: TrainConfig, num_rows: int) -> bool:
+    """Returns whether devices share the batch and nothing else, each with whole micro-batches of its own rows.
+
+    A step must join rows by a mean alone: no balance of experts, no draw by position, no scale of a whole array.
+    """
+    mesh, model = jax.sharding.get_abstract_mesh(), config.model
+    if mesh.size == 1 or mesh.shape.get("data") != mesh.size or num_rows % (mesh.size * config.accumulation_steps):
+        return False
+    joins = config.delayed_sync or model.experts or model.dropout or model.has_float8_products
+    return not joins and model.compute_dtype != "float16"
 
 
 def _update(config: TrainConfig, optimizer: Optimizer, trained, hyper, tokens, segments, fraction, key):
