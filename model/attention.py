@@ -84,6 +84,7 @@ def _attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, scale: floa
     batch, length, num_heads, d_head = q_BTNH.shape
     num_kv_heads = k_BSKH.shape[2]
     q_BTKGH = q_BTNH.reshape(batch, length, num_kv_heads, num_heads // num_kv_heads, d_head)
+    # Made out here, where a trace shows the name; their gradient reaches q and k through the function below.
     scores_BKGTS = _einsum("BTKGH,BSKH->BKGTS", *jax.lax.stop_gradient((q_BTKGH * scale, k_BSKH)))
     scores_BKGTS = checkpoint_name(scores_BKGTS, "scores")
     is_whole = weights_are_whole()
@@ -117,7 +118,8 @@ def _weighted_values(
     return _weigh(scale, is_whole, scores_BKGTS, mask_BTS, q_BTKGH, k_BSKH, v_BSKH)[0]
 
 
-def _weigh(scale, is_whole, scores_BKGTS, mask_BTS, q_BTKGH, k_BSKH, v_BSKH):  # softmax in float32: many small numbers
+def _weigh(scale, is_whole, scores_BKGTS, mask_BTS, q_BTKGH, k_BSKH, v_BSKH):
+    # Softmax in float32: sums of many small bfloat16 probabilities lose several digits.
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, MASKED)
     weights_BKGTS = jnp.exp(scores_BKGTS - jnp.max(scores_BKGTS, axis=-1, keepdims=True))
     total_BTKG = jnp.moveaxis(jnp.sum(weights_BKGTS, axis=-1), 3, 1)

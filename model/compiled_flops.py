@@ -2,8 +2,8 @@
 
 Two numbers from one compiled program: `total`, XLA's cost analysis, which counts each elementwise operation as one and
 a matrix product as 2 M N K; and `products`, the same formula over the products of the optimised program alone, read
-from its text. `products` is what counts.py predicts, exactly but for what the compiler removes; `total` exceeds it by
-the norms, softmax and activations.
+from its text. `products` is what counts.py predicts, exactly but for what the compiler removes and for the sums over a
+head's columns, which attention makes as products on CPU; `total` exceeds it by the norms, softmax and activations.
 
 XLA's analysis visits the body of a loop once, whatever its trip count, so layers are unrolled for the count: the
 numbers of scanned layers are the same (tests/test_model.py).

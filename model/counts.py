@@ -112,7 +112,8 @@ def flops_per_token_causal(config: ModelConfig) -> int:
 
 
 def flops_per_token_computed(config: ModelConfig) -> float:
-    """Returns the training FLOPs per token that this implementation executes in products.
+    """Returns the training FLOPs per token that this implementation executes in products; sums that attention makes as
+    products on CPU (4 N D a layer) are left out, like all sums.
 
     n attention blocks compute (n + 1) / 2n of the square; rematerialisation repeats each block's forward pass but for
     its last product, whose result no gradient needs.

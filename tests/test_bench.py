@@ -6,6 +6,7 @@ No test asserts on seconds.
 import importlib
 import json
 import re
+import time
 
 import pytest
 
@@ -17,9 +18,10 @@ from kleiber.experiments.bench.machine import command_line, machine_name
 from kleiber.experiments.bench.one_model import fractions_of_peak, ratio_figures
 from kleiber.experiments.bench.peaks import bfloat16_peak
 from kleiber.experiments.bench.session import summarised
+from kleiber.experiments.bench.setting import Setting
 from kleiber.experiments.bench.startup import start_figures
 from kleiber.experiments.bench.step_shapes import StepShape
-from kleiber.experiments.bench.sweep_speed import experiment_of
+from kleiber.experiments.bench.sweep_speed import experiment_of, measure_sweep
 from kleiber.experiments.bench.workloads import SHORT_WORKLOADS, WORKLOADS
 from kleiber.experiments.cli import main
 from kleiber.model.config import ModelConfig
@@ -280,3 +282,32 @@ def test_all_trainers_of_a_sweep_are_told_the_same_runs():
         assert smaller.model == config.model and smaller.seed == config.seed
         assert smaller.num_tokens == tuple(round(tokens / 10) for tokens in config.num_tokens)
         assert smaller.schedule.warmup_steps < smaller.steps_at(smaller.num_tokens[0])
+
+
+def test_a_sweep_of_all_tokens_leaves_out_the_slower_arrangement_of_pytorch(monkeypatch, tmp_path):
+    trained = []
+
+    class Sweep:
+        """Trains nothing; one process of threads takes longer."""
+
+        cells, losses = (), {"kleiber": {"point": 2.0}}
+
+        def __init__(self, setting, scale):
+            self.is_warm = False
+            trained.append(scale)
+
+        def kleiber(self):
+            trained.append("kleiber")
+
+        def by_torch(self, peers):
+            self.losses |= {name: {"point": 2.0} for name in peers}
+            waits = {name: 0.05 if workers == 1 else 0.0 for name, (workers, _) in peers.items()}
+            return {name: lambda name=name: trained.append(name) or time.sleep(waits[name]) for name in peers}
+
+    monkeypatch.setattr("kleiber.experiments.bench.sweep_speed.Sweep", Sweep)
+    monkeypatch.setattr("kleiber.experiments.bench.sweep_speed.num_cores", lambda: 2)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    found = measure_sweep(Setting(2, False, tmp_path, lambda line: None, sweep_scale=1.0))
+    workers, threads = "PyTorch, 2 one-thread workers", "PyTorch, one process of 2 threads"
+    assert trained == [1.0, 0.02, workers, threads, "kleiber", workers, workers, "kleiber"]
+    assert found["better_torch_arrangement"] == workers and set(found["seconds_of_a_fiftieth"]) == {workers, threads}

@@ -31,6 +31,7 @@ DENSE = ModelConfig(
 EXPERTS = dataclasses.replace(DENSE, experts=ExpertsConfig(num_experts=4, num_active=2, group_size=4, num_shared=1))
 MODELS = {"dense": DENSE, "experts": EXPERTS}
 TOKENS = np.random.default_rng(0).integers(0, 64, (200, DENSE.seq_len + 1)).astype(np.int32)
+DOCUMENTS = np.sort(np.random.default_rng(1).integers(0, 3, TOKENS.shape), axis=1).astype(np.int32)
 INDICES = np.arange(STEPS * BATCH).reshape(STEPS, BATCH) % len(TOKENS)
 
 
@@ -47,22 +48,29 @@ def config_of(model, mesh=None, **fields):
     )
 
 
-def run(config, steps=STEPS):
-    """Returns (log, final state) of a run, as host arrays."""
-    mesh = make_mesh(config.mesh)
+def run(config, steps=STEPS, num_members=1, has_documents=False):
+    """Returns (log, final state) of a run, as host arrays; of a population, the members differ in their seed."""
+    mesh, is_population = make_mesh(config.mesh), num_members > 1
     optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
+
+    def each(value):
+        return np.stack([value] * num_members) if is_population else value
+
+    def placed(rows):
+        return place_batches(mesh, lambda i: rows[i], each(INDICES[:steps]), STEPS, is_population)
+
     with use_mesh(mesh):
-        state = initial_state([config], optimizer, mesh)
-        tokens = place_batches(mesh, lambda i: TOKENS[i], INDICES[:steps], STEPS, False)
-        hyper = Hyperparameters(np.float32(config.optimizer.learning_rate), np.float32(0.1))
-        block = make_block(config, optimizer)
-        state, log = block(state, hyper, tokens, None, np.ones(STEPS, np.float32), np.uint32(0), np.int32(steps))
+        state = initial_state([dataclasses.replace(config, seed=i) for i in range(num_members)], optimizer, mesh)
+        segments = placed(DOCUMENTS) if has_documents else None
+        hyper = Hyperparameters(each(np.float32(config.optimizer.learning_rate)), each(np.float32(0.1)))
+        rest = each(np.ones(STEPS, np.float32)), each(np.uint32(0)), np.int32(steps)
+        state, log = make_block(config, optimizer, num_members)(state, hyper, placed(TOKENS), segments, *rest)
         return jax.tree.map(np.asarray, (log, state))
 
 
 @functools.cache
-def one_device(model, **fields):
-    return run(config_of(model, **fields))
+def one_device(model, num_members=1, has_documents=False, **fields):
+    return run(config_of(model, **fields), num_members=num_members, has_documents=has_documents)
 
 
 MESHES = [
@@ -98,15 +106,16 @@ def test_a_split_run_is_the_run_of_one_device(model, mesh):
     assert distance(first_moment(state), first_moment(expected_state)) < 1e-5
 
 
-def test_micro_batches_of_devices_that_share_the_batch_are_summed_over_them_once_a_step():
+@pytest.mark.parametrize("members", [{}, {"num_members": 3, "has_documents": True}], ids=["one", "population"])
+def test_micro_batches_of_devices_that_share_the_batch_are_summed_over_them_once_a_step(members):
     config = config_of("dense", {"data": 4}, accumulation_steps=2)
-    log, state = run(config)
-    expected_log, expected_state = one_device("dense")
+    log, state = run(config, **members)
+    expected_log, expected_state = one_device("dense", **members)
     np.testing.assert_allclose(log.losses, expected_log.losses, rtol=1e-5)
     np.testing.assert_allclose(log.gradient_norms, expected_log.gradient_norms, rtol=1e-5)
     assert distance(first_moment(state), first_moment(expected_state)) < 1e-5
-    lines = [line for line in Block(config).compiled.as_text().splitlines() if " all-reduce(" in line]
-    loops = [line.split('op_name="')[1].count("while/body") for line in lines if 'op_name="' in line]
+    text = Block(config, members.get("num_members", 1)).compiled.as_text()
+    loops = [line.split('op_name="')[1].count("while/body") for line in text.splitlines() if " all-reduce(" in line]
     assert loops and max(loops) == 1  # the steps of a call are a loop, and the micro-batches of a step another in it
 
 

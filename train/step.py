@@ -11,7 +11,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from kleiber.model.functional import apply_hidden, head
-from kleiber.parallel.rules import constrain, sharding
+from kleiber.parallel.rules import constrain
 from kleiber.train import delayed_sync
 from kleiber.train.config import TrainConfig
 from kleiber.train.delayed_sync import Outer
@@ -127,15 +127,13 @@ def _gradients(config: TrainConfig, params: Any, tokens: jax.Array, segments: An
     if parts == 1:
         grads, logged = grad(params, tokens, segments, key)
     elif _is_plain_mean(config, len(tokens)):  # each device adds up its rows, and devices are summed once
-        rows = sharding(jax.sharding.get_abstract_mesh(), ("batch", None), tokens.shape).spec
-        axes = rows[0]
+        whole, rows = PartitionSpec(), PartitionSpec("data")
 
         def of_device(params, tokens, segments):
-            return jax.lax.pmean(accumulated(params, tokens, segments), axes)
+            return jax.lax.pmean(accumulated(params, tokens, segments), "data")
 
-        whole = PartitionSpec()
-        split = jax.shard_map(of_device, in_specs=(whole, rows, rows), out_specs=whole, check_vma=False)
-        grads, logged = split(params, tokens, segments)
+        of_devices = jax.shard_map(of_device, in_specs=(whole, rows, rows), out_specs=whole, check_vma=False)
+        grads, logged = of_devices(params, tokens, segments)
     else:
         grads, logged = accumulated(params, tokens, segments)
     if loss_scale is not None:
@@ -151,8 +149,7 @@ def _is_plain_mean(config: TrainConfig, num_rows: int) -> bool:
     mesh, model = jax.sharding.get_abstract_mesh(), config.model
     if mesh.size == 1 or mesh.shape.get("data") != mesh.size or num_rows % (mesh.size * config.accumulation_steps):
         return False
-    joins = config.delayed_sync or model.experts or model.dropout or model.has_float8_products
-    return not joins and model.compute_dtype != "float16"
+    return not (config.delayed_sync or model.experts or model.dropout or model.has_float8_products)
 
 
 def _update(config: TrainConfig, optimizer: Optimizer, trained, hyper, tokens, segments, fraction, key):
