@@ -63,6 +63,15 @@ def test_a_block_equals_optax_adamw_step_by_step():
     assert largest_difference(state.params, params) < 2e-5
 
 
+@pytest.mark.parametrize(("norm", "clipped"), [(0.5, 0.5), (5.0, 1.0), (0.0, 0.0)])
+def test_gradients_above_the_limit_are_brought_to_it_and_others_left_alone(norm, clipped):
+    shapes = {"input": {"embedding": jnp.zeros((1, 2))}}
+    optimizer = make_optimizer(OptimizerConfig(name="sgd", learning_rate=1.0, beta1=0.0, clip_norm=1.0), MODEL, shapes)
+    grads = jax.tree.map(lambda x: x + norm * jnp.array([0.6, 0.8]), shapes)
+    directions, _ = optimizer.direction.update(grads, optimizer.init(shapes), shapes)
+    np.testing.assert_allclose(jax.tree.leaves(directions)[0], [[0.6 * clipped, 0.8 * clipped]], rtol=1e-6)
+
+
 def test_steps_beyond_the_asked_number_change_nothing():
     two, losses = train(CONFIG, num_steps=2)
     assert int(two.step) == 2
