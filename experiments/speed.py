@@ -12,6 +12,7 @@ import numpy as np
 from kleiber.experiments.config_file import config_hash
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import flops_per_token
+from kleiber.parallel.launcher import num_cores
 from kleiber.train.data.cache import cache_folder
 
 LARGE_WIDTH_FRACTION = 0.8
@@ -69,9 +70,8 @@ def matmul_rate(size: int = 384, repeats: int = 12) -> float:
         start = time.perf_counter()
         a @ a
         best = min(best, time.perf_counter() - start)
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     single = os.environ.get("OPENBLAS_NUM_THREADS") == "1" or os.environ.get("OMP_NUM_THREADS") == "1"
-    return 2.0 * size**3 / best / (1 if single else threads)
+    return 2.0 * size**3 / best / (1 if single else num_cores())
 
 
 def _speed_file() -> Path:

@@ -34,7 +34,7 @@ from kleiber.experiments.failures import (
 from kleiber.experiments.record import read_json, record_path, versions, write_json
 from kleiber.experiments.workers import WARNING
 from kleiber.parallel import hosts
-from kleiber.parallel.launcher import process_in_environment
+from kleiber.parallel.launcher import process_in_environment, runs_on_cpu
 from kleiber.train.manifest import CannotSave
 from kleiber.train.signals import StopRequest
 from kleiber.train.watchdog import hang_seconds
@@ -45,8 +45,7 @@ SPLITS = ("fit", "target", "follow")
 
 def main(directory: Path, split: str, index: int, session: str) -> int:
     """Works until every trunk of the split has its records, or a stop is asked for."""
-    if process_in_environment()[1] == 1 and os.environ.get("JAX_NUM_CPU_DEVICES", "1") == "1":
-        _pin_to_core(index)
+    _stay_on_core(index)
     threading.Thread(target=_beat, args=[directory], name="kleiber-heartbeat", daemon=True).start()
     hosts.connect()
     logging.getLogger("kleiber").addHandler(_WarningsToDriver(logging.WARNING))
@@ -158,10 +157,12 @@ def _beat(directory: Path) -> None:
         time.sleep(min(1.0, hang_seconds() / 5))
 
 
-def _pin_to_core(index: int) -> None:
-    """Keeps this process on one core, before XLA counts the cores it may use: its flag for one thread does not reach
-    all products, and two workers that each use both cores wait for each other: half the speed (docs/speed.md)."""
-    if hasattr(os, "sched_setaffinity"):
+def _stay_on_core(index: int) -> None:
+    """Keeps a process that computes on one CPU device on one core, before XLA counts the cores it may use: its flag for
+    one thread does not reach all products, and two workers that each use both cores wait for each other: half the speed
+    (docs/speed.md). The host of an accelerator keeps all its cores, to compile and to read data."""
+    is_one = os.environ.get("JAX_NUM_CPU_DEVICES", "1") == "1" and process_in_environment()[1] == 1
+    if is_one and runs_on_cpu() and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[index % len(cores)]})
 

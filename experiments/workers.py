@@ -12,7 +12,7 @@ from typing import IO
 
 from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_RESUMABLE
 from kleiber.experiments.failures import MAX_ATTEMPTS, exit_reason, note_death
-from kleiber.parallel.launcher import has_accelerator, process_in_environment
+from kleiber.parallel.launcher import has_accelerator, num_cores, process_in_environment, runs_on_cpu
 from kleiber.train.config import TrainConfig
 from kleiber.train.watchdog import hang_seconds
 
@@ -182,11 +182,21 @@ def num_devices(configs: Iterable[TrainConfig]) -> int:
 
 def default_workers(configs: Sequence[TrainConfig]) -> int:
     """Returns one worker for each core on CPU, and one in all for runs that share devices: meshes and accelerators."""
-    if process_in_environment()[1] > 1 or num_devices(configs) > 1:
+    if process_in_environment()[1] > 1 or num_devices(configs) > 1 or not runs_on_cpu():
         return 1
-    if has_accelerator() and os.environ.get("JAX_PLATFORMS") != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return num_cores()
+
+
+def idle_cores(config: TrainConfig) -> str:
+    """Returns the line that tells whoever trains one run how to use the cores it leaves idle, or nothing.
+
+    Args:
+      config: of the run; a mesh of one CPU device works on one core.
+    """
+    shares = [n for n in range(2, num_cores() + 1) if config.batch_size % n == 0]
+    if not shares or config.mesh.num_devices > 1 or process_in_environment()[1] > 1 or not runs_on_cpu():
+        return ""
+    return f"1 of {num_cores()} cores trains this run; --set mesh.data={shares[-1]} shares its batch among {shares[-1]}"
 
 
 def worker_environment(num_devices: int = 1) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What surrounds this process: its launcher, and accelerators. Needs no jax, so drivers start fast.
+"""What surrounds this process: its launcher, its cores, and accelerators. Needs no jax, so drivers start fast.
 
 Slurm, Open MPI, Kubernetes (indexed jobs) and Cloud TPU are recognised by jax.distributed; anywhere else three
 variables do: KLEIBER_COORDINATOR=host:port, KLEIBER_NUM_PROCESSES and KLEIBER_PROCESS_ID.
@@ -37,6 +37,16 @@ def process_in_environment() -> tuple[int, int]:
 def has_accelerator() -> bool:
     """Returns whether this machine shows a GPU or a TPU, without asking JAX, which would take hold of it."""
     return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0"))
+
+
+def runs_on_cpu() -> bool:
+    """Returns whether JAX will have CPU devices alone: no accelerator shows, or JAX_PLATFORMS=cpu leaves it out."""
+    return not has_accelerator() or os.environ.get("JAX_PLATFORMS") == "cpu"
+
+
+def num_cores() -> int:
+    """Returns the cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _as_int(name: str) -> int:

@@ -9,7 +9,12 @@ import sys
 import numpy as np
 import pytest
 
+from kleiber.experiments.worker import _stay_on_core
+from kleiber.experiments.workers import idle_cores
+from kleiber.model.config import ModelConfig
+from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.launcher import process_in_environment
+from kleiber.train.config import OptimizerConfig, TrainConfig
 
 EXPERIMENT = """
 from kleiber.experiments.experiment import Experiment
@@ -65,6 +70,58 @@ def test_two_processes_of_four_devices_train_what_one_of_eight_trains(tmp_path):
     ends = [(process.communicate(timeout=400)[0], process.returncode) for process in processes]
     assert [code for _, code in ends] == [0, 0], ends
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes this process see a number of cores, and an accelerator or none."""
+
+    def pretend(num_cores=8, has_accelerator=False):
+        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+        monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(num_cores)))
+        monkeypatch.setattr("kleiber.parallel.launcher.has_accelerator", lambda: has_accelerator)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_cores", "mesh", "has_accelerator", "told"),
+    [
+        (16, 8, MeshConfig(), False, "1 of 8 cores trains this run; --set mesh.data=8 shares its batch among 8"),
+        (12, 8, MeshConfig(), False, "1 of 8 cores trains this run; --set mesh.data=6 shares its batch among 6"),
+        (7, 2, MeshConfig(), False, ""),
+        (16, 1, MeshConfig(), False, ""),
+        (16, 8, MeshConfig(data=2), False, ""),
+        (16, 8, MeshConfig(), True, ""),
+    ],
+)
+def test_a_run_on_one_core_is_told_the_mesh_that_uses_the_idle_ones(
+    machine, batch_size, num_cores, mesh, has_accelerator, told
+):
+    machine(num_cores, has_accelerator)
+    model = ModelConfig(d_model=16, num_layers=1, num_heads=2, seq_len=16)
+    config = TrainConfig(model, OptimizerConfig(3e-3), num_tokens=(2_560,), batch_size=batch_size, mesh=mesh)
+    assert idle_cores(config) == told
+
+
+def test_a_worker_stays_on_one_core_where_it_computes_on_cpu_and_keeps_all_where_it_feeds_an_accelerator(
+    machine, monkeypatch
+):
+    stays = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: stays.append(cores))
+    machine(has_accelerator=True)
+    _stay_on_core(3)
+    assert stays == []
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    _stay_on_core(3)
+    assert stays == [{3}]
+    machine(has_accelerator=False)
+    _stay_on_core(9)
+    assert stays == [{3}, {1}]
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+    _stay_on_core(0)
+    assert stays == [{3}, {1}]
 
 
 def test_a_process_without_a_launcher_is_alone(monkeypatch):

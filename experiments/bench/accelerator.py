@@ -14,8 +14,9 @@ from kleiber.experiments.bench.goals import ACCELERATOR_GOALS, AcceleratorGoal
 from kleiber.experiments.bench.interleave import Samples, interleaved, seconds_of, spread_of
 from kleiber.experiments.bench.machine import accelerator
 from kleiber.experiments.bench.partner import measure_fresh
-from kleiber.experiments.bench.setting import Setting, num_cores
+from kleiber.experiments.bench.setting import Setting
 from kleiber.experiments.bench.workloads import SHORT_WORKLOADS, WORKLOADS, Workload
+from kleiber.parallel.launcher import num_cores
 
 PEAK_SIZES, SHORT_PEAK_SIZES = (4096, 8192), (128,)
 SAME_LOSS = 1e-3

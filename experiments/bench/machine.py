@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.bench.setting import Setting, num_cores
+from kleiber.experiments.bench.setting import Setting
+from kleiber.parallel.launcher import num_cores
 
 HOUSE = Path(__file__).parents[2]
 PACKAGES = (

@@ -10,7 +10,8 @@ from kleiber.experiments.bench.figures import Figure, spread_figure
 from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.interleave import Samples
 from kleiber.experiments.bench.partner import measure_fresh
-from kleiber.experiments.bench.setting import Setting, num_cores
+from kleiber.experiments.bench.setting import Setting
+from kleiber.parallel.launcher import num_cores
 from kleiber.train.config import TrainConfig
 
 SHAPE = (512, 1024)

@@ -1,6 +1,5 @@
 """How a bench is run: rounds, short or long, where, and who hears of the progress."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +28,3 @@ class Setting:
         path = self.folder / f"{name}-{len(list(self.folder.glob(name + '-*')))}"
         path.mkdir(parents=True)
         return path
-
-
-def num_cores() -> int:
-    """Returns the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,11 +1,11 @@
 """The shapes and the arrangements that the step bench compares. Needs neither jax nor torch."""
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from kleiber.experiments.workers import worker_environment
 from kleiber.model.config import ModelConfig
+from kleiber.parallel.launcher import num_cores
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def shapes() -> dict[str, StepShape]:
 
 def arrangements() -> dict[str, Arrangement]:
     """Returns the ways to use all cores for one model, by name."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     return {
         "kleiber_threads": Arrangement("kleiber", cores),
         "kleiber_data": Arrangement("kleiber", cores, cores),

@@ -14,9 +14,10 @@ import numpy as np
 from kleiber.experiments.bench.interleave import interleaved, spread_of
 from kleiber.experiments.bench.matmul import peaks, start_kernels
 from kleiber.experiments.bench.partner import Partner
-from kleiber.experiments.bench.setting import Setting, num_cores
+from kleiber.experiments.bench.setting import Setting
 from kleiber.experiments.bench.step_shapes import Arrangement, arrangements, shapes
 from kleiber.model.counts import flops_per_token, flops_per_token_causal
+from kleiber.parallel.launcher import num_cores
 
 AGREEMENT = 2e-3
 """Relative difference of the losses of the first steps up to which two peers train the same thing. Equal at step one

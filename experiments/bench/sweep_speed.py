@@ -23,10 +23,11 @@ from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.interleave import interleaved, seconds_of
 from kleiber.experiments.bench.partner import Partner
 from kleiber.experiments.bench.session import Unavailable
-from kleiber.experiments.bench.setting import Setting, num_cores
+from kleiber.experiments.bench.setting import Setting
 from kleiber.experiments.cells import trunk_cells
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.record import read_records
+from kleiber.parallel.launcher import num_cores
 from kleiber.train.config import TrainConfig
 
 Losses = dict[tuple[str, int], float]

@@ -38,6 +38,7 @@ def run(options: Options) -> int:
     """Trains the run in a sweep directory of its own, with the same records, checkpoints and resume."""
     from kleiber.experiments.record import read_records
     from kleiber.experiments.sweep import run_sweep
+    from kleiber.experiments.workers import idle_cores
 
     experiment = load_experiment(options.experiment)
     if not 0 <= options.trunk < len(experiment.trunks):
@@ -45,6 +46,8 @@ def run(options: Options) -> int:
     config = experiment.trunks[options.trunk]
     for assignment in options.set:
         config = set_field(config, assignment)
+    if (hint := idle_cores(config)) and not options.json:
+        print(hint)
     one = replace(experiment, trunks=(config,), targets=(), laws=())
     directory = options.out or Path("out") / f"train-{experiment.name}"
     result = run_sweep(
