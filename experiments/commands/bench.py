@@ -1,7 +1,7 @@
 """Measures what this machine gives: matmul peak, tokens per second, compile time, memory, start-up, data, checkpoints,
 fits, each beside its peers in the same run and next to its goal.
 
-Without names all sections run, about fifteen minutes on two cores. Peers in PyTorch need the extra `bench`; without it
+Without names all sections run, about forty minutes on two cores. Peers in PyTorch need the extra `bench`; without it
 they are left out. --out keeps the result as JSON by machine and commit, --figure draws what is kept.
 Exit code 3 when a section failed; a goal that is not met is no failure.
 
@@ -37,7 +37,7 @@ class Options:
     """Tiny shapes and few rounds: shows in seconds that a section runs. No goal is judged."""
     sweep_scale: float = 0.1
     """Part of the quickstart's tokens that section sweep trains, with a warm compilation cache; 1 is the whole of it
-    with an empty one, some forty minutes a round on two cores."""
+    with an empty one, some twenty minutes a round on two cores."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object."""
     out: Path | None = None
