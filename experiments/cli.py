@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return EXIT_CANNOT_WRITE
     except KeyboardInterrupt:
-        print(f"\nkleiber {verb}: interrupted; the same line goes on from what is saved, if anything is", file=sys.stderr)
+        print(f"\nkleiber {verb}: interrupted; the same line goes on from what is saved, if any is", file=sys.stderr)
         return EXIT_RESUMABLE
 
 
