@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
 from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_RESUMABLE
 from kleiber.experiments.failures import MAX_ATTEMPTS, exit_reason, note_death
+from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.launcher import has_accelerator, num_cores, process_in_environment, runs_on_cpu
 from kleiber.train.config import TrainConfig
 from kleiber.train.watchdog import hang_seconds
@@ -187,16 +188,19 @@ def default_workers(configs: Sequence[TrainConfig]) -> int:
     return num_cores()
 
 
-def idle_cores(config: TrainConfig) -> str:
+def idle_cores_hint(config: TrainConfig) -> str:
     """Returns the line that tells whoever trains one run how to use the cores it leaves idle, or nothing.
 
     Args:
       config: of the run; a mesh of one CPU device works on one core.
     """
-    shares = [n for n in range(2, num_cores() + 1) if config.batch_size % n == 0]
-    if not shares or config.mesh.num_devices > 1 or process_in_environment()[1] > 1 or not runs_on_cpu():
+    if config.mesh.num_devices > 1 or process_in_environment()[1] > 1 or not runs_on_cpu():
         return ""
-    return f"1 of {num_cores()} cores trains this run; --set mesh.data={shares[-1]} shares its batch among {shares[-1]}"
+    for count in range(num_cores(), 1, -1):
+        with contextlib.suppress(ValueError):  # the config knows which meshes divide it
+            replace(config, mesh=MeshConfig(data=count))
+            return f"1 of {num_cores()} cores trains this run; --set mesh.data={count} shares its batch among {count}"
+    return ""
 
 
 def worker_environment(num_devices: int = 1) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from kleiber.experiments.worker import _stay_on_core
-from kleiber.experiments.workers import idle_cores
+from kleiber.experiments.workers import idle_cores_hint
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.launcher import process_in_environment
@@ -26,7 +27,7 @@ from kleiber.train.config import DataConfig, EvalConfig, OptimizerConfig, TrainC
 def experiment():
     model = ModelConfig(d_model=16, num_layers=1, num_heads=2, d_ff=32, seq_len=16)
     train = TrainConfig(
-        model, OptimizerConfig(3e-3), num_tokens=(2_560, 5_120), batch_size=8, steps_per_call=20,
+        model, optimizer=OptimizerConfig(3e-3), num_tokens=(2_560, 5_120), batch_size=8, steps_per_call=20,
         data=DataConfig(corpus="text.txt"), mesh=MeshConfig(data=2, fsdp=2, tensor=2), evaluation=EvalConfig(1024, 8),
     )
     return Experiment(name="hosts", question="Do hosts agree?", trunks=(train,))
@@ -57,11 +58,21 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_two_processes_of_four_devices_train_what_one_of_eight_trains(tmp_path):
-    (tmp_path / "experiment.py").write_text(EXPERIMENT)
+def write_experiment(folder, **changes):
+    """Writes EXPERIMENT and its text; changes replace what follows a field's equals sign."""
+    experiment = EXPERIMENT
+    for field, value in changes.items():
+        experiment, count = re.subn(rf"{field}=[\w]+(\([^)]*\))?", f"{field}={value}", experiment)
+        assert count == 1, field
     words = np.array(["alpha", "beta", "gamma", "delta", "scaling", "law", "of", "the", "model"])
     lines = (" ".join(row) for row in words[np.random.default_rng(0).integers(0, 9, (600, 60))])
-    (tmp_path / "text.txt").write_text("\n\n".join(lines))
+    folder.mkdir(exist_ok=True)
+    (folder / "experiment.py").write_text(experiment)
+    (folder / "text.txt").write_text("\n\n".join(lines))
+
+
+def test_two_processes_of_four_devices_train_what_one_of_eight_trains(tmp_path):
+    write_experiment(tmp_path)
     alone = launch(tmp_path, "one")
     said, _ = alone.communicate(timeout=400)
     assert alone.returncode == 0, said
@@ -70,6 +81,22 @@ def test_two_processes_of_four_devices_train_what_one_of_eight_trains(tmp_path):
     ends = [(process.communicate(timeout=400)[0], process.returncode) for process in processes]
     assert [code for _, code in ends] == [0, 0], ends
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+def test_three_devices_share_a_batch_of_validation_that_does_not_divide_among_them(tmp_path):
+    for name, mesh in (("three", "MeshConfig(data=3)"), ("one", "MeshConfig()")):
+        write_experiment(tmp_path / name, mesh=mesh, batch_size=6)
+        said, _ = launch(tmp_path / name, "out").communicate(timeout=300)
+        assert b"Traceback" not in said, said.decode()
+    assert losses(tmp_path / "three" / "out") == pytest.approx(losses(tmp_path / "one" / "out"), rel=1e-5)
+
+
+def test_a_run_without_a_loss_is_told_without_a_traceback(tmp_path):
+    write_experiment(tmp_path, mesh="MeshConfig()", optimizer="OptimizerConfig(1e30)")
+    run = launch(tmp_path, "out")
+    said, _ = run.communicate(timeout=300)
+    assert b"Traceback" not in said, said.decode()
+    assert said.splitlines()[-1].startswith(b"d16-L1") and b"diverged" in said.splitlines()[-1], said.decode()
 
 
 @pytest.fixture
@@ -86,23 +113,30 @@ def machine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "num_cores", "mesh", "has_accelerator", "told"),
+    ("batch_size", "num_cores", "fields", "has_accelerator", "told"),
     [
-        (16, 8, MeshConfig(), False, "1 of 8 cores trains this run; --set mesh.data=8 shares its batch among 8"),
-        (12, 8, MeshConfig(), False, "1 of 8 cores trains this run; --set mesh.data=6 shares its batch among 6"),
-        (7, 2, MeshConfig(), False, ""),
-        (16, 1, MeshConfig(), False, ""),
-        (16, 8, MeshConfig(data=2), False, ""),
-        (16, 8, MeshConfig(), True, ""),
+        (16, 8, {}, False, "1 of 8 cores trains this run; --set mesh.data=8 shares its batch among 8"),
+        (12, 8, {}, False, "1 of 8 cores trains this run; --set mesh.data=6 shares its batch among 6"),
+        (7, 2, {}, False, ""),
+        (16, 1, {}, False, ""),
+        (
+            16,
+            8,
+            {"accumulation_steps": 4},
+            False,
+            "1 of 8 cores trains this run; --set mesh.data=4 shares its batch among 4",
+        ),
+        (16, 8, {"mesh": MeshConfig(data=2)}, False, ""),
+        (16, 8, {}, True, ""),
     ],
 )
 def test_a_run_on_one_core_is_told_the_mesh_that_uses_the_idle_ones(
-    machine, batch_size, num_cores, mesh, has_accelerator, told
+    machine, batch_size, num_cores, fields, has_accelerator, told
 ):
     machine(num_cores, has_accelerator)
     model = ModelConfig(d_model=16, num_layers=1, num_heads=2, seq_len=16)
-    config = TrainConfig(model, OptimizerConfig(3e-3), num_tokens=(2_560,), batch_size=batch_size, mesh=mesh)
-    assert idle_cores(config) == told
+    config = TrainConfig(model, OptimizerConfig(3e-3), num_tokens=(2_560,), batch_size=batch_size, **fields)
+    assert idle_cores_hint(config) == told
 
 
 def test_a_worker_stays_on_one_core_where_it_computes_on_cpu_and_keeps_all_where_it_feeds_an_accelerator(

@@ -39,12 +39,13 @@ def evaluate(config: TrainConfig, params: Any, data: RunData) -> Evaluation:
     """Returns the validation loss of params.
 
     Args:
-      config: the trunk; evaluation.batch_size sequences go through at once.
+      config: the trunk; evaluation.batch_size sequences go through at once, or as many more as share alike.
       params: parameters of one member.
       data: gives the windows, padded here to a whole number of batches, and their groups.
     """
     windows, segments = data.windows, data.segments
-    count, size = len(windows), config.evaluation.batch_size
+    count, shards = len(windows), config.mesh.num_batch_shards
+    size = -(-config.evaluation.batch_size // shards) * shards
     padding = -count % size
 
     def batched(array):

@@ -38,7 +38,7 @@ def run(options: Options) -> int:
     """Trains the run in a sweep directory of its own, with the same records, checkpoints and resume."""
     from kleiber.experiments.record import read_records
     from kleiber.experiments.sweep import run_sweep
-    from kleiber.experiments.workers import idle_cores
+    from kleiber.experiments.workers import idle_cores_hint
 
     experiment = load_experiment(options.experiment)
     if not 0 <= options.trunk < len(experiment.trunks):
@@ -46,7 +46,7 @@ def run(options: Options) -> int:
     config = experiment.trunks[options.trunk]
     for assignment in options.set:
         config = set_field(config, assignment)
-    if (hint := idle_cores(config)) and not options.json:
+    if (hint := idle_cores_hint(config)) and not options.json:
         print(hint)
     one = replace(experiment, trunks=(config,), targets=(), laws=())
     directory = options.out or Path("out") / f"train-{experiment.name}"
@@ -64,7 +64,9 @@ def run(options: Options) -> int:
         print(json.dumps({**result.summary, "records": records}, indent=1))
         return result.exit_code
     for record in records:
-        loss = record["loss"]
-        scored = f"loss {loss:.4f} +- {record['loss_standard_error']:.4f} nats per token" if loss else record["reason"]
-        print(f"{record['run_id']}: {record['status']}, {scored}, {record['tokens_per_second']:,.0f} tokens/s")
+        said = record["reason"]
+        if record.get("loss"):  # a run that failed has none, nor a speed
+            loss, error = record["loss"], record["loss_standard_error"]
+            said = f"loss {loss:.4f} +- {error:.4f} nats per token, {record['tokens_per_second']:,.0f} tokens/s"
+        print(f"{record['run_id']}: {record['status']}, {said}")
     return result.exit_code
