@@ -258,6 +258,7 @@ def test_the_figure_brings_together_what_was_measured_at_two_commits(tmp_path, c
     for commit, section, detail in (
         ("abc", "step", {"steps": {"d64": {"ratios": {"torch": row}}}}),
         ("def", "sweep", {"sweep_ratio_to_pytorch": {**row, "median": 1.7, "high": 1.8}}),
+        ("ghi", "sweep", {"sweep_ratio_to_pytorch": {**row, "median": 1.6}, "scale": 0.1}),
     ):
         kept = result(commit, section)
         kept["sections"][section]["detail"], kept["machine"]["versions"] = detail, {"jax": "0.10.2"}
@@ -265,8 +266,8 @@ def test_the_figure_brings_together_what_was_measured_at_two_commits(tmp_path, c
     code, said = bench(capsys, "--figure", str(tmp_path))
     assert code == 0, said.err
     texts = set(re.findall("<!-- (.*?) -->", (tmp_path / "benchmarks.svg").read_text()))
-    assert {"d64", "sweep", "1.5", "1.7"} <= texts
-    assert any(text.endswith("abc, def") for text in texts) and not any("commit (ratio" in text for text in texts)
+    assert {"d64", "sweep", "sweep x 0.1", "1.5", "1.6", "1.7"} <= texts
+    assert any(text.endswith("abc, def, ghi") for text in texts) and not any("commit (ratio" in text for text in texts)
 
 
 def test_every_section_names_a_function_that_is_there():
