@@ -14,7 +14,7 @@ from kleiber.experiments.bench import results, sections
 from kleiber.experiments.bench.figures import Figure, at_least, at_most, figure_of_data
 from kleiber.experiments.bench.growth import growth_figures
 from kleiber.experiments.bench.interleave import Samples, interleaved, median_interval, spread_of
-from kleiber.experiments.bench.machine import command_line, machine_name
+from kleiber.experiments.bench.machine import command_line, machine_name, processor
 from kleiber.experiments.bench.one_model import fractions_of_peak, ratio_figures
 from kleiber.experiments.bench.peaks import bfloat16_peak
 from kleiber.experiments.bench.session import summarised
@@ -232,6 +232,16 @@ def test_a_short_result_is_not_kept(tmp_path, capsys):
         results.keep(tmp_path, result("abc", "step", is_short=True))
     code, said = bench(capsys, "matmul", "--short", "--out", str(tmp_path))
     assert code == 2 and "not kept" in said.err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [("fpu avx avx2 fma", "A CPU, AVX2"), ("avx512f avx2 avx512bw", "A CPU, AVX-512"), ("fpu sse2", "A CPU")],
+)
+def test_two_processors_of_one_name_are_told_apart_by_their_widest_vectors(flags, expected, tmp_path):
+    described = tmp_path / "cpuinfo"
+    described.write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: {flags}\nbugs\t\t: avx2_bug\n")
+    assert processor(described) == expected
 
 
 def test_the_name_of_a_machine_tells_its_kind_alone():

@@ -19,7 +19,12 @@ PACKAGES = (
     "kleiber", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "torch",
     "jax-cuda12-plugin", "libtpu",
 )  # fmt: skip
-FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+FLAGS = (
+    "XLA_FLAGS", "JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE",
+    "MKL_ENABLE_INSTRUCTIONS", "DNNL_MAX_CPU_ISA",
+)  # fmt: skip
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sve": "SVE", "asimd": "NEON"}
+"""Vector instructions by the flag that tells of them, widest first."""
 
 
 def describe_machine() -> dict[str, Any]:
@@ -47,14 +52,23 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def processor() -> str:
-    """Returns the name of the processor's model."""
+def processor(described: Path = Path("/proc/cpuinfo")) -> str:
+    """Returns the processor's model and its widest vector instructions, such as `AMD EPYC, AVX-512`.
+
+    A virtual machine often says no more of its model than the maker, and libraries differ most in the vectors they use.
+
+    Args:
+      described: where Linux describes the processor; elsewhere it is absent, and the model stands alone.
+    """
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = described.read_text()
     except OSError:
         text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    known = set(flags[1].split()) if flags else set()
+    name = model[1].strip() if model else platform.processor() or platform.machine()
+    return ", ".join([name, *[vectors for flag, vectors in VECTORS.items() if flag in known][:1]])
 
 
 def accelerator() -> str | None:
