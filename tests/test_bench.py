@@ -256,11 +256,11 @@ def test_the_figure_shows_each_ratio_with_its_spread(tmp_path, capsys):
     kept["machine"]["versions"] = {"jax": "0.10.2"}
     results.keep(tmp_path, summarised(kept))
     code, said = bench(capsys, "--figure", str(tmp_path))
-    drawn = (tmp_path / "benchmarks.svg").read_text()
-    assert code == 0 and "benchmarks.svg" in said.out
+    drawn = (tmp_path / "a-r-cpu-2-cores.svg").read_text()
+    assert code == 0 and "a-r-cpu-2-cores.svg" in said.out
     assert {"d64", "1.2", "1.3"} <= set(re.findall("<!-- (.*?) -->", drawn))  # matplotlib notes each text it draws
     bench(capsys, "--figure", str(tmp_path))
-    assert (tmp_path / "benchmarks.svg").read_text() == drawn, "the same results give the same bytes"
+    assert (tmp_path / "a-r-cpu-2-cores.svg").read_text() == drawn, "the same results give the same bytes"
 
 
 def test_the_figure_brings_together_what_was_measured_at_two_commits(tmp_path, capsys):
@@ -275,9 +275,23 @@ def test_the_figure_brings_together_what_was_measured_at_two_commits(tmp_path, c
         results.keep(tmp_path, summarised(kept))
     code, said = bench(capsys, "--figure", str(tmp_path))
     assert code == 0, said.err
-    texts = set(re.findall("<!-- (.*?) -->", (tmp_path / "benchmarks.svg").read_text()))
+    texts = set(re.findall("<!-- (.*?) -->", (tmp_path / "a-r-cpu-2-cores.svg").read_text()))
     assert {"d64", "sweep", "sweep x 0.1", "1.5", "1.6", "1.7"} <= texts
     assert any(text.endswith("abc, def, ghi") for text in texts) and not any("commit (ratio" in text for text in texts)
+
+
+def test_a_slower_machine_keeps_its_own_figure_beside_a_faster_one(tmp_path, capsys):
+    for vectors, median in (("AVX2", 1.1), ("AVX-512", 2.2)):
+        kept = result("abc", "step")
+        row = {"median": median, "low": median, "high": median, "rounds": 5}
+        kept["sections"]["step"]["detail"] = {"steps": {"d64": {"ratios": {"torch": row}}}}
+        kept["machine"] |= {"processor": f"A CPU, {vectors}", "versions": {"jax": "0.10.2"}}
+        results.keep(tmp_path, summarised(kept))
+    code, said = bench(capsys, "--figure", str(tmp_path))
+    assert code == 0, said.err
+    for name, shown, other in (("a-cpu-avx2", "1.1", "2.2"), ("a-cpu-avx-512", "2.2", "1.1")):
+        texts = re.findall("<!-- (.*?) -->", (tmp_path / f"{name}-2-cores.svg").read_text())
+        assert shown in texts and other not in texts
 
 
 def test_every_section_names_a_function_that_is_there():

@@ -29,27 +29,30 @@ def ratios(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def draw_results(results: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Draws the newest ratios of the machine measured last, and their history, and returns the path.
+def draw_results(results: Sequence[dict[str, Any]], folder: Path, suffix: str = ".svg") -> list[Path]:
+    """Draws the newest ratios of each kind of machine, and their history; returns the paths, one a kind of machine.
 
     Args:
       results: as kept, oldest first.
-      path: of the SVG, or of another format by its suffix.
+      folder: takes <machine>.svg.
+      suffix: of the format.
 
     Raises:
       ValueError: no result holds a ratio to a peer.
     """
     import matplotlib
 
-    name = machine_name(results[-1]["machine"])
-    history = [result for result in results if machine_name(result["machine"]) == name and ratios(result)]
-    if not history:
+    histories: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        if ratios(result):
+            histories.setdefault(machine_name(result["machine"]), []).append(result)
+    if not histories:
         raise ValueError("no kept result holds a ratio to a peer; `kleiber bench step --out FOLDER` measures them.")
+    paths = [folder / f"{name}{suffix}" for name in histories]
     with house_style(), matplotlib.rc_context({"svg.hashsalt": "kleiber"}):
-        figure = results_figure(history)
-        metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, metadata=metadata)
-    return path
+        for path, history in zip(paths, histories.values(), strict=True):
+            results_figure(history).savefig(path, metadata={"Date": None} if suffix == ".svg" else None)
+    return paths
 
 
 def results_figure(history: Sequence[dict[str, Any]]) -> "Figure":

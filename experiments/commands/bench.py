@@ -43,7 +43,7 @@ class Options:
     out: Path | None = None
     """Keep the result in this folder, as <machine>-<commit>.json."""
     figure: Path | None = None
-    """Measure nothing; draw the results kept in this folder into its benchmarks.svg."""
+    """Measure nothing; draw the results kept in this folder into it, one <machine>.svg for each kind of machine."""
 
 
 def run(options: Options) -> int:
@@ -95,5 +95,6 @@ def _draw(folder: Path) -> int:
     from kleiber.experiments.bench.drawing import draw_results
     from kleiber.experiments.bench.results import read_results
 
-    print(f"drew {draw_results(read_results(folder), folder / 'benchmarks.svg')}")
+    for path in draw_results(read_results(folder), folder):
+        print(f"drew {path}")
     return EXIT_DONE
