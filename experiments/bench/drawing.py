@@ -29,13 +29,12 @@ def ratios(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def draw_results(results: Sequence[dict[str, Any]], folder: Path, suffix: str = ".svg") -> list[Path]:
+def draw_results(results: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     """Draws the newest ratios of each kind of machine, and their history; returns the paths, one a kind of machine.
 
     Args:
       results: as kept, oldest first.
       folder: takes <machine>.svg.
-      suffix: of the format.
 
     Raises:
       ValueError: no result holds a ratio to a peer.
@@ -48,10 +47,10 @@ def draw_results(results: Sequence[dict[str, Any]], folder: Path, suffix: str = 
             histories.setdefault(machine_name(result["machine"]), []).append(result)
     if not histories:
         raise ValueError("no kept result holds a ratio to a peer; `kleiber bench step --out FOLDER` measures them.")
-    paths = [folder / f"{name}{suffix}" for name in histories]
+    paths = [folder / f"{name}.svg" for name in histories]
     with house_style(), matplotlib.rc_context({"svg.hashsalt": "kleiber"}):
         for path, history in zip(paths, histories.values(), strict=True):
-            results_figure(history).savefig(path, metadata={"Date": None} if suffix == ".svg" else None)
+            results_figure(history).savefig(path, metadata={"Date": None})
     return paths
 
 

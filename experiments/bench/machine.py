@@ -68,7 +68,8 @@ def processor(described: Path = Path("/proc/cpuinfo")) -> str:
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     known = set(flags[1].split()) if flags else set()
     name = model[1].strip() if model else platform.processor() or platform.machine()
-    return ", ".join([name, *[vectors for flag, vectors in VECTORS.items() if flag in known][:1]])
+    widest = next((vectors for flag, vectors in VECTORS.items() if flag in known), None)
+    return f"{name}, {widest}" if widest else name
 
 
 def accelerator() -> str | None:
