@@ -31,14 +31,14 @@ miniature: install-all ## the whole way in about a minute: plan, train, fit, for
 	@.ci/step miniature .ci/miniature
 
 truth: install-all ## does the fit find planted laws, inside its own intervals, as often as it says?
-	@.ci/step truth $(BIN)/python -m kleiber.scaling.truth
+	@.ci/step truth env PYTHONPATH=tests $(BIN)/python -m truth
 
 chaos: install-all ## kill, damage, fill, freeze: the failure tests R1 to R24 in their long form, into docs/reliability.md
-	@.ci/step chaos $(BIN)/python -m kleiber.experiments.chaos --write docs/reliability.md
+	@.ci/step chaos env PYTHONPATH=tests $(BIN)/python -m chaos --write docs/reliability.md
 
 lock: install-all ## renew constraints.txt: the newest versions that fit together, for Python 3.11 and later
 	@.ci/lock
 
 clean: ## remove .venv and the tools' caches; results in out/ stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build kleiber.egg-info
-	find model train parallel scaling experiments tests -name __pycache__ -prune -exec rm -rf {} +
+	find model train parallel scaling experiments kleiber tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Maps the top-level rooms into the `kleiber` namespace, so nothing generic lands in site-packages."""
+"""Maps the top-level rooms into the package `kleiber`, so nothing generic lands in site-packages."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ HERE = Path(__file__).parent
 
 
 def packages() -> list[str]:
-    """Returns every package of every room, as `kleiber.<room>[.<folder> ...]`."""
+    """Returns kleiber and every package of every room, as `kleiber.<room>[.<folder> ...]`."""
     folders = (init.parent for room in ROOMS for init in (HERE / room).rglob("__init__.py"))
-    return sorted("kleiber." + ".".join(folder.relative_to(HERE).parts) for folder in folders)
+    return ["kleiber", *sorted("kleiber." + ".".join(folder.relative_to(HERE).parts) for folder in folders)]
 
 
 DATA = ["botocore==1.44.5"]
@@ -22,8 +22,8 @@ DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.1
 
 setup(
     packages=packages(),
-    package_dir={f"kleiber.{room}": room for room in ROOMS},
-    package_data={"kleiber.experiments": ["report/*.css", "report/*.html"]},
+    package_dir={"kleiber": "kleiber"} | {f"kleiber.{room}": room for room in ROOMS},
+    package_data={"kleiber": ["py.typed"], "kleiber.experiments": ["report/*.css", "report/*.html"]},
     extras_require={
         "data": DATA,
         "notebook": NOTEBOOK,

@@ -6,9 +6,9 @@ import os
 import signal
 import sys
 
-from kleiber.experiments.errors import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
+from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
 from kleiber.experiments.terminal import printable
-from kleiber.parallel.launcher import has_accelerator
+from kleiber.parallel.environment import has_accelerator
 
 VERBS = {
     "plan": "cells, counts, FLOPs, seconds and expected standard errors of an experiment; starts nothing",

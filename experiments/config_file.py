@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.experiment import Experiment
-from kleiber.train.identity import said
+from kleiber.train.checkpoints.identity import said
 
 CONFIGS = Path(__file__).parent / "configs"
 

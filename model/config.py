@@ -93,8 +93,8 @@ class ModelConfig:
     compute_dtype: Dtype = "float32"
     """Arithmetic of the products; norms, softmax and the loss stay in float32. float16 trains with a loss scale."""
     has_float8_products: bool = False
-    """Whether operands of the products inside the blocks are rounded to 8 bits (kleiber.model.float8): fast where the
-    hardware has such products, emulated elsewhere."""
+    """Whether operands of the products inside the blocks are rounded to 8 bits (kleiber.model.kernels.float8): fast
+    where the hardware has such products, emulated elsewhere."""
     has_scanned_layers: bool = False
     """Whether the blocks run as one scanned block: faster to compile, the same numbers."""
     has_remat: bool = False

@@ -16,8 +16,8 @@ import numpy as np
 from flax import nnx
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.experts import Routing
-from kleiber.model.transformer import Transformer, block_name
+from kleiber.model.families.decoder import Transformer, block_name
+from kleiber.model.layers.experts import Routing
 
 Params = dict[str, Any]
 

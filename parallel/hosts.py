@@ -1,4 +1,4 @@
-"""Several processes, one mesh: start-up as the launcher says (kleiber.parallel.launcher), and agreement between them.
+"""Several processes, one mesh: start-up as the environment says, and agreement between them.
 
 The coordinator has no authentication: use it on a trusted network only.
 """
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kleiber.parallel.launcher import process_in_environment, start_seconds
+from kleiber.parallel.environment import process_in_environment, start_seconds
 
 
 def connect() -> None:

@@ -3,7 +3,6 @@
 No test asserts on seconds.
 """
 
-import importlib
 import json
 import re
 import time
@@ -12,19 +11,19 @@ import pytest
 
 from kleiber.experiments.bench import results, sections
 from kleiber.experiments.bench.figures import Figure, at_least, at_most, figure_of_data
-from kleiber.experiments.bench.growth import growth_figures
 from kleiber.experiments.bench.interleave import Samples, interleaved, median_interval, spread_of
 from kleiber.experiments.bench.machine import command_line, machine_name, processor
 from kleiber.experiments.bench.one_model import fractions_of_peak, ratio_figures
 from kleiber.experiments.bench.peaks import bfloat16_peak
 from kleiber.experiments.bench.session import summarised
-from kleiber.experiments.bench.setting import Setting
-from kleiber.experiments.bench.startup import start_figures
+from kleiber.experiments.bench.setting import Setting, find_function
 from kleiber.experiments.bench.step_shapes import StepShape
 from kleiber.experiments.bench.sweep_speed import experiment_of, measure_sweep
-from kleiber.experiments.bench.workloads import SHORT_WORKLOADS, WORKLOADS
 from kleiber.experiments.cli import main
 from kleiber.model.config import ModelConfig
+from sections.growth import growth_figures
+from sections.startup import start_figures
+from sections.workloads import SHORT_WORKLOADS, WORKLOADS
 
 
 def test_candidates_take_turns_and_every_other_round_runs_backwards():
@@ -185,7 +184,7 @@ def test_the_command_measures_short_sections_and_prints_one_json_object(capsys):
 
 def test_a_section_that_fails_leaves_its_reason_and_the_others_go_on(capsys, monkeypatch):
     monkeypatch.setattr("kleiber.experiments.bench.matmul.measure_matmul", lambda setting: 1 / 0)
-    monkeypatch.setattr("kleiber.experiments.bench.guarding.measure_guarding", lambda setting: {"figures": []})
+    monkeypatch.setattr("sections.guarding.measure_guarding", lambda setting: {"figures": []})
     code, said = bench(capsys, "guard", "matmul", "--short", "--json")
     found = json.loads(said.out)["sections"]
     assert code == 3 and "ZeroDivisionError" in found["matmul"]["reason"] and found["guard"]["reason"] is None
@@ -200,7 +199,7 @@ def test_what_is_measured_before_an_interrupt_is_kept(tmp_path, monkeypatch):
     def interrupted(setting):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kleiber.experiments.bench.guarding.measure_guarding", interrupted)
+    monkeypatch.setattr("sections.guarding.measure_guarding", interrupted)
     monkeypatch.setattr("kleiber.experiments.bench.matmul.measure_matmul", lambda setting: {"figures": []})
     assert main(["bench", "matmul", "guard", "--out", str(tmp_path)]) == 75
     assert [list(kept["sections"]) for kept in results.read_results(tmp_path)] == [["matmul"]]
@@ -296,8 +295,7 @@ def test_a_slower_machine_keeps_its_own_figure_beside_a_faster_one(tmp_path, cap
 
 def test_every_section_names_a_function_that_is_there():
     for section in sections.SECTIONS.values():
-        module, function = section.function.split(":")
-        assert callable(getattr(importlib.import_module(f"kleiber.experiments.bench.{module}"), function))
+        assert callable(find_function(section.function))
 
 
 def test_all_trainers_of_a_sweep_are_told_the_same_runs():

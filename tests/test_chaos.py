@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from kleiber.experiments.chaos.battery import TESTS
+from chaos.battery import TESTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "reliability.md"
 
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, dict]:
-    command = [sys.executable, "-m", "kleiber.experiments.chaos", "--short", "--json"]
+    command = [sys.executable, "-m", "chaos", "--short", "--json"]
     # Compiled as for users: runs that are compared bit for bit, and against clocks, are not to be made slow.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=850, env=environment)

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from kleiber.train import checkpoint
+from kleiber.train.checkpoints import checkpoint
 
 STATE = {
     "params": {"embedding": np.arange(12, dtype=np.float32).reshape(3, 4), "mix": np.float32([0.5, 0.25])},

@@ -16,19 +16,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from kleiber.experiments.cli import main
 from kleiber.experiments.commands.compile import parse_mesh
+from kleiber.experiments.compilation.collectives import bytes_by_axis, collectives
+from kleiber.experiments.compilation.hlo import parse, shape_bytes
 from kleiber.experiments.compilation.memory import step_memory
+from kleiber.experiments.compilation.products import estimated_cycles, product_flops
 from kleiber.experiments.compilation.roofline import executed_flops, on_paper, send_seconds, sent_bytes
 from kleiber.experiments.compilation.search import candidates
 from kleiber.experiments.compilation.step import OutOfMemory, compile_step, state_bytes
+from kleiber.experiments.compilation.topology import CHIPS, Links, axis_links, parse_topology
 from kleiber.experiments.presets import MODELS, preset
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.counts import num_params_active, num_params_total
-from kleiber.parallel.collectives import bytes_by_axis, collectives
 from kleiber.parallel.config import MeshConfig
-from kleiber.parallel.hlo import parse, shape_bytes
 from kleiber.parallel.mesh import make_mesh
-from kleiber.parallel.products import estimated_cycles, product_flops
-from kleiber.parallel.topology import CHIPS, Links, axis_links, parse_topology
 from kleiber.train.config import OptimizerConfig, TrainConfig
 
 MODEL = ModelConfig(

@@ -14,7 +14,7 @@ from kleiber.experiments.config_file import (
     to_data,
 )
 from kleiber.experiments.experiment import Experiment
-from kleiber.train.identity import allow_words, differences, is_allowed, run_identity, show
+from kleiber.train.checkpoints.identity import allow_words, differences, is_allowed, run_identity, show
 
 TEN_LINES = """
 from kleiber.experiments.experiment import Experiment

@@ -14,16 +14,16 @@ from tensorflow_datasets.testing import mocking
 
 from kleiber.experiments.cli import main
 from kleiber.train.config import DataConfig
-from kleiber.train.data import corpora
 from kleiber.train.data.cache import build_folder
-from kleiber.train.data.cloud_docs import cloud_docs_builder
-from kleiber.train.data.cloud_docs.cloud_docs_builder import clean, documentation_strings, split_services
-from kleiber.train.data.corpora import find_corpus, prepare_corpus, prepared_folder, read_manifest, read_split
-from kleiber.train.data.overlap import WINDOW_BYTES, overlap_fractions
-from kleiber.train.data.splits import hash_percentile
-from kleiber.train.data.text_file.text_file_builder import cut_text, read_documents
-from kleiber.train.data.wiki_passages import wiki_passages_builder
-from kleiber.train.data.wiki_passages.wiki_passages_builder import split_articles
+from kleiber.train.data.corpora.catalogue import catalogue as corpora
+from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder, read_manifest, read_split
+from kleiber.train.data.corpora.cloud_docs import cloud_docs_builder
+from kleiber.train.data.corpora.cloud_docs.cloud_docs_builder import clean, documentation_strings, split_services
+from kleiber.train.data.corpora.overlap import WINDOW_BYTES, overlap_fractions
+from kleiber.train.data.corpora.splits import hash_percentile
+from kleiber.train.data.corpora.text_file.text_file_builder import cut_text, read_documents
+from kleiber.train.data.corpora.wiki_passages import wiki_passages_builder
+from kleiber.train.data.corpora.wiki_passages.wiki_passages_builder import split_articles
 from kleiber.train.data.windows import open_tokens
 
 
@@ -305,8 +305,10 @@ def test_a_changed_file_is_another_corpus_and_the_same_text_elsewhere_the_same_d
 
 
 def test_the_overlap_is_that_of_a_slow_search(monkeypatch):
-    monkeypatch.setattr("kleiber.train.data.overlap.CHUNK_BYTES", 3_000)
-    monkeypatch.setattr("kleiber.train.data.overlap.FILTER_BITS", 4)  # so that most windows pass the filter by chance
+    monkeypatch.setattr("kleiber.train.data.corpora.overlap.CHUNK_BYTES", 3_000)
+    monkeypatch.setattr(
+        "kleiber.train.data.corpora.overlap.FILTER_BITS", 4
+    )  # so that most windows pass the filter by chance
     training = [[text.encode() for text in list(topics.values())[start : start + 2]] for start in (0, 2)]
     copied = training[1][0][100:400]
     held_out = [

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from kleiber.experiments.compilation.counted_flops import compiled_flops, program_flops
 from kleiber.model import counts
-from kleiber.model.compiled_flops import compiled_flops, program_flops
 from kleiber.model.config import ModelConfig
-from kleiber.model.family import ladder, ladder_between, shape_of_depth, shape_of_width
 from kleiber.model.functional import abstract_params
+from kleiber.model.ladder import ladder, ladder_between, shape_of_depth, shape_of_width
 
 BASE = ModelConfig(d_model=24, num_layers=3, num_heads=4, vocab_size=50, seq_len=20)
 VARIANTS = [

@@ -12,13 +12,13 @@ from kleiber.model.functional import abstract_params
 from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.mesh import make_mesh, use_mesh
 from kleiber.train.config import DataConfig, DelayedSyncConfig, EvalConfig, OptimizerConfig, TrainConfig
-from kleiber.train.delayed_sync import Outer, common_params, outer_optimizer, synchronise
-from kleiber.train.exchange import exchanged_bytes
-from kleiber.train.optimizer import make_optimizer
+from kleiber.train.data.run_data import open_run_data
 from kleiber.train.placement import initial_state, place_batches
-from kleiber.train.run_data import open_run_data
 from kleiber.train.step import Hyperparameters, make_block
 from kleiber.train.trunk import Trunk, TrunkIO
+from kleiber.train.update.delayed_sync import Outer, common_params, outer_optimizer, synchronise
+from kleiber.train.update.exchanged_bytes import exchanged_bytes
+from kleiber.train.update.optimizer import make_optimizer
 
 STEPS, BATCH = 12, 8
 MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, vocab_size=32, seq_len=8, parametrization="standard")

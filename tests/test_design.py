@@ -3,15 +3,22 @@
 import numpy as np
 import pytest
 
-from kleiber.scaling.allocation import Demand, allocate
-from kleiber.scaling.design import design_problem, design_runs, expected_errors, make_pool
-from kleiber.scaling.exchange import Form, Problem, criterion, information, informations_with_one_more, search
-from kleiber.scaling.fit import fit_law
-from kleiber.scaling.known import known_from_fit, known_from_law, rivals_from_laws
-from kleiber.scaling.optimum import optimum
-from kleiber.scaling.simulate import RunNoise, simulate
-from kleiber.scaling.truth.designs import REFERENCE, frontier_point, grid, isoflop, ladder, optimal_params, trunks
-from kleiber.scaling.truth.planning import (
+from kleiber.scaling.designing.design import design_problem, design_runs, expected_errors, make_pool
+from kleiber.scaling.designing.purchases import (
+    Form,
+    Problem,
+    criterion,
+    information,
+    informations_with_one_more,
+    search,
+)
+from kleiber.scaling.designing.simulate import RunNoise, simulate
+from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.fitting.known import known_from_fit, known_from_law, rivals_from_laws
+from kleiber.scaling.forecasting.allocation import Demand, allocate
+from kleiber.scaling.forecasting.optimum import optimum
+from truth.designs import REFERENCE, frontier_point, grid, isoflop, ladder, optimal_params, trunks
+from truth.planning import (
     LADDER,
     NOISE,
     WIDE,

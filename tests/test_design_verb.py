@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from kleiber.experiments.cli import main
-from kleiber.scaling.fit import fit_law
-from kleiber.scaling.simulate import RunNoise, simulate
-from kleiber.scaling.truth.designs import REFERENCE, isoflop
+from kleiber.scaling.designing.simulate import RunNoise, simulate
+from kleiber.scaling.fitting.fit import fit_law
+from truth.designs import REFERENCE, isoflop
 
 LAW = ["design", "chinchilla", "--constants", "E=0.8,A=25.1,B=100,alpha=0.35,beta=0.34", "--ladder", "8"]
 KEYS = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from kleiber.experiments.config_file import load_experiment
-from kleiber.experiments.doctor import diagnose
-from kleiber.experiments.ownership import own_directory
-from kleiber.experiments.record import planned_record, write_json, write_table
-from kleiber.train import checkpoint
+from kleiber.experiments.directory.doctor import diagnose
+from kleiber.experiments.directory.record import planned_record, write_json, write_table
+from kleiber.experiments.sweeping.ownership import own_directory
+from kleiber.train.checkpoints import checkpoint
 
 STATE = {"w": np.arange(6, dtype=np.float32)}
 

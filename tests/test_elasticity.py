@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from kleiber.scaling.elasticity import constancy, elasticities, exchange_rate, interaction, reference_points
-from kleiber.scaling.factors import describe_factors
-from kleiber.scaling.fit import fit_law
+from kleiber.scaling.designing.simulate import RunNoise, simulate
+from kleiber.scaling.explaining.elasticity import constancy, elasticities, exchange_rate, interaction, reference_points
+from kleiber.scaling.explaining.factors import describe_factors
+from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.laws import get_law
-from kleiber.scaling.result import FitResult
-from kleiber.scaling.simulate import RunNoise, simulate
-from kleiber.scaling.truth.designs import REFERENCE, grid, isoflop, ladder, optimal_params
+from truth.designs import REFERENCE, grid, isoflop, ladder, optimal_params
 
 EXACT = RunNoise(1e-7)
 

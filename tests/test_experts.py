@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kleiber.model.compiled_flops import compiled_flops
+from kleiber.experiments.compilation.counted_flops import compiled_flops
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.counts import flops_per_token_computed, num_params_active, num_params_total
-from kleiber.model.experts import Experts, capacity
-from kleiber.model.feed_forward import activate
 from kleiber.model.functional import abstract_params, apply_hidden, init_params
+from kleiber.model.layers.experts import Experts, capacity
+from kleiber.model.layers.feed_forward import activate
 
 DENSE = ModelConfig(d_model=16, num_layers=2, num_heads=2, vocab_size=12, seq_len=8, parametrization="standard")
 

@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from kleiber.scaling.fit import fit_law
-from kleiber.scaling.forecast import baseline_losses, forecast
+from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.fitting.minimise import levenberg_marquardt, newton_polish
+from kleiber.scaling.fitting.objective import Objective
+from kleiber.scaling.fitting.refit import fit_many, simulate
+from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.fitting.scaled_law import make_model
+from kleiber.scaling.fitting.search import residual_function
+from kleiber.scaling.fitting.starts import solve_nonnegative
+from kleiber.scaling.forecasting.forecast import baseline_losses, forecast
+from kleiber.scaling.forecasting.optimum import counted_rule, optimum, plain_rule
 from kleiber.scaling.laws import get_law
-from kleiber.scaling.minimise import levenberg_marquardt, newton_polish
-from kleiber.scaling.model import make_model
-from kleiber.scaling.objective import Objective
-from kleiber.scaling.optimum import counted_rule, optimum, plain_rule
-from kleiber.scaling.refit import fit_many, simulate
-from kleiber.scaling.result import FitResult
-from kleiber.scaling.search import residual_function
-from kleiber.scaling.starts import solve_nonnegative
-from kleiber.scaling.table import from_columns, read_table
-from kleiber.scaling.truth import recovery
-from kleiber.scaling.truth.designs import REFERENCE, SURFACES, grid, isoflop, ladder, optimal_params, surface, trunks
-from kleiber.scaling.warned import SharedTrunkWarning
+from kleiber.scaling.table.table import from_columns, read_table
+from kleiber.scaling.table.warned import SharedTrunkWarning
+from truth import recovery
+from truth.designs import REFERENCE, SURFACES, grid, isoflop, ladder, optimal_params, surface, trunks
 
 DATABLATIONS = Path(__file__).parent / "data" / "datablations" / "runs.csv"
 COLUMNS = {
@@ -229,13 +229,13 @@ def test_fit_json_has_the_contracted_keys(reference_fit):
 
 
 def test_another_process_gives_the_same_bytes():
-    code = "from kleiber.scaling.truth.recovery import fit_digest; print(fit_digest())"
+    code = "from truth.recovery import fit_digest; print(fit_digest())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == recovery.fit_digest()
 
 
 def test_fitting_loads_no_jax():
-    code = "import sys, kleiber.scaling.fit, kleiber.scaling.forecast; print('jax' in sys.modules)"
+    code = "import sys, kleiber.scaling.fitting.fit, kleiber.scaling.forecasting.forecast; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from kleiber.scaling.bootstrap import cluster_bootstrap, parametric_bootstrap, profile
-from kleiber.scaling.fit import fit_law
-from kleiber.scaling.refit import simulate
-from kleiber.scaling.table import from_columns
-from kleiber.scaling.truth.designs import REFERENCE, grid, surface, trunks
+from kleiber.scaling.fitting.bootstrap import cluster_bootstrap, parametric_bootstrap, profile
+from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.fitting.refit import simulate
+from kleiber.scaling.table.table import from_columns
+from truth.designs import REFERENCE, grid, surface, trunks
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kleiber.experiments.cli import main
-from kleiber.scaling.ledger import Ledger
-from kleiber.scaling.truth.designs import REFERENCE, grid, surface
+from kleiber.scaling.forecasting.ledger import Ledger
+from truth.designs import REFERENCE, grid, surface
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kleiber.scaling.truth import intervals
-from kleiber.scaling.truth.designs import grid
+from truth import intervals
+from truth.designs import grid
 
 SLACK = 3.5
 """Monte Carlo errors of grace: a sound interval fails one of 30 counts about once in 100 changes of seed."""

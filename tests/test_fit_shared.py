@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from kleiber.scaling.fit import fit_law
-from kleiber.scaling.forecast import combined_forecast, forecast
-from kleiber.scaling.table import from_columns
+from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.forecasting.forecast import combined_forecast, forecast
+from kleiber.scaling.table.table import from_columns
 
 SHORT_RUNS = np.array(
     [

@@ -7,26 +7,26 @@ import sys
 import numpy as np
 import pytest
 
-from kleiber.experiments.bench.growth import growth_exponent
-from kleiber.experiments.bench.synthetic import synthetic_experiment, synthetic_records
-from kleiber.experiments.cells import trunk_cells
 from kleiber.experiments.config_file import to_data
-from kleiber.experiments.plan import make_plan
-from kleiber.experiments.record import planned_record, record_path, write_json, write_table
+from kleiber.experiments.directory.record import planned_record, record_path, write_json, write_table
+from kleiber.experiments.planning.cells import trunk_cells
+from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.results import MOST_CURVES, curves_of, read_results, trunks_with_curves
 from kleiber.experiments.report.tables import MOST_ROWS, run_table
-from kleiber.scaling.design import independent_rows
+from kleiber.scaling.designing.design import independent_rows
+from kleiber.scaling.designing.simulate import RunNoise
 from kleiber.scaling.figures.forecast import hero
 from kleiber.scaling.figures.law import residuals
 from kleiber.scaling.figures.runs import isoflop_slices
 from kleiber.scaling.figures.study import MOST_MARKS, Points, even_rows
-from kleiber.scaling.identifiability import design_alarms
+from kleiber.scaling.fitting.identifiability import design_alarms
+from kleiber.scaling.fitting.noise import clustered_uncertainty, make_clusters, whiten
+from kleiber.scaling.fitting.scaled_law import make_model
 from kleiber.scaling.laws import get_law
-from kleiber.scaling.model import make_model
-from kleiber.scaling.noise import clustered_uncertainty, make_clusters, whiten
-from kleiber.scaling.reading import parquet_values
-from kleiber.scaling.simulate import RunNoise
+from kleiber.scaling.table.reading import parquet_values
+from sections.growth import growth_exponent
+from sections.synthetic import synthetic_experiment, synthetic_records
 
 
 def loaded_by(code: str) -> set[str]:
@@ -42,7 +42,10 @@ def test_help_loads_none_of_the_libraries():
 
 
 def test_the_driver_of_a_run_waits_neither_for_jax_nor_for_scipy():
-    assert not loaded_by("import kleiber.experiments.sweep, kleiber.experiments.commands.train") & {"jax", "scipy"}
+    assert not loaded_by("import kleiber.experiments.sweeping.sweep, kleiber.experiments.commands.train") & {
+        "jax",
+        "scipy",
+    }
 
 
 @pytest.fixture(scope="module")

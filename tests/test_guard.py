@@ -11,9 +11,9 @@ from kleiber.model.config import ModelConfig
 from kleiber.model.functional import init_params
 from kleiber.train import step as step_module
 from kleiber.train.config import GuardConfig, OptimizerConfig, TrainConfig
-from kleiber.train.guard import LossWindow, SkipCounts, StepLog, empty_window, judge, next_indices
-from kleiber.train.optimizer import make_optimizer
 from kleiber.train.step import Hyperparameters, TrainState, make_block
+from kleiber.train.update.guard import LossWindow, SkipCounts, StepLog, empty_window, judge, next_indices
+from kleiber.train.update.optimizer import make_optimizer
 
 MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, vocab_size=32, seq_len=8, base_d_model=16, base_num_layers=1)
 CONFIG = TrainConfig(MODEL, OptimizerConfig(0.01), (1000,), batch_size=4, steps_per_call=4)

@@ -10,11 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from kleiber.experiments.worker import _stay_on_core
-from kleiber.experiments.workers import idle_cores_hint
+from kleiber.experiments.sweeping.worker import _stay_on_core
+from kleiber.experiments.sweeping.workers import idle_cores_hint
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
-from kleiber.parallel.launcher import process_in_environment
+from kleiber.parallel.environment import process_in_environment
 from kleiber.train.config import OptimizerConfig, TrainConfig
 
 EXPERIMENT = """
@@ -107,7 +107,7 @@ def machine(monkeypatch):
         monkeypatch.delenv("JAX_PLATFORMS", raising=False)
         monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(num_cores)))
-        monkeypatch.setattr("kleiber.parallel.launcher.has_accelerator", lambda: has_accelerator)
+        monkeypatch.setattr("kleiber.parallel.environment.has_accelerator", lambda: has_accelerator)
 
     return pretend
 

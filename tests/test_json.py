@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kleiber.experiments.cli import main
-from kleiber.scaling.ledger import Ledger
+from kleiber.scaling.forecasting.ledger import Ledger
 
 PAGE = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
 

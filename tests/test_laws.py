@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kleiber.scaling.fit import fit_law
+from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.fitting.scaled_law import make_model
 from kleiber.scaling.laws import get_law, registry
 from kleiber.scaling.laws.compression import kept_share
 from kleiber.scaling.laws.experts import effective_experts
@@ -11,8 +12,7 @@ from kleiber.scaling.laws.multi_power import fallen
 from kleiber.scaling.laws.repetition import effective_tokens
 from kleiber.scaling.laws.saturating import reducible_share
 from kleiber.scaling.laws.schedules import multi_power_curve, schedule_areas
-from kleiber.scaling.model import make_model
-from kleiber.scaling.table import from_columns
+from kleiber.scaling.table.table import from_columns
 
 RANGES = {
     "num_params_total": (1e5, 1e8),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kleiber.scaling.ledger import (
+from kleiber.scaling.forecasting.ledger import (
     GENESIS,
     Ledger,
     LedgerConflictError,

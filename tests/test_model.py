@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kleiber.model.attention import causal_attention, rotate
 from kleiber.model.config import ModelConfig
-from kleiber.model.feed_forward import activate
+from kleiber.model.families.decoder import drop
 from kleiber.model.functional import abstract_params, head, init_params, init_params_on_device
 from kleiber.model.functional import apply as eager_apply
 from kleiber.model.functional import apply_hidden as eager_apply_hidden
-from kleiber.model.transformer import drop
+from kleiber.model.layers.attention import causal_attention, rotate
+from kleiber.model.layers.feed_forward import activate
 
 # Compiled once a shape (eagerly each of hundreds of small operations would be compiled by itself) and with little
 # optimisation: most of these programs run once.
@@ -148,7 +148,7 @@ def test_blocks_of_queries_give_the_numbers_and_gradients_of_the_full_square(num
 @pytest.mark.parametrize("is_whole", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 0.01)])
 def test_attention_and_its_derivatives_are_those_of_a_plain_softmax(dtype, tolerance, is_whole, monkeypatch):
-    monkeypatch.setattr("kleiber.model.attention.weights_are_whole", lambda: is_whole)
+    monkeypatch.setattr("kleiber.model.layers.attention.weights_are_whole", lambda: is_whole)
     rng = np.random.default_rng(0)
     q, k, v = (jnp.asarray(rng.standard_normal((2, 13, heads, 6)), dtype) for heads in (4, 2, 2))
     segments = np.sort(rng.integers(0, 3, (2, 13)), axis=1)

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from kleiber.experiments.bench.block import Block
+from kleiber.experiments.compilation.collectives import collectives
+from kleiber.experiments.compilation.hlo import parse
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.counts import num_params_total
 from kleiber.model.functional import abstract_params
-from kleiber.parallel.collectives import collectives
 from kleiber.parallel.config import MeshConfig
-from kleiber.parallel.hlo import parse
 from kleiber.parallel.mesh import make_mesh, use_mesh
 from kleiber.train.config import DelayedSyncConfig, OptimizerConfig, TrainConfig
-from kleiber.train.optimizer import make_optimizer
 from kleiber.train.placement import abstract_state, initial_state, place_batches, state_shardings
 from kleiber.train.step import Hyperparameters, make_block
+from kleiber.train.update.optimizer import make_optimizer
 
 STEPS, BATCH = 20, 16
 DENSE = ModelConfig(

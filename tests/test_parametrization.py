@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from kleiber.experiments.coordinate_check import check_coordinates, family, named_activations, synthetic_tokens
+from kleiber.experiments.audit.coordinate_check import check_coordinates, family, named_activations, synthetic_tokens
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.functional import apply, init_params
 from kleiber.model.parametrization import (

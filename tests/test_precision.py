@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.float8 import float8_matmul, quantise
 from kleiber.model.functional import abstract_params, init_params
+from kleiber.model.kernels.float8 import float8_matmul, quantise
 from kleiber.train.config import GuardConfig, OptimizerConfig, TrainConfig
-from kleiber.train.loss_scale import FIRST, GROW_AFTER, LossScale, next_scale
-from kleiber.train.optimizer import make_optimizer
 from kleiber.train.step import Hyperparameters, make_block, start_state
+from kleiber.train.update.loss_scale import FIRST, GROW_AFTER, LossScale, next_scale
+from kleiber.train.update.optimizer import make_optimizer
 
 MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, vocab_size=32, seq_len=16)
 STEPS = 30

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kleiber.scaling.public_sets import TABLES, get_public_table
-from kleiber.scaling.public_tables import fetch, load_public, main, to_csv
-from kleiber.scaling.table import read_table
-from kleiber.scaling.warned import TableError
+from kleiber.scaling.table.public_sets import TABLES, get_public_table
+from kleiber.scaling.table.public_tables import fetch, load_public, main, to_csv
+from kleiber.scaling.table.table import read_table
+from kleiber.scaling.table.warned import TableError
 
 
 def write(path: Path, rows: list[dict]) -> Path:

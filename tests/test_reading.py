@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from kleiber.scaling.naming import nearest, propose_mapping, unit_of
-from kleiber.scaling.reading import as_numbers
-from kleiber.scaling.table import from_columns, read_table
-from kleiber.scaling.warned import MissingColumnError, NotANumberError, ReadAsNumberWarning, TableError
+from kleiber.scaling.table.naming import nearest, propose_mapping, unit_of
+from kleiber.scaling.table.reading import as_numbers
+from kleiber.scaling.table.table import from_columns, read_table
+from kleiber.scaling.table.warned import MissingColumnError, NotANumberError, ReadAsNumberWarning, TableError
 
 NEEDED = ("loss", "num_params_total", "num_tokens")
 

@@ -13,18 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kleiber.experiments.checklist import checklist
 from kleiber.experiments.cli import main
 from kleiber.experiments.commands.report import FigureName
 from kleiber.experiments.report import drawing, story, tables
 from kleiber.experiments.report.build import ReportPaths, build_report
+from kleiber.experiments.report.checklist import checklist
 from kleiber.experiments.report.results import read_results, varied_knob
 from kleiber.scaling.figures.style import claim_of
-from kleiber.scaling.fit import fit_law
-from kleiber.scaling.forecast import baseline_losses, forecast
-from kleiber.scaling.ledger import Ledger
-from kleiber.scaling.result import FitResult
-from kleiber.scaling.table import read_table
+from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.forecasting.forecast import baseline_losses, forecast
+from kleiber.scaling.forecasting.ledger import Ledger
+from kleiber.scaling.table.table import read_table
 
 SIZES = {24: 19968, 32: 32768, 48: 67584, 64: 114688, 96: 245760, 128: 425984}
 LENGTHS = {24: (4, 8, 16, 32), 32: (4, 8, 16, 28), 48: (5, 10, 20), 64: (3, 6, 13), 96: (4, 6, 8)}

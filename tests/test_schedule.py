@@ -3,7 +3,7 @@
 import numpy as np
 
 from kleiber.train.config import ScheduleConfig
-from kleiber.train.schedule import cooldown_start, learning_rate_fraction
+from kleiber.train.update.schedule import cooldown_start, learning_rate_fraction
 
 
 def test_warmup_reaches_the_peak_at_its_last_step_and_never_is_zero():

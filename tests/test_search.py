@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kleiber.scaling.fit import fit_law
+from kleiber.scaling.designing.simulate import RunNoise, even_design, reference_constants, simulate
+from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.fitting.minimise import levenberg_marquardt
+from kleiber.scaling.fitting.objective import Objective
+from kleiber.scaling.fitting.scaled_law import Model, make_model
+from kleiber.scaling.fitting.search import follow, residual_function
+from kleiber.scaling.fitting.starts import start_candidates, start_points
 from kleiber.scaling.laws import get_law, registry
-from kleiber.scaling.minimise import levenberg_marquardt
-from kleiber.scaling.model import Model, make_model
-from kleiber.scaling.objective import Objective
-from kleiber.scaling.search import follow, residual_function
-from kleiber.scaling.simulate import RunNoise, even_design, reference_constants, simulate
-from kleiber.scaling.starts import start_candidates, start_points
-from kleiber.scaling.table import read_table
-from kleiber.scaling.truth import speed
+from kleiber.scaling.table.table import read_table
+from truth import speed
 
 RUNS = Path(__file__).parent / "data" / "datablations" / "runs.csv"
 NAMES = {"loss": "val_loss", "num_params_total": "params", "num_tokens": "tokens"}

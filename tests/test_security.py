@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from kleiber.experiments.config_file import from_data, load_experiment, to_data
-from kleiber.experiments.doctor import diagnose
+from kleiber.experiments.directory.doctor import diagnose
+from kleiber.experiments.directory.record import planned_record, read_records, versions
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.ownership import own_directory
-from kleiber.experiments.record import planned_record, read_records, versions
 from kleiber.experiments.report import markup
+from kleiber.experiments.sweeping.ownership import own_directory
 from kleiber.experiments.terminal import printable
-from kleiber.scaling.table import read_table
-from kleiber.train import checkpoint
+from kleiber.scaling.table.table import read_table
+from kleiber.train.checkpoints import checkpoint
+from kleiber.train.checkpoints.manifest import read_manifest, seal
 from kleiber.train.data.tokens import load_verified
-from kleiber.train.manifest import read_manifest, seal
 
 STATE = {"w": np.arange(6, dtype=np.float32)}
 NASTY = ["..", "../x", "/etc/passwd", "a/b", "a\0b", "a\nb", "a" * 5000 + "/", "-\x1b[2J", "con:", "ü", "", " "]
@@ -138,7 +138,7 @@ def test_claims_of_size_are_refused_before_anything_is_read(tmp_path, monkeypatc
         checkpoint.load_arrays(step)
     with pytest.raises(checkpoint.WrongRun, match=r"expected float32\[6\]"):
         checkpoint.restore(tmp_path, 1, STATE)
-    monkeypatch.setattr("kleiber.train.manifest.MAX_MANIFEST_BYTES", 100)
+    monkeypatch.setattr("kleiber.train.checkpoints.manifest.MAX_MANIFEST_BYTES", 100)
     with pytest.raises(checkpoint.CheckpointError, match="more than the 100"):
         read_manifest(step)
 

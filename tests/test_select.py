@@ -5,12 +5,12 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import t as student
 
-from kleiber.scaling.approaches import approaches_report, compare_approaches
-from kleiber.scaling.fit import fit_law
-from kleiber.scaling.select import _log_density, rolling_origin, stacking_weights
-from kleiber.scaling.simulate import RunNoise, simulate
-from kleiber.scaling.table import RunTable, from_columns
-from kleiber.scaling.truth.designs import REFERENCE, grid, isoflop, optimal_params
+from kleiber.scaling.designing.simulate import RunNoise, simulate
+from kleiber.scaling.explaining.approaches import approaches_report, compare_approaches
+from kleiber.scaling.explaining.select import _log_density, rolling_origin, stacking_weights
+from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.table.table import RunTable, from_columns
+from truth.designs import REFERENCE, grid, isoflop, optimal_params
 
 PRODUCT = {"E": 0.8, "K": 60.0, "alpha": 0.16, "beta": 0.18}
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from kleiber.scaling.designing.simulate import RunNoise, even_design, reference_constants, rehearse, simulate
 from kleiber.scaling.laws import get_law, registry
-from kleiber.scaling.simulate import RunNoise, even_design, reference_constants, rehearse, simulate
-from kleiber.scaling.truth.designs import REFERENCE, frontier_point, grid, trunks
+from truth.designs import REFERENCE, frontier_point, grid, trunks
 
 MANY = {"num_params_total": np.full(40_000, 1e6), "num_tokens": np.full(40_000, 1e8)}
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kleiber.experiments.cells import trunk_cells
 from kleiber.experiments.config_file import load_experiment
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.failures import Attempts, exit_reason, is_lost_peer, is_out_of_memory, note_death
-from kleiber.experiments.lock import DirectoryLock
-from kleiber.experiments.worker import is_compiling
-from kleiber.train import checkpoint
-from kleiber.train.goodput import KINDS, Goodput, read_events, total_seconds
-from kleiber.train.manifest import CannotSave
-from kleiber.train.saver import Saver
-from kleiber.train.watchdog import START_FACTOR, Watchdog
+from kleiber.experiments.planning.cells import trunk_cells
+from kleiber.experiments.sweeping.failures import Attempts, exit_reason, is_lost_peer, is_out_of_memory, note_death
+from kleiber.experiments.sweeping.lock import DirectoryLock
+from kleiber.experiments.sweeping.worker import is_compiling
+from kleiber.train.checkpoints import checkpoint
+from kleiber.train.checkpoints.manifest import CannotSave
+from kleiber.train.checkpoints.saver import Saver
+from kleiber.train.watch.goodput import KINDS, Goodput, read_events, total_seconds
+from kleiber.train.watch.watchdog import START_FACTOR, Watchdog
 
 STATE = {"w": np.arange(4, dtype=np.float32)}
 

@@ -16,9 +16,9 @@ import pytest
 from filelock import FileLock
 
 from kleiber.experiments.config_file import load_experiment
-from kleiber.experiments.ownership import own_directory
-from kleiber.experiments.record import TIMING_COLUMNS
-from kleiber.scaling.ledger import Ledger
+from kleiber.experiments.directory.record import TIMING_COLUMNS
+from kleiber.experiments.sweeping.ownership import own_directory
+from kleiber.scaling.forecasting.ledger import Ledger
 
 CONFIG = """
 from kleiber.experiments.experiment import Experiment, Gate, Target

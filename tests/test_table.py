@@ -8,11 +8,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from kleiber.scaling.expression import ExpressionError, select_rows
-from kleiber.scaling.fit import fit_law
-from kleiber.scaling.table import from_columns, read_table
-from kleiber.scaling.truth.designs import REFERENCE, grid, surface
-from kleiber.scaling.warned import (
+from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.table.expression import ExpressionError, select_rows
+from kleiber.scaling.table.table import from_columns, read_table
+from kleiber.scaling.table.warned import (
     BelowFloorError,
     BelowFloorWarning,
     ConstantRatioWarning,
@@ -29,6 +28,7 @@ from kleiber.scaling.warned import (
     UnitWarning,
     UnknownValuesWarning,
 )
+from truth.designs import REFERENCE, grid, surface
 
 ROWS = {"params": [1e5, 2e5, 4e5], "tokens": [1e6, 1e6, 2e6], "val_loss": [3.0, 2.5, 2.2], "stage": ["a", "b", "a"]}
 

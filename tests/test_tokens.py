@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kleiber.train.config import DataConfig
-from kleiber.train.data.corpora import prepare_corpus, read_manifest, read_split
+from kleiber.train.data.corpora.catalogue import prepare_corpus, read_manifest, read_split
 from kleiber.train.data.tokenizers import (
     ByteTokenizer,
     SentencePieceTokenizer,

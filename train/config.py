@@ -111,7 +111,7 @@ class GuardConfig:
 
 @dataclass(frozen=True)
 class DelayedSyncConfig:
-    """Local SGD and DiLoCo: replicas train apart and are brought together now and then (kleiber.train.delayed_sync)."""
+    """Local SGD and DiLoCo (update/delayed_sync.py): replicas train apart and are brought together now and then."""
 
     num_replicas: int
     """M: replicas, each with its own parameters, optimizer state and part of every batch. A multiple of mesh.replica;

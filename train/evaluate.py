@@ -10,7 +10,7 @@ import numpy as np
 
 from kleiber.parallel.rules import constrain
 from kleiber.train.config import OptimizerConfig, TrainConfig
-from kleiber.train.run_data import RunData
+from kleiber.train.data.run_data import RunData
 from kleiber.train.step import token_losses
 
 

@@ -15,8 +15,8 @@ from jax.sharding import Mesh, NamedSharding
 from kleiber.model.functional import abstract_params, init_params, init_params_on_device, logical_axes
 from kleiber.parallel.rules import place, sharding
 from kleiber.train.config import TrainConfig
-from kleiber.train.optimizer import Optimizer
 from kleiber.train.step import TrainState, start_state
+from kleiber.train.update.optimizer import Optimizer
 
 
 def leading_axes(config: TrainConfig, num_members: int) -> tuple[str, ...]:

@@ -12,12 +12,12 @@ from jax.sharding import PartitionSpec
 
 from kleiber.model.functional import apply_hidden, head
 from kleiber.parallel.rules import constrain
-from kleiber.train import delayed_sync
 from kleiber.train.config import TrainConfig
-from kleiber.train.delayed_sync import Outer
-from kleiber.train.guard import LossWindow, choose, empty_log, empty_window, judge
-from kleiber.train.loss_scale import LossScale, first_scale, next_scale
-from kleiber.train.optimizer import Optimizer
+from kleiber.train.update import delayed_sync
+from kleiber.train.update.delayed_sync import Outer
+from kleiber.train.update.guard import LossWindow, choose, empty_log, empty_window, judge
+from kleiber.train.update.loss_scale import LossScale, first_scale, next_scale
+from kleiber.train.update.optimizer import Optimizer
 
 
 @jax.tree_util.register_dataclass

@@ -18,21 +18,21 @@ from kleiber.model.functional import abstract_params
 from kleiber.parallel import hosts
 from kleiber.parallel.mesh import make_mesh, use_mesh
 from kleiber.parallel.rules import place
-from kleiber.train import checkpoint
+from kleiber.train.checkpoints import checkpoint
+from kleiber.train.checkpoints.identity import run_identity
+from kleiber.train.checkpoints.saver import Saver
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batches import TrainBatches
-from kleiber.train.delayed_sync import common_params
+from kleiber.train.data.run_data import RunData
 from kleiber.train.evaluate import Evaluation, evaluate
-from kleiber.train.goodput import Goodput
-from kleiber.train.guard import SkipCounts, StepLog, next_indices
-from kleiber.train.identity import run_identity
-from kleiber.train.metrics import Metrics
-from kleiber.train.optimizer import make_optimizer
 from kleiber.train.placement import initial_state, place_batches
-from kleiber.train.run_data import RunData
-from kleiber.train.saver import Saver
-from kleiber.train.schedule import cooldown_start, learning_rate_fraction
 from kleiber.train.step import Hyperparameters, TrainState, make_block
+from kleiber.train.update.delayed_sync import common_params
+from kleiber.train.update.guard import SkipCounts, StepLog, next_indices
+from kleiber.train.update.optimizer import make_optimizer
+from kleiber.train.update.schedule import cooldown_start, learning_rate_fraction
+from kleiber.train.watch.goodput import Goodput
+from kleiber.train.watch.metrics import Metrics
 
 DIVERGED_FACTOR = 1.5
 """A member has diverged when its training loss after warm-up exceeds this multiple of its first step's loss."""

@@ -16,9 +16,9 @@ from kleiber.model.functional import abstract_params
 from kleiber.parallel.mesh import make_mesh, use_mesh
 from kleiber.parallel.rules import sharding
 from kleiber.train.config import TrainConfig
-from kleiber.train.optimizer import make_optimizer
 from kleiber.train.placement import abstract_state, initial_state, place_batches, state_shardings
 from kleiber.train.step import Hyperparameters, make_block
+from kleiber.train.update.optimizer import make_optimizer
 
 
 class Block:

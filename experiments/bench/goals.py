@@ -76,7 +76,7 @@ ACCELERATOR_GOALS: dict[str, AcceleratorGoal] = {
     ),
     "goodput": AcceleratorGoal(
         "goodput with a kill every 10 minutes", "of time", 0.90, 0.95,
-        "by hand: python -m kleiber.experiments.chaos, and `goodput` of a sweep's records",
+        "by hand: python -m chaos, and `goodput` of a sweep's records",
     ),
 }  # fmt: skip
 """By name. The last two take hours and belong to commands of their own; decoding has no command yet."""

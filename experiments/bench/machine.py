@@ -11,10 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.bench.setting import Setting
-from kleiber.parallel.launcher import num_cores
+from kleiber.experiments.bench.setting import HOUSE, Setting
+from kleiber.parallel.environment import num_cores
 
-HOUSE = Path(__file__).parents[2]
 PACKAGES = (
     "kleiber", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "torch",
     "jax-cuda12-plugin", "libtpu",
@@ -31,7 +30,7 @@ def describe_machine() -> dict[str, Any]:
     """Returns processor, memory, versions, flags, commit and date, fit for JSON."""
     import psutil
 
-    from kleiber.experiments.workers import worker_environment
+    from kleiber.experiments.sweeping.workers import worker_environment
 
     given = {name: os.environ[name] for name in FLAGS if name in os.environ}
     worker = worker_environment()
@@ -74,7 +73,7 @@ def processor(described: Path = Path("/proc/cpuinfo")) -> str:
 
 def accelerator() -> str | None:
     """Returns the kind of the attached accelerator, or None. Asks a process of its own, which would keep its memory."""
-    from kleiber.parallel.launcher import has_accelerator
+    from kleiber.parallel.environment import has_accelerator
 
     if not has_accelerator():
         return None

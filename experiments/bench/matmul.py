@@ -7,7 +7,7 @@ from kleiber.experiments.bench.figures import spread_figure
 from kleiber.experiments.bench.interleave import Samples, interleaved
 from kleiber.experiments.bench.partner import Partner
 from kleiber.experiments.bench.setting import Setting
-from kleiber.parallel.launcher import num_cores
+from kleiber.parallel.environment import num_cores
 
 SIZES, SHORT_SIZES = (512, 1024), (256,)
 

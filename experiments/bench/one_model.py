@@ -13,7 +13,7 @@ from kleiber.experiments.bench.setting import Setting
 from kleiber.experiments.bench.step_shapes import StepShape, shapes
 from kleiber.experiments.bench.step_speed import measure_shape
 from kleiber.model.counts import flops_per_token, flops_per_token_causal
-from kleiber.parallel.launcher import num_cores
+from kleiber.parallel.environment import num_cores
 
 PEERS = {"torch": "PyTorch eager", "torch_compiled": "PyTorch compiled", "jax": "plain JAX"}
 COMPARED = ("d64", "d128", "d256", "nanogpt")

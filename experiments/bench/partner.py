@@ -7,7 +7,6 @@ cannot share one. Partners are started once and then take turns, as plain functi
         interleaved({"one thread": one}, rounds=5)
 """
 
-import importlib
 import json
 import os
 import subprocess
@@ -16,9 +15,8 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from kleiber.experiments.bench.setting import find_function
 from kleiber.experiments.bench.step_shapes import Arrangement
-
-PACKAGE = "kleiber.experiments.bench"
 
 
 class Partner:
@@ -36,7 +34,7 @@ class Partner:
         """Starts the process and waits until it is ready to measure.
 
         Args:
-          task: MODULE:FUNCTION of kleiber.experiments.bench. The function takes the options by keyword, makes ready
+          task: as find_function takes it. The function takes the options by keyword, makes ready
             (compiles, fills caches), and returns a function that measures once and returns what JSON can hold.
             What ask is given reaches that function; both ways only what JSON can hold.
           options: for it, fit for JSON.
@@ -54,7 +52,7 @@ class Partner:
             [
                 sys.executable,
                 "-m",
-                f"{PACKAGE}.partner",
+                "kleiber.experiments.bench.partner",
                 task,
                 json.dumps(options or {}),
                 str(int(is_pinned and num_threads == 1)),
@@ -115,8 +113,7 @@ def main(arguments: list[str]) -> None:
     os.dup2(2, 1)  # what libraries print must not be taken for an answer
     if is_pinned == "1" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    module, function = task.split(":")
-    measure = getattr(importlib.import_module(f"{PACKAGE}.{module}"), function)(**json.loads(options))
+    measure = find_function(task)(**json.loads(options))
     print("true", file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(measure(*json.loads(line))), file=answers, flush=True)

@@ -32,7 +32,7 @@ def bfloat16_peak(device: "jax.Device") -> float | None:
     matches = [name for name in GPU_BFLOAT16_PEAKS if _contains(words, name.split())]
     if matches:
         return GPU_BFLOAT16_PEAKS[max(matches, key=len)]
-    from kleiber.parallel.topology import CHIPS, chip_of
+    from kleiber.experiments.compilation.topology import CHIPS, chip_of
 
     chip = chip_of(device)
     return chip.peak_flops / chip.devices_per_chip if chip and chip.name in CHIPS else None

@@ -12,16 +12,12 @@ from typing import Any
 from kleiber.experiments.bench.figures import Figure
 from kleiber.experiments.bench.machine import command_line, load, now, processor_seconds
 from kleiber.experiments.bench.sections import SECTIONS, Section
-from kleiber.experiments.bench.setting import Setting
+from kleiber.experiments.bench.setting import Setting, Unavailable
 
 FORMAT = 1
 """Of the JSON object."""
 QUIET_SECONDS = 4.0
 """Longest silence of a section at work."""
-
-
-class Unavailable(Exception):
-    """A section cannot be measured here; the message says why and what would help."""
 
 
 def run_sections(

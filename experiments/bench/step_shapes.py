@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from kleiber.experiments.workers import worker_environment
+from kleiber.experiments.sweeping.workers import worker_environment
 from kleiber.model.config import ModelConfig
-from kleiber.parallel.launcher import num_cores
+from kleiber.parallel.environment import num_cores
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from kleiber.experiments.bench.partner import Partner
 from kleiber.experiments.bench.setting import Setting
 from kleiber.experiments.bench.step_shapes import Arrangement, arrangements, shapes
 from kleiber.model.counts import flops_per_token, flops_per_token_causal
-from kleiber.parallel.launcher import num_cores
+from kleiber.parallel.environment import num_cores
 
 AGREEMENT = 2e-3
 """Relative difference of the losses of the first steps up to which two peers train the same thing. Equal at step one

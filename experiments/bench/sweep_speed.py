@@ -22,12 +22,11 @@ from kleiber.experiments.bench.figures import Figure
 from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.interleave import interleaved, seconds_of
 from kleiber.experiments.bench.partner import Partner
-from kleiber.experiments.bench.session import Unavailable
-from kleiber.experiments.bench.setting import Setting
-from kleiber.experiments.cells import trunk_cells
+from kleiber.experiments.bench.setting import Setting, Unavailable
+from kleiber.experiments.directory.record import read_records
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.record import read_records
-from kleiber.parallel.launcher import num_cores
+from kleiber.experiments.planning.cells import trunk_cells
+from kleiber.parallel.environment import num_cores
 from kleiber.train.config import TrainConfig
 
 Losses = dict[tuple[str, int], float]

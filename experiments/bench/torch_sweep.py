@@ -8,12 +8,12 @@ import torch
 
 from kleiber.experiments.bench.torch_gpt import TorchTrainer
 from kleiber.experiments.config_file import load_experiment
-from kleiber.experiments.record import trunk_id
+from kleiber.experiments.directory.record import trunk_id
 from kleiber.model.functional import init_params
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batches import TrainBatches
-from kleiber.train.run_data import open_run_data
-from kleiber.train.schedule import cooldown_start, learning_rate_fraction
+from kleiber.train.data.run_data import open_run_data
+from kleiber.train.update.schedule import cooldown_start, learning_rate_fraction
 
 
 def trunks(config_file: str, num_threads: int) -> Callable[[str], dict[int, float]]:

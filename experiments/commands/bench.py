@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE
+from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE
 
 if TYPE_CHECKING:
     from kleiber.experiments.bench.sections import Section

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE
+from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE
 from kleiber.model.config import Parametrization
 
 if TYPE_CHECKING:
-    from kleiber.experiments.coordinate_check import CoordinateCheck
+    from kleiber.experiments.audit.coordinate_check import CoordinateCheck
 
 WIDTHS = (128, 256, 512, 1024)
 DEPTHS = (2, 4, 8, 16)
@@ -51,7 +51,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Runs the check and prints it; returns 0 if it passes, 3 if not."""
-    from kleiber.experiments.coordinate_check import check_coordinates, family
+    from kleiber.experiments.audit.coordinate_check import check_coordinates, family
 
     sizes = options.sizes or (WIDTHS if options.dial == "d_model" else DEPTHS)
     check = check_coordinates(

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE
+from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE
 from kleiber.parallel.config import MeshConfig
 
 if TYPE_CHECKING:
     from kleiber.experiments.compilation.report import CompileReport
     from kleiber.experiments.compilation.search import Candidate
     from kleiber.experiments.compilation.step import OutOfMemory
-    from kleiber.parallel.topology import Chip
+    from kleiber.experiments.compilation.topology import Chip
     from kleiber.train.config import TrainConfig
 
 
@@ -99,7 +99,7 @@ def _config(options: Options) -> "TrainConfig":
 
 
 def _target(topology: str | None) -> Target:
-    from kleiber.parallel.topology import chip_of, parse_topology, topology_devices
+    from kleiber.experiments.compilation.topology import chip_of, parse_topology, topology_devices
 
     if topology is None:
         import jax
@@ -141,8 +141,8 @@ def _with_mesh(options: Options, config: "TrainConfig", target: Target) -> "Trai
 
 def _candidates(config: "TrainConfig", target: Target) -> "list[Candidate]":
     from kleiber.experiments.compilation.search import candidates
+    from kleiber.experiments.compilation.topology import UNKNOWN, axis_links
     from kleiber.parallel.mesh import make_mesh
-    from kleiber.parallel.topology import UNKNOWN, axis_links
 
     chip = target.chip or UNKNOWN
     found = candidates(
@@ -211,7 +211,7 @@ def _refuse(options: Options, config: "TrainConfig", target: Target, said: "Comp
 
 def _smaller(config: "TrainConfig", target: Target) -> "list[TrainConfig]":
     """Returns up to three configs to try in place of one that does not fit: other meshes, then smaller batches."""
-    from kleiber.parallel.topology import UNKNOWN
+    from kleiber.experiments.compilation.topology import UNKNOWN
 
     chip = target.chip or UNKNOWN
     found: list[TrainConfig] = []
@@ -234,7 +234,7 @@ def _flag(mesh: MeshConfig) -> str:
 def _search(options: Options, config: "TrainConfig", target: Target) -> int:
     from kleiber.experiments.compilation.show import show_candidates, show_report
     from kleiber.experiments.compilation.step import OutOfMemory
-    from kleiber.parallel.topology import UNKNOWN
+    from kleiber.experiments.compilation.topology import UNKNOWN
 
     found = _candidates(config, target)
     said: dict[str, CompileReport | OutOfMemory] = {}

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 import tyro
 
-from kleiber.experiments.errors import EXIT_DONE, EXIT_USAGE
+from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_USAGE
 from kleiber.train.data.cache import cache_folder
-from kleiber.train.data.corpora import find_corpus, prepare_corpus, prepared_folder, read_manifest
-from kleiber.train.data.sources import SOURCES
+from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder, read_manifest
+from kleiber.train.data.corpora.sources import SOURCES
 from kleiber.train.data.tokenizers import vocabulary_size
 from kleiber.train.data.tokens import open_token_file, prepare_tokens
 

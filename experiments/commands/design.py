@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from kleiber.scaling.design import BoughtRuns
-    from kleiber.scaling.known import Known
+    from kleiber.scaling.designing.design import BoughtRuns
+    from kleiber.scaling.fitting.known import Known
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Prints the design; returns 0."""
-    from kleiber.experiments.design_report import design_text
+    from kleiber.experiments.designing.report import design_text
 
     if not (options.budget > 0 and options.target > 0):
         raise ValueError(f"--budget and --target are FLOPs above 0, got {options.budget:g} and {options.target:g}.")
@@ -95,10 +95,16 @@ def make_design(options: Options) -> dict[str, Any]:
     """Returns everything that `--json` prints."""
     import numpy as np
 
-    from kleiber.experiments.design_inputs import factor_levels, rival_laws, search_ranges, starting_point, target_run
-    from kleiber.experiments.design_report import design_json
-    from kleiber.scaling.design import design_runs, make_pool
-    from kleiber.scaling.rectangle import best_grid
+    from kleiber.experiments.designing.inputs import (
+        factor_levels,
+        rival_laws,
+        search_ranges,
+        starting_point,
+        target_run,
+    )
+    from kleiber.experiments.designing.report import design_json
+    from kleiber.scaling.designing.design import design_runs, make_pool
+    from kleiber.scaling.designing.rectangle import best_grid
 
     source, known = starting_point(options)
     names = known.model.law.variable_names
@@ -159,7 +165,7 @@ def _notes(options: Options, bought: "BoughtRuns") -> list[str]:
 
 def rehearse_design(known: "Known", bought: "BoughtRuns", target: dict[str, float], count: int) -> dict[str, Any]:
     """Returns how the new runs by themselves would forecast, over simulated sweeps."""
-    from kleiber.scaling.simulate import rehearse
+    from kleiber.scaling.designing.simulate import rehearse
 
     constants = {name: float(value) for name, value in known.model.reported(known.z).items()}
     law, columns = known.model.law, dict(bought.columns)

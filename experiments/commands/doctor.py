@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from kleiber.experiments.errors import EXIT_DONE, EXIT_GATE
+from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Looks at every file of the directory and says what it found."""
-    from kleiber.experiments.doctor import diagnose
+    from kleiber.experiments.directory.doctor import diagnose
     from kleiber.experiments.terminal import printable
 
     diagnosis = diagnose(options.directory)

@@ -65,9 +65,9 @@ def numbers(text: str, option: str) -> dict[str, float]:
 
 def run(options: Options) -> int:
     """Prints the fits; returns 0."""
-    from kleiber.scaling.analysis import analyse
-    from kleiber.scaling.table import read_table
-    from kleiber.scaling.warned import noted_warnings
+    from kleiber.scaling.explaining.analysis import analyse
+    from kleiber.scaling.table.table import read_table
+    from kleiber.scaling.table.warned import noted_warnings
 
     noted: list[str] = []
     try:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from kleiber.scaling.forecast import Forecast
-    from kleiber.scaling.optimum import FlopsRule
-    from kleiber.scaling.result import FitResult
+    from kleiber.scaling.fitting.result import FitResult
+    from kleiber.scaling.forecasting.forecast import Forecast
+    from kleiber.scaling.forecasting.optimum import FlopsRule
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Options:
 
 def read_fits(path: str) -> list[Any]:
     """Returns the fits of a JSON file written by `kleiber fit --json` or by a sweep."""
-    from kleiber.scaling.result import FitResult
+    from kleiber.scaling.fitting.result import FitResult
 
     file = Path(path)
     if file.is_dir():
@@ -72,7 +72,7 @@ def read_fits(path: str) -> list[Any]:
 def run(options: Options) -> int:
     """Prints the forecast; returns 0."""
     from kleiber.experiments.commands.fit import numbers
-    from kleiber.scaling.forecast import combined_forecast
+    from kleiber.scaling.forecasting.forecast import combined_forecast
 
     given = options.num_params is not None and options.num_tokens is not None
     if [given, options.flops is not None, options.reach is not None].count(True) != 1:
@@ -108,8 +108,8 @@ def run(options: Options) -> int:
 
 def register(options: Options, fit: "FitResult", found: "Forecast") -> None:
     """Writes a forecast down in a ledger, with what simple rules say of the same run."""
-    from kleiber.scaling.forecast import baseline_losses
-    from kleiber.scaling.ledger import Ledger
+    from kleiber.scaling.forecasting.forecast import baseline_losses
+    from kleiber.scaling.forecasting.ledger import Ledger
 
     assert options.register
     if not options.name:
@@ -132,7 +132,7 @@ def register(options: Options, fit: "FitResult", found: "Forecast") -> None:
 
 def flops_rule(options: Options, fit: "FitResult") -> "FlopsRule":
     """Returns what training costs, as the options say."""
-    from kleiber.scaling.optimum import counted_rule, plain_rule
+    from kleiber.scaling.forecasting.optimum import counted_rule, plain_rule
 
     per = options.flops_per_param_token
     return counted_rule(fit) if per == "counted" else plain_rule(per)
@@ -140,8 +140,8 @@ def flops_rule(options: Options, fit: "FitResult") -> "FlopsRule":
 
 def best_run(options: Options, fit: "FitResult") -> dict[str, Any]:
     """Returns the best run of a budget, or the cheapest to a loss, with intervals."""
-    from kleiber.scaling.allocation import Demand, allocate
-    from kleiber.scaling.optimum import optimum
+    from kleiber.scaling.forecasting.allocation import Demand, allocate
+    from kleiber.scaling.forecasting.optimum import optimum
 
     rule = flops_rule(options, fit)
     if options.flops is not None and not options.inference_tokens and options.unique_tokens is None:

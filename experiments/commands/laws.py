@@ -48,7 +48,7 @@ def describe(law: "Law") -> dict[str, Any]:
 
 def run(options: Options) -> int:
     """Prints the registry or one law; returns 0."""
-    from kleiber.scaling.allocation import PLANS
+    from kleiber.scaling.forecasting.allocation import PLANS
     from kleiber.scaling.laws import get_law, registry
 
     plans = [plan for plan in PLANS if options.law in ("", plan.id)]

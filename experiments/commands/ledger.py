@@ -31,7 +31,7 @@ class Options:
 def run(options: Options) -> int:
     """Prints the scoreboard of an intact ledger; returns 0. A ledger that was tampered with is an error."""
     from kleiber.experiments.commands.fit import numbers
-    from kleiber.scaling.ledger import Ledger
+    from kleiber.scaling.forecasting.ledger import Ledger
 
     path = Path(options.ledger)
     path = path / "ledger.jsonl" if path.is_dir() else path

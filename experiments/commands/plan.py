@@ -10,8 +10,8 @@ from typing import Annotated
 import tyro
 
 from kleiber.experiments.config_file import load_experiment
-from kleiber.experiments.errors import EXIT_DONE, EXIT_USAGE
-from kleiber.experiments.record import collector_paused
+from kleiber.experiments.directory.record import collector_paused
+from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_USAGE
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Options:
 @collector_paused()
 def run(options: Options) -> int:
     """Prints the plan; exit code 2 when the plan is refused."""
-    from kleiber.experiments.plan import make_plan
-    from kleiber.experiments.workers import default_workers
+    from kleiber.experiments.planning.plan import make_plan
+    from kleiber.experiments.sweeping.workers import default_workers
 
     experiment = load_experiment(options.experiment)
     plan = make_plan(experiment, options.workers or default_workers(experiment.trunks))

@@ -33,9 +33,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Makes the continuation's directory, if it is not there, and trains in it."""
-    from kleiber.experiments.record import read_records
-    from kleiber.experiments.rewind import rewind
-    from kleiber.experiments.sweep import run_sweep
+    from kleiber.experiments.directory.record import read_records
+    from kleiber.experiments.sweeping.rewind import rewind
+    from kleiber.experiments.sweeping.sweep import run_sweep
 
     experiment, step = rewind(options.directory, options.out, options.skip_batches, options.run)
     if not options.json:

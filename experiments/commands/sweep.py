@@ -40,7 +40,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Runs the sweep; 0 done, 3 done but its gate or a run failed, 75 stopped and resumable."""
-    from kleiber.experiments.sweep import run_sweep, summary_lines, with_seed
+    from kleiber.experiments.sweeping.sweep import run_sweep, summary_lines, with_seed
 
     experiment = load_experiment(options.experiment)
     if options.seed:

@@ -36,9 +36,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Trains the run in a sweep directory of its own, with the same records, checkpoints and resume."""
-    from kleiber.experiments.record import read_records
-    from kleiber.experiments.sweep import run_sweep
-    from kleiber.experiments.workers import idle_cores_hint
+    from kleiber.experiments.directory.record import read_records
+    from kleiber.experiments.sweeping.sweep import run_sweep
+    from kleiber.experiments.sweeping.workers import idle_cores_hint
 
     experiment = load_experiment(options.experiment)
     if not 0 <= options.trunk < len(experiment.trunks):

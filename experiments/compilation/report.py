@@ -6,15 +6,15 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from kleiber.experiments.compilation.collectives import Collective, bytes_by_axis, collectives
+from kleiber.experiments.compilation.hlo import Program, parse
 from kleiber.experiments.compilation.memory import step_memory
+from kleiber.experiments.compilation.products import estimated_cycles, product_flops
 from kleiber.experiments.compilation.roofline import Roofline, executed_flops, on_paper, send_seconds, sent_bytes
 from kleiber.experiments.compilation.search import utilisation
 from kleiber.experiments.compilation.step import CompiledStep, state_bytes
+from kleiber.experiments.compilation.topology import Chip, Links, axis_links
 from kleiber.model.counts import count
-from kleiber.parallel.collectives import Collective, bytes_by_axis, collectives
-from kleiber.parallel.hlo import Program, parse
-from kleiber.parallel.products import estimated_cycles, product_flops
-from kleiber.parallel.topology import Chip, Links, axis_links
 from kleiber.train.config import TrainConfig
 
 

@@ -7,9 +7,9 @@ f, d, e, c, t, s devices on the axes fsdp, data, expert, context, tensor, stage.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kleiber.experiments.compilation.topology import Chip, Links
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import BYTES, flops_per_token_computed, num_params_block_matrices
-from kleiber.parallel.topology import Chip, Links
 from kleiber.train.config import TrainConfig
 
 OVERLAPPING = ("replica", "stage", "data", "fsdp", "context")
@@ -143,8 +143,8 @@ def send_seconds(kind: str, sent: float, axes: Sequence[str], links: Mapping[str
     """Returns the seconds in which one device sends its bytes.
 
     Args:
-      kind: a collective of kleiber.parallel.collectives.KINDS. Gathers and sums use all links of the axes at once; an
-        all-to-all too, but its bytes cross several; a permute goes one way to a neighbour.
+      kind: a collective of collectives.KINDS. Gathers and sums use all links of the axes at once; an all-to-all too,
+        but its bytes cross several; a permute goes one way to a neighbour.
       sent: bytes.
       axes: mesh axes it runs over.
       links: as axis_links returns.
@@ -165,7 +165,7 @@ def on_paper(config: TrainConfig, chip: Chip, links: Mapping[str, Links], state_
     Args:
       config: with its mesh.
       chip: peak and HBM bandwidth.
-      links: what each axis has of the network (kleiber.parallel.topology.axis_links).
+      links: what each axis has of the network (kleiber.experiments.compilation.topology.axis_links).
       state_bytes: of one device.
     """
     seconds = {

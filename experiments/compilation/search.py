@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from kleiber.experiments.compilation.memory import StepMemory, step_memory
 from kleiber.experiments.compilation.roofline import Roofline, on_paper
+from kleiber.experiments.compilation.topology import Chip, Links
 from kleiber.model.counts import flops_per_token
 from kleiber.parallel.config import MeshConfig
-from kleiber.parallel.topology import Chip, Links
 from kleiber.train.config import TrainConfig
 
 ROOM = 0.85

@@ -10,7 +10,7 @@ from kleiber.experiments.compilation.report import CompileReport
 from kleiber.experiments.compilation.roofline import Roofline
 from kleiber.experiments.compilation.search import Candidate
 from kleiber.experiments.compilation.step import OutOfMemory
-from kleiber.parallel.topology import Chip
+from kleiber.experiments.compilation.topology import Chip
 
 
 def show_report(report: CompileReport) -> None:

@@ -18,9 +18,9 @@ from kleiber.model.functional import abstract_params
 from kleiber.parallel.mesh import use_mesh
 from kleiber.parallel.rules import sharding
 from kleiber.train.config import TrainConfig
-from kleiber.train.optimizer import make_optimizer
 from kleiber.train.placement import abstract_state, state_shardings
 from kleiber.train.step import Hyperparameters, make_block
+from kleiber.train.update.optimizer import make_optimizer
 
 HEARTBEAT_SECONDS = 5.0
 _UNITS = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}

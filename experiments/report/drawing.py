@@ -25,7 +25,7 @@ from kleiber.scaling.figures import runs as run_figures
 from kleiber.scaling.figures.fitted import FittedLaw, estimates_of
 from kleiber.scaling.figures.study import Points, Target, cost_model
 from kleiber.scaling.figures.style import claim_of
-from kleiber.scaling.result import FitResult
+from kleiber.scaling.fitting.result import FitResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -224,7 +224,7 @@ def write_figure(directory: Path, name: str, out: Path) -> str:
       ValueError: `out` does not end in .png, or the sweep has not made what the figure needs.
       FileNotFoundError: no such sweep directory.
     """
-    from kleiber.experiments.report.files import write_whole
+    from kleiber.experiments.directory.files import write_whole
     from kleiber.experiments.report.results import read_results
 
     if out.suffix != ".png":

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from kleiber.experiments.record import collector_paused
+from kleiber.experiments.directory.record import collector_paused
 from kleiber.scaling.figures.levels import Series
 from kleiber.scaling.figures.study import MOST_SIZES, Curve, Points, Target, even_rows
-from kleiber.scaling.reading import parquet_values
+from kleiber.scaling.table.reading import parquet_values
 
 MOST_CURVES = 96
 """Step logs that are read for the figure of training curves; a sweep of more trunks shows some of each size."""

@@ -23,7 +23,7 @@ def gate_of(study: Study) -> list[dict[str, Any]]:
         return []
     from kleiber.experiments.config_file import from_data
     from kleiber.experiments.experiment import Experiment
-    from kleiber.experiments.law_stage import gate_verdict
+    from kleiber.experiments.sweeping.law_stage import gate_verdict
 
     try:
         # The verdict needs the promises and the laws; reading thousands of trunks for them would take minutes.
@@ -196,7 +196,7 @@ def law_sentences(study: Study) -> list[str]:
 
 def form_sentence(study: Study) -> str:
     """Returns which form the runs prefer, and how far the forecasts of each are from the registered mean."""
-    from kleiber.scaling.forecast import undismissed
+    from kleiber.scaling.forecasting.forecast import undismissed
 
     fits = study.fits
     if len(fits) == 1:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kleiber.experiments.checklist import checklist
+from kleiber.experiments.report.checklist import checklist
 from kleiber.experiments.report.drawing import NotThereYet, Study
 from kleiber.experiments.report.markup import Markup, badge, bullets, callout, code, table
 from kleiber.experiments.report.story import gate_of
@@ -89,7 +89,7 @@ def identifiability_box(study: Study) -> Markup:
 
 def comparison_table(study: Study) -> Markup:
     """Returns the laws side by side: which form the runs prefer, and what each forecasts."""
-    from kleiber.scaling.forecast import form_weights
+    from kleiber.scaling.forecasting.forecast import form_weights
 
     weights = form_weights(study.fits)
     best = min(fit.aicc for fit in study.fits)
@@ -161,7 +161,7 @@ def ledger_table(study: Study) -> Markup:
     """Returns the ledger line by line, and whether its chain of hashes is whole."""
     if not study.results.ledger:
         return callout("The ledger is empty.", "wait")
-    from kleiber.scaling.ledger import Ledger, LedgerError
+    from kleiber.scaling.forecasting.ledger import Ledger, LedgerError
 
     try:
         total = Ledger(study.results.directory / "ledger.jsonl").verify()

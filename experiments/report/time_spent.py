@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kleiber.scaling.figures.style import QUIET, house_style, new_figure, plain, plural, set_claim
-from kleiber.train.goodput import KINDS, total_seconds
+from kleiber.train.watch.goodput import KINDS, total_seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

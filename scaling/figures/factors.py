@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kleiber.scaling.bootstrap import Profile, profile
-from kleiber.scaling.elasticity import constancy, elasticities, factors_of, reference_points
+from kleiber.scaling.explaining.elasticity import constancy, elasticities, factors_of, reference_points
 from kleiber.scaling.figures.style import INK, QUIET, count, house_style, listing, new_figure, plain, set_claim
-from kleiber.scaling.result import FitResult
+from kleiber.scaling.fitting.bootstrap import Profile, profile
+from kleiber.scaling.fitting.result import FitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 
 from kleiber.scaling.figures.study import Estimates, Floats, Predict
-from kleiber.scaling.forecast import combined_forecast, undismissed
-from kleiber.scaling.result import FitResult
+from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.forecasting.forecast import combined_forecast, undismissed
 
 
 @dataclass(frozen=True)

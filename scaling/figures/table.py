@@ -9,8 +9,8 @@ from kleiber.scaling.figures.fitted import FittedLaw
 from kleiber.scaling.figures.forecast import forecast_against_truth
 from kleiber.scaling.figures.study import Points, Target, cost_model
 from kleiber.scaling.figures.style import claim_of
-from kleiber.scaling.ledger import Ledger
-from kleiber.scaling.result import FitResult
+from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.forecasting.ledger import Ledger
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

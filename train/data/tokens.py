@@ -17,7 +17,7 @@ import numpy as np
 from blake3 import blake3
 
 from kleiber.train.data.cache import build_folder
-from kleiber.train.data.corpora import read_manifest, read_split
+from kleiber.train.data.corpora.catalogue import read_manifest, read_split
 from kleiber.train.data.tokenizers import Tokenizer, prepare_tokenizer
 
 TOKENS_FORMAT = 1

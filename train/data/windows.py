@@ -14,7 +14,7 @@ import numpy as np
 
 from kleiber.model.config import ModelConfig
 from kleiber.train.config import DataConfig
-from kleiber.train.data.corpora import find_corpus, prepare_corpus, prepared_folder
+from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder
 from kleiber.train.data.tokens import TokenFile, has_tokens, open_token_file, prepare_tokens
 
 

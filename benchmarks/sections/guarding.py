@@ -1,0 +1,58 @@
+"""Section guard: what leaving out updates that are not finite costs, with and without, step for step in turns."""
+
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+from kleiber.experiments.bench.block import Block, training_config
+from kleiber.experiments.bench.figures import Figure
+from kleiber.experiments.bench.goals import GOALS
+from kleiber.experiments.bench.interleave import Samples, interleaved, median_interval, seconds_of
+from kleiber.experiments.bench.partner import measure_fresh
+from kleiber.experiments.bench.setting import Setting
+
+SHAPE = {"model": {"d_model": 128, "num_layers": 2, "num_heads": 4}, "batch_size": 8, "steps_per_call": 2}
+SHORT_SHAPE = {"model": {"d_model": 8, "num_layers": 1, "num_heads": 1, "seq_len": 16}, "batch_size": 2}
+ROUNDS, SHORT_ROUNDS = 150, 4
+
+
+def paired_steps(rounds: int, **config: Any) -> Callable[[], dict[str, list[float]]]:
+    """Returns a function that trains with the guard and without in turns: seconds of every call."""
+    guarded = Block(training_config(**config))
+    with mock.patch("kleiber.train.step.judge", _trust), mock.patch("kleiber.train.step.choose", _take):
+        bare = Block(training_config(**config))
+
+    def measure() -> dict[str, list[float]]:
+        candidates = {"guarded": seconds_of(guarded.train), "bare": seconds_of(bare.train)}
+        return {name: list(values) for name, values in interleaved(candidates, rounds, warm=3).values.items()}
+
+    return measure
+
+
+def _trust(config: Any, window: Any, loss: Any, grads: Any) -> tuple[Any, Any, Any]:
+    """In place of kleiber.train.update.guard.judge while a block is traced: looks at nothing, the norm included."""
+    import jax.numpy as jnp
+
+    return jnp.array(True), jnp.zeros(()), window
+
+
+def _take(is_sound: Any, new: Any, old: Any) -> Any:
+    """In place of kleiber.train.update.guard.choose: the update, whatever it is."""
+    return new
+
+
+def measure_guarding(setting: Setting) -> dict[str, Any]:
+    """Returns the median of the paired ratios on one core, with a 95 % interval from the sign test."""
+    rounds = SHORT_ROUNDS if setting.is_short else max(ROUNDS, setting.rounds)
+    setting.tell(f"{rounds} pairs of steps")
+    options = {"rounds": rounds, **(SHORT_SHAPE if setting.is_short else SHAPE)}
+    samples = Samples(measure_fresh("sections.guarding:paired_steps", options))
+    ratios = samples.paired_ratios("guarded", "bare")
+    low, high = median_interval(ratios)
+    spread, step = samples.ratio("guarded", "bare"), samples.spread("guarded")
+    figures = [
+        Figure("two steps with the guard", step.median * 1e3, "ms", step.low * 1e3, step.high * 1e3, rounds),
+        Figure("with over without", spread.median, "ratio", low, high, rounds, GOALS["guard"],
+               "low - high: 95 % interval of the median"),
+    ]  # fmt: skip
+    return {"figures": figures, "quartiles": spread.as_dict(), "interval_95": [low, high]}

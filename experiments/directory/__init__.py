@@ -1,0 +1,1 @@
+"""What lies in a sweep directory: records, whole files, and the doctor who reads them."""

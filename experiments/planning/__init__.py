@@ -1,0 +1,1 @@
+"""From an experiment to cells with counts, costs and errors to expect."""

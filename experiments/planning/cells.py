@@ -1,0 +1,116 @@
+"""The cells of an experiment: which trunk makes which measured point, and in which order."""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kleiber.experiments.directory.record import point_record, read_json, record_path, trunk_columns, trunk_id
+from kleiber.experiments.experiment import Experiment
+from kleiber.model.counts import training_flops
+from kleiber.train.config import TrainConfig
+from kleiber.train.update.schedule import cooldown_start
+
+
+@dataclass(frozen=True)
+class TrunkCell:
+    """One trunk and where it belongs."""
+
+    split: str
+    """`fit` or `target`."""
+    config: TrainConfig
+    target: str = ""
+
+    @cached_property
+    def trunk_id(self) -> str:
+        """Name of the trunk and its folder."""
+        return trunk_id(self.config)
+
+    @cached_property
+    def _columns(self) -> dict[str, Any]:
+        """What all points have in common; worked out once, as it hashes the config."""
+        return trunk_columns("", self.split, self.config, self.target)
+
+    @cached_property
+    def run_ids(self) -> dict[int, str]:
+        """Names of the measured points, by token count."""
+        return {num_tokens: f"{self.trunk_id}-D{num_tokens}" for num_tokens in self.config.num_tokens}
+
+    @cached_property
+    def trained_tokens(self) -> int:
+        """Tokens actually trained on: the shared part once, each cooldown branch by itself."""
+        config = self.config
+        steps, shared = 0, 0
+        for num_tokens in config.num_tokens:
+            total = config.steps_at(num_tokens)
+            start = cooldown_start(config.schedule, total)
+            steps += total - start
+            shared = max(shared, start)
+        return (steps + shared) * config.tokens_per_step
+
+    @property
+    def trained_flops(self) -> float:
+        """FLOPs actually spent on training, counted."""
+        return training_flops(self.config.model, self.trained_tokens)
+
+    def planned(self, experiment: str) -> dict[int, dict[str, Any]]:
+        """Returns the planned record of each point, by token count."""
+        shared = {**self._columns, "experiment": experiment}
+        return {num_tokens: point_record(shared, self.config, num_tokens) for num_tokens in self.config.num_tokens}
+
+    def missing(self, directory: Path) -> list[int]:
+        """Returns the token counts that have no record yet."""
+        return [n for n, name in self.run_ids.items() if not record_path(directory, name).exists()]
+
+    def failed(self, directory: Path) -> list[str]:
+        """Returns the run ids whose record says failed."""
+        paths = (record_path(directory, name) for name in self.run_ids.values())
+        return [p.parent.name for p in paths if p.exists() and read_json(p)["status"] == "failed"]
+
+
+def populations(cells: list[TrunkCell], size: int) -> list[list[TrunkCell]]:
+    """Returns the cells in groups of at most size that can train as one compiled program, in the order of the cells.
+
+    Members may differ in seed, learning rate, weight decay and factors only.
+    """
+    groups: list[list[TrunkCell]] = []
+    open_groups: dict[TrainConfig, list[TrunkCell]] = {}
+    for cell in cells:
+        alike = replace(
+            cell.config,
+            seed=0,
+            factors=(),
+            optimizer=replace(cell.config.optimizer, learning_rate=1.0, weight_decay=0.0),
+        )
+        group = open_groups.get(alike)
+        if group is None or len(group) >= size:
+            group = open_groups[alike] = []
+            groups.append(group)
+        group.append(cell)
+    return groups
+
+
+def group_id(cells: list[TrunkCell]) -> str:
+    """Returns the name of a population's folder of checkpoints: the trunk itself when it is alone."""
+    if len(cells) == 1:
+        return cells[0].trunk_id
+    digest = hashlib.sha256(" ".join(cell.trunk_id for cell in cells).encode()).hexdigest()[:6]
+    return f"population-{len(cells)}-{digest}"
+
+
+def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
+    """Returns the trunks of one split, most expensive first so that workers end together.
+
+    Raises:
+      ValueError: two trunks that are the same run.
+    """
+    if split == "fit":
+        cells = [TrunkCell("fit", config) for config in experiment.trunks]
+    else:
+        cells = [TrunkCell("target", target.train, target.name) for target in experiment.targets]
+    for name, count in Counter(cell.trunk_id for cell in cells).items():
+        if count > 1:
+            raise ValueError(f"trunk {name} appears {count} times: give each its own seed or factor level.")
+    return sorted(cells, key=lambda cell: -cell.trained_flops)

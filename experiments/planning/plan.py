@@ -1,0 +1,180 @@
+"""The plan: cells, counts, FLOPs, seconds and the standard errors to expect, before anything is spent."""
+
+import heapq
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.planning.cells import TrunkCell, trunk_cells
+from kleiber.experiments.planning.speed import SpeedEstimate, estimate_speed
+from kleiber.model.counts import memory_bytes
+
+MIN_RATIO_SPREAD = 4.0
+"""Largest over smallest tokens per parameter below which a design cannot tell the two exponents apart (laws within a
+factor 4 of one ratio have a condition number near 1e11)."""
+MIN_STEPS_AFTER_WARMUP = 300
+"""Shorter runs measure the start of training more than the law."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment would do and cost."""
+
+    experiment: Experiment
+    num_workers: int
+    fit_cells: list[TrunkCell]
+    target_cells: list[TrunkCell]
+    speed: SpeedEstimate
+    expected: dict[str, dict[str, float]]
+    """Expected relative standard error of each forecast and standard error of each exponent."""
+    refusals: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raises ValueError when the plan is refused, with every reason."""
+        if self.refusals:
+            raise ValueError("this plan is refused:\n  - " + "\n  - ".join(self.refusals))
+
+    def trunk_seconds(self, cell: TrunkCell) -> float:
+        """Returns the estimated seconds of one trunk on one worker, evaluation included."""
+        evaluations = len(cell.config.num_tokens) * cell.config.evaluation.num_tokens / 3  # forward only: a third
+        return (cell.trained_tokens + evaluations) / self.speed.tokens_per_second(cell.config.model)
+
+    @property
+    def fit_seconds(self) -> float:
+        """Wall seconds of the fitted runs on num_workers workers."""
+        return _schedule([self.trunk_seconds(cell) for cell in self.fit_cells], self.num_workers)
+
+    @property
+    def target_seconds(self) -> float:
+        """Wall seconds of the targets on num_workers workers."""
+        return _schedule([self.trunk_seconds(cell) for cell in self.target_cells], self.num_workers)
+
+    def headline(self) -> str:
+        """Returns the plan in one line."""
+        points = sum(len(cell.config.num_tokens) for cell in self.fit_cells)
+        total = self.fit_seconds + self.target_seconds
+        return (
+            f"{points} points on {len(self.fit_cells)} trunks, {len(self.target_cells)} targets, "
+            f"{self.total_flops:.2g} FLOPs, about {total / 60:.1f} min on {self.num_workers} workers "
+            f"({self.speed.source})"
+        )
+
+    @property
+    def total_flops(self) -> float:
+        """Counted training FLOPs, shared trunks counted once."""
+        return sum(cell.trained_flops for cell in self.fit_cells + self.target_cells)
+
+    @cached_property
+    def largest_fit_flops(self) -> float:
+        """Counted FLOPs of the largest fitted point."""
+        return max(point["flops"] for cell in self.fit_cells for point in cell.planned("").values())
+
+    def points(self) -> list[dict[str, Any]]:
+        """Returns the planned record of every point, with its trunk's seconds and compute relative to the fit."""
+        rows = []
+        for cell in self.fit_cells + self.target_cells:
+            seconds = self.trunk_seconds(cell)
+            for point in cell.planned(self.experiment.name).values():
+                ratio = point["flops"] / self.largest_fit_flops
+                rows.append({**point, "compute_ratio": ratio, "trunk_seconds": seconds})
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the plan as JSON data: `plan.json` and `kleiber plan --json`."""
+        points = self.points()
+        return {
+            "experiment": self.experiment.name,
+            "question": self.experiment.question,
+            "num_points": sum(p["split"] == "fit" for p in points),
+            "num_targets": len(self.target_cells),
+            "num_workers": self.num_workers,
+            "flops": self.total_flops,
+            "largest_fit_flops": self.largest_fit_flops,
+            "seconds": {"fit": self.fit_seconds, "target": self.target_seconds, "source": self.speed.source},
+            "memory_bytes": max(
+                memory_bytes(cell.config.model, cell.config.batch_size).total_bytes
+                for cell in self.fit_cells + self.target_cells
+            ),
+            "expected": self.expected,
+            "refusals": list(self.refusals),
+            "warnings": list(self.warnings),
+            "points": points,
+        }
+
+
+def make_plan(experiment: Experiment, num_workers: int) -> Plan:
+    """Returns the plan of an experiment; starts nothing."""
+    fit_cells, target_cells = trunk_cells(experiment, "fit"), trunk_cells(experiment, "target")
+    points = [p for cell in fit_cells for p in cell.planned("").values()]
+    targets = [p for cell in target_cells for p in cell.planned("").values()]
+    expected = expectation(experiment, points, targets) if experiment.laws else {}
+    refusals, warnings = _objections(experiment, points)
+    speed = estimate_speed()
+    return Plan(experiment, num_workers, fit_cells, target_cells, speed, expected, refusals, warnings)
+
+
+def _objections(experiment: Experiment, points: list[dict[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns (refusals, warnings) of a design."""
+    refusals: list[str] = []
+    warnings: list[str] = []
+    short = [p for p in points if p["num_steps"] < MIN_STEPS_AFTER_WARMUP]
+    if short:
+        warnings.append(f"{len(short)} points have fewer than {MIN_STEPS_AFTER_WARMUP} steps: start-up, not the law")
+    if not experiment.laws:
+        return tuple(refusals), tuple(warnings)
+    ratios = np.array([p["tokens_per_parameter"] for p in points])
+    sizes, lengths = {p["num_params_total"] for p in points}, {p["num_tokens"] for p in points}
+    spread = ratios.max() / ratios.min()
+    if len(sizes) < 3:
+        refusals.append(f"{len(sizes)} model sizes; the size exponent needs at least 3 (set laws=() to fit nothing)")
+    if len(lengths) < 3:
+        refusals.append(f"{len(lengths)} token counts; the data exponent needs at least 3 (set laws=() to fit nothing)")
+    if spread < MIN_RATIO_SPREAD and len(sizes) >= 3:
+        refusals.append(
+            f"tokens per parameter span only {ratios.min():.3g} to {ratios.max():.3g} (a factor {spread:.2g}): along "
+            "one ratio, size and data move together, so their exponents cannot be told apart whatever the noise; "
+            f"spread the ratios over a factor {MIN_RATIO_SPREAD:.0f} or more at several sizes"
+        )
+    if len(points) < 7:
+        refusals.append(f"{len(points)} points for a law of 5 constants; plan at least 7, better 24")
+    return tuple(refusals), tuple(warnings)
+
+
+def expectation(experiment: Experiment, points: list[dict], targets: list[dict]) -> dict[str, dict[str, float]]:
+    """Returns the standard errors to expect if the experiment's assumed law and noise were true.
+
+    Returns:
+      {"exponents": {"alpha", "beta"}, "forecasts": {target: relative standard error of its forecast}}; empty when the
+      design cannot identify the law.
+    """
+    from kleiber.scaling.designing.design import expected_errors  # only a plan with laws needs the room of laws
+    from kleiber.scaling.designing.simulate import RunNoise
+
+    assumed = experiment.assumed
+    names = ("num_params_total", "num_tokens")
+    expected = expected_errors(
+        "chinchilla",
+        {name: getattr(assumed, name) for name in ("E", "A", "B", "alpha", "beta")},
+        {name: np.array([point[name] for point in points], np.float64) for name in names},
+        RunNoise(assumed.point_noise, assumed.trunk_noise),
+        targets={name: np.array([point[name] for point in targets], np.float64) for name in names},
+        trunk=[point["trunk_id"] for point in points],
+    )
+    if expected.is_singular:
+        return {}
+    return {
+        "exponents": {name: expected.standard_errors[name] for name in ("alpha", "beta")},
+        "forecasts": {p["target"]: float(e) for p, e in zip(targets, expected.new_run, strict=True)},
+    }
+
+
+def _schedule(seconds: list[float], num_workers: int) -> float:
+    """Returns the wall seconds of independent tasks on num_workers workers, longest first."""
+    loads = [0.0] * max(1, num_workers)
+    for task in sorted(seconds, reverse=True):
+        heapq.heapreplace(loads, loads[0] + task)
+    return max(loads)

@@ -1,0 +1,79 @@
+"""How fast a shape will train here: as measured before on this machine, else estimated from its matmul speed."""
+
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kleiber.experiments.config_file import config_hash
+from kleiber.model.config import ModelConfig
+from kleiber.model.counts import flops_per_token
+from kleiber.parallel.environment import num_cores
+from kleiber.train.data.cache import cache_folder
+
+LARGE_WIDTH_FRACTION = 0.8
+WIDTH_SCALE, WIDTH_OFFSET = 35.0, 8.0
+"""A single-thread worker reaches LARGE_WIDTH_FRACTION * (1 - exp(-(d_model - 8) / 35)) of one core's matmul speed:
+fitted to 16, 25, 32, 40, 47, 49 GFLOP/s at widths 24, 32, 48, 64, 96, 128 on one 2-core machine."""
+
+
+@dataclass(frozen=True)
+class SpeedEstimate:
+    """Training speed of one worker by shape."""
+
+    matmul_flops_per_second: float
+    measured: dict[str, float]
+    """Tokens per second by shape hash, from earlier runs on this machine."""
+
+    def tokens_per_second(self, model: ModelConfig) -> float:
+        """Returns training tokens per second of one worker."""
+        known = self.measured.get(config_hash(model))
+        if known:
+            return known
+        fraction = LARGE_WIDTH_FRACTION * (1.0 - np.exp(-max(4.0, model.d_model - WIDTH_OFFSET) / WIDTH_SCALE))
+        return float(fraction * self.matmul_flops_per_second / flops_per_token(model))
+
+    @property
+    def source(self) -> str:
+        """Where the seconds come from, for people."""
+        return "speeds measured here before" if self.measured else "speeds guessed from this machine's matmul rate"
+
+
+def estimate_speed() -> SpeedEstimate:
+    """Returns the speeds measured before on this machine, and its matmul rate now (takes about 0.2 s)."""
+    try:
+        measured = json.loads(_speed_file().read_text())
+    except (OSError, ValueError):
+        measured = {}
+    return SpeedEstimate(matmul_rate(), {k: v for k, v in measured.items() if isinstance(v, float) and v > 0})
+
+
+def remember_speed(speeds: dict[str, float]) -> None:
+    """Keeps tokens per second by shape hash for the next plan on this machine."""
+    path = _speed_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    merged = {**estimate_speed().measured, **speeds}
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(merged, indent=1))
+    partial.replace(path)
+
+
+def matmul_rate(size: int = 384, repeats: int = 12) -> float:
+    """Returns float32 matmul FLOPs per second of one core, the best of a few short products."""
+    a = np.ones((size, size), np.float32)
+    best = np.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    single = os.environ.get("OPENBLAS_NUM_THREADS") == "1" or os.environ.get("OMP_NUM_THREADS") == "1"
+    return 2.0 * size**3 / best / (1 if single else num_cores())
+
+
+def _speed_file() -> Path:
+    machine = f"{platform.machine()}-{platform.node() or 'host'}"
+    return cache_folder() / "speed" / f"{machine}.json"

@@ -1,0 +1,286 @@
+"""The sweep driver: plan, run, fit, register the forecast, run the targets, score, report. One state machine on disk.
+
+Every stage looks at what is there and does what is missing, so typing the same line again goes on, and a finished
+sweep returns at once. The order is the point: all fitted points are in before the fit is frozen, and the forecasts
+are in the ledger before a target starts.
+"""
+
+import contextlib
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from kleiber.experiments.config_file import config_hash
+from kleiber.experiments.directory.record import read_json, read_records, record_path, write_json, write_table
+from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
+from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.planning.cells import TrunkCell, trunk_cells
+from kleiber.experiments.planning.plan import make_plan
+from kleiber.experiments.planning.speed import remember_speed
+from kleiber.experiments.sweeping.follow import follow, lead_launch
+from kleiber.experiments.sweeping.lock import DirectoryLock
+from kleiber.experiments.sweeping.ownership import make_directory, own_directory
+from kleiber.experiments.sweeping.progress import SweepProgress
+from kleiber.experiments.sweeping.workers import WorkerPool, default_workers, num_devices
+from kleiber.parallel.environment import process_in_environment
+from kleiber.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a sweep ended."""
+
+    exit_code: int
+    summary: dict[str, Any]
+
+
+def run_sweep(
+    experiment: Experiment,
+    directory: Path,
+    num_workers: int | None = None,
+    retry_failed: bool = False,
+    is_quiet: bool = False,
+    has_report: bool = True,
+    max_seconds: float | None = None,
+    allow: tuple[str, ...] = (),
+) -> SweepResult:
+    """Runs an experiment in a directory until it is finished or stopped.
+
+    Args:
+      experiment: from a config file.
+      directory: the sweep directory; made if missing.
+      num_workers: local processes; None means one for each core this process may use.
+      retry_failed: whether cells recorded as failed are run again.
+      is_quiet: whether progress goes to the log file only.
+      has_report: whether a report is made at the end.
+      max_seconds: wall time after which everything is saved and the sweep stops, resumable; None means no limit.
+      allow: fields in which the experiment may differ from the one that made the directory.
+
+    Raises:
+      ValueError: a mistake in the plan; a directory in use, of another experiment, or that cannot be made.
+    """
+    if num_workers is not None and num_workers < 1:
+        raise ValueError(f"{num_workers} workers asked for, expected 1 or more, or none for one on each core.")
+    if max_seconds is not None and max_seconds <= 0:
+        raise ValueError(f"a time limit of {max_seconds:g} seconds, expected a positive one, or none.")
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
+    configs = [*experiment.trunks, *(target.train for target in experiment.targets)]
+    number, count = process_in_environment()
+    if number > 0:
+        code = follow(directory, num_devices(configs))
+        return SweepResult(code, {"experiment": experiment.name, "process": number, "exit_code": code})
+    make_directory(directory)
+    with DirectoryLock(directory) as lock:
+        own_directory(experiment, directory, allow)
+        with open(directory / "log.txt", "a") as log:
+            workers = num_workers or default_workers(configs)
+            sweep = _Sweep(experiment, directory, workers, log, is_quiet, has_report, deadline)
+            if lock.taken_over:
+                sweep.say(f"took over the lock of a sweep that is gone ({lock.taken_over})")
+            if count == 1:
+                return sweep.run(retry_failed)
+            return lead_launch(directory, lambda: sweep.run(retry_failed))
+
+
+def with_seed(experiment: Experiment, offset: int) -> Experiment:
+    """Returns the experiment with offset added to the seed of every run: an independent repetition."""
+
+    def shifted(config: TrainConfig) -> TrainConfig:
+        return replace(config, seed=config.seed + offset)
+
+    targets = tuple(replace(target, train=shifted(target.train)) for target in experiment.targets)
+    return replace(experiment, trunks=tuple(map(shifted, experiment.trunks)), targets=targets)
+
+
+def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
+    """Prepares every corpus an experiment reads, and checks it against the plan.
+
+    Raises:
+      ValueError: vocabulary and data disagree, or the corpus is shorter than a run needs.
+    """
+    from kleiber.train.data.run_data import open_run_data
+
+    seen: set[tuple] = set()
+    for config in [*experiment.trunks, *(target.train for target in experiment.targets)]:
+        key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.evaluation)
+        if key not in seen:
+            if not seen:
+                say(f"reading corpus {config.data.corpus}")
+            seen.add(key)
+            open_run_data(config)
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """Returns the result of a sweep for people."""
+    if "runs" not in summary:
+        return []
+    runs = ", ".join(f"{count} {status}" for status, count in summary["runs"].items() if count)
+    lines = [f"\n{summary['experiment']}: {runs}"]
+    lines += [f"  {line}" for line in summary.get("fit_lines", [])]
+    for outcome in summary.get("targets", []):
+        low, high = outcome["interval"]
+        lines.append(
+            f"  {outcome['target']}: forecast {outcome['predicted_loss']:.4f} [{low:.4f}, {high:.4f}], observed "
+            f"{outcome['observed_loss']:.4f}: {outcome['signed_error']:+.2%}, "
+            f"{'inside' if outcome['inside'] else 'OUTSIDE'} the {outcome['level']:.0%} interval, at "
+            f"{outcome['compute_ratio']:.1f} times the largest fitted compute"
+        )
+    for item in summary.get("gate", []):
+        lines.append(f"  {'pass' if item['passed'] else 'FAIL'}  {item['claim']}")
+    if "report" in summary:
+        lines.append(f"  report: {summary['report']}")
+    return lines
+
+
+class _Sweep:
+    def __init__(
+        self,
+        experiment: Experiment,
+        directory: Path,
+        num_workers: int,
+        log: IO[str],
+        is_quiet: bool,
+        has_report: bool,
+        deadline: float | None = None,
+    ):
+        self.experiment, self.directory, self.num_workers, self.log = experiment, directory, num_workers, log
+        self.is_quiet, self.has_report = is_quiet, has_report
+        self.deadline = deadline
+        self.stopped_by = ""
+        self.session = uuid.uuid4().hex[:8]
+
+    def run(self, retry_failed: bool) -> SweepResult:
+        fit_cells, target_cells = trunk_cells(self.experiment, "fit"), trunk_cells(self.experiment, "target")
+        if retry_failed:
+            self._forget_failed(fit_cells + target_cells)
+        result_path = self.directory / "result.json"
+        is_whole = result_path.exists() and (self.directory / "table.parquet").exists()
+        if is_whole and not any(c.missing(self.directory) for c in fit_cells + target_cells):
+            found = read_json(result_path)
+            if self.has_report and not (self.directory / "report.html").exists():
+                self._report(found)
+            return SweepResult(found["exit_code"], found)
+        self.say(f"kleiber sweep {self.experiment.name} in {self.directory}")
+        started = time.monotonic()
+        plan = make_plan(self.experiment, self.num_workers)
+        plan.check()
+        prepare_data(self.experiment, self.say)
+        write_json(self.directory / "plan.json", plan.to_json())
+        self.say(plan.headline())
+        code = self._phase("fit", fit_cells, plan)
+        if code != EXIT_DONE:
+            return self._stopped(code)
+        summary: dict[str, Any] = {"experiment": self.experiment.name, "directory": str(self.directory), "gate": []}
+        if self.experiment.laws:
+            from kleiber.experiments.sweeping.law_stage import fit_and_register, gate_verdict, score_targets
+
+            summary |= fit_and_register(self.experiment, self.directory, self.say)
+            if target_cells:
+                code = self._phase("target", target_cells, plan)
+                if code != EXIT_DONE:
+                    return self._stopped(code)
+                summary |= score_targets(self.experiment, self.directory, self.say)
+        records = read_records(self.directory)
+        write_table(self.directory, records)
+        summary["runs"] = {s: sum(r["status"] == s for r in records) for s in ("done", "failed", "diverged")}
+        if self.experiment.laws:
+            summary["gate"] = gate_verdict(self.experiment, summary)
+        passed = all(item["passed"] for item in summary["gate"])
+        summary["exit_code"] = EXIT_DONE if passed and not summary["runs"]["failed"] else EXIT_GATE
+        summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)
+        write_json(result_path, summary)
+        if self.has_report:
+            self._report(summary)
+        return SweepResult(summary["exit_code"], summary)
+
+    def _phase(self, split: str, cells: list[TrunkCell], plan: Any) -> int:
+        if not any(cell.missing(self.directory) for cell in cells):
+            return EXIT_DONE
+        workers = min(self.num_workers, len(cells))
+        devices = num_devices(cell.config for cell in cells)
+        pool = WorkerPool(
+            self.directory,
+            split,
+            workers,
+            self.session,
+            self.log,
+            self.say,
+            num_trunks=len(cells),
+            num_devices=devices,
+            deadline=self.deadline,
+        )
+        with SweepProgress(self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet) as progress:
+            code = pool.run(progress.tick)
+            progress.tick()
+        self.stopped_by = "; ".join(dict.fromkeys(pool.messages))
+        records = read_records(self.directory)
+        write_table(self.directory, records)
+        models = {cell.trunk_id: config_hash(cell.config.model) for cell in cells}
+        remember_speed(
+            {
+                models[r["trunk_id"]]: r["tokens_per_second"]
+                for r in records
+                if r["trunk_id"] in models and r["status"] == "done"
+            }
+        )
+        self._tell_bad_ends([r for r in records if r["split"] == split and r["status"] in ("failed", "diverged")])
+        missing = [name for cell in cells for name in cell.missing(self.directory)]
+        return code if not missing or code != EXIT_DONE else EXIT_RESUMABLE
+
+    def _tell_bad_ends(self, records: list[dict[str, Any]]) -> None:
+        """Says which runs did not end well, a line for each trunk, and what to type, once for each kind."""
+        ends = [(r["trunk_id"], r["status"], r["reason"]) for r in records]
+        for (trunk, status, reason), count in Counter(ends).items():
+            self.say(f"{trunk} {status}, {count} {'point' if count == 1 else 'points'}: {reason}")
+        failed = [r["trunk_id"] for r in records if r["status"] == "failed"]
+        diverged = [r["trunk_id"] for r in records if r["status"] == "diverged"]
+        if failed:
+            where = self.directory / "runs" / failed[0] / "error.txt"
+            found = f"the traceback is in {where}" if where.exists() else f"the log is {self.directory / 'log.txt'}"
+            self.say(f"  failed: {found}; checkpoints are kept, and the same line with --retry-failed tries again")
+        if diverged:
+            self.say(
+                f"  diverged: checkpoints before it are kept; lower the learning rate, or leave the bad batches out: "
+                f"kleiber rewind {self.directory} --run {diverged[0]} --skip-batches FIRST:END --out NEW"
+            )
+
+    def _forget_failed(self, cells: list[TrunkCell]) -> None:
+        for cell in cells:
+            for name in cell.failed(self.directory):
+                record_path(self.directory, name).unlink()
+        (self.directory / "result.json").unlink(missing_ok=True)
+
+    def _report(self, summary: dict[str, Any]) -> None:
+        try:
+            from kleiber.experiments.report.build import build_report
+        except ImportError as missing:
+            self.say(f"no report: {missing.name} is not installed; pip install 'kleiber[notebook]', kleiber report")
+            return
+        self.say("writing report.ipynb and report.html")
+        build_report(self.directory)
+        summary["report"] = str(self.directory / "report.html")
+        write_json(self.directory / "result.json", summary)
+
+    def _stopped(self, code: int) -> SweepResult:
+        self.say(f"stopped early{': ' + self.stopped_by if self.stopped_by else ''}")
+        self.say("what is done is kept, and the same line goes on")
+        summary = {
+            "experiment": self.experiment.name,
+            "status": "stopped",
+            "reason": self.stopped_by,
+            "exit_code": code,
+        }
+        return SweepResult(code, summary)
+
+    def say(self, text: str) -> None:
+        """Prints a line, unless quiet, and logs it."""
+        if not self.is_quiet or "cannot write" in text:
+            print(text, file=sys.stderr if self.is_quiet else sys.stdout, flush=True)
+        with contextlib.suppress(OSError):  # a full disk must not hide why it stopped
+            self.log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+            self.log.flush()

@@ -1,0 +1,304 @@
+"""A worker process: claims trunks of a sweep one after another and trains them. Started by the sweep driver.
+
+A claim is a file lock that the system drops with the process, so a killed worker never blocks a trunk and two
+workers, of one driver or of two, never train the same one.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from filelock import FileLock, Timeout
+
+from kleiber.experiments.config_file import from_data, to_data
+from kleiber.experiments.directory.record import read_json, record_path, versions, write_json
+from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_RESUMABLE
+from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.planning.cells import TrunkCell, group_id, populations, trunk_cells
+from kleiber.experiments.sweeping.failures import (
+    MAX_ATTEMPTS,
+    Attempts,
+    cannot_write,
+    is_lost_peer,
+    is_out_of_memory,
+    write_problem,
+)
+from kleiber.experiments.sweeping.workers import WARNING
+from kleiber.parallel import hosts
+from kleiber.parallel.environment import process_in_environment, runs_on_cpu
+from kleiber.train.checkpoints.manifest import CannotSave
+from kleiber.train.watch.signals import StopRequest
+from kleiber.train.watch.watchdog import hang_seconds
+
+SPLITS = ("fit", "target", "follow")
+"""What a worker trains; a process other than the lead follows it."""
+
+
+def main(directory: Path, split: str, index: int, session: str) -> int:
+    """Works until every trunk of the split has its records, or a stop is asked for."""
+    _stay_on_core(index)
+    threading.Thread(target=_beat, args=[directory], name="kleiber-heartbeat", daemon=True).start()
+    hosts.connect()
+    logging.getLogger("kleiber").addHandler(_WarningsToDriver(logging.WARNING))
+    logging.getLogger("kleiber").propagate = False
+    stop = StopRequest()  # after connecting, which takes SIGTERM for itself
+    split = SPLITS[hosts.from_lead(SPLITS.index(split))]
+    experiment = from_data(Experiment, read_json(directory / "experiment.json"))
+    groups = populations(trunk_cells(experiment, split), experiment.population_size)
+    try:
+        for group in _pending(groups, directory, session):
+            if hosts.is_lead():
+                _claim(experiment, group, directory, session, stop)
+            else:
+                _follow(experiment, group, directory, stop)
+            if hosts.any_of(stop()):
+                print(f"worker {index}: stopped ({stop.reason or 'by another process'})", flush=True)
+                hosts.disconnect()
+                return EXIT_RESUMABLE
+    except (OSError, CannotSave) as problem:
+        if not cannot_write(problem):
+            raise
+        tell_driver(write_problem(problem, directory))
+        return EXIT_CANNOT_WRITE
+    hosts.disconnect()
+    return EXIT_DONE
+
+
+def _pending(groups: list[list[TrunkCell]], directory: Path, session: str) -> Iterator[list[TrunkCell]]:
+    """Yields what is left to train, the largest first, until nothing is; several processes train together what the lead
+    chooses."""
+    while jax.process_count() > 1:
+        missing = [index for index, group in enumerate(groups) if _missing(group, directory)]
+        index = hosts.from_lead(missing[0] if missing else -1)
+        if index < 0:
+            return
+        yield groups[index]
+    while pending := [group for group in groups if _missing(group, directory)]:
+        for group in pending:
+            if not is_compiling(group, groups, directory, session):
+                yield group
+                if not _missing(group, directory):  # trained: look again from the largest on
+                    break
+        else:
+            time.sleep(0.2)
+
+
+def is_compiling(group: list[TrunkCell], groups: list[list[TrunkCell]], directory: Path, session: str) -> bool:
+    """Returns whether another worker is compiling this shape: once that is done the cache has it, and until then there
+    are other shapes to train."""
+    others = (other for other in groups if other[0].config.model == group[0].config.model and other is not group)
+    folders = (directory / "runs" / group_id(other) for other in others)
+    return any(Attempts(folder, session).pid and not (folder / "progress.json").exists() for folder in folders)
+
+
+def _follow(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
+    """Trains a trunk together with the lead, which writes everything there is to write."""
+    from kleiber.train.trunk import Diverged, Stopped
+
+    with contextlib.suppress(Stopped, Diverged, ValueError, TypeError, NotImplementedError):
+        _run_trunk(experiment, group, directory, stop)
+    stop.has_work = False
+
+
+def tell_driver(text: str) -> None:
+    """Says something to the user by way of the driver: a pipe works where a full disk does not."""
+    pipe = os.environ.get("KLEIBER_DRIVER_PIPE")
+    if pipe:
+        with contextlib.suppress(OSError):
+            os.write(int(pipe), text.encode()[:4000] + b"\n")
+    with contextlib.suppress(OSError):
+        print(f"worker: {text}", flush=True)
+
+
+class _WarningsToDriver(logging.Handler):
+    """Sends kleiber's own warnings, such as that of a damaged checkpoint, to whoever watches the sweep."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell_driver(WARNING + record.getMessage().replace("\n", " "))
+
+
+def _claim(experiment: Experiment, group: list[TrunkCell], directory: Path, session: str, stop: StopRequest) -> None:
+    """Trains a trunk, or population, unless another worker has it or it is done."""
+    folder = directory / "runs" / group_id(group)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "claim.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return
+    try:
+        if _missing(group, directory):
+            _train(experiment, group, directory, session, stop)
+    finally:
+        stop.has_work = False
+        lock.release()
+
+
+def _missing(group: list[TrunkCell], directory: Path) -> bool:
+    return any(cell.missing(directory) for cell in group)
+
+
+def _beat(directory: Path) -> None:
+    """Shows the driver for as long as this process lives, idle or not, that it runs its threads: one that is stopped or
+    frozen does not."""
+    path = directory / "runs" / f".beat-{os.getpid()}"
+    while True:
+        with contextlib.suppress(OSError):  # a full disk is reported by whoever must write
+            path.touch()
+        time.sleep(min(1.0, hang_seconds() / 5))
+
+
+def _stay_on_core(index: int) -> None:
+    """Keeps a process that computes on one CPU device on one core, before XLA counts the cores it may use: its flag for
+    one thread does not reach all products, and two workers that each use both cores wait for each other: half the speed
+    (docs/speed.md). The host of an accelerator keeps all its cores, to compile and to read data."""
+    is_one = os.environ.get("JAX_NUM_CPU_DEVICES", "1") == "1" and process_in_environment()[1] == 1
+    if is_one and runs_on_cpu() and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[index % len(cores)]})
+
+
+def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, session: str, stop: StopRequest) -> None:
+    """Trains one claimed trunk, or population, and writes the record of each point; failures become typed records.
+
+    Mistakes of a config fail at once. Anything else, a lack of memory and a hang included, is tried again from the
+    trunk's own checkpoint, up to MAX_ATTEMPTS times in one launch.
+    """
+    from kleiber.train.trunk import Diverged, Stopped
+
+    for cell in group:
+        config_path = directory / "runs" / cell.trunk_id / "config.json"
+        if not config_path.exists():
+            write_json(config_path, to_data(cell.config))
+    attempts = Attempts(directory / "runs" / group_id(group), session)
+    if attempts.is_exhausted():
+        _record_failure(experiment, group, directory, "failed", attempts.summary())
+        return
+    attempts.start(os.getpid())
+    try:
+        _run_trunk(experiment, group, directory, stop)
+    except Stopped as stopped:
+        print(f"{group_id(group)}: {stopped}", flush=True)
+    except Diverged as problem:
+        _record_failure(experiment, group, directory, "diverged", problem)
+    except (Exception, MemoryError) as problem:
+        if cannot_write(problem):
+            raise
+        if jax.process_count() > 1 and is_lost_peer(problem):
+            print(
+                f"another process is gone: {str(problem)[:200]}; the same line goes on from the checkpoint", flush=True
+            )
+            os._exit(EXIT_RESUMABLE)  # an orderly end would wait for the one that is gone
+        out_of_memory = is_out_of_memory(problem)
+        if isinstance(problem, ValueError | TypeError | NotImplementedError) and not out_of_memory:
+            _record_failure(experiment, group, directory, "failed", problem)
+            return
+        reason = f"{'out of memory: ' if out_of_memory else ''}{type(problem).__name__}: {problem}"[:500]
+        attempts.end(reason)
+        _write_traceback(directory, group, problem)
+        print(f"{group_id(group)}: attempt {attempts.count} of {MAX_ATTEMPTS} failed, {reason}", flush=True)
+        if out_of_memory:  # only the end of the process gives all memory back; the driver starts another
+            os._exit(EXIT_OUT_OF_MEMORY)
+    finally:
+        with contextlib.suppress(OSError):
+            attempts.leave()
+
+
+def _write_traceback(directory: Path, group: list[TrunkCell], problem: BaseException) -> None:
+    (directory / "runs" / group_id(group) / "error.txt").write_text("".join(traceback.format_exception(problem)))
+
+
+def _record_failure(
+    experiment: Experiment, group: list[TrunkCell], directory: Path, status: str, problem: Exception | str
+) -> None:
+    if isinstance(problem, Exception):
+        _write_traceback(directory, group, problem)
+    reason = problem if isinstance(problem, str) else f"{type(problem).__name__}: {problem}"
+    for cell in group:
+        for num_tokens in cell.missing(directory):
+            record = cell.planned(experiment.name)[num_tokens]
+            _write_record(directory, cell, num_tokens, {**record, "status": status, "reason": reason})
+            print(f"{record['run_id']} {status}: {reason}", flush=True)
+
+
+def _write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: dict[str, Any]) -> None:
+    path = record_path(directory, record["run_id"])
+    write_json(path.parent / "config.json", {"num_tokens": num_tokens, "trunk": to_data(cell.config)})
+    write_json(path, record)
+
+
+def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
+    from kleiber.train.data.run_data import open_run_data
+    from kleiber.train.trunk import Point, Trunk, TrunkIO
+    from kleiber.train.watch.goodput import Goodput
+    from kleiber.train.watch.watchdog import Watchdog
+
+    data = open_run_data(group[0].config)
+    folders = [directory / "runs" / cell.trunk_id for cell in group]
+    common = {**versions(), **_device_columns(), "data_fingerprint": data.train.fingerprint}
+    last_write = [0.0]
+
+    def on_point(point: Point) -> None:
+        cell, evaluation = group[point.member], point.evaluation
+        if point.num_tokens not in cell.missing(directory):
+            return
+        record = {**cell.planned(experiment.name)[point.num_tokens], **common}
+        record.update(
+            status="done" if evaluation else "diverged",
+            reason=point.reason,
+            epochs=record["num_tokens"] / data.num_unique_tokens,
+            num_unique_tokens=min(record["num_tokens"], data.num_unique_tokens),
+            loss=evaluation.loss if evaluation else None,
+            loss_standard_error=evaluation.loss_standard_error if evaluation else None,
+            bits_per_byte=data.bits_per_byte(evaluation.loss) if evaluation else None,
+            wall_seconds=round(point.train_seconds, 3),
+            tokens_per_second=round(point.tokens_per_second, 1),
+        )
+        _write_record(directory, cell, point.num_tokens, record)
+
+    def on_progress(progress: dict[str, Any]) -> None:
+        stop.has_work = True
+        now = time.monotonic()
+        if hosts.is_lead() and now - last_write[0] > 0.5:
+            last_write[0] = now
+            for folder in folders:
+                partial = folder / ".progress.json"
+                partial.write_text(json.dumps(progress))
+                partial.replace(folder / "progress.json")
+
+    def is_measured(num_tokens: int) -> bool:
+        return not any(num_tokens in cell.missing(directory) for cell in group)
+
+    own = directory / "runs" / group_id(group)
+    clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
+    stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
+    watchdog = Watchdog(clock, own / stacks)
+    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allowed(directory))
+    try:
+        Trunk([cell.config for cell in group], data, io).run()
+    finally:
+        watchdog.close()
+
+
+def allowed(directory: Path) -> tuple[str, ...]:
+    """Returns the fields in which checkpoints of this sweep may differ from its config, as the user allowed."""
+    path = directory / "allowed.json"
+    return tuple(read_json(path)) if path.exists() else ()
+
+
+def _device_columns() -> dict[str, str]:
+    device = jax.devices()[0]
+    return {"device": f"{device.platform}:{device.device_kind}"}
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]))

@@ -1,0 +1,1 @@
+"""The textbook: what a Transformer is made of, one noun a file."""

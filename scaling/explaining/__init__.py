@@ -1,0 +1,1 @@
+"""What a fit says: which law, which factor matters, what the approaches agree on."""

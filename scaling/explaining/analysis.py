@@ -1,0 +1,159 @@
+"""All that is said about one table: the fits, which form predicts larger runs, what each factor does, other methods."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kleiber.scaling.explaining.approaches import Approach, approaches_json, approaches_report, compare_approaches
+from kleiber.scaling.explaining.factors import Factors, describe_factors
+from kleiber.scaling.explaining.select import Selection, rolling_origin
+from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.fitting.report import comparison_report
+from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.forecasting.forecast import form_weights
+from kleiber.scaling.laws import get_law
+from kleiber.scaling.table.table import RunTable
+from kleiber.scaling.table.warned import TableWarning
+
+BEYOND = 10.0
+"""The three approaches advise for this many times the compute of the largest run."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `analyse` returns; a text instead of a finding says why there is none."""
+
+    fits: tuple[FitResult, ...]
+    weights: tuple[float, ...]
+    """Akaike weight of each fit."""
+    selection: Selection | str
+    factors: tuple[Factors | str, ...]
+    """One a fit."""
+    approaches: tuple[tuple[float, list[Approach]] | str, ...]
+    """One a fit: the budget in FLOPs, and what each approach advises for it."""
+
+    def to_json(self, noted: Sequence[str] = ()) -> dict[str, Any]:
+        """Returns the fit with all that is said about it; of several, {"fits", "comparison", "cross_validation"}.
+
+        Args:
+          noted: warnings that came on the way.
+        """
+        parts = zip(self.fits, self.factors, self.approaches, strict=True)
+        found = [
+            {
+                **fit.to_json(),
+                "warnings": list(noted),
+                "factors": {"withheld": factors} if isinstance(factors, str) else factors.to_json(),
+                "approaches": {"withheld": advice}
+                if isinstance(advice, str)
+                else approaches_json(advice[1], advice[0]),
+            }
+            for fit, factors, advice in parts
+        ]
+        chosen = {"withheld": self.selection} if isinstance(self.selection, str) else self.selection.to_json()
+        if len(found) == 1:
+            return {**found[0], "cross_validation": chosen}
+        comparison = [
+            {"law": fit.law, "aicc": fit.aicc, "weight": weight}
+            for fit, weight in zip(self.fits, self.weights, strict=True)
+        ]
+        return {"fits": found, "comparison": comparison, "cross_validation": chosen}
+
+    def report(self) -> str:
+        """Returns the fits, how they compare, and what the best of them says about factors, for people."""
+        parts = [fit.report() for fit in self.fits]
+        if len(self.fits) > 1:
+            parts.append(comparison_report(self.fits, self.weights))
+        parts.append(
+            f"rolling origin in compute: not possible, {self.selection}"
+            if isinstance(self.selection, str)
+            else self.selection.report()
+        )
+        best = self.best
+        for found in (self.factors[best], self.approaches[best]):
+            if isinstance(found, Factors):
+                parts.append(found.report())
+            elif not isinstance(found, str):
+                parts.append(approaches_report(found[1], found[0]))
+        return "\n\n".join(parts)
+
+    @property
+    def best(self) -> int:
+        """Index of the fit that predicts larger runs best, or failing that has the least AICc."""
+        if isinstance(self.selection, str):
+            return int(np.argmin([fit.aicc for fit in self.fits]))
+        return [fit.law for fit in self.fits].index(self.selection.best)
+
+
+def analyse(
+    table: RunTable,
+    laws: Sequence[str],
+    *,
+    cluster: str | None = None,
+    objective: str = "gaussian",
+    delta: float | None = None,
+    fixed: Mapping[str, float] | None = None,
+    starts: int = 16,
+    in_depth: bool = True,
+) -> Analysis:
+    """Returns each law fitted to a table, and what follows.
+
+    Args:
+      table, cluster, objective, delta, starts: as for `fit_law`.
+      laws: ids of registered laws.
+      fixed: constants held at a value in the laws that have them; with one law, all must be its own.
+      in_depth: whether more is found than the fits.
+
+    Raises:
+      TableError, ValueError, FitFailedError: as `fit_law`.
+    """
+    names, fixed = list(dict.fromkeys(laws)), dict(fixed or {})
+    held = {name: fixed if len(names) == 1 else _own(name, fixed, names) for name in names}
+    common: dict[str, Any] = {"cluster": cluster, "objective": objective, "delta": delta}
+    fits = tuple(fit_law(table, name, fixed=held[name], starts=starts, **common) for name in names)
+    left_out = "not asked for"
+    selection: Selection | str = left_out
+    if in_depth:
+        selection = _selection(table, names, fixed=fixed, **common)
+    return Analysis(
+        fits,
+        tuple(form_weights(fits)),
+        selection,
+        tuple(describe_factors(fit) if in_depth else left_out for fit in fits),
+        tuple(_approaches(fit) if in_depth else left_out for fit in fits),
+    )
+
+
+def _own(law: str, fixed: Mapping[str, float], laws: Sequence[str]) -> dict[str, float]:
+    """Returns the fixed constants that this law has.
+
+    Raises:
+      ValueError: for a constant that none of the laws has.
+    """
+    known = {name for each in laws for name in get_law(each).names}
+    unknown = [name for name in fixed if name not in known]
+    if unknown:
+        raise ValueError(f"none of {', '.join(laws)} has a constant {unknown[0]!r} to fix.")
+    return {name: value for name, value in fixed.items() if name in get_law(law).names}
+
+
+def _selection(table: RunTable, laws: Sequence[str], **options: Any) -> Selection | str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TableWarning)
+            return rolling_origin(table, laws, **options)
+    except ValueError as reason:
+        return str(reason)
+
+
+def _approaches(fit: FitResult) -> tuple[float, list[Approach]] | str:
+    if fit.optimum.get("a") is None:
+        return str(fit.optimum.get("withheld"))
+    flops = BEYOND * 6 * float(np.max(fit.points["num_params_total"] * fit.points["num_tokens"]))
+    try:
+        return flops, compare_approaches(fit, flops)
+    except ValueError as reason:
+        return str(reason)

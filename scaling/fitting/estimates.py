@@ -1,0 +1,135 @@
+"""Constants as reported: values with t intervals, withheld where the runs cannot give them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from kleiber.scaling.fitting.identifiability import Identifiability, identify
+from kleiber.scaling.fitting.noise import Uncertainty
+from kleiber.scaling.fitting.result import Estimate
+from kleiber.scaling.fitting.scaled_law import STEP, Model
+
+
+def transformed_gradient(model: Model, z: np.ndarray, name: str) -> tuple[float, np.ndarray, bool]:
+    """Returns a constant's value, the gradient [P] of it (of its logarithm if positive by nature), and which."""
+    shifted = model.reported(z + 1j * STEP * np.eye(len(z)))[name]
+    value = float(shifted[0].real) if len(z) else float(model.reported(z)[name])
+    gradient = shifted.imag / STEP
+    is_log = model.law[name].transform == "log"
+    return value, gradient / value if is_log else gradient, is_log
+
+
+def interval(value: float, deviation: float, degrees: float, is_log: bool, level: float = 0.95) -> tuple[float, float]:
+    """Returns the t interval around a value; symmetric in its logarithm if `is_log`."""
+    from scipy.special import stdtrit  # a quarter of a second, which the start of a run need not wait for
+
+    reach = float(stdtrit(min(degrees, 1e9), 0.5 + level / 2)) * deviation
+    if is_log:
+        with np.errstate(over="ignore"):
+            return float(value * np.exp(-reach)), float(value * np.exp(reach))
+    return value - reach, value + reach
+
+
+def describe(
+    model: Model,
+    z: np.ndarray,
+    residual: np.ndarray,
+    jacobian: np.ndarray,
+    uncertainty: Uncertainty,
+    free: np.ndarray,
+    others: Sequence[tuple[float, np.ndarray]] = (),
+) -> tuple[dict[str, Estimate], Identifiability]:
+    """Returns every constant with its interval, and the identifiability report.
+
+    Args:
+      model: law and runs.
+      z: float64 [P], the fitted working point.
+      residual: float64 [runs], measured minus predicted log loss.
+      jacobian: float64 [runs, P] of predicted log loss by z.
+      uncertainty: of z.
+      free: bool [P], coordinates not at a bound.
+      others: competing optima.
+    """
+    rough: dict[str, Estimate] = {}
+    relative: dict[str, float] = {}
+    for name in model.law.names:
+        if name in model.fixed:
+            rough[name] = Estimate(float(model.fixed[name]), 0.0, (float(model.fixed[name]),) * 2, fixed=True)
+            continue
+        value, gradient, is_log = transformed_gradient(model, z, name)
+        variance, degrees = uncertainty.degrees(gradient)
+        deviation = float(np.sqrt(variance))
+        size = deviation * value if is_log else deviation
+        bound = not free[model.free.index(name)]
+        rough[name] = Estimate(value, size, interval(value, deviation, degrees, is_log), at_bound=bool(bound))
+        relative[name] = np.inf if bound else size / abs(value) if value else np.inf
+    drift = _drift(model, z, residual, jacobian, uncertainty, free)
+    ident, withheld = identify(model, z, jacobian, uncertainty.covariance, relative, drift, others)
+    nothing = (np.nan, np.nan)
+    for name, reason in withheld.items():
+        rough[name] = replace(rough[name], estimate=np.nan, standard_error=np.nan, interval_95=nothing, withheld=reason)
+    return rough, ident
+
+
+def _drift(
+    model: Model,
+    z: np.ndarray,
+    residual: np.ndarray,
+    jacobian: np.ndarray,
+    uncertainty: Uncertainty,
+    free: np.ndarray,
+) -> dict[str, float]:
+    """Returns how far each exponent moves, in standard errors, when a fifth of the runs is left out; linearised."""
+    if not {"num_params_total", "num_tokens"} <= set(model.columns) or model.law.frontier is None:
+        return {}
+    compute = model.columns["num_params_total"] * model.columns["num_tokens"]
+    order = np.argsort(compute, kind="stable")
+    names = [name for name in model.law.frontier if name in model.free]
+    moves = {name: 0.0 for name in names}
+    deviation = np.sqrt(np.diag(uncertainty.covariance))
+    for part in np.array_split(order, 5):
+        kept = np.setdiff1d(order, part)
+        used = jacobian[np.ix_(kept, free)]
+        scale = np.maximum(np.linalg.norm(used, axis=0), 1e-300)
+        if len(kept) <= used.shape[1] or np.linalg.matrix_rank(used / scale) < used.shape[1]:
+            continue
+        step = np.zeros(len(z))
+        step[free] = np.linalg.lstsq(used / scale, residual[kept], rcond=None)[0] / scale
+        for name in names:
+            index = model.free.index(name)
+            if deviation[index] > 0:
+                moves[name] = max(moves[name], float(abs(step[index]) / deviation[index]))
+    return moves
+
+
+def frontier_exponents(
+    model: Model, z: np.ndarray, uncertainty: Uncertainty, parameters: Mapping[str, Estimate]
+) -> dict[str, object]:
+    """Returns the exponents a and b of compute-optimal parameters and tokens, with intervals (delta in the logit)."""
+    if model.law.frontier is None:
+        return {"a": None, "b": None, "withheld": f"law {model.law.id} has no compute-optimal exponents"}
+    first, second = model.law.frontier
+    reason = parameters[first].withheld or parameters[second].withheld
+    if reason:
+        return {"a": None, "b": None, "withheld": reason}
+    values, gradient = [], np.zeros(len(z))
+    for name, sign in ((first, -1.0), (second, 1.0)):
+        if name in model.fixed:
+            values.append(float(model.fixed[name]))
+        else:
+            value, slope, _ = transformed_gradient(model, z, name)
+            values.append(value)
+            gradient += sign * slope
+    a = values[1] / (values[0] + values[1])
+    variance, degrees = uncertainty.degrees(gradient)
+    low, high = interval(a / (1 - a), float(np.sqrt(variance)), degrees, True)
+    low, high = low / (1 + low), high / (1 + high)
+    return {
+        "a": a,
+        "b": 1 - a,
+        "a_standard_error": a * (1 - a) * float(np.sqrt(variance)),
+        "a_interval_95": [low, high],
+        "b_interval_95": [1 - high, 1 - low],
+        "withheld": None,
+    }

@@ -1,0 +1,237 @@
+"""A frozen fit: constants with intervals, noise, identifiability, and enough to forecast from its JSON alone."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from kleiber.scaling.fitting.identifiability import Identifiability
+from kleiber.scaling.fitting.noise import Uncertainty
+from kleiber.scaling.fitting.scaled_law import Model
+from kleiber.scaling.laws import get_law
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One constant; NaN throughout where the runs cannot give it, with the reason."""
+
+    estimate: float
+    standard_error: float
+    interval_95: tuple[float, float]
+    withheld: str | None = None
+    at_bound: bool = False
+    fixed: bool = False
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise of one measured log loss."""
+
+    sigma: float
+    """Standard deviation of a point, independent of every other."""
+    tau: float
+    """Standard deviation shared by the points of one trunk; 0 without clusters."""
+    degrees_of_freedom: float
+    """Of the standard deviation of one new run."""
+    cluster: str | None
+    """Column that names the trunk."""
+    num_clusters: int
+
+    @property
+    def new_run(self) -> float:
+        """Standard deviation of the log loss of one new run on a trunk of its own."""
+        return math.hypot(self.sigma, self.tau)
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The multi-start certificate."""
+
+    tried: int
+    """Points of the grid whose linear constants were solved for."""
+    polished: int
+    """Starts followed to a local minimum."""
+    failed: int
+    """Polished starts that found no finite minimum or did not converge."""
+    agreeing: int
+    """Polished starts that reached the best minimum."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit_law` returns."""
+
+    law: str
+    parameters: Mapping[str, Estimate]
+    objective: float
+    """Sum over the points of the objective function of the log residuals (for squares: half their sum)."""
+    objective_name: str
+    delta: float | None
+    """Turning point or scale of a robust objective."""
+    residual_rms: float
+    num_points: int
+    noise: Noise
+    identifiability: Identifiability
+    optimum: Mapping[str, Any]
+    """Exponents a and b of compute-optimal parameters and tokens, with intervals; None where withheld."""
+    log_likelihood: float
+    aicc: float
+    starts: Starts
+    other_optima: tuple[Mapping[str, float], ...]
+    """Objective and constants of competing local optima that the runs hardly tell from the best."""
+    residuals: np.ndarray
+    """float64 [runs], measured minus predicted log loss."""
+    points: Mapping[str, np.ndarray]
+    """Columns of the runs fitted, the loss included."""
+    clusters: tuple[str, ...] | None
+    """Trunk of each run."""
+    z: np.ndarray
+    """float64 [P], the working point: free constants, centred, positive ones as logarithms."""
+    scales: Mapping[str, float]
+    """What each variable was divided by."""
+    fixed: Mapping[str, float]
+    uncertainty: Uncertainty
+    source: str
+    notes: tuple[str, ...]
+
+    @property
+    def model(self) -> Model:
+        """The law on the fitted runs."""
+        law = get_law(self.law)
+        return Model(law, {name: self.points[name] for name in law.variable_names}, self.scales, self.fixed)
+
+    def predict(self, columns: Mapping[str, Any]) -> np.ndarray:
+        """Returns the law's loss [runs] at columns by name."""
+        arrays = {name: np.atleast_1d(np.asarray(value, np.float64)) for name, value in columns.items()}
+        return np.exp(self.model.log_loss(self.z, arrays))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fit as plain JSON values; `from_json` gives it back."""
+        ident = asdict(self.identifiability)
+        ident["alarms"], ident["eigenvalues"] = list(ident["alarms"]), list(ident["eigenvalues"])
+        ident["weakest_direction"] = self.identifiability.weakest_in_words()
+        out = {
+            "law": self.law,
+            "formula": get_law(self.law).formula,
+            "parameters": {
+                name: {**asdict(each), "interval_95": list(each.interval_95)} for name, each in self.parameters.items()
+            },
+            "objective": self.objective,
+            "objective_name": self.objective_name,
+            "delta": self.delta,
+            "residual_rms": self.residual_rms,
+            "num_points": self.num_points,
+            "noise": {**asdict(self.noise), "new_run": self.noise.new_run},
+            "identifiability": ident,
+            "optimum": dict(self.optimum),
+            "log_likelihood": self.log_likelihood,
+            "aicc": self.aicc,
+            "interval_method": "t, delta method" if self.clusters is None else "t with Satterthwaite degrees, GLS",
+            "starts": asdict(self.starts),
+            "other_optima": [dict(each) for each in self.other_optima],
+            "residuals": self.residuals.tolist(),
+            "points": {name: values.tolist() for name, values in self.points.items()},
+            "clusters": list(self.clusters) if self.clusters else None,
+            "state": {
+                "z": self.z.tolist(),
+                "free": list(self.model.free),
+                "scales": dict(self.scales),
+                "fixed": dict(self.fixed),
+                "covariance": self.uncertainty.covariance.tolist(),
+                "root": self.uncertainty.root.tolist(),
+                "metric": self.uncertainty.metric.tolist(),
+                "slopes": self.uncertainty.slopes.tolist(),
+                "variances": self.uncertainty.variances.tolist(),
+                "variance_covariance": self.uncertainty.variance_covariance.tolist(),
+            },
+            "source": self.source,
+            "notes": list(self.notes),
+        }
+        return _without_nan(out)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | str) -> "FitResult":
+        """Returns the fit that `to_json` wrote.
+
+        Raises:
+          ValueError: if a key is missing.
+        """
+        values = json.loads(data) if isinstance(data, str) else data
+        try:
+            return _read(values)
+        except (KeyError, TypeError) as mistake:
+            raise ValueError(f"this is not a fit written by kleiber fit: {mistake} is missing or malformed.") from None
+
+    def report(self) -> str:
+        """Returns the fit as a compact text for people."""
+        from kleiber.scaling.fitting.report import fit_report
+
+        return fit_report(self)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _read(values: Mapping[str, Any]) -> FitResult:
+    parameters = {
+        name: Estimate(
+            _nan(each["estimate"]),
+            _nan(each["standard_error"]),
+            (_nan(each["interval_95"][0]), _nan(each["interval_95"][1])),
+            each["withheld"],
+            each["at_bound"],
+            each["fixed"],
+        )
+        for name, each in values["parameters"].items()
+    }
+    noise = {name: each for name, each in values["noise"].items() if name != "new_run"}
+    noise["degrees_of_freedom"] = noise["degrees_of_freedom"] or math.inf
+    ident = dict(values["identifiability"])
+    del ident["weakest_direction"]
+    report = replace(Identifiability(**ident), alarms=tuple(ident["alarms"]), eigenvalues=tuple(ident["eigenvalues"]))
+    state = values["state"]
+    return FitResult(
+        law=values["law"],
+        parameters=parameters,
+        objective=values["objective"],
+        objective_name=values["objective_name"],
+        delta=values["delta"],
+        residual_rms=values["residual_rms"],
+        num_points=values["num_points"],
+        noise=Noise(**noise),
+        identifiability=replace(report, condition=math.inf if report.condition is None else report.condition),
+        optimum=values["optimum"],
+        log_likelihood=values["log_likelihood"],
+        aicc=_nan(values["aicc"]),
+        starts=Starts(**values["starts"]),
+        other_optima=tuple(values["other_optima"]),
+        residuals=np.array(values["residuals"]),
+        points={name: np.array(each, dtype=np.float64) for name, each in values["points"].items()},
+        clusters=tuple(values["clusters"]) if values["clusters"] else None,
+        z=np.array(state["z"], dtype=np.float64),
+        scales=state["scales"],
+        fixed=state["fixed"],
+        uncertainty=Uncertainty(
+            np.array(state["root"]),
+            np.array(state["metric"]),
+            np.array(state["slopes"]),
+            np.array(state["variances"]),
+            np.array(state["variance_covariance"]),
+        ),
+        source=values["source"],
+        notes=tuple(values["notes"]),
+    )

