@@ -20,7 +20,8 @@ class Options:
     table: tyro.conf.Positional[str]
     """A .csv, .tsv or .parquet file, one row a run."""
     law: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A law of `kleiber laws`; several (repeated or joined by commas) are compared. Default: chinchilla."""
+    """A law of `kleiber laws`; several (repeated or joined by commas) are compared. Without it chinchilla is
+    fitted, and four rival forms with it: which is right decides a forecast, and a table can hardly tell."""
     columns: str = ""
     """Our names to the table's, or to formulas of its columns, as loss=val_loss,num_params_total=params_b*1e9."""
     cluster: str | None = None
@@ -38,10 +39,13 @@ class Options:
     in_depth: bool = True
     """Also say how well each law predicts runs larger than it was fitted to (rolling origin), the local exponent of
     each factor and what it is worth in another, and what approaches 1 and 2 would advise, with their bias."""
+    protect: Literal["rolling_origin", "none"] = "rolling_origin"
+    """Whether the intervals of forecasts take in how well the table's dearer runs are forecast from its cheaper ones,
+    and what no fit shows of runs beyond it; none leaves them as wide as the fits themselves say."""
     figures: Path | None = None
     """A folder to write PNG figures to: surface, residuals, frontier, local exponents, profiles of each law."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the whole fit as one JSON object (several laws: {"fits": ..., "comparison": ...})."""
+    """Print the whole fit as one JSON object (several laws asked for: {"fits": ..., "comparison": ...})."""
 
 
 def pairs(text: str, option: str) -> dict[str, str]:
@@ -74,13 +78,14 @@ def run(options: Options) -> int:
         with noted_warnings() as noted:
             found = analyse(
                 read_table(options.table, pairs(options.columns, "columns"), options.drop),
-                [name for each in options.law or ("chinchilla",) for name in each.split(",") if name],
+                [name for each in options.law for name in each.split(",") if name],
                 cluster=options.cluster,
                 objective=options.objective,
                 delta=options.delta,
                 fixed=numbers(options.fix, "fix"),
                 starts=options.starts,
                 in_depth=options.in_depth,
+                is_protected=options.protect != "none",
             )
     finally:
         for message in noted:
@@ -89,7 +94,7 @@ def run(options: Options) -> int:
     if options.figures:
         from kleiber.scaling.figures.table import write_figures
 
-        for fit in found.fits:
+        for fit in found.fits[: 1 if found.is_default else None]:
             for name, claim in write_figures(fit, options.figures).items():
                 print(f"{options.figures / name}: {claim}", file=sys.stderr)
     return 0

@@ -22,8 +22,8 @@ class Options:
     """What `kleiber forecast` takes."""
 
     fit: tyro.conf.Positional[str]
-    """The JSON of `kleiber fit --json`, or a sweep directory. With several laws the forecast is the mean of those that
-    the runs do not dismiss, and the spread between them widens the interval."""
+    """The JSON of `kleiber fit --json`, or a sweep directory. With several laws the forecast is their mean, and the
+    spread between them widens the interval."""
     num_params: float | None = None
     """Parameters of the run, as counted in the fitted table."""
     num_tokens: float | None = None
@@ -43,6 +43,8 @@ class Options:
     """Probability of the interval."""
     rivals: tuple[str, ...] = ()
     """JSON files of other laws fitted to the same runs, to be combined with the first."""
+    protect: Literal["rolling_origin", "none"] = "rolling_origin"
+    """Whether the interval takes in how well the fitted table forecast its own dearer runs; none for the fits' own."""
     at: str = ""
     """Further variables of the law, as num_unique_tokens=1e9."""
     register: Path | None = None
@@ -53,26 +55,37 @@ class Options:
     """Print one JSON object."""
 
 
-def read_fits(path: str) -> list[Any]:
-    """Returns the fits of a JSON file written by `kleiber fit --json` or by a sweep."""
-    from kleiber.scaling.fitting.result import FitResult
-
+def read_fit_file(path: str) -> dict[str, Any]:
+    """Returns what `kleiber fit --json` or a sweep wrote to a JSON file."""
     file = Path(path)
     if file.is_dir():
         file = file / "fit.json"
     if not file.is_file():
         raise FileNotFoundError(f"there is no fit at {file}; write one with kleiber fit TABLE --json > {file}.")
     try:
-        data = json.loads(file.read_text())
+        return json.loads(file.read_text())
     except json.JSONDecodeError:
         raise ValueError(f"{file} is not JSON; write a fit with kleiber fit TABLE --json > FILE.") from None
-    return [FitResult.from_json(each) for each in (data["fits"] if "fits" in data else [data, *data.get("rivals", [])])]
+
+
+def read_fits(path: str) -> list["FitResult"]:
+    """Returns the fits of a JSON file written by `kleiber fit --json` or by a sweep."""
+    return fits_of(read_fit_file(path))
+
+
+def fits_of(data: dict[str, Any]) -> list["FitResult"]:
+    """Returns the fits in what `kleiber fit --json` or a sweep wrote."""
+    from kleiber.scaling.fitting.result import FitResult
+
+    found = data["fits"] if "fits" in data else [data, *data.get("rivals", [])]
+    return [FitResult.from_json(each) for each in found]
 
 
 def run(options: Options) -> int:
     """Prints the forecast; returns 0."""
     from kleiber.experiments.commands.fit import numbers
     from kleiber.scaling.forecasting.forecast import combined_forecast
+    from kleiber.scaling.forecasting.rolling import protect, read_protection
 
     given = options.num_params is not None and options.num_tokens is not None
     if [given, options.flops is not None, options.reach is not None].count(True) != 1:
@@ -80,8 +93,10 @@ def run(options: Options) -> int:
             "say --num-params N --num-tokens D for one run, --flops C for the best run of a budget, or --reach L for "
             "the cheapest run to a loss."
         )
-    fit, *rivals = read_fits(options.fit)
-    rivals += [each for path in options.rivals for each in read_fits(path)]
+    data = read_fit_file(options.fit)
+    more = [each for path in options.rivals for each in read_fits(path)]
+    fits = fits_of(data) + more
+    fit = fits[0]
     at = numbers(options.at, "at")
     params, tokens, best = options.num_params, options.num_tokens, None
     if not given:
@@ -90,7 +105,10 @@ def run(options: Options) -> int:
         if "num_unique_tokens" in fit.model.law.variable_names:
             at.setdefault("num_unique_tokens", tokens / best["epochs"])
     assert params is not None and tokens is not None
-    found = combined_forecast([fit, *rivals], params, tokens, options.level, at)
+    protection = None
+    if options.protect != "none":
+        protection = protect(fits) if more else read_protection(data, fits)
+    found = combined_forecast(fits, params, tokens, options.level, at, protection)
     if options.register:
         register(options, fit, found)
     if options.json:

@@ -26,6 +26,7 @@ from kleiber.scaling.figures.fitted import FittedLaw, estimates_of
 from kleiber.scaling.figures.study import Points, Target, cost_model
 from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.forecasting.rolling import read_protection
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +79,8 @@ class Study:
     def law(self) -> FittedLaw:
         """The registered law."""
         level = float(self.results.experiment.get("level", 0.9))
-        return FittedLaw(self.fits[0], level, tuple(self.fits[1:]))
+        protection = read_protection(self.results.fit or {}, self.fits)
+        return FittedLaw(self.fits[0], level, tuple(self.fits[1:]), protection)
 
     @property
     def gaps(self) -> tuple[str, ...]:

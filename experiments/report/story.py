@@ -196,16 +196,13 @@ def law_sentences(study: Study) -> list[str]:
 
 def form_sentence(study: Study) -> str:
     """Returns which form the runs prefer, and how far the forecasts of each are from the registered mean."""
-    from kleiber.scaling.forecasting.forecast import undismissed
-
     fits = study.fits
     if len(fits) == 1:
         return "No rival form was fitted, so the intervals hold only if this form is right."
     order = sorted(range(len(fits)), key=lambda index: fits[index].aicc)
     best, second = fits[order[0]], fits[order[1]]
     words = f"The runs prefer {best.law} (AICc {second.aicc - best.aicc:.1f} below {second.law})"
-    kept = [fit.law for fit in undismissed(fits)]
-    words += f"; the registered forecast is the mean of {' and '.join(kept)}" if len(kept) > 1 else ""
+    words += f"; the registered forecast is the mean of {' and '.join(fit.law for fit in fits)}"
     spreads = [
         abs(said[t.name] / t.predicted - 1)
         for law, said in other_forecasts(study).items()

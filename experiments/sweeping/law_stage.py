@@ -12,6 +12,7 @@ from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import Forecast, baseline_losses, combined_forecast
 from kleiber.scaling.forecasting.ledger import Ledger
+from kleiber.scaling.forecasting.rolling import Protection, protect, protection_json, read_protection
 from kleiber.scaling.table.table import RunTable, read_table
 
 MIN_POINTS_SO_FAR = 12
@@ -23,13 +24,15 @@ def fit_laws(experiment: Experiment, table: RunTable) -> list[FitResult]:
     return [fit_law(table, law, cluster="trunk_id") for law in experiment.laws]
 
 
-def forecast_targets(experiment: Experiment, fits: list[FitResult]) -> dict[str, tuple[dict[str, Any], Forecast]]:
-    """Returns (planned record, forecast) of each target by name; the laws of the experiment have equal say."""
+def forecast_targets(
+    experiment: Experiment, fits: list[FitResult], protection: Protection | None
+) -> dict[str, tuple[dict[str, Any], Forecast]]:
+    """Returns (planned record, forecast) of each target by name, from all laws of the experiment together."""
     result = {}
     for cell in trunk_cells(experiment, "target"):
         (planned,) = cell.planned(experiment.name).values()
         size, tokens = planned["num_params_total"], planned["num_tokens"]
-        result[cell.target] = (planned, combined_forecast(fits, size, tokens, experiment.level))
+        result[cell.target] = (planned, combined_forecast(fits, size, tokens, experiment.level, None, protection))
     return result
 
 
@@ -42,7 +45,8 @@ def forecast_so_far(experiment: Experiment, directory: Path) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             table = read_table({name: [r[name] for r in records] for name in records[0]})
-            forecasts = forecast_targets(experiment, fit_laws(experiment, table))
+            fits = fit_laws(experiment, table)
+            forecasts = forecast_targets(experiment, fits, protect(fits))
     except ValueError:
         return ""
     parts = [
@@ -66,14 +70,17 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Callable[[str
     if path.exists():  # frozen by an earlier launch: the registered forecasts came from these very numbers
         data = read_json(path)
         fits = [FitResult.from_json(part) for part in (data, *data["rivals"])]
+        protection = read_protection(data, fits)
     else:
         table = read_table(directory / "table.parquet")
         fits = fit_laws(experiment, table)
-        write_json(path, {**fits[0].to_json(), "rivals": [fit.to_json() for fit in fits[1:]]})
+        protection = protect(fits)
+        rivals = [fit.to_json() for fit in fits[1:]]
+        write_json(path, {**fits[0].to_json(), "rivals": rivals, **protection_json(fits, protection)})
     say(fits[0].report())
     registered = {entry["target"] for entry in ledger.entries() if entry["event"] == "forecast"}
     law = fits[0].law
-    for name, (planned, predicted) in forecast_targets(experiment, fits).items():
+    for name, (planned, predicted) in forecast_targets(experiment, fits, protection).items():
         law = predicted.law
         if name in registered:
             continue

@@ -1,5 +1,6 @@
 """All that is said about one table: the fits, which form predicts larger runs, what each factor does, other methods."""
 
+import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,14 @@ from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.report import comparison_report
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import form_weights
+from kleiber.scaling.forecasting.mixture import mixture_weights
+from kleiber.scaling.forecasting.rolling import Origin, Protection, protect, protection_json, roll_origin
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import RunTable
 from kleiber.scaling.table.warned import TableWarning
 
+FORMS = ("chinchilla", "generalised_mean", "saturating", "product", "kaplan")
+"""Fitted when no law is asked for: which is right decides a forecast, and a table can hardly tell."""
 BEYOND = 10.0
 """The three approaches advise for this many times the compute of the largest run."""
 
@@ -30,13 +35,18 @@ class Analysis:
     weights: tuple[float, ...]
     """Akaike weight of each fit."""
     selection: Selection | str
+    protection: Protection | None
+    """What the table's own forecasts say of intervals; None where it was asked off."""
     factors: tuple[Factors | str, ...]
     """One a fit."""
     approaches: tuple[tuple[float, list[Approach]] | str, ...]
     """One a fit: the budget in FLOPs, and what each approach advises for it."""
 
+    is_default: bool
+    """Whether no law was asked for, so that the first is told of in full and the others are its rivals."""
+
     def to_json(self, noted: Sequence[str] = ()) -> dict[str, Any]:
-        """Returns the fit with all that is said about it; of several, {"fits", "comparison", "cross_validation"}.
+        """Returns the first fit with all that is said about it, rivals beside it; of laws asked for, a list `fits`.
 
         Args:
           noted: warnings that came on the way.
@@ -53,25 +63,33 @@ class Analysis:
             }
             for fit, factors, advice in parts
         ]
-        chosen = {"withheld": self.selection} if isinstance(self.selection, str) else self.selection.to_json()
-        if len(found) == 1:
-            return {**found[0], "cross_validation": chosen}
-        comparison = [
-            {"law": fit.law, "aicc": fit.aicc, "weight": weight}
-            for fit, weight in zip(self.fits, self.weights, strict=True)
-        ]
-        return {"fits": found, "comparison": comparison, "cross_validation": chosen}
+        about = {
+            "comparison": [
+                {"law": fit.law, "aicc": fit.aicc, "weight": weight}
+                for fit, weight in zip(self.fits, self.weights, strict=True)
+            ],
+            "cross_validation": {"withheld": self.selection}
+            if isinstance(self.selection, str)
+            else self.selection.to_json(),
+            **protection_json(self.fits, self.protection),
+        }
+        if len(found) > 1 and not self.is_default:
+            return {"fits": found, **about}
+        return {**found[0], "rivals": found[1:], **about}
 
     def report(self) -> str:
         """Returns the fits, how they compare, and what the best of them says about factors, for people."""
-        parts = [fit.report() for fit in self.fits]
+        told = {0, self.best} if self.is_default else range(len(self.fits))
+        parts = [self.fits[index].report() for index in sorted(told)]
         if len(self.fits) > 1:
-            parts.append(comparison_report(self.fits, self.weights))
+            parts.append(comparison_report(self.fits, self.weights, mixture_weights(self.fits).tolist()))
         parts.append(
             f"rolling origin in compute: not possible, {self.selection}"
             if isinstance(self.selection, str)
             else self.selection.report()
         )
+        if self.protection:
+            parts.append(f"forecasts of the table's own dearer runs\n{self.protection.report()}")
         best = self.best
         for found in (self.factors[best], self.approaches[best]):
             if isinstance(found, Factors):
@@ -90,7 +108,7 @@ class Analysis:
 
 def analyse(
     table: RunTable,
-    laws: Sequence[str],
+    laws: Sequence[str] = (),
     *,
     cluster: str | None = None,
     objective: str = "gaussian",
@@ -98,33 +116,52 @@ def analyse(
     fixed: Mapping[str, float] | None = None,
     starts: int = 16,
     in_depth: bool = True,
+    is_protected: bool = True,
 ) -> Analysis:
     """Returns each law fitted to a table, and what follows.
 
     Args:
       table, cluster, objective, delta, starts: as for `fit_law`.
-      laws: ids of registered laws.
+      laws: ids of registered laws; without any FORMS, of which those after the first may fail.
       fixed: constants held at a value in the laws that have them; with one law, all must be its own.
       in_depth: whether more is found than the fits.
+      is_protected: whether the table's own forecasts widen the intervals of forecasts.
 
     Raises:
       TableError, ValueError, FitFailedError: as `fit_law`.
     """
-    names, fixed = list(dict.fromkeys(laws)), dict(fixed or {})
+    names, fixed = list(dict.fromkeys(laws or FORMS)), dict(fixed or {})
     held = {name: fixed if len(names) == 1 else _own(name, fixed, names) for name in names}
-    common: dict[str, Any] = {"cluster": cluster, "objective": objective, "delta": delta}
-    fits = tuple(fit_law(table, name, fixed=held[name], starts=starts, **common) for name in names)
+    common: dict[str, Any] = {"cluster": cluster, "objective": objective, "delta": delta, "starts": starts}
+    if laws:
+        fits = tuple(fit_law(table, name, fixed=held[name], **common) for name in names)
+    else:
+        first = fit_law(table, names[0], fixed=held[names[0]], **common)
+        fits = (first, *_rivals(table, {name: held[name] for name in names[1:]}, common))
+    weights = tuple(form_weights(fits))
+    origins = roll_origin(fits) if in_depth or is_protected else []
+    told = range(len(fits)) if laws else range(1)
     left_out = "not asked for"
-    selection: Selection | str = left_out
-    if in_depth:
-        selection = _selection(table, names, fixed=fixed, **common)
     return Analysis(
         fits,
-        tuple(form_weights(fits)),
-        selection,
-        tuple(describe_factors(fit) if in_depth else left_out for fit in fits),
-        tuple(_approaches(fit) if in_depth else left_out for fit in fits),
+        weights,
+        _selection(fits, origins) if in_depth else left_out,
+        protect(fits, origins) if is_protected else None,
+        tuple(describe_factors(fit) if in_depth and i in told else left_out for i, fit in enumerate(fits)),
+        tuple(_approaches(fit) if in_depth and i in told else left_out for i, fit in enumerate(fits)),
+        not laws,
     )
+
+
+def _rivals(table: RunTable, held: Mapping[str, Mapping[str, float]], options: Mapping[str, Any]) -> list[FitResult]:
+    """Returns the laws that the table can carry; what there is to warn of was said of the first law."""
+    fits = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TableWarning)
+        for name, fixed in held.items():
+            with contextlib.suppress(ValueError):
+                fits.append(fit_law(table, name, fixed=fixed, **options))
+    return fits
 
 
 def _own(law: str, fixed: Mapping[str, float], laws: Sequence[str]) -> dict[str, float]:
@@ -140,11 +177,9 @@ def _own(law: str, fixed: Mapping[str, float], laws: Sequence[str]) -> dict[str,
     return {name: value for name, value in fixed.items() if name in get_law(law).names}
 
 
-def _selection(table: RunTable, laws: Sequence[str], **options: Any) -> Selection | str:
+def _selection(fits: Sequence[FitResult], origins: Sequence[Origin]) -> Selection | str:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TableWarning)
-            return rolling_origin(table, laws, **options)
+        return rolling_origin(fits, origins)
     except ValueError as reason:
         return str(reason)
 

@@ -13,7 +13,7 @@ from kleiber.scaling.fitting.noise import (
     Uncertainty,
     clustered_uncertainty,
     independent_uncertainty,
-    likelihood,
+    information,
     make_clusters,
     whiten,
 )
@@ -126,11 +126,7 @@ def _finish(
     free = (z > low) & (z < high)
     uncertainty = fit_uncertainty(residual, jacobian, kind, clusters, ratio, free)
     whitened = residual if clusters is None else whiten(residual[None], clusters, np.array([ratio]))[0]
-    log_likelihood, _ = likelihood(residual, clusters, ratio)
-    count, num_noise = len(residual), 1 + (clusters is not None)
-    num_constants = int(free.sum()) + num_noise
-    aicc = -2 * log_likelihood + 2 * num_constants
-    aicc += 2 * num_constants * (num_constants + 1) / max(count - num_constants - 1, 1e-9)
+    log_likelihood, aicc = information(residual, clusters, ratio, int(free.sum()))
     parameters, ident = describe(model, z, residual, jacobian, uncertainty, free, others)
     variances = uncertainty.variances
     return FitResult(
@@ -140,13 +136,13 @@ def _finish(
         objective_name=kind.kind,
         delta=None if kind.kind == "gaussian" else float(kind.delta),
         residual_rms=float(np.sqrt(np.mean(residual**2))),
-        num_points=count,
+        num_points=len(residual),
         noise=Noise(
             float(np.sqrt(variances[0])),
             float(np.sqrt(variances[1])) if len(variances) > 1 else 0.0,
             uncertainty.degrees(np.zeros(len(z)), 1.0)[1],
             shared.column if shared else None,
-            shared.clusters.count if shared else count,
+            shared.clusters.count if shared else len(residual),
         ),
         identifiability=ident,
         optimum=frontier_exponents(model, z, uncertainty, parameters),

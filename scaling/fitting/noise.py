@@ -136,6 +136,15 @@ def likelihood(residual: np.ndarray, clusters: Clusters | None, ratio: float) ->
     return -0.5 * (num_runs * (np.log(2 * np.pi * variance) + 1) + log_scale), variance
 
 
+def information(residual: np.ndarray, clusters: Clusters | None, ratio: float, num_free: int) -> tuple[float, float]:
+    """Returns the maximised log likelihood of residuals [runs] and the AICc with `num_free` fitted constants."""
+    log_likelihood, _ = likelihood(residual, clusters, ratio)
+    num_constants = num_free + 1 + (clusters is not None)
+    aicc = -2 * log_likelihood + 2 * num_constants
+    aicc += 2 * num_constants * (num_constants + 1) / max(len(residual) - num_constants - 1, 1e-9)
+    return log_likelihood, aicc
+
+
 @dataclass(frozen=True)
 class Uncertainty:
     """Covariance of the working point and how well its noise is known, for one fit.

@@ -42,10 +42,20 @@ def fit_report(fit: FitResult) -> str:
     return "\n".join(lines)
 
 
-def comparison_report(fits: Sequence[FitResult], weights: Sequence[float]) -> str:
-    """Returns several fits of the same runs side by side, best first."""
+def comparison_report(fits: Sequence[FitResult], weights: Sequence[float], say: Sequence[float]) -> str:
+    """Returns several fits of the same runs side by side, best first.
+
+    Args:
+      fits, weights: and the Akaike weight of each.
+      say: how much each has to say in a forecast.
+    """
     best = min(fit.aicc for fit in fits)
-    lines = [f"{'law':<18}{'AICc - best':>12}{'weight':>9}{'residual rms':>14}{'points':>8}"]
-    for fit, weight in sorted(zip(fits, weights, strict=True), key=lambda pair: pair[0].aicc):
-        lines.append(f"{fit.law:<18}{fit.aicc - best:>12.1f}{weight:>9.3f}{fit.residual_rms:>14.3%}{fit.num_points:>8}")
+    lines = [
+        f"{'law':<18}{'AICc - best':>12}{'weight':>9}{'in forecasts':>14}{'residual rms':>14}{'points':>8}",
+    ]
+    for fit, weight, share in sorted(zip(fits, weights, say, strict=True), key=lambda row: row[0].aicc):
+        lines.append(
+            f"{fit.law:<18}{fit.aicc - best:>12.1f}{weight:>9.3f}{share:>14.3f}{fit.residual_rms:>14.3%}"
+            f"{fit.num_points:>8}"
+        )
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """A law as the fitter sees it: centred columns, working coordinates, log residuals and their derivatives."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -47,6 +47,10 @@ class Model:
                 np.where(self.is_log, np.log(np.maximum(low, 1e-300)), low),
                 np.where(self.is_log, np.log(high), high),
             )
+
+    def on(self, rows: np.ndarray) -> "Model":
+        """Returns the law on some of the runs, columns divided by the same scales."""
+        return replace(self, columns={name: values[rows] for name, values in self.columns.items()})
 
     def centred(self, columns: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """Returns the columns divided by their scales."""

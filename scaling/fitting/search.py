@@ -10,7 +10,7 @@ from kleiber.scaling.fitting.noise import Clusters, whiten
 from kleiber.scaling.fitting.objective import EFFICIENT_DELTA, Objective, robust_scale
 from kleiber.scaling.fitting.result import Starts
 from kleiber.scaling.fitting.scaled_law import Model
-from kleiber.scaling.fitting.starts import start_points
+from kleiber.scaling.fitting.starts import sample_rows, start_points
 
 AGREE = 1e-7
 """Two starts reached the same minimum if their costs differ by less than this share."""
@@ -27,6 +27,10 @@ TOLERANCE = {"gaussian": 1e-13, "huber": 1e-7, "student": 1e-7}
 """Share of the objective that a step must promise to be taken; reweighting is slow, Newton steps finish it."""
 FEW = 256
 """So many starts are followed to the end each by itself."""
+LONG = 20_000
+"""Runs from which on starts are followed on a sample first, so that few steps on all of them remain."""
+SAMPLE = 2_000
+"""Runs in that sample."""
 
 
 class FitFailedError(ValueError):
@@ -73,6 +77,11 @@ def search(
     """
     for count in (starts, max(starts, MORE_STARTS)):
         points, tried = start_points(model, loss, count)
+        if len(loss) > LONG:
+            rows = sample_rows(len(loss), SAMPLE)
+            points = follow(
+                model.on(rows), residual_function(model.on(rows), np.log(loss[rows])), points, Objective()
+            ).z
         kind, minimum = _minima(model, np.log(loss), points, objective, delta)
         agreeing = int((minimum.cost <= minimum.cost.min() * (1 + AGREE) + 1e-22).sum())
         if agreeing > 1:

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -94,6 +93,11 @@ def start_points(model: Model, loss: np.ndarray, keep: int = 16) -> tuple[np.nda
     return candidates[order[chosen]], len(cost)
 
 
+def sample_rows(count: int, wanted: int) -> np.ndarray:
+    """Returns about `wanted` rows of a table of `count`, spread evenly, always the same ones."""
+    return np.unique((np.arange(wanted) * GOLDEN % 1 * count).astype(int))
+
+
 def start_candidates(model: Model, loss: np.ndarray, at_least: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Returns every start tried [count, P] with the linear constants solved for, and its squared relative error.
 
@@ -102,8 +106,8 @@ def start_candidates(model: Model, loss: np.ndarray, at_least: int = 0) -> tuple
     keep_freed_memory()
     law, free = model.law, model.free
     if len(loss) > SCREENED:
-        rows = np.unique((np.arange(SCREENED) * GOLDEN % 1 * len(loss)).astype(int))
-        model, loss = replace(model, columns={name: each[rows] for name, each in model.columns.items()}), loss[rows]
+        rows = sample_rows(len(loss), SCREENED)
+        model, loss = model.on(rows), loss[rows]
     groups = [tuple(name for name in group if name in free) for group in law.linear]
     groups = [group for group, whole in zip(groups, law.linear, strict=True) if group == whole]
     leaders = {group[0] for group in groups}

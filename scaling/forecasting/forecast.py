@@ -1,22 +1,19 @@
 """The loss of a run nobody has trained yet, with a prediction interval and where its width comes from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from kleiber.scaling.fitting.estimates import interval
 from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.forecasting.mixture import FORM_SHARE, mix, mixture_weights
+from kleiber.scaling.forecasting.rolling import DRIFT, Protection, reach_of
 
 REJECTED = 10.0
 """A form whose AICc is this much above the best is rejected by the runs and has no say in the interval
 (Burnham and Anderson 2002, section 2.6: essentially no support)."""
-
-
-DISMISSED = 20.0
-"""A form whose AICc is this much above the best has no say in a combined forecast. Wider than REJECTED, because what
-separates forms in range is often the start of training in the shortest runs, not the law."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +30,25 @@ class Forecast:
     standard_error: float
     """Of the prediction error of one new run, in the unit of the loss."""
     parts: Mapping[str, float]
-    """Standard deviations of log loss: parameter (the fit), sigma and tau (one new run), form (between laws)."""
+    """Standard deviations of log loss before `rolling_factor`: parameter (the fit), sigma and tau (one new run), form
+    (between laws), and extrapolation (what no fit knows of runs beyond it)."""
+    rolling_factor: float
+    """What the rolling origin of the fitted table multiplies them by; 1 without one."""
     degrees_of_freedom: float
     weights: Mapping[str, float]
-    """Akaike weight of each law considered; 0 where the runs reject it."""
+    """How much each law has to say."""
     rival_losses: Mapping[str, float]
-    """What each rival predicts."""
+    """What each of several laws predicts."""
     compute_ratio: float
     """Parameters times tokens, over the largest among the fitted runs."""
+    alarms: tuple[str, ...]
+    """Why the interval may not hold, each with its name first."""
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Returns the forecast as plain JSON values."""
         out = asdict(self)
-        out["interval"], out["notes"] = list(self.interval), list(self.notes)
+        out["interval"], out["alarms"], out["notes"] = list(self.interval), list(self.alarms), list(self.notes)
         if not np.isfinite(self.degrees_of_freedom):
             out["degrees_of_freedom"] = None
         return out
@@ -61,9 +63,22 @@ class Forecast:
             f"(-{1 - low / self.predicted_loss:.2%}, +{high / self.predicted_loss - 1:.2%})",
             "  width from     " + ", ".join(f"{name} {size:.3%}" for name, size in self.parts.items()),
         ]
+        if self.rolling_factor != 1:
+            lines[-1] += f"; times {self.rolling_factor:.2f} by rolling origin"
         for name, loss in self.rival_losses.items():
             lines.append(f"  rival          {name} says {loss:.5g} (weight {self.weights[name]:.3f})")
+        lines += [f"  ALARM          {alarm}" for alarm in self.alarms]
         return "\n".join(lines + [f"  note           {note}" for note in self.notes])
+
+
+def check_same_runs(fits: Sequence[FitResult]) -> None:
+    """Raises ValueError if the fits are not of the same losses."""
+    for fit in fits[1:]:
+        if not np.array_equal(fit.points["loss"], fits[0].points["loss"]):
+            raise ValueError(
+                f"{fit.law} and {fits[0].law} were fitted to different runs ({fit.num_points} and "
+                f"{fits[0].num_points} points); weights compare forms on the same runs only."
+            )
 
 
 def form_weights(fits: Sequence[FitResult]) -> list[float]:
@@ -72,31 +87,10 @@ def form_weights(fits: Sequence[FitResult]) -> list[float]:
     Raises:
       ValueError: if the fits are not of the same losses.
     """
-    for fit in fits[1:]:
-        if not np.array_equal(fit.points["loss"], fits[0].points["loss"]):
-            raise ValueError(
-                f"{fit.law} and {fits[0].law} were fitted to different runs ({fit.num_points} and "
-                f"{fits[0].num_points} points); weights compare forms on the same runs only."
-            )
+    check_same_runs(fits)
     excess = np.array([fit.aicc for fit in fits]) - min(fit.aicc for fit in fits)
     weights = np.where(excess > REJECTED, 0.0, np.exp(-0.5 * excess))
     return (weights / weights.sum()).tolist()
-
-
-def log_gradient(fit: FitResult, columns: Mapping[str, Any]) -> tuple[float, np.ndarray]:
-    """Returns the predicted log loss at one point and its derivative [P] by the working coordinates."""
-    arrays = {name: np.atleast_1d(np.asarray(columns[name], np.float64)) for name in fit.model.law.variable_names}
-    value, gradient = log_gradients(fit, arrays)
-    return float(value[0]), gradient[0]
-
-
-def log_gradients(fit: FitResult, columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the predicted log losses [runs] and their derivatives [runs, P] by the working coordinates."""
-    if not len(fit.z):
-        value = fit.model.log_loss(fit.z[None], columns)[0]
-        return value, np.zeros((len(value), 0))
-    value, jacobian = fit.model.log_loss_and_jacobian(fit.z[None], columns)
-    return value[0], jacobian[0]
 
 
 def forecast(
@@ -104,65 +98,11 @@ def forecast(
     num_params: float,
     num_tokens: float,
     level: float = 0.9,
-    rivals: Sequence[FitResult] = (),
     columns: Mapping[str, float] | None = None,
+    protection: Protection | None = None,
 ) -> Forecast:
-    """Returns the loss that one new run on a trunk of its own will have, with its prediction interval.
-
-    The variance of log loss adds the fit's own uncertainty, the noise of the new run, and the weighted squared
-    distance of the rivals that the runs do not reject. Degrees of freedom follow Satterthwaite.
-
-    Args:
-      fit: the law to predict with.
-      num_params: as counted in the fitted table.
-      num_tokens: as counted in the fitted table.
-      level: probability that the interval holds the new loss.
-      rivals: other forms fitted to the same runs.
-      columns: values of further variables, for laws that need them.
-
-    Raises:
-      ValueError: for counts or a level that make no sense, or a variable that is missing.
-    """
-    if not (num_params > 0 and num_tokens > 0 and 0 < level < 1):
-        raise ValueError(
-            f"need positive counts and 0 < level < 1, got num_params {num_params}, num_tokens {num_tokens}, "
-            f"level {level}."
-        )
-    point = {"num_params_total": float(num_params), "num_tokens": float(num_tokens), **(columns or {})}
-    lost = [name for each in (fit, *rivals) for name in each.model.law.variable_names if name not in point]
-    if lost:
-        raise ValueError(f"law {fit.law} also needs a value for {', '.join(sorted(set(lost)))}.")
-    fits = [fit, *rivals]
-    weights = form_weights(fits)
-    mean, gradient = log_gradient(fit, point)
-    others = [log_gradient(rival, point)[0] for rival in rivals]
-    variance, degrees = fit.uncertainty.degrees(gradient, 1.0)
-    between = float(sum(w * (other - mean) ** 2 for w, other in zip(weights[1:], others, strict=True)))
-    deviation = float(np.sqrt(variance + between))
-    predicted = float(np.exp(mean))
-    low, high = interval(predicted, deviation, degrees, True, level)
-    parameter = float(np.sqrt(fit.uncertainty.degrees(gradient)[0]))
-    return Forecast(
-        law=fit.law,
-        num_params_total=float(num_params),
-        num_tokens=float(num_tokens),
-        predicted_loss=predicted,
-        interval=(low, high),
-        level=level,
-        standard_error=predicted * deviation,
-        parts={"parameter": parameter, "sigma": fit.noise.sigma, "tau": fit.noise.tau, "form": between**0.5},
-        degrees_of_freedom=degrees,
-        weights={each.law: weight for each, weight in zip(fits, weights, strict=True)},
-        rival_losses={rival.law: float(np.exp(other)) for rival, other in zip(rivals, others, strict=True)},
-        compute_ratio=_compute_ratio(fit, point),
-        notes=tuple(_notes(fit, weights, point)),
-    )
-
-
-def undismissed(fits: Sequence[FitResult]) -> list[FitResult]:
-    """Returns the fits that have a say in a combined forecast: AICc at most DISMISSED above the best."""
-    best = min(fit.aicc for fit in fits)
-    return [fit for fit in fits if fit.aicc - best <= DISMISSED]
+    """Returns what one law says of a new run, as `combined_forecast` of it alone."""
+    return combined_forecast([fit], num_params, num_tokens, level, columns, protection)
 
 
 def combined_forecast(
@@ -171,46 +111,67 @@ def combined_forecast(
     num_tokens: float,
     level: float = 0.9,
     columns: Mapping[str, float] | None = None,
+    protection: Protection | None = None,
 ) -> Forecast:
-    """Returns the equal-weight mean of what several laws forecast for one new run, with its prediction interval.
+    """Returns the loss that one new run on a trunk of its own will have, with its prediction interval.
 
     Which form is right decides a forecast beyond about four times the fitted compute, and the fitted runs can hardly
-    tell: forms whose residuals differ by a tenth of a percent disagree by two. Their errors tend to have opposite
-    signs, and equal weights are then hard to beat by estimated ones (Bates and Granger 1969; Stock and Watson 2004).
-    A law whose AICc is more than DISMISSED above the best has no say. The variance of log loss is that of the
-    mixture: the mean of the laws' own variances plus the variance between their predictions.
+    tell: forms whose residuals differ by a tenth of a percent disagree by two. So the forecast is the mean of several,
+    nearly equal weights being hard to beat (Bates and Granger 1969; Stock and Watson 2004). The variance of log loss
+    adds the forms' own, a share of the variance between them, and with protection what lies beyond the fitted runs,
+    times what the table's rolling origin says of such standard errors.
 
     Args:
       fits: laws fitted to the same runs.
-      num_params, num_tokens, level, columns: as in `forecast`.
+      num_params: as counted in the fitted table.
+      num_tokens: as counted in the fitted table.
+      level: probability that the interval holds the new loss.
+      columns: values of further variables, for laws that need them.
+      protection: of these fits (`protect`); without it the interval is as wide as the fits themselves say.
 
     Raises:
-      ValueError: as `forecast`, or for no fits.
+      ValueError: for counts or a level that make no sense, a variable that is missing, or fits of different runs.
     """
     if not fits:
         raise ValueError("a combined forecast needs at least one fit.")
-    form_weights(fits)  # checks that all are fits of the same runs
-    kept = undismissed(fits)
-    if len(kept) == 1:
-        return forecast(kept[0], num_params, num_tokens, level, [fit for fit in fits if fit is not kept[0]], columns)
-    singles = [forecast(fit, num_params, num_tokens, level, (), columns) for fit in kept]
-    logs = np.log([single.predicted_loss for single in singles])
-    predicted, between = float(np.exp(logs.mean())), float(logs.std())
-    within = np.mean([(single.standard_error / single.predicted_loss) ** 2 for single in singles])
-    deviation = float(np.sqrt(within + between**2))
-    degrees = min(single.degrees_of_freedom for single in singles)
-    parts = {name: float(np.sqrt(np.mean([s.parts[name] ** 2 for s in singles]))) for name in singles[0].parts}
-    all_losses = [forecast(fit, num_params, num_tokens, level, (), columns).predicted_loss for fit in fits]
-    return replace(
-        singles[0],
-        law="mean of " + ", ".join(fit.law for fit in kept),
+    if not (num_params > 0 and num_tokens > 0 and 0 < level < 1):
+        raise ValueError(
+            f"need positive counts and 0 < level < 1, got num_params {num_params}, num_tokens {num_tokens}, "
+            f"level {level}."
+        )
+    check_same_runs(fits)
+    point = {"num_params_total": float(num_params), "num_tokens": float(num_tokens), **(columns or {})}
+    lost = sorted({name for each in fits for name in each.model.law.variable_names if name not in point})
+    if lost:
+        raise ValueError(f"law {fits[0].law} also needs a value for {', '.join(lost)}.")
+    points = {name: values for fit in fits for name, values in fit.model.columns.items()}
+    arrays = {name: np.array([point[name]], np.float64) for name in points}
+    mixed = mix(fits, arrays)
+    reach = float(reach_of(points, arrays)[0])
+    factor, drift, degrees = 1.0, 0.0, mixed.degrees_of_freedom
+    if protection:
+        factor, drift, degrees = protection.factor, DRIFT * reach, protection.degrees_of_freedom
+    deviation = factor * float(np.sqrt(mixed.variance[0] + drift**2))
+    predicted = float(np.exp(mixed.log_loss[0]))
+    parts = {name: float(np.sqrt(each[0])) for name, each in mixed.parts.items()}
+    names = [fit.law for fit in fits]
+    singles = [float(np.exp(mix([fit], arrays).log_loss[0])) for fit in fits]
+    return Forecast(
+        law=names[0] if len(fits) == 1 else "mean of " + ", ".join(names),
+        num_params_total=float(num_params),
+        num_tokens=float(num_tokens),
         predicted_loss=predicted,
         interval=interval(predicted, deviation, degrees, True, level),
+        level=level,
         standard_error=predicted * deviation,
-        parts={**parts, "form": between},
+        parts={**parts, "form": float(np.sqrt(FORM_SHARE * mixed.between[0])), "extrapolation": drift},
+        rolling_factor=factor,
         degrees_of_freedom=degrees,
-        weights={**{fit.law: 0.0 for fit in fits}, **{fit.law: 1.0 / len(kept) for fit in kept}},
-        rival_losses={fit.law: loss for fit, loss in zip(fits, all_losses, strict=True)},
+        weights=dict(zip(names, mixture_weights(fits).tolist(), strict=True)),
+        rival_losses=dict(zip(names, singles, strict=True)) if len(fits) > 1 else {},
+        compute_ratio=_compute_ratio(fits[0], point),
+        alarms=protection.alarms if protection else (),
+        notes=tuple(_notes(fits[0], point)),
     )
 
 
@@ -220,7 +181,7 @@ def _compute_ratio(fit: FitResult, point: Mapping[str, float]) -> float:
     return float(np.prod([point[name] for name in names])) / largest
 
 
-def _notes(fit: FitResult, weights: Sequence[float], point: Mapping[str, float]) -> list[str]:
+def _notes(fit: FitResult, point: Mapping[str, float]) -> list[str]:
     notes = []
     for name in fit.model.law.variable_names:
         low, high = float(fit.points[name].min()), float(fit.points[name].max())
@@ -228,8 +189,6 @@ def _notes(fit: FitResult, weights: Sequence[float], point: Mapping[str, float])
             notes.append(f"extrapolates {name} {point[name] / high:.3g} times beyond the largest fitted")
         elif point[name] < low:
             notes.append(f"extrapolates {name} {low / point[name]:.3g} times below the smallest fitted")
-    if weights[0] == 0.0:
-        notes.append(f"the runs reject {fit.law} in favour of a rival: predict with that one")
     return notes
 
 
