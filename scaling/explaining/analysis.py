@@ -26,6 +26,9 @@ FORMS = ("chinchilla", "generalised_mean", "saturating", "product", "kaplan")
 BEYOND = 10.0
 """The three approaches advise for this many times the compute of the largest run."""
 
+MOST_FOR_APPROACHES = 20_000
+"""Runs; the search for slices of equal compute takes minutes beyond."""
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -185,6 +188,8 @@ def _selection(fits: Sequence[FitResult], origins: Sequence[Origin]) -> Selectio
 
 
 def _approaches(fit: FitResult) -> tuple[float, list[Approach]] | str:
+    if fit.num_points > MOST_FOR_APPROACHES:
+        return f"{fit.num_points} runs are more than the {MOST_FOR_APPROACHES} that are looked through for slices"
     if fit.optimum.get("a") is None:
         return str(fit.optimum.get("withheld"))
     flops = BEYOND * 6 * float(np.max(fit.points["num_params_total"] * fit.points["num_tokens"]))

@@ -117,7 +117,7 @@ def _minima(
 
 
 def follow(model: Model, residuals: Residuals, starts: np.ndarray, objective: Objective) -> Minimum:
-    """Returns the local minimum of every start; of many starts, those that meet on the way go on as one.
+    """Returns the local minimum of every start; of many starts, or on many runs, those that meet go on as one.
 
     Args:
       model: law and columns.
@@ -126,10 +126,11 @@ def follow(model: Model, residuals: Residuals, starts: np.ndarray, objective: Ob
       objective: what is minimised.
     """
     z, cost, converged = starts.copy(), np.zeros(len(starts)), np.zeros(len(starts), dtype=bool)
-    leader, size = np.arange(len(starts)), max(1, CHUNK // len(next(iter(model.columns.values()))))
+    num_runs = len(next(iter(model.columns.values())))
+    leader, size = np.arange(len(starts)), max(1, CHUNK // num_runs)
     for steps in ROUNDS if len(starts) > FEW else (sum(ROUNDS),):
         leaders = np.unique(leader)
-        if len(leaders) > FEW:
+        if len(leaders) > FEW or num_runs > LONG:
             leader = _leaders(model, z, cost, leaders)[leader]
             leaders = np.unique(leader)
         live = leaders[~converged[leaders] & np.isfinite(cost[leaders])]

@@ -25,11 +25,13 @@ WIDEST_BUDGET = 1.1
 DRIFT = 0.008
 """Standard deviation of log loss that no fit shows, for each factor e that a run lies beyond the fitted ones."""
 CAUTION = 0.64
-"""What standard errors are multiplied by where a table's own forecasts were as good as they said: t has few degrees of
-freedom, the worst form of several is counted, and an origin has fewer runs to fit than there are."""
+"""What standard errors of several forms are multiplied by where a table's own forecasts were as good as they said: t
+has few degrees of freedom, the worst form is counted, and an origin has fewer runs to fit than there are."""
+CAUTION_ALONE = 0.85
+"""The same of one form, which has no others whose errors have opposite signs."""
 PRIOR_ORIGINS = 2.0
 """As many origins are taken to have been as good as they said, before a table says anything."""
-LARGE_ERROR = 1.5
+LARGE_ERROR = 1.2
 """Alarm from this many of their own standard errors in the forecasts of the table's own runs."""
 
 
@@ -172,7 +174,7 @@ def protect(fits: Sequence[FitResult], origins: Sequence[Origin] | None = None) 
     """Returns how well the forms of a table forecast its own dearer runs together, and what follows for intervals.
 
     The squared standard errors of forecasts are scaled by the mean squared standardised error of the origins, each
-    counted once because its errors go together, and shrunk as if PRIOR_ORIGINS more had said 1.
+    counted once because its errors go together, and shrunk to CAUTION as if PRIOR_ORIGINS more had said 1.
 
     Args:
       fits: of the same runs.
@@ -195,7 +197,7 @@ def protect(fits: Sequence[FitResult], origins: Sequence[Origin] | None = None) 
             {**said, "relative_error": float(np.sqrt(np.mean(error**2))), "standardised_error": squares[-1] ** 0.5}
         )
     degrees = PRIOR_ORIGINS + len(squares)
-    factor = CAUTION * float(np.sqrt((PRIOR_ORIGINS + sum(squares)) / degrees))
+    factor = (CAUTION if len(fits) > 1 else CAUTION_ALONE) * float(np.sqrt((PRIOR_ORIGINS + sum(squares)) / degrees))
     return Protection(tuple(found), factor, degrees)
 
 

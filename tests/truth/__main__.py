@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 import scipy
 
-from truth import intervals, planning, recovery, speed
+from truth import intervals, planning, recovery, speed, tables
 from truth.designs import Finding
 
 CHECKS: dict[str, Callable[..., Finding]] = {
@@ -30,6 +30,7 @@ CHECKS: dict[str, Callable[..., Finding]] = {
     "T10": recovery.t10,
     "T18": recovery.t18,
     "design": planning.design,
+    "tables": tables.tables,
     "speed": speed.speed,
 }
 COUNTED = ("T2", "T3", "T4", "T5", "T6", "T9", "T10", "design")
@@ -62,6 +63,7 @@ def text(finding: Finding) -> str:
     """Returns a finding for the terminal."""
     lines = [f"{finding.id}: {finding.claim}"]
     lines += [f"  {what:<52} {measured}   [{required}]" for what, measured, required in finding.rows]
+    lines += [f"  {cells[0]:<27}" + "".join(f"{cell:>16}" for cell in cells[1:]) for cells in finding.board]
     return "\n".join(lines)
 
 
@@ -88,18 +90,32 @@ def write(findings: list[Finding], folder: Path) -> None:
             "|---|---|---|",
         ]
         lines += [f"| {what} | {measured} | {required} |" for what, measured, required in finding.rows] + [""]
+        lines += board_lines(finding)
     (folder / "truth.md").write_text("\n".join(lines))
     draw(findings, folder / "truth.svg")
 
 
+def board_lines(finding: Finding) -> list[str]:
+    """Returns the wider table of a finding and its figure."""
+    if not finding.board:
+        return []
+    heading, *body = (f"| {' | '.join(cells)} |" for cells in finding.board)
+    figure = [f"![shares inside by distance](truth_{finding.id}.svg)", ""] if finding.shares else []
+    return [*figure, heading, "|" + "---|" * len(finding.board[0]), *body, ""]
+
+
 def draw(findings: list[Finding], path: Path) -> None:
-    """Writes the figure of every coverage, the same bytes for the same findings."""
+    """Writes the figure of every coverage, and of shares by distance, the same bytes for the same findings."""
     import matplotlib
 
-    from truth.drawing import coverage_figure
+    from truth.drawing import coverage_figure, distance_figure
 
     with matplotlib.rc_context({"svg.hashsalt": "kleiber"}):
         coverage_figure(findings).savefig(path, metadata={"Date": None})
+        for each in findings:
+            if each.shares:
+                figure = distance_figure(each.shares, tables.DISTANCES, 0.85, 0.95)
+                figure.savefig(path.with_name(f"truth_{each.id}.svg"), metadata={"Date": None})
 
 
 if __name__ == "__main__":
