@@ -82,26 +82,22 @@ def write(findings: list[Finding], folder: Path) -> None:
         "",
     ]
     for finding in findings:
-        verdict = "pass" if finding.passed else "**FAIL**"
-        lines += [
-            f"## {finding.id}: {finding.claim} ({verdict})",
-            "",
-            "| what | measured | required |",
-            "|---|---|---|",
-        ]
-        lines += [f"| {what} | {measured} | {required} |" for what, measured, required in finding.rows] + [""]
-        lines += board_lines(finding)
+        lines += section(finding)
     (folder / "truth.md").write_text("\n".join(lines))
     draw(findings, folder / "truth.svg")
 
 
-def board_lines(finding: Finding) -> list[str]:
-    """Returns the wider table of a finding and its figure."""
-    if not finding.board:
-        return []
-    heading, *body = (f"| {' | '.join(cells)} |" for cells in finding.board)
-    figure = [f"![shares inside by distance](truth_{finding.id}.svg)", ""] if finding.shares else []
-    return [*figure, heading, "|" + "---|" * len(finding.board[0]), *body, ""]
+def section(finding: Finding) -> list[str]:
+    """Returns a finding for the page, its wider table and its figure with it."""
+    verdict = "pass" if finding.passed else "**FAIL**"
+    lines = [f"## {finding.id}: {finding.claim} ({verdict})", "", "| what | measured | required |", "|---|---|---|"]
+    lines += [f"| {what} | {measured} | {required} |" for what, measured, required in finding.rows] + [""]
+    if finding.shares:
+        lines += [f"![shares inside by distance](truth_{finding.id}.svg)", ""]
+    if finding.board:
+        heading, *body = (f"| {' | '.join(cells)} |" for cells in finding.board)
+        lines += [heading, "|" + "---|" * len(finding.board[0]), *body, ""]
+    return lines
 
 
 def draw(findings: list[Finding], path: Path) -> None:

@@ -100,18 +100,18 @@ def family_of(name: str) -> str:
 def kleiber(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
     """Returns what the default says."""
     protection = protect(fits)
-    return _said([combined_forecast(fits, *each, LEVEL, None, protection) for each in _runs(asked)])
+    return _said([combined_forecast(fits, size, tokens, LEVEL, None, protection) for size, tokens in _runs(asked)])
 
 
 def lone(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
     """Returns what `--law chinchilla` says, which is protected too."""
     protection = protect(fits[:1])
-    return _said([combined_forecast(fits[:1], *each, LEVEL, None, protection) for each in _runs(asked)])
+    return _said([combined_forecast(fits[:1], size, tokens, LEVEL, None, protection) for size, tokens in _runs(asked)])
 
 
 def unprotected(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
     """Returns what `--law chinchilla --protect none` says."""
-    return _said([combined_forecast(fits[:1], *each, LEVEL) for each in _runs(asked)])
+    return _said([combined_forecast(fits[:1], size, tokens, LEVEL) for size, tokens in _runs(asked)])
 
 
 def _runs(asked: RunTable) -> zip:
@@ -261,7 +261,7 @@ def _alarms(ours: Scored) -> list[tuple[str, str, str]]:
 
 def board(scored: dict[str, Scored]) -> list[tuple[str, ...]]:
     """Returns the scoreboard, a row a rule, with its heading first."""
-    families = list(np.unique(scored["kleiber"].family))
+    families = [str(each) for each in np.unique(scored["kleiber"].family)]
     columns = ("inside", "over families", "dearest", *DISTANCES, "half-width", "interval score", "error", *families)
     lines: list[tuple[str, ...]] = [("90 % intervals", *columns)]
     for rule, each in scored.items():
