@@ -15,7 +15,7 @@ from tensorflow_datasets.testing import mocking
 from kleiber.experiments.cli import main
 from kleiber.train.config import DataConfig
 from kleiber.train.data.cache import build_folder
-from kleiber.train.data.corpora.catalogue import catalogue as corpora
+from kleiber.train.data.corpora import catalogue
 from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder, read_manifest, read_split
 from kleiber.train.data.corpora.cloud_docs import cloud_docs_builder
 from kleiber.train.data.corpora.cloud_docs.cloud_docs_builder import clean, documentation_strings, split_services
@@ -327,12 +327,12 @@ def test_the_overlap_is_that_of_a_slow_search(monkeypatch):
 
 
 def test_a_preparation_that_is_cut_off_leaves_nothing_that_looks_whole(cache, own_text, monkeypatch):
-    measure = corpora.measure_overlap
-    monkeypatch.setattr(corpora, "measure_overlap", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    measure = catalogue.measure_overlap
+    monkeypatch.setattr(catalogue, "measure_overlap", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepare_corpus(str(own_text), quiet)
     assert prepared_folder(find_corpus(str(own_text))) is None
-    monkeypatch.setattr(corpora, "measure_overlap", measure)
+    monkeypatch.setattr(catalogue, "measure_overlap", measure)
     assert prepare_corpus(str(own_text), quiet) == prepared_folder(find_corpus(str(own_text)))
 
 

@@ -230,7 +230,8 @@ def test_fit_json_has_the_contracted_keys(reference_fit):
 
 def test_another_process_gives_the_same_bytes():
     code = "from truth.recovery import fit_digest; print(fit_digest())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    tests = Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tests)
     assert done.stdout.strip() == recovery.fit_digest()
 
 
