@@ -1,7 +1,7 @@
 """A whole run, slow and clear: the forward pass and the optimizer in NumPy, one row and one step at a time.
 
-It knows one value of options with several besides the default's absence: LayerNorm, learned positions, silu, CompleteP,
-AdamW, WSD. An option set to anything else counts as off.
+Of options with several values it knows one, and takes any other for "off": LayerNorm, learned positions, silu,
+CompleteP, AdamW, WSD.
 """
 
 import functools
