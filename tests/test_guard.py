@@ -111,6 +111,22 @@ def test_the_spike_rule_follows_a_slow_clear_version():
     assert isinstance(window, LossWindow) and int(window.count) == len(accepted)
 
 
+@pytest.mark.parametrize(("loss", "is_spike"), [(2.99, False), (3.01, True)])
+def test_the_spike_rule_begins_with_a_window_half_full_and_reads_that_half_alone(loss, is_spike):
+    # Accepted losses 1, 2, 1, 2: mean 1.5, standard deviation .5, so 3 of them above the mean is 3.0. With the empty
+    # places counted as zeros the limit would be .75 + 3 * sqrt(10 / 8 - .75^2) = 3.24.
+    config = GuardConfig(spike_sigmas=3.0, spike_window=8)
+    window, grads = empty_window(config), {"a": jnp.ones(1)}
+    for accepted in (1.0, 2.0, 1.0):
+        is_sound, _, window = judge(config, window, jnp.float32(accepted), grads)
+        assert bool(is_sound)
+        assert bool(judge(config, window, jnp.float32(100.0), grads)[0])  # fewer than half: nothing is a spike yet
+    _, _, window = judge(config, window, jnp.float32(2.0), grads)
+    is_sound, _, window = judge(config, window, jnp.float32(loss), grads)
+    assert bool(is_sound) is not is_spike and int(window.count) == 5 - is_spike
+    np.testing.assert_allclose(window.losses, [1, 2, 1, 2, 0 if is_spike else loss, 0, 0, 0])
+
+
 def test_the_spike_rule_costs_nothing_when_it_is_off():
     texts = []
     for guard in (GuardConfig(), GuardConfig(spike_window=64, max_consecutive_skips=3)):

@@ -1,5 +1,6 @@
 """The compiled training block, against slow clear versions of itself."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -12,10 +13,13 @@ from kleiber.model.config import ModelConfig
 from kleiber.model.functional import apply, init_params
 from kleiber.model.layers.product import rows_times_weight
 from kleiber.parallel.config import MeshConfig
-from kleiber.train.config import DelayedSyncConfig, OptimizerConfig, TrainConfig
-from kleiber.train.data.run_data import RunData
+from kleiber.train.config import DataConfig, DelayedSyncConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from kleiber.train.data.run_data import RunData, open_run_data
+from kleiber.train.data.tokens import TokenFile
+from kleiber.train.data.windows import TokenSource
 from kleiber.train.evaluate import cluster_standard_error, evaluate
 from kleiber.train.step import Hyperparameters, TrainState, make_block, num_micro_batches
+from kleiber.train.trunk import Trunk, TrunkIO
 from kleiber.train.update.optimizer import make_optimizer
 
 MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, vocab_size=32, seq_len=8, base_d_model=16, base_num_layers=1)
@@ -171,6 +175,39 @@ def test_evaluation_is_the_mean_over_every_target_token_even_with_a_partial_last
     assert result.loss == pytest.approx(float(losses.mean()), rel=1e-6)
     expected = float(np.std(np.asarray(losses.mean(axis=1)), ddof=1) / np.sqrt(21))
     assert result.loss_standard_error == pytest.approx(expected, rel=1e-4)
+
+
+def documents_of_eight_tokens(seq_len):
+    """Eight documents of eight tokens and a last token: four windows of 16 tokens, or eight of one document each."""
+    tokens = np.random.default_rng(2).integers(0, 32, 65).astype(np.uint8)
+    file = TokenFile(tokens, np.array([*range(0, 65, 8), 65]), np.arange(9, dtype=np.int32), "bytes", 32, 65, "x/0")
+    return TokenSource(file, seq_len, "test", "train")
+
+
+def test_attention_within_documents_trains_on_packed_rows_as_on_rows_of_one_document_each(tmp_path, monkeypatch):
+    source = lambda data, split, seq_len: documents_of_eight_tokens(seq_len)  # noqa: E731
+    monkeypatch.setattr("kleiber.train.data.run_data.open_tokens", source)
+
+    def losses(name, seq_len, batch_size, document_attention):  # each step on the whole epoch, so in any order
+        config = TrainConfig(
+            replace(MODEL, seq_len=seq_len, has_previous_token_mix=True),
+            OptimizerConfig(0.05),
+            (4 * 64,),
+            batch_size=batch_size,
+            data=DataConfig(document_attention=document_attention, max_epochs=9),
+            schedule=ScheduleConfig("constant", warmup_steps=1),
+            steps_per_call=1,
+        )
+        points, folder = [], tmp_path / name
+        Trunk([config], open_run_data(config), TrunkIO(folder, [folder], points.append, lambda tokens: False)).run()
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [row["loss"] for row in rows] + [points[0].evaluation.loss]
+
+    alone = losses("alone", 8, 8, False)
+    assert len(alone) == 5 and alone[-1] < alone[0] - 0.1
+    np.testing.assert_allclose(losses("packed", 16, 4, True), alone, rtol=1e-5)
+    seeing_more = losses("seeing more", 16, 4, False)
+    assert np.abs(np.subtract(seeing_more, alone)).min() > 1e-3
 
 
 def test_clustered_standard_error_of_identical_copies_is_that_of_the_originals():
