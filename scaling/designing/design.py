@@ -5,14 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kleiber.scaling.designing.purchases import FINAL_PRIOR, Form, Problem, criterion, information, search
-from kleiber.scaling.designing.simulate import RunNoise
+from kleiber.scaling.designing.purchases import FINAL_PRIOR, Form, Problem, criterion, information, search_design
 from kleiber.scaling.fitting.estimates import transformed_gradient
 from kleiber.scaling.fitting.identifiability import fisher
-from kleiber.scaling.fitting.known import Columns, Known
-from kleiber.scaling.fitting.noise import make_clusters, whiten
-from kleiber.scaling.fitting.scaled_law import Model, make_model
-from kleiber.scaling.law import Law
+from kleiber.scaling.fitting.known import Known
+from kleiber.scaling.fitting.noise import RunNoise, make_clusters, whiten
+from kleiber.scaling.fitting.scaled_law import ScaledLaw, make_scaled_law
+from kleiber.scaling.law import Law, Values
 from kleiber.scaling.laws import get_law
 
 SINGULAR = 1e14
@@ -57,10 +56,10 @@ def independent_rows(rows: np.ndarray, trunk: np.ndarray | None, noise: RunNoise
 def expected_errors(
     law: str | Law,
     constants: Mapping[str, float],
-    design_points: Columns,
+    design_points: Values,
     noise: RunNoise,
     *,
-    targets: Columns | None = None,
+    targets: Values | None = None,
     trunk: Sequence[str] | np.ndarray | None = None,
     fixed: Mapping[str, float] | None = None,
 ) -> ExpectedErrors:
@@ -77,25 +76,25 @@ def expected_errors(
       trunk: name of each run's trunk [runs]; None if each run has its own.
       fixed: constants that the fit will hold.
     """
-    law = get_law(law) if isinstance(law, str) else law
-    model = make_model(law, design_points, fixed)
-    return _errors(model, model.working({**constants, **(fixed or {})}), noise, trunk, targets)
+    law = get_law(law)
+    scaled = make_scaled_law(law, design_points, fixed)
+    return _errors(scaled, scaled.working({**constants, **(fixed or {})}), noise, trunk, targets)
 
 
 def _errors(
-    model: Model, z: np.ndarray, noise: RunNoise, trunk: Sequence[str] | np.ndarray | None, targets: Columns | None
+    scaled: ScaledLaw, z: np.ndarray, noise: RunNoise, trunk: Sequence[str] | np.ndarray | None, targets: Values | None
 ) -> ExpectedErrors:
-    """Returns the errors of a fit of the model's own runs."""
-    jacobian = model.log_loss_and_jacobian(z[None])[1][0]
-    values = fisher(model, z, jacobian)[0]
+    """Returns the errors of a fit of the scaled law's own runs."""
+    jacobian = scaled.log_loss_and_jacobian(z[None])[1][0]
+    values = fisher(scaled, z, jacobian)[0]
     condition = float(values[0] / values[-1]) if values[-1] > 0 and len(jacobian) >= len(z) else np.inf
     rows = np.zeros((0, len(z)))
     if targets is not None:
-        arrays = {name: np.atleast_1d(np.asarray(targets[name], np.float64)) for name in model.law.variable_names}
-        rows = model.log_loss_and_jacobian(z[None], arrays)[1][0]
+        arrays = {name: np.atleast_1d(np.asarray(targets[name], np.float64)) for name in scaled.law.variable_names}
+        rows = scaled.log_loss_and_jacobian(z[None], arrays)[1][0]
     if condition > SINGULAR:
         infinite = np.full(len(rows), np.inf)
-        return ExpectedErrors(dict.fromkeys(model.free, np.inf), np.inf, infinite, infinite, condition)
+        return ExpectedErrors(dict.fromkeys(scaled.free, np.inf), np.inf, infinite, infinite, condition)
     whitened = independent_rows(jacobian, None if trunk is None else np.asarray(trunk), noise)
     _, upper = np.linalg.qr(whitened / (size := np.linalg.norm(whitened, axis=0)))
 
@@ -103,14 +102,14 @@ def _errors(
         return float(np.linalg.norm(np.linalg.solve(upper.T, contrast / size)))
 
     errors, slopes = {}, {}
-    for name in model.free:
-        value, slopes[name], is_log = transformed_gradient(model, z, name)
+    for name in scaled.free:
+        value, slopes[name], is_log = transformed_gradient(scaled, z, name)
         errors[name] = error(slopes[name]) * (value if is_log else 1.0)
     forecast = np.array([error(row) for row in rows])
-    found = model.reported(z)
+    found = scaled.reported(z)
     a = None
-    if model.law.frontier and set(model.law.frontier) <= set(model.free):
-        first, second = model.law.frontier
+    if scaled.law.frontier and set(scaled.law.frontier) <= set(scaled.free):
+        first, second = scaled.law.frontier
         share = float(found[second] / (found[first] + found[second]))
         a = share * (1 - share) * error(slopes[second] - slopes[first])
     return ExpectedErrors(errors, a, forecast, np.hypot(forecast, noise.new_run), condition)
@@ -120,7 +119,7 @@ def _errors(
 class Pool:
     """Candidates to buy."""
 
-    columns: Columns
+    columns: Values
     """float64 [candidates], the laws' variables."""
     flops: np.ndarray
     """float64 [candidates], each as a run by itself."""
@@ -188,7 +187,7 @@ def make_pool(
 class BoughtRuns:
     """A design: which runs, what they cost, and what they will say together with the runs already there."""
 
-    columns: Columns
+    columns: Values
     """float64 [runs], in the order in which to buy."""
     trunk: np.ndarray
     """Text [runs]; equal names share a trunk."""
@@ -207,7 +206,7 @@ class BoughtRuns:
 def design_problem(
     known: Known,
     pool: Pool,
-    targets: Columns,
+    targets: Values,
     rivals: Sequence[Known] = (),
     aim: str = "prediction",
     max_repeats: int = 10**9,
@@ -216,10 +215,10 @@ def design_problem(
     forms = []
     for index, each in enumerate([known, *rivals]):
         parts = []
-        own = each.model.columns if known.has_runs else pool.columns
+        own = each.scaled.columns if known.has_runs else pool.columns
         for columns in (pool.columns, targets, own):
             arrays = {name: np.atleast_1d(np.asarray(value, np.float64)) for name, value in columns.items()}
-            value, jacobian = each.model.log_loss_and_jacobian(each.z[None], arrays)
+            value, jacobian = each.scaled.log_loss_and_jacobian(each.z[None], arrays)
             rows = jacobian[0]
             if index:
                 rows = np.column_stack([rows, known.predict(arrays) - value[0]])
@@ -229,7 +228,7 @@ def design_problem(
         if known.has_runs:
             there = independent_rows(there, None if known.trunk is None else np.asarray(known.trunk), known.noise)
             base = there.T @ there
-        forms.append(Form(rows, wanted, base, each.weight, index > 0))
+        forms.append(Form(rows, wanted, base, each.weight))
     noise = known.noise
     point, shared = noise.point**2, noise.tau**2
     return Problem(pool.flops, tuple(forms), point, shared, pool.trunk, pool.cooldown, max_repeats, aim)
@@ -238,7 +237,7 @@ def design_problem(
 def design_runs(
     known: Known,
     pool: Pool,
-    targets: Columns,
+    targets: Values,
     budget: float,
     *,
     max_runs: int = 48,
@@ -267,7 +266,7 @@ def design_runs(
     if aim not in ("prediction", "constants"):
         raise ValueError(f"aim {aim!r}: choose prediction or constants.")
     problem = design_problem(known, pool, targets, rivals, aim, max_repeats)
-    found = search(problem, budget, max_runs, stop_at**2)
+    found = search_design(problem, budget, max_runs, stop_at**2)
     if not found.chosen:
         cheapest = float(problem.added_cost([]).min())
         raise ValueError(f"a budget of {budget:.3g} FLOPs buys no run; the cheapest candidate costs {cheapest:.3g}.")
@@ -275,7 +274,7 @@ def design_runs(
     columns = {name: values[picks] for name, values in pool.columns.items()}
     label = picks * 0 + np.arange(len(picks)) if pool.trunk is None else pool.trunk[picks]
     trunk = np.array([f"new-{each}" for each in label])
-    before = _errors(known.model, known.z, known.noise, known.trunk, targets) if known.has_runs else None
+    before = _errors(known.scaled, known.z, known.noise, known.trunk, targets) if known.has_runs else None
     path = found.path
     if aim == "constants":
         whole = replace(problem, aim="prediction")
@@ -293,14 +292,14 @@ def design_runs(
     )
 
 
-def expected_from(known: Known, columns: Columns, trunk: np.ndarray | None, targets: Columns) -> ExpectedErrors:
+def expected_from(known: Known, columns: Values, trunk: np.ndarray | None, targets: Values) -> ExpectedErrors:
     """Returns the expected errors from the runs already there and new ones."""
     trunk = np.array([f"new-{index}" for index in range(len(next(iter(columns.values()))))]) if trunk is None else trunk
-    names = known.model.law.variable_names
+    names = known.scaled.law.variable_names
     joined = {name: np.asarray(columns[name], np.float64) for name in names}
     if known.has_runs:
-        there = known.model.columns
+        there = known.scaled.columns
         joined = {name: np.concatenate([there[name], joined[name]]) for name in names}
         own = known.trunk or tuple(f"run-{index}" for index in range(len(there[names[0]])))
         trunk = np.concatenate([[f"old-{each}" for each in own], trunk])
-    return _errors(replace(known.model, columns=joined), known.z, known.noise, trunk, targets)
+    return _errors(replace(known.scaled, columns=joined), known.z, known.noise, trunk, targets)

@@ -31,7 +31,6 @@ class Form:
     """float64 [K, K], information of the runs already there."""
     weight: float = 1.0
     """Of a rival against the law designed for, from the runs already there."""
-    is_rival: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def _disagreement(form: Form, matrix: np.ndarray, prior: float) -> tuple[np.ndar
     return weight, (distance**2).mean(axis=-1)
 
 
-def search(problem: Problem, budget: float, max_runs: int, stop_at: float = 0.0, max_passes: int = 40) -> Design:
+def search_design(problem: Problem, budget: float, max_runs: int, stop_at: float = 0.0, max_passes: int = 40) -> Design:
     """Returns the runs to buy for a budget: greedy purchases, then exchanges until none helps, from several starts.
 
     Args:

@@ -11,7 +11,6 @@ from kleiber.scaling.explaining.approaches import Approach, approaches_json, app
 from kleiber.scaling.explaining.factors import Factors, describe_factors
 from kleiber.scaling.explaining.select import Selection, rolling_origin
 from kleiber.scaling.fitting.fit import fit_law
-from kleiber.scaling.fitting.report import comparison_report
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import form_weights
 from kleiber.scaling.laws import get_law
@@ -66,7 +65,7 @@ class Analysis:
         """Returns the fits, how they compare, and what the best of them says about factors, for people."""
         parts = [fit.report() for fit in self.fits]
         if len(self.fits) > 1:
-            parts.append(comparison_report(self.fits, self.weights))
+            parts.append(_comparison(self.fits, self.weights))
         parts.append(
             f"rolling origin in compute: not possible, {self.selection}"
             if isinstance(self.selection, str)
@@ -125,6 +124,15 @@ def analyse(
         tuple(describe_factors(fit) if in_depth else left_out for fit in fits),
         tuple(_approaches(fit) if in_depth else left_out for fit in fits),
     )
+
+
+def _comparison(fits: Sequence[FitResult], weights: Sequence[float]) -> str:
+    """Returns several fits of the same runs side by side, best first."""
+    best = min(fit.aicc for fit in fits)
+    lines = [f"{'law':<18}{'AICc - best':>12}{'weight':>9}{'residual rms':>14}{'points':>8}"]
+    for fit, weight in sorted(zip(fits, weights, strict=True), key=lambda pair: pair[0].aicc):
+        lines.append(f"{fit.law:<18}{fit.aicc - best:>12.1f}{weight:>9.3f}{fit.residual_rms:>14.3%}{fit.num_points:>8}")
+    return "\n".join(lines)
 
 
 def _own(law: str, fixed: Mapping[str, float], laws: Sequence[str]) -> dict[str, float]:

@@ -12,7 +12,8 @@ import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.forecasting.optimum import log_optimal_params, plain_rule
+from kleiber.scaling.forecasting.allocation import Demand, allocate
+from kleiber.scaling.forecasting.flops_rule import plain_rule
 
 SAME_BUDGET = 1.05
 """Runs whose compute agrees within this factor belong to one isoFLOP slice."""
@@ -57,19 +58,19 @@ def compare_approaches(fit: FitResult, flops: float, flops_per_param_token: floa
       ValueError: if the law has no compute-optimal size.
     """
     product = flops / flops_per_param_token
-    best = float(np.exp(log_optimal_params(fit, fit.z[None], flops, plain_rule(flops_per_param_token))[0]))
+    best = allocate(fit, Demand(flops, rule=plain_rule(flops_per_param_token))).num_params_total
     params, tokens = fit.points["num_params_total"], fit.points["num_tokens"]
     clean = fit.predict(fit.points)
     methods: dict[str, Callable[[Losses], tuple[np.ndarray, np.ndarray]]] = {
         "envelope": lambda loss: envelope(params, tokens, loss),
-        "parabola": lambda loss: slice_minima(params, tokens, loss, _parabola, 3),
+        "parabola": lambda loss: slice_minima(params, tokens, loss, parabola, 3),
         "akima": lambda loss: slice_minima(params, tokens, loss, _akima, 5),
     }
     out = []
     for name, method in methods.items():
         try:
-            a, advised = _power_law(*method(fit.points["loss"]), product)
-            _, noiseless = _power_law(*method(clean), product)
+            a, advised = advised_size(*method(fit.points["loss"]), product)
+            _, noiseless = advised_size(*method(clean), product)
             out.append(Approach(name, a, advised, noiseless / best - 1, KNOWN[name]))
         except ValueError as reason:
             out.append(Approach(name, None, None, None, f"not possible: {reason}"))
@@ -77,8 +78,8 @@ def compare_approaches(fit: FitResult, flops: float, flops_per_param_token: floa
     return [*out, Approach("parametric", own, best, 0.0, KNOWN["parametric"])]
 
 
-def _power_law(log_product: np.ndarray, log_params: np.ndarray, product: float) -> tuple[float, float]:
-    """Returns the exponent and the parameters advised for a product of parameters and tokens."""
+def advised_size(log_product: np.ndarray, log_params: np.ndarray, product: float) -> tuple[float, float]:
+    """Returns the exponent a of a power law through best sizes, and the size it advises for a product N D."""
     slope, level = np.polyfit(log_product, log_params, 1)
     return float(slope), float(np.exp(level + slope * np.log(product)))
 
@@ -140,7 +141,14 @@ def slice_minima(
     return products, best
 
 
-def _parabola(x: np.ndarray, loss: np.ndarray) -> float:
+def parabola(x: np.ndarray, loss: np.ndarray) -> float:
+    """Returns the lowest point of a parabola through losses over log sizes.
+
+    Known bias: the loss is no parabola in log N, so the lowest point is shifted by a constant that depends on the
+    exponents and the width of the slice; the exponents of the power law survive, its intercepts do not.
+
+    Source: Hoffmann et al. 2022, section 3.2; the bias: Czech 2026, arXiv:2603.22339.
+    """
     curvature, slope, _ = np.polyfit(x - x.mean(), loss, 2)
     if curvature <= 0:
         raise ValueError("a slice has no lowest point; widen it.")

@@ -116,7 +116,7 @@ def describe_factors(fit: FitResult, level: float = 0.95) -> Factors:
     Exchange rates are told in the first variable of the law: of each value of a factor such as bits against the one
     that changes nothing, and of doubling a count.
     """
-    law = fit.model.law
+    law = fit.scaled.law
     reason = _withheld(fit)
     if reason:
         return Factors(law.id, level, (), (), (), (), reason)
@@ -137,8 +137,8 @@ def describe_factors(fit: FitResult, level: float = 0.95) -> Factors:
 
 
 def _withheld(fit: FitResult) -> str | None:
-    if fit.model.law.quantity != "loss":
-        return f"the law is of the {fit.model.law.quantity}, not of a loss"
+    if fit.scaled.law.quantity != "loss":
+        return f"the law is of the {fit.scaled.law.quantity}, not of a loss"
     lost = [name for name, each in fit.parameters.items() if each.withheld]
     if not lost:
         return None
@@ -148,7 +148,7 @@ def _withheld(fit: FitResult) -> str | None:
 
 def _changes(fit: FitResult, name: str, middle: dict[str, float]) -> Sequence[tuple[str, float, float]]:
     """Returns (factor, new value, old value) of the changes that are worth telling."""
-    variable = next(each for each in fit.model.law.variables if each.name == name)
+    variable = next(each for each in fit.scaled.law.variables if each.name == name)
     if variable.neutral is None:
         return [(name, 2 * middle[name], middle[name])]
     levels = np.unique(fit.points[name])

@@ -181,7 +181,7 @@ def _score(fitted: Callable[[], FitResult], test: RunTable) -> tuple[np.ndarray,
         fit = fitted()
     except ValueError:
         return None
-    columns = {name: test[name] for name in fit.model.law.variable_names}
+    columns = {name: test[name] for name in fit.scaled.law.variable_names}
     mean, gradient = log_gradients(fit, columns)
     variance, degrees = fit.uncertainty.degrees_of(gradient, 1.0)
     residual = np.log(test["loss"]) - mean

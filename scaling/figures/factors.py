@@ -55,8 +55,8 @@ def profiles(fit: FitResult) -> "Figure":
     Raises:
       ValueError: for a fit by another objective than squares, or a law without a constant that can be profiled.
     """
-    model = fit.model
-    names = [name for name in model.free if not any(isinstance(power, str) for _, power in model.law[name].scale)]
+    scaled = fit.scaled
+    names = [name for name in scaled.free if not any(isinstance(power, str) for _, power in scaled.law[name].scale)]
     found = [profile(fit, name) for name in names]
     open_ended = [each.name for each in found if not _is_closed(each)]
     claim = "Every constant is bounded on both sides by the runs"

@@ -31,7 +31,7 @@ class FittedLaw:
 
     @cached_property
     def _middle(self) -> dict[str, float]:
-        names = self.fit.model.law.variable_names
+        names = self.fit.scaled.law.variable_names
         return {name: float(np.exp(np.mean(np.log(self.fit.points[name])))) for name in names}
 
     def predict(self, num_params: Floats, num_tokens: Floats) -> Floats:
@@ -46,7 +46,7 @@ class FittedLaw:
 
     def _loss_at(self, z: Floats, num_params: Floats, num_tokens: Floats) -> Floats:
         shape = np.broadcast_shapes(np.shape(num_params), np.shape(num_tokens))
-        return np.exp(self.fit.model.log_loss(z, self.columns(num_params, num_tokens))).reshape(shape)
+        return np.exp(self.fit.scaled.log_loss(z, self.columns(num_params, num_tokens))).reshape(shape)
 
     def band(self, num_params: Floats, num_tokens: Floats) -> tuple[Floats, Floats]:
         """Returns (low, high), [points] each: the prediction interval of one new run, spread between forms included."""
@@ -64,7 +64,7 @@ class FittedLaw:
         values, vectors = np.linalg.eigh(self.fit.uncertainty.covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0))
         points = self.fit.z + rng.standard_normal((count, len(self.fit.z))) @ root.T
-        low, high = self.fit.model.bounds
+        low, high = self.fit.scaled.bounds
         return [self._draw(np.clip(z, low, high)) for z in points]
 
     def _draw(self, z: Floats) -> Predict:

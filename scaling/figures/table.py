@@ -30,14 +30,14 @@ def points_of(fit: FitResult) -> Points:
 def figures_of(fit: FitResult) -> dict[str, Callable[[], "Figure"]]:
     """Returns how to draw each figure that this fit has, by name."""
     out: dict[str, Callable[[], Figure]] = {}
-    if {"num_params_total", "num_tokens"} <= set(fit.model.law.variable_names):
+    if {"num_params_total", "num_tokens"} <= set(fit.scaled.law.variable_names):
         points, fitted = points_of(fit), FittedLaw(fit)
         out["surface"] = lambda: runs.fitted_surface(points, fitted.predict)
         out["residuals"] = lambda: law.residuals(points, fitted.predict)
         if fit.optimum.get("a") is not None:
             draws = fitted.draws(NUM_DRAWS)
             out["frontier"] = lambda: law.optimal_frontier(points, fitted.predict, draws, cost_model(points), REACH)
-    if fit.model.law.quantity == "loss" and not any(each.withheld for each in fit.parameters.values()):
+    if fit.scaled.law.quantity == "loss" and not any(each.withheld for each in fit.parameters.values()):
         out["exponents"] = lambda: factors.local_exponents(fit)
     if fit.objective_name == "gaussian":
         out["profiles"] = lambda: factors.profiles(fit)

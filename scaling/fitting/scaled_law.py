@@ -14,7 +14,7 @@ STEP = 1e-30
 
 
 @dataclass(frozen=True)
-class Model:
+class ScaledLaw:
     """A law on given columns, divided by their geometric means, with some constants held fixed.
 
     A working point z [..., P] holds the free constants, positive ones as logarithms.
@@ -132,8 +132,8 @@ def _exponent(exponent: str | float, values: Mapping[str, Any]) -> Any:
     return -values[exponent[1:]] if exponent.startswith("-") else values[exponent]
 
 
-def make_model(law: Law, columns: Mapping[str, np.ndarray], fixed: Mapping[str, float] | None = None) -> Model:
-    """Returns the model of a law on measured columns, each divided by its geometric mean if the law allows it.
+def make_scaled_law(law: Law, columns: Mapping[str, np.ndarray], fixed: Mapping[str, float] | None = None) -> ScaledLaw:
+    """Returns a law on measured columns, each divided by its geometric mean if the law allows it.
 
     Raises:
       ValueError: if a fixed constant is not one of the law's.
@@ -148,4 +148,4 @@ def make_model(law: Law, columns: Mapping[str, np.ndarray], fixed: Mapping[str, 
         name: float(np.exp(np.mean(np.log(values)))) if name in centring else 1.0 for name, values in chosen.items()
     }
     scales |= {each.name: scales[each.same_scale_as] for each in law.variables if each.same_scale_as}
-    return Model(law, chosen, scales, fixed)
+    return ScaledLaw(law, chosen, scales, fixed)

@@ -85,7 +85,7 @@ def form_weights(fits: Sequence[FitResult]) -> list[float]:
 
 def log_gradient(fit: FitResult, columns: Mapping[str, Any]) -> tuple[float, np.ndarray]:
     """Returns the predicted log loss at one point and its derivative [P] by the working coordinates."""
-    arrays = {name: np.atleast_1d(np.asarray(columns[name], np.float64)) for name in fit.model.law.variable_names}
+    arrays = {name: np.atleast_1d(np.asarray(columns[name], np.float64)) for name in fit.scaled.law.variable_names}
     value, gradient = log_gradients(fit, arrays)
     return float(value[0]), gradient[0]
 
@@ -93,9 +93,9 @@ def log_gradient(fit: FitResult, columns: Mapping[str, Any]) -> tuple[float, np.
 def log_gradients(fit: FitResult, columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the predicted log losses [runs] and their derivatives [runs, P] by the working coordinates."""
     if not len(fit.z):
-        value = fit.model.log_loss(fit.z[None], columns)[0]
+        value = fit.scaled.log_loss(fit.z[None], columns)[0]
         return value, np.zeros((len(value), 0))
-    value, jacobian = fit.model.log_loss_and_jacobian(fit.z[None], columns)
+    value, jacobian = fit.scaled.log_loss_and_jacobian(fit.z[None], columns)
     return value[0], jacobian[0]
 
 
@@ -129,7 +129,7 @@ def forecast(
             f"level {level}."
         )
     point = {"num_params_total": float(num_params), "num_tokens": float(num_tokens), **(columns or {})}
-    lost = [name for each in (fit, *rivals) for name in each.model.law.variable_names if name not in point]
+    lost = [name for each in (fit, *rivals) for name in each.scaled.law.variable_names if name not in point]
     if lost:
         raise ValueError(f"law {fit.law} also needs a value for {', '.join(sorted(set(lost)))}.")
     fits = [fit, *rivals]
@@ -222,7 +222,7 @@ def _compute_ratio(fit: FitResult, point: Mapping[str, float]) -> float:
 
 def _notes(fit: FitResult, weights: Sequence[float], point: Mapping[str, float]) -> list[str]:
     notes = []
-    for name in fit.model.law.variable_names:
+    for name in fit.scaled.law.variable_names:
         low, high = float(fit.points[name].min()), float(fit.points[name].max())
         if point[name] > high:
             notes.append(f"extrapolates {name} {point[name] / high:.3g} times beyond the largest fitted")

@@ -6,7 +6,7 @@ import numpy as np
 
 from kleiber.scaling.designing.coverage import Coverage, Truth, coverages, refitted
 from kleiber.scaling.fitting.fit import fit_law
-from kleiber.scaling.fitting.refit import fit_many, simulate
+from kleiber.scaling.fitting.refit import fit_many, simulate_losses
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import REJECTED, forecast
 from kleiber.scaling.law import Values
@@ -66,22 +66,22 @@ def _held(found: dict[str, Coverage], low: float, high: float) -> bool:
 
 def independent(columns: dict[str, np.ndarray], count: int, sigma: float = 0.01, seed: int = 1) -> dict[str, Coverage]:
     """Returns the coverage of the default intervals for independent noise on the reference surface."""
-    model = surface(columns)
-    z = model.working(REFERENCE)
-    losses = simulate(model, z, count, seed, sigma=sigma)
-    refits = fit_many(model, losses, z[None])
-    return coverages(Truth(model, REFERENCE, frontier_point(columns), sigma), refitted(refits, losses))
+    scaled = surface(columns)
+    z = scaled.working(REFERENCE)
+    losses = simulate_losses(scaled, z, count, seed, sigma=sigma)
+    refits = fit_many(scaled, losses, z[None])
+    return coverages(Truth(scaled, REFERENCE, frontier_point(columns), sigma), refitted(refits, losses))
 
 
 def shared(count: int, tau: float = 0.005, sigma: float = 0.003, seed: int = 2) -> dict[str, dict[str, Coverage]]:
     """Returns the coverage with noise shared along trunks: by GLS, and by pretending independence."""
     columns, trunk = trunks()
-    model = surface(columns)
-    z = model.working(REFERENCE)
-    losses = simulate(model, z, count, seed, sigma=sigma, tau=tau, cluster=trunk)
-    truth = Truth(model, REFERENCE, frontier_point(columns), float(np.hypot(sigma, tau)))
-    gls = fit_many(model, losses, z[None], cluster=trunk)
-    naive = fit_many(model, losses, z[None])
+    scaled = surface(columns)
+    z = scaled.working(REFERENCE)
+    losses = simulate_losses(scaled, z, count, seed, sigma=sigma, tau=tau, cluster=trunk)
+    truth = Truth(scaled, REFERENCE, frontier_point(columns), float(np.hypot(sigma, tau)))
+    gls = fit_many(scaled, losses, z[None], cluster=trunk)
+    naive = fit_many(scaled, losses, z[None])
     return {
         "gls": coverages(truth, refitted(gls, losses, trunk)),
         "naive": coverages(truth, refitted(naive, losses)),
@@ -116,12 +116,12 @@ def t3(count: int = 500) -> Finding:
 def outliers(count: int, objective: str, seed: int = 4) -> dict[str, Coverage]:
     """Returns coverage when 2 of 40 runs come out 10% too high, through `fit_law` itself."""
     columns = grid()
-    model = surface(columns)
-    losses = simulate(model, model.working(REFERENCE), count, seed, sigma=0.01)
+    scaled = surface(columns)
+    losses = simulate_losses(scaled, scaled.working(REFERENCE), count, seed, sigma=0.01)
     rng = np.random.default_rng(seed + 1000)
     for row in losses:
         row[rng.choice(len(row), 2, replace=False)] += np.log(1.1)
-    truth = Truth(model, REFERENCE, frontier_point(columns), 0.01)
+    truth = Truth(scaled, REFERENCE, frontier_point(columns), 0.01)
     fits = [fit_law(_table(columns, row), "chinchilla", objective=objective) for row in losses]
     return coverages(truth, [(fit.z, fit.uncertainty) for fit in fits])
 
@@ -150,8 +150,8 @@ def t5(count: int = 500) -> Finding:
     """Noise shared along trunks."""
     found = shared(count)
     columns, trunk = trunks()
-    model = surface(columns)
-    losses = simulate(model, model.working(REFERENCE), 1, 5, sigma=0.003, tau=0.005, cluster=trunk)
+    scaled = surface(columns)
+    losses = simulate_losses(scaled, scaled.working(REFERENCE), 1, 5, sigma=0.003, tau=0.005, cluster=trunk)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit_law(_table(columns, losses[0], trunk_id=trunk), "chinchilla")
@@ -172,11 +172,11 @@ def t5(count: int = 500) -> Finding:
 def fixed_ratio(count: int, seed: int = 6) -> tuple[float, float, float]:
     """Returns how often the alarm fires, the exponents are withheld, and a 90% interval holds a run at 10 times."""
     columns = ladder(REFERENCE)
-    model = surface(columns)
-    z = model.working(REFERENCE)
-    losses = simulate(model, z, count, seed, sigma=0.01)
+    scaled = surface(columns)
+    z = scaled.working(REFERENCE)
+    losses = simulate_losses(scaled, z, count, seed, sigma=0.01)
     point = frontier_point(columns)
-    truth = Truth(model, REFERENCE, point, 0.01)
+    truth = Truth(scaled, REFERENCE, point, 0.01)
     rng = np.random.default_rng(seed)
     alarms, withheld, held = 0, 0, 0
     for row in losses:
@@ -209,15 +209,15 @@ def curvature(count: int, seed: int = 9) -> dict[str, float]:
     additive, product = surface(columns), surface(columns, "product")
     product_constants = {"E": 0.8, "K": 60.0, "alpha": 0.2, "beta": 0.2}
     out = {"coverage of q": 0.0, "size of the test q = 1": 0.0}
-    losses = simulate(additive, additive.working(REFERENCE), count, seed, sigma=0.01)
-    model = surface(columns, "generalised_mean")
+    losses = simulate_losses(additive, additive.working(REFERENCE), count, seed, sigma=0.01)
+    scaled = surface(columns, "generalised_mean")
     constants = {**REFERENCE, "q": 1.0}
-    refits = fit_many(model, losses, model.working(constants)[None])
-    found = coverages(Truth(model, constants, frontier_point(columns), 0.01), refitted(refits, losses))
+    refits = fit_many(scaled, losses, scaled.working(constants)[None])
+    found = coverages(Truth(scaled, constants, frontier_point(columns), 0.01), refitted(refits, losses))
     out["coverage of q"] = found["q"].rate
     out["size of the test q = 1"] = 1 - found["q"].rate
     out["product rejected when additive is true"] = _share_rejected(columns, losses, "chinchilla", "product")
-    losses = simulate(product, product.working(product_constants), count, seed + 1, sigma=0.01)
+    losses = simulate_losses(product, product.working(product_constants), count, seed + 1, sigma=0.01)
     out["additive rejected when product is true"] = _share_rejected(columns, losses, "product", "chinchilla")
     return out
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from kleiber.scaling.designing.design import BoughtRuns, Pool, design_runs, expected_from, make_pool
 from kleiber.scaling.designing.rectangle import Grid, best_grid
-from kleiber.scaling.designing.simulate import Rehearsal, RunNoise, rehearse
+from kleiber.scaling.designing.simulate import Rehearsal, rehearse
 from kleiber.scaling.fitting.known import Known, known_from_law
+from kleiber.scaling.fitting.noise import RunNoise
 from truth.designs import REFERENCE, Finding, optimal_params
 
 BUDGET = 2e14

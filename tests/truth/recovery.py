@@ -6,13 +6,13 @@ import warnings
 
 import numpy as np
 
-from kleiber.scaling.explaining.isoflop import fit_isoflop
+from kleiber.scaling.explaining.approaches import advised_size, parabola, slice_minima
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.minimise import levenberg_marquardt
-from kleiber.scaling.fitting.refit import simulate
+from kleiber.scaling.fitting.refit import simulate_losses
 from kleiber.scaling.fitting.search import residual_function
 from kleiber.scaling.fitting.starts import start_candidates
-from kleiber.scaling.forecasting.optimum import optimum
+from kleiber.scaling.forecasting.allocation import Demand, allocate
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import from_columns
 from kleiber.scaling.table.warned import TableWarning
@@ -34,7 +34,7 @@ def recovery_errors() -> dict[str, tuple[float, float]]:
         for design, columns in (("grid", grid()), ("isoFLOP", isoflop(constants))):
             fit = fit_law(from_columns({**columns, "loss": law.at(constants, columns)}), law)
             error = max(abs(fit.parameters[key].estimate / value - 1) for key, value in constants.items())
-            best = optimum(fit, 1e21).num_params_total
+            best = allocate(fit, Demand(1e21)).num_params_total
             out[f"{name}, {design}"] = (error, abs(best / float(optimal_params(constants, 1e21)) - 1))
     return out
 
@@ -53,9 +53,9 @@ def parabola_bias(constants: dict[str, float]) -> list[float]:
     law, out = get_law("chinchilla"), []
     for width in (2, 4, 8, 16):
         columns = isoflop(constants, width, 5, SLICE_SIZES, (1e17, 1e21))
-        found = fit_isoflop(columns["num_params_total"], columns["flops"], law.at(constants, columns))
-        true = 1e24 / 6 / float(optimal_params(constants, 1e24))
-        out.append(100 * (found.num_tokens(1e24) / true - 1))
+        runs = columns["num_params_total"], columns["num_tokens"], law.at(constants, columns)
+        _, params = advised_size(*slice_minima(*runs, parabola, 3), 1e24 / 6)
+        out.append(100 * (float(optimal_params(constants, 1e24)) / params - 1))  # of 1e24 / 6 / N
     return out
 
 
@@ -69,7 +69,7 @@ def t7() -> Finding:
         passed &= max(abs(a - b) for a, b in zip(found, published, strict=True)) <= 0.05 + 1e-9
         columns = isoflop(constants, 16, 5, SLICE_SIZES, (1e17, 1e21))
         table = from_columns({**columns, "loss": get_law("chinchilla").at(constants, columns)})
-        best = optimum(fit_law(table, "chinchilla"), 1e24).num_tokens
+        best = allocate(fit_law(table, "chinchilla"), Demand(1e24)).num_tokens
         error = abs(best / (1e24 / 6 / float(optimal_params(constants, 1e24))) - 1)
         rows.append((f"{name}, variable projection", f"{100 * error:.1e}%", "1e-4%"))
         passed &= error <= 1e-6
@@ -147,11 +147,11 @@ def reaches_global_optimum(seed: int) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TableWarning)
         fit = fit_law(from_columns({**columns, "loss": loss}), "chinchilla")
-    model = surface(columns)
-    candidates, cost = start_candidates(model, loss, 4096)
+    scaled = surface(columns)
+    candidates, cost = start_candidates(scaled, loss, 4096)
     order = np.argsort(cost, kind="stable")
     chosen = np.unique(np.concatenate([order[:60], order[::40]]))
-    found = levenberg_marquardt(residual_function(model, np.log(loss)), candidates[chosen], model.bounds)
+    found = levenberg_marquardt(residual_function(scaled, np.log(loss)), candidates[chosen], scaled.bounds)
     return bool(fit.objective <= found.cost.min() * (1 + 1e-6))
 
 
@@ -165,8 +165,8 @@ def t10(count: int = 1000) -> Finding:
 def fit_digest(seed: int = 18) -> str:
     """Returns the SHA-256 of a fit's JSON."""
     columns = grid()
-    model = surface(columns)
-    loss = np.exp(simulate(model, model.working(REFERENCE), 1, seed, sigma=0.01)[0])
+    scaled = surface(columns)
+    loss = np.exp(simulate_losses(scaled, scaled.working(REFERENCE), 1, seed, sigma=0.01)[0])
     fit = fit_law(from_columns({**columns, "loss": loss}), "chinchilla")
     return hashlib.sha256(json.dumps(fit.to_json(), sort_keys=True).encode()).hexdigest()
 
