@@ -97,12 +97,12 @@ def test_exchange_rates_that_make_no_sense_are_refused(additive: FitResult) -> N
 
 
 def test_factors_tell_doubling_a_count_and_every_level_of_a_factor(additive: FitResult) -> None:
-    (told,) = describe_factors(additive).exchanges
+    (told,) = describe_factors(additive).changes
     middle = reference_points(additive)[1]
     assert (told.factor, told.value, told.of) == ("num_tokens", 2 * middle["num_tokens"], "num_params_total")
     gain = 100 * middle["num_tokens"] ** -0.34 * (1 - 2**-0.34)
     rate = (1 - gain / (25.1 * middle["num_params_total"] ** -0.35)) ** (-1 / 0.35)
-    assert told.found is not None and told.found.rate == pytest.approx(rate, rel=1e-4)
+    assert told.worth is not None and told.worth.rate == pytest.approx(rate, rel=1e-4)
     assert "worth" in describe_factors(additive).report()
 
     law, shares = get_law("sparsity"), (0.0, 0.5, 0.75)
@@ -111,11 +111,11 @@ def test_factors_tell_doubling_a_count_and_every_level_of_a_factor(additive: Fit
     columns["sparsity"] = np.repeat(shares, len(base["num_tokens"]))
     fit = fit_law(simulate_table(law, law.references[0].constants, columns, RunNoise(1e-4), 1), law)
     assert reference_points(fit)[1]["sparsity"] == pytest.approx(0.375)  # halfway, as zero has no logarithm
-    levels = [each for each in describe_factors(fit).exchanges if each.factor == "sparsity"]
+    levels = [each for each in describe_factors(fit).changes if each.factor == "sparsity"]
     assert [(each.value, each.instead_of) for each in levels] == [(0.5, 0.0), (0.75, 0.0)]
     size = 294 * 0.5**0.821 + 468  # half the weights are zero: the rest is worth (762 / size)^(1 / alpha) as many
-    assert levels[0].found is not None
-    assert levels[0].found.rate == pytest.approx((762 / size) ** (1 / 0.392), rel=0.01)
+    assert levels[0].worth is not None
+    assert levels[0].worth.rate == pytest.approx((762 / size) ** (1 / 0.392), rel=0.01)
 
 
 def test_factors_are_withheld_with_the_exponents_and_of_laws_of_other_quantities() -> None:

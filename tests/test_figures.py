@@ -8,7 +8,16 @@ from kleiber.scaling.figures.forecast import forecast_against_truth, forecast_cl
 from kleiber.scaling.figures.law import optimal_frontier, parameters_by_law, residuals
 from kleiber.scaling.figures.levels import Series, best_level, varied_levels
 from kleiber.scaling.figures.runs import fitted_surface, isoflop_slices, loss_curves
-from kleiber.scaling.figures.study import Curve, Estimates, Points, Target, cost_model, frontier, loss_at_budget, smooth
+from kleiber.scaling.figures.study import (
+    Curve,
+    Estimates,
+    Points,
+    ForecastRun,
+    cost_model,
+    frontier,
+    loss_at_budget,
+    smooth,
+)
 from kleiber.scaling.figures.style import claim_of, count, percent, size_colors
 
 SIZES = (2e4, 5e4, 1e5, 2.5e5)
@@ -31,11 +40,11 @@ def points() -> Points:
     return Points(size, tokens, 6 * size * tokens, law(size, tokens), trunks)
 
 
-def target(name="wide", shift=0.002, low=0.99, high=1.01, observed=True) -> Target:
+def target(name="wide", shift=0.002, low=0.99, high=1.01, observed=True) -> ForecastRun:
     loss = float(law(5e5, 4e6))
     predicted = loss * (1 + shift)
     ratio = 4.0
-    return Target(
+    return ForecastRun(
         name, 5e5, 4e6, 1.2e13, ratio, predicted, low * predicted, high * predicted, 0.9, loss if observed else None
     )
 

@@ -63,13 +63,13 @@ def test_exact_losses_give_back_the_exact_law(name):
 
 
 def test_published_optima_come_out_to_four_digits():
-    finding = recovery.t8()
-    assert finding.passed, finding.rows
+    check = recovery.t8()
+    assert check.passed, check.rows
 
 
 def test_parabolas_are_biased_as_published_and_the_fit_is_not():
-    finding = recovery.t7()
-    assert finding.passed, finding.rows
+    check = recovery.t7()
+    assert check.passed, check.rows
 
 
 def test_single_pass_rows_of_datablations_give_the_published_optimum():

@@ -246,7 +246,7 @@ def design_runs(
     stop_at: float = 0.0,
     max_repeats: int = 10**9,
 ) -> BoughtRuns:
-    """Returns the runs to buy: greedy by gain over cost ** 0.4, then exchanged until no exchange helps.
+    """Returns the runs to buy: greedy by gain over cost ** 0.4, then swapped until no swap helps.
 
     Args:
       known: the law designed for; see `kleiber.scaling.fitting.known`.

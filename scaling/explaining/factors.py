@@ -25,14 +25,14 @@ MOST_LEVELS = 8
 
 
 @dataclass(frozen=True)
-class Exchange:
+class FactorChange:
     """What a change of one factor is worth in another, with everything else at the middle of the runs."""
 
     factor: str
     value: float
     instead_of: float
     of: str
-    found: ExchangeRate | None
+    worth: ExchangeRate | None
     """None where no amount of the other has the same effect."""
 
 
@@ -55,7 +55,7 @@ class Factors:
     exponents: tuple[Elasticity, ...]
     verdicts: tuple[Constancy, ...]
     interactions: tuple[Interaction, ...]
-    exchanges: tuple[Exchange, ...]
+    changes: tuple[FactorChange, ...]
     withheld: str | None
     """Why nothing is said."""
 
@@ -75,10 +75,10 @@ class Factors:
             "exchange_rates": [
                 {
                     **{name: getattr(each, name) for name in ("factor", "value", "instead_of", "of")},
-                    "rate": each.found.rate if each.found else None,
-                    "interval": list(each.found.interval) if each.found else None,
+                    "rate": each.worth.rate if each.worth else None,
+                    "interval": list(each.worth.interval) if each.worth else None,
                 }
-                for each in self.exchanges
+                for each in self.changes
             ],
             "withheld": self.withheld,
         }
@@ -100,11 +100,11 @@ class Factors:
             low, high = pair.interval
             names = f"{pair.first} and {pair.second}"
             lines.append(f"  interaction of {names}: rho {pair.rho:+.3f} [{low:.3f}, {high:.3f}], 0 in a product")
-        for each in self.exchanges:
+        for each in self.changes:
             what = f"{each.factor} {each.value:.4g} instead of {each.instead_of:.4g}"
-            if each.found:
-                low, high = each.found.interval
-                lines.append(f"  worth      {what}: {each.found.rate:.3g} of {each.of} [{low:.3g}, {high:.3g}]")
+            if each.worth:
+                low, high = each.worth.interval
+                lines.append(f"  worth      {what}: {each.worth.rate:.3g} of {each.of} [{low:.3g}, {high:.3g}]")
             else:
                 lines.append(f"  worth      {what}: no amount of {each.of} does the same")
         return "\n".join(lines)
@@ -122,8 +122,7 @@ def describe_factors(fit: FitResult, level: float = 0.95) -> Factors:
         return Factors(law.id, level, (), (), (), (), reason)
     middle = reference_points(fit)[1]
     of, *others = factors_of(fit)
-    changes = [change for name in others for change in _changes(fit, name, middle)]
-    exchanges = [_exchange(fit, change, middle, of, level) for change in changes]
+    changes = [_worth(fit, change, middle, of, level) for name in others for change in _changes(fit, name, middle)]
     pairs = itertools.combinations((of, *others), 2)
     return Factors(
         law.id,
@@ -131,7 +130,7 @@ def describe_factors(fit: FitResult, level: float = 0.95) -> Factors:
         tuple(elasticities(fit, level=level)),
         tuple(constancy(fit, level)),
         tuple(Interaction(*pair, *interaction(fit, *pair, level)) for pair in pairs),
-        tuple(exchanges),
+        tuple(changes),
         None,
     )
 
@@ -159,12 +158,11 @@ def _changes(fit: FitResult, name: str, middle: dict[str, float]) -> Sequence[tu
     return [(name, float(each), plain) for each in levels if each != plain]
 
 
-def _exchange(
+def _worth(
     fit: FitResult, change: tuple[str, float, float], middle: dict[str, float], of: str, level: float
-) -> Exchange:
+) -> FactorChange:
     name, new, old = change
     try:
-        found = exchange_rate(fit, {name: new}, {**middle, name: old}, of, level)
+        return FactorChange(name, new, old, of, exchange_rate(fit, {name: new}, {**middle, name: old}, of, level))
     except ValueError:
-        found = None
-    return Exchange(name, new, old, of, found)
+        return FactorChange(name, new, old, of, None)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kleiber.scaling.figures.study import Band, Cost, Points, Predict, Target, cost_model, frontier
+from kleiber.scaling.figures.study import Band, Cost, Points, Predict, ForecastRun, cost_model, frontier
 from kleiber.scaling.figures.style import (
     FORECAST,
     INK,
@@ -38,7 +38,9 @@ MAX_FULL_LABELS = 2
 """Targets that fit beside each other with size, length and compute under each; more are named only."""
 
 
-def hero(points: Points, predict: Predict | None, band: Band | None = None, targets: Sequence[Target] = ()) -> "Figure":
+def hero(
+    points: Points, predict: Predict | None, band: Band | None = None, targets: Sequence[ForecastRun] = ()
+) -> "Figure":
     """Draws loss against compute: runs, fitted frontier with its band, and each forecast with its outcome.
 
     Args:
@@ -75,7 +77,7 @@ def _loss_claim(points: Points) -> str:
     )
 
 
-def forecast_claim(targets: Sequence[Target]) -> str:
+def forecast_claim(targets: Sequence[ForecastRun]) -> str:
     """Returns the headline of a study: how far off the forecasts were, at what distance, inside what interval."""
     if not targets:
         return "The law is fitted; no forecast was registered"
@@ -97,7 +99,7 @@ def forecast_claim(targets: Sequence[Target]) -> str:
     return f"Forecasts within {worst} at {distance} compute, {share} inside their intervals{pending}"
 
 
-def _hero_detail(points: Points, targets: Sequence[Target], is_fitted: bool) -> str:
+def _hero_detail(points: Points, targets: Sequence[ForecastRun], is_fitted: bool) -> str:
     sizes, done = len(np.unique(points.num_params)), "fitted" if is_fitted else "measured"
     text = f"{plural(len(points), 'run')} of {plural(sizes, 'size')} {done}, up to {compute(points.flops.max())} FLOPs"
     if targets:
@@ -106,7 +108,7 @@ def _hero_detail(points: Points, targets: Sequence[Target], is_fitted: bool) -> 
     return text + points.drawn_note + (points.sizes_note if is_fitted else "")
 
 
-def _draw_frame(axis: "Axes", points: Points, targets: Sequence[Target]) -> None:
+def _draw_frame(axis: "Axes", points: Points, targets: Sequence[ForecastRun]) -> None:
     """Sets the axes and shades the compute that no fitted run has reached."""
     edge = float(points.flops.max())
     low, high = points.flops.min() / 1.5, 1.8 * max([edge, *(t.flops for t in targets)])
@@ -132,7 +134,7 @@ def _draw_law(
     points: Points,
     predict: Predict,
     band: Band | None,
-    targets: Sequence[Target],
+    targets: Sequence[ForecastRun],
     colors: dict[float, str],
 ) -> None:
     """Draws the law at each size over its runs, dashed on to the targets, and the frontier with its band."""
@@ -170,7 +172,7 @@ def _draw_legend(axis: "Axes") -> None:
     axis.legend(handles=first + last, loc="lower left", title="parameters", title_fontsize=9.5, alignment="left")
 
 
-def _draw_targets(axis: "Axes", targets: Sequence[Target], colors: dict[float, str]) -> None:
+def _draw_targets(axis: "Axes", targets: Sequence[ForecastRun], colors: dict[float, str]) -> None:
     for index, target in enumerate(targets):
         names = LEGEND[1:] if index == 0 else (None, None)
         draw_forecast(axis, target.flops, target.low, target.predicted, target.high, label=names[0])
@@ -179,7 +181,7 @@ def _draw_targets(axis: "Axes", targets: Sequence[Target], colors: dict[float, s
             draw_measured(axis, target.flops, target.observed, color, markersize=5.5, label=names[1])
 
 
-def _draw_errors(axis: "Axes", targets: Sequence[Target], colors: dict[float, str]) -> None:
+def _draw_errors(axis: "Axes", targets: Sequence[ForecastRun], colors: dict[float, str]) -> None:
     """Draws each forecast around its measurement in per cent (or around itself until there is one)."""
     for place, target in enumerate(targets):
         truth = target.observed or target.predicted
@@ -202,12 +204,12 @@ def _draw_errors(axis: "Axes", targets: Sequence[Target], colors: dict[float, st
     axis.set_title("the forecasts, enlarged", fontsize=9.5, color="#666666", loc="left")
 
 
-def _target_label(target: Target) -> str:
+def _target_label(target: ForecastRun) -> str:
     return f"{count(target.num_params)} params\n{count(target.num_tokens)} tokens\n{target.compute_ratio:.1f}× compute"
 
 
 def forecast_against_truth(
-    targets: Sequence[Target],
+    targets: Sequence[ForecastRun],
     rivals: dict[str, dict[str, float]],
     names: dict[str, str] | None = None,
     sizes: Sequence[float] = (),
@@ -287,7 +289,7 @@ def _mark_scale(axis: "Axes", errors: dict[str, list[float]]) -> None:
         axis.minorticks_off()
 
 
-def _one_line(target: Target) -> str:
+def _one_line(target: ForecastRun) -> str:
     return f"{target.name}\n{count(target.num_params)} params, {count(target.num_tokens)} tokens"
 
 

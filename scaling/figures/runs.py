@@ -11,7 +11,7 @@ from kleiber.scaling.figures.study import (
     Floats,
     Points,
     Predict,
-    Target,
+    ForecastRun,
     cost_model,
     frontier,
     loss_at_budget,
@@ -193,7 +193,7 @@ def _budgets(points: Points, cost: Cost, num_budgets: int) -> Floats:
     return np.geomspace(low, high, num_budgets) if high > low else np.array([points.flops.min(), points.flops.max()])
 
 
-def fitted_surface(points: Points, predict: Predict, targets: Sequence[Target] = ()) -> "Figure":
+def fitted_surface(points: Points, predict: Predict, targets: Sequence[ForecastRun] = ()) -> "Figure":
     """Draws the law's loss over size and tokens as contours, with the runs, the targets and the frontier on it."""
     colors = size_colors([*points.num_params, *(t.num_params for t in targets)])
     params = np.concatenate([points.num_params, [t.num_params for t in targets]])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kleiber.scaling.figures import factors, law, runs
 from kleiber.scaling.figures.fitted import FittedLaw
 from kleiber.scaling.figures.forecast import forecast_against_truth
-from kleiber.scaling.figures.study import Points, Target, cost_model
+from kleiber.scaling.figures.study import Points, ForecastRun, cost_model
 from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.ledger import Ledger
@@ -53,7 +53,7 @@ def ledger_figure(ledger: Ledger) -> "Figure":
     entries = [entry for entry in ledger.entries() if entry["event"] == "forecast"]
     outcomes = {row["target"]: row["observed_loss"] for row in ledger.scoreboard()["targets"]}
     targets = [
-        Target(
+        ForecastRun(
             *(entry[key] for key in ("target", "num_params_total", "num_tokens", "flops", "compute_ratio")),
             *(entry["predicted_loss"], *entry["interval"], entry["level"], outcomes[entry["target"]]),
         )

@@ -1,4 +1,4 @@
-"""Known surfaces, the runs laid out on them, and how a finding is stated."""
+"""Known surfaces, the runs laid out on them, and how a check is stated."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ SURFACES = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One acceptance check."""
 
     id: str

@@ -15,7 +15,7 @@ from kleiber.scaling.table.table import RunTable, from_columns
 from kleiber.scaling.table.warned import SharedTrunkWarning, TableWarning
 from truth.designs import (
     REFERENCE,
-    Finding,
+    Check,
     frontier_point,
     grid,
     inside,
@@ -88,7 +88,7 @@ def shared(count: int, tau: float = 0.005, sigma: float = 0.003, seed: int = 2) 
     }
 
 
-def t2(count: int = 500) -> Finding:
+def t2(count: int = 500) -> Check:
     """40 runs at 1% noise: 95% intervals of every constant and of the loss at 10 times the compute."""
     rows: list[tuple[str, str, str]] = []
     rates: dict[str, tuple[float, float, float, float]] = {}
@@ -100,15 +100,15 @@ def t2(count: int = 500) -> Finding:
         passed &= _held(found, 0.925, 0.975)
         passed &= all(abs(found[key].spread - 1) <= 0.1 for key in ("alpha", "beta", "a", "E"))
         passed &= all(abs(found[key].bias) <= 0.2 for key in ("alpha", "beta", "a", "E"))
-    return Finding("T2", "95% intervals hold 95% of the time with 40 runs", passed, rows, rates)
+    return Check("T2", "95% intervals hold 95% of the time with 40 runs", passed, rows, rates)
 
 
-def t3(count: int = 500) -> Finding:
+def t3(count: int = 500) -> Check:
     """20 runs."""
     columns = {name: values[::2] for name, values in grid().items()}
     found = independent(columns, count)
     passed = _held(found, 0.92, 0.98)
-    return Finding(
+    return Check(
         "T3", "and with 20 runs", passed, _rows("grid", found, 0.92, 0.98), _rates("T3 20 runs", found, 0.92, 0.98)
     )
 
@@ -126,7 +126,7 @@ def outliers(count: int, objective: str, seed: int = 4) -> dict[str, Coverage]:
     return coverages(truth, [(fit.z, fit.uncertainty) for fit in fits])
 
 
-def t4(count: int = 300) -> Finding:
+def t4(count: int = 300) -> Check:
     """Outliers."""
     rows: list[tuple[str, str, str]] = []
     rates: dict[str, tuple[float, float, float, float]] = {}
@@ -143,10 +143,10 @@ def t4(count: int = 300) -> Finding:
         passed &= wider >= 1.3
     shift = plain["loss"].bias * plain["loss"].deviation
     rows.append(("bias of the loss at 10 times by least squares", f"{shift:+.2%}", "shown"))
-    return Finding("T4", "5% of runs 10% too high do not spoil a robust fit", passed, rows, rates)
+    return Check("T4", "5% of runs 10% too high do not spoil a robust fit", passed, rows, rates)
 
 
-def t5(count: int = 500) -> Finding:
+def t5(count: int = 500) -> Check:
     """Noise shared along trunks."""
     found = shared(count)
     columns, trunk = trunks()
@@ -160,7 +160,7 @@ def t5(count: int = 500) -> Finding:
         (what, measured, "for comparison") for what, measured, _ in _rows("as if independent", found["naive"], 0, 1)
     ]
     rows.append(("fitting as if independent warns", str(warned), "True"))
-    return Finding(
+    return Check(
         "T5",
         "intervals hold when branches share a trunk (tau 0.5%, sigma 0.3%, 6 trunks of 8)",
         warned and _held(found["gls"], 0.92, 0.98),
@@ -190,7 +190,7 @@ def fixed_ratio(count: int, seed: int = 6) -> tuple[float, float, float]:
     return alarms / count, withheld / count, held / count
 
 
-def t6(count: int = 300) -> Finding:
+def t6(count: int = 300) -> Check:
     """A ladder of fixed tokens per parameter."""
     alarm, withheld, held = fixed_ratio(count)
     error = (0.09 / count) ** 0.5
@@ -200,7 +200,7 @@ def t6(count: int = 300) -> Finding:
         ("90% interval holds a frontier run at 10 times", f"{held:.3f} +- {error:.3f}", "at least 0.87"),
     ]
     passed = alarm == withheld == 1 and held >= 0.87
-    return Finding("T6", "a fixed-ratio ladder is refused, its frontier forecast is not", passed, rows)
+    return Check("T6", "a fixed-ratio ladder is refused, its frontier forecast is not", passed, rows)
 
 
 def curvature(count: int, seed: int = 9) -> dict[str, float]:
@@ -234,7 +234,7 @@ def _rejects(right: FitResult, wrong: FitResult) -> bool:
     return wrong.aicc - right.aicc > REJECTED
 
 
-def t9(count: int = 300) -> Finding:
+def t9(count: int = 300) -> Check:
     """The curvature q."""
     found = curvature(count)
     error = (0.95 * 0.05 / count) ** 0.5
@@ -244,4 +244,4 @@ def t9(count: int = 300) -> Finding:
     names = list(found)
     passed = 0.925 - error <= found[names[0]] <= 0.975 + error and min(found[name] for name in names[2:]) >= 0.99
     rates = {"T9: q": (found[names[0]], error, 0.925, 0.975)}
-    return Finding("T9", "sum and product are told apart, and q is covered", passed, rows, rates)
+    return Check("T9", "sum and product are told apart, and q is covered", passed, rows, rates)

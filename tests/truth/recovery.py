@@ -16,7 +16,7 @@ from kleiber.scaling.forecasting.allocation import Demand, allocate
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import from_columns
 from kleiber.scaling.table.warned import TableWarning
-from truth.designs import REFERENCE, SURFACES, Finding, grid, isoflop, optimal_params, surface
+from truth.designs import REFERENCE, SURFACES, Check, grid, isoflop, optimal_params, surface
 
 PUBLISHED_BIAS = {
     "chinchilla": ({"alpha": 0.34, "beta": 0.28}, (-0.33, -1.30, -2.90, -5.10)),
@@ -39,13 +39,11 @@ def recovery_errors() -> dict[str, tuple[float, float]]:
     return out
 
 
-def t1() -> Finding:
+def t1() -> Check:
     """Noise-free recovery."""
     errors = recovery_errors()
     rows = [(name, f"{error:.1e}, N* {best:.1e}", "1e-6") for name, (error, best) in errors.items()]
-    return Finding(
-        "T1", "exact losses give back the exact law", max(max(each) for each in errors.values()) <= 1e-6, rows
-    )
+    return Check("T1", "exact losses give back the exact law", max(max(each) for each in errors.values()) <= 1e-6, rows)
 
 
 def parabola_bias(constants: dict[str, float]) -> list[float]:
@@ -59,7 +57,7 @@ def parabola_bias(constants: dict[str, float]) -> list[float]:
     return out
 
 
-def t7() -> Finding:
+def t7() -> Check:
     """The bias of Approach 2."""
     rows, passed = [], True
     for name, (exponents, published) in PUBLISHED_BIAS.items():
@@ -73,7 +71,7 @@ def t7() -> Finding:
         error = abs(best / (1e24 / 6 / float(optimal_params(constants, 1e24))) - 1)
         rows.append((f"{name}, variable projection", f"{100 * error:.1e}%", "1e-4%"))
         passed &= error <= 1e-6
-    return Finding("T7", "parabolas through isoFLOP slices are biased as published; our fit is not", passed, rows)
+    return Check("T7", "parabolas through isoFLOP slices are biased as published; our fit is not", passed, rows)
 
 
 FIXTURES = (
@@ -99,7 +97,7 @@ def pearce_song_exponent(constants: dict[str, float], gamma: float, low: float, 
     return float(np.polyfit(np.log(6 * params * tokens), np.log(params), 1)[0])
 
 
-def t8() -> Finding:
+def t8() -> Check:
     """Published surfaces."""
     law, rows, passed = get_law("chinchilla"), [], True
     for constants, params, tokens, loss in FIXTURES:
@@ -123,7 +121,7 @@ def t8() -> Finding:
         value = pearce_song_exponent(SURFACES[name], gamma, low, high)
         rows.append((f"exponent without embeddings, {name}, {low:g}..{high:g}", f"{value:.3f}", f"{wanted} to 0.01"))
         passed &= abs(value - wanted) <= 0.01
-    return Finding("T8", "published surfaces give the published numbers", passed, rows)
+    return Check("T8", "published surfaces give the published numbers", passed, rows)
 
 
 def random_problem(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -155,11 +153,11 @@ def reaches_global_optimum(seed: int) -> bool:
     return bool(fit.objective <= found.cost.min() * (1 + 1e-6))
 
 
-def t10(count: int = 1000) -> Finding:
+def t10(count: int = 1000) -> Check:
     """The global optimum; `speed` says how long it takes."""
     reached = sum(reaches_global_optimum(seed) for seed in range(count))
     rows = [("global optimum reached", f"{reached} of {count}", "999 of 1000")]
-    return Finding("T10", "the best optimum is found", reached >= 0.999 * count, rows)
+    return Check("T10", "the best optimum is found", reached >= 0.999 * count, rows)
 
 
 def fit_digest(seed: int = 18) -> str:
@@ -171,7 +169,7 @@ def fit_digest(seed: int = 18) -> str:
     return hashlib.sha256(json.dumps(fit.to_json(), sort_keys=True).encode()).hexdigest()
 
 
-def t18() -> Finding:
+def t18() -> Check:
     """The same bytes again."""
     first, second = fit_digest(), fit_digest()
-    return Finding("T18", "the same table gives the same bytes", first == second, [("digest", first[:16], second[:16])])
+    return Check("T18", "the same table gives the same bytes", first == second, [("digest", first[:16], second[:16])])

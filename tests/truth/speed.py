@@ -15,7 +15,7 @@ from kleiber.scaling.fitting.scaled_law import ScaledLaw, make_scaled_law
 from kleiber.scaling.fitting.starts import start_points
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import RunTable, read_table
-from truth.designs import Finding
+from truth.designs import Check
 
 RUNS = Path(__file__).parents[2] / "tests" / "data" / "datablations" / "runs.csv"
 COLUMNS = {"loss": "val_loss", "num_params_total": "params", "num_tokens": "tokens"}
@@ -130,7 +130,7 @@ def measure(task: Task, count: int) -> tuple[np.ndarray, np.ndarray, float]:
     return np.median(ours, axis=0), theirs, float(lowest)
 
 
-def speed(count: int = 5) -> Finding:
+def speed(count: int = 5) -> Check:
     """Seconds and ratios; ours and scipy's take turns in `count` rounds."""
     rows, passed = [], True
     for label, drop in TABLES.items():
@@ -142,4 +142,4 @@ def speed(count: int = 5) -> Finding:
             if isinstance(fit := task.ours(), FitResult) and "differences" not in task.how:
                 rows.append((f"{label}: lowest objective", f"{fit.objective:.8g}; scipy {lowest:.8g}", "as low"))
                 passed &= fit.objective <= lowest * (1 + 1e-7)
-    return Finding("speed", "fits are fast, and how many times faster than scipy on the same runs", passed, rows)
+    return Check("speed", "fits are fast, and how many times faster than scipy on the same runs", passed, rows)
