@@ -20,11 +20,7 @@ from kleiber.scaling.table.table import RunTable, from_columns
 
 
 def simulate_table(
-    law: str | Law,
-    constants: Mapping[str, float],
-    design: RunTable | Mapping[str, Any],
-    noise: RunNoise,
-    seed: int,
+    law: str | Law, constants: Mapping[str, float], design: RunTable | Mapping[str, Any], noise: RunNoise, seed: int
 ) -> RunTable:
     """Returns the table that a planned design would give if the law were true.
 

@@ -17,12 +17,7 @@ from kleiber.scaling.forecasting.flops_rule import plain_rule
 
 SAME_BUDGET = 1.05
 """Runs whose compute agrees within this factor belong to one isoFLOP slice."""
-LABELS = {
-    "envelope": "1 envelope",
-    "parabola": "2 parabola",
-    "akima": "2 Akima",
-    "parametric": "3 parametric",
-}
+LABELS = {"envelope": "1 envelope", "parabola": "2 parabola", "akima": "2 Akima", "parametric": "3 parametric"}
 KNOWN = {
     "envelope": "sees only the sizes that were run, so the first and last size pull the exponent",
     "parabola": "the loss is no parabola in log N: intercepts shift with the width of the slice (arXiv:2603.22339)",

@@ -157,11 +157,7 @@ def interaction(fit: FitResult, first: str, second: str, level: float = 0.95) ->
 
 
 def exchange_rate(
-    fit: FitResult,
-    change: Point,
-    at: Point,
-    of: str = "num_params_total",
-    level: float = 0.95,
+    fit: FitResult, change: Point, at: Point, of: str = "num_params_total", level: float = 0.95
 ) -> ExchangeRate:
     """Returns how many times as much of one factor gives the loss that a change of others gives.
 
