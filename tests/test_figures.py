@@ -11,8 +11,8 @@ from kleiber.scaling.figures.runs import fitted_surface, isoflop_slices, loss_cu
 from kleiber.scaling.figures.study import (
     Curve,
     Estimates,
-    Points,
     ForecastRun,
+    Points,
     cost_model,
     frontier,
     loss_at_budget,

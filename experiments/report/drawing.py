@@ -23,7 +23,7 @@ from kleiber.scaling.figures import law as law_figures
 from kleiber.scaling.figures import levels as level_figures
 from kleiber.scaling.figures import runs as run_figures
 from kleiber.scaling.figures.fitted import FittedLaw, estimates_of
-from kleiber.scaling.figures.study import Points, ForecastRun, cost_model
+from kleiber.scaling.figures.study import ForecastRun, Points, cost_model
 from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fitting.result import FitResult
 

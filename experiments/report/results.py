@@ -12,7 +12,7 @@ import numpy as np
 
 from kleiber.experiments.directory.record import collector_paused
 from kleiber.scaling.figures.levels import Series
-from kleiber.scaling.figures.study import MOST_SIZES, Curve, Points, ForecastRun, even_rows
+from kleiber.scaling.figures.study import MOST_SIZES, Curve, ForecastRun, Points, even_rows
 from kleiber.scaling.table.reading import parquet_values
 
 MOST_CURVES = 96

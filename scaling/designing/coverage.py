@@ -7,7 +7,6 @@ import numpy as np
 
 from kleiber.scaling.fitting.estimates import interval, transformed_gradient
 from kleiber.scaling.fitting.noise import Uncertainty, make_clusters
-from kleiber.scaling.fitting.objective import Objective
 from kleiber.scaling.fitting.refit import Refits, refit_uncertainty
 from kleiber.scaling.fitting.scaled_law import ScaledLaw
 
@@ -53,10 +52,7 @@ class Truth:
 def refitted(refits: Refits, log_losses: np.ndarray, cluster: np.ndarray | None = None) -> list[tuple]:
     """Returns (z, Uncertainty) of every refit, for `coverages`."""
     clusters = None if cluster is None else make_clusters(np.asarray(cluster))
-    return [
-        (refits.z[index], refit_uncertainty(refits, log_losses, index, clusters, Objective()))
-        for index in range(len(refits.z))
-    ]
+    return [(refits.z[index], refit_uncertainty(refits, log_losses, index, clusters)) for index in range(len(refits.z))]
 
 
 def coverages(

@@ -61,7 +61,6 @@ def expected_errors(
     *,
     targets: Values | None = None,
     trunk: Sequence[str] | np.ndarray | None = None,
-    fixed: Mapping[str, float] | None = None,
 ) -> ExpectedErrors:
     """Returns the standard errors to expect from a fit of planned runs, if the law and the noise are true.
 
@@ -74,11 +73,10 @@ def expected_errors(
       noise: of log losses.
       targets: the law's variables [targets] of runs to forecast.
       trunk: name of each run's trunk [runs]; None if each run has its own.
-      fixed: constants that the fit will hold.
     """
     law = get_law(law)
-    scaled = make_scaled_law(law, design_points, fixed)
-    return _errors(scaled, scaled.working({**constants, **(fixed or {})}), noise, trunk, targets)
+    scaled = make_scaled_law(law, design_points)
+    return _errors(scaled, scaled.working(constants), noise, trunk, targets)
 
 
 def _errors(

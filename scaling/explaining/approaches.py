@@ -13,7 +13,6 @@ from scipy.interpolate import Akima1DInterpolator
 
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.allocation import Demand, allocate
-from kleiber.scaling.forecasting.flops_rule import plain_rule
 
 SAME_BUDGET = 1.05
 """Runs whose compute agrees within this factor belong to one isoFLOP slice."""
@@ -41,19 +40,18 @@ class Approach:
     """Its known weakness, or why it could not be used."""
 
 
-def compare_approaches(fit: FitResult, flops: float, flops_per_param_token: float = 6.0) -> list[Approach]:
+def compare_approaches(fit: FitResult, flops: float) -> list[Approach]:
     """Returns approach 1 (envelope), 2 (parabola), 2 with Akima minima, and 3 (the fit itself) for one budget.
 
     Args:
       fit: approach 3, of a law of parameters and tokens with an interior optimum.
-      flops: budget to advise for.
-      flops_per_param_token: training FLOPs per parameter and token.
+      flops: budget to advise for, at 6 FLOPs a parameter and token.
 
     Raises:
       ValueError: if the law has no compute-optimal size.
     """
-    product = flops / flops_per_param_token
-    best = allocate(fit, Demand(flops, rule=plain_rule(flops_per_param_token))).num_params_total
+    product = flops / 6
+    best = allocate(fit, Demand(flops)).num_params_total
     params, tokens = fit.points["num_params_total"], fit.points["num_tokens"]
     clean = fit.predict(fit.points)
     methods: dict[str, Callable[[Losses], tuple[np.ndarray, np.ndarray]]] = {

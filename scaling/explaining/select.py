@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from kleiber.scaling.fitting.fit import fit_law
-from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.fitting.result import FitResult, without_nan
 from kleiber.scaling.forecasting.forecast import log_gradients
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
@@ -59,10 +59,7 @@ class Selection:
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values; what is not finite is None."""
         names = ("fitted", "scored", "compute_ratio")
-        scores = [
-            {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
-            for row in map(asdict, self.scores)
-        ]
+        scores = without_nan([asdict(each) for each in self.scores])
         folds = [dict(zip(names, fold, strict=True)) for fold in self.folds]
         return {"best": self.best, "scores": scores, "folds": folds, "withheld": None}
 

@@ -71,10 +71,25 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
+@contextmanager
+def claimed_figure(width: float, height: float, claim: str, detail: str = "") -> "Iterator[Figure]":
+    """Yields an empty figure in the house style, `width` by `height` inches, with its claim written above it."""
+    with house_style():
+        figure = new_figure(width, height)
+        set_claim(figure, claim, detail)
+        yield figure
+
+
 def draw_dots(axis: "Axes", x: Any, y: Any, color: str, **changes: Any) -> None:
     """Draws measured runs: filled dots with a thin white rim, so that overlapping seeds stay apart."""
     look = {"markersize": 6.0, "markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 4, **changes}
     axis.plot(x, y, "o", color=color, **look)
+
+
+def draw_diamond(axis: "Axes", x: float, y: float, color: str = INK, **changes: Any) -> None:
+    """Draws a hollow diamond: a best value, or a run that was not trained when it was forecast."""
+    look = {"markerfacecolor": "white", "markersize": 7, "markeredgewidth": 1.4, "zorder": 5, **changes}
+    axis.plot(x, y, "D", color=color, **look)
 
 
 def draw_forecast(axis: "Axes", x: float, low: float, middle: float, high: float, **changes: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kleiber.scaling.figures import factors, law, runs
 from kleiber.scaling.figures.fitted import FittedLaw
 from kleiber.scaling.figures.forecast import forecast_against_truth
-from kleiber.scaling.figures.study import Points, ForecastRun, cost_model
+from kleiber.scaling.figures.study import ForecastRun, Points, cost_model
 from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.ledger import Ledger

@@ -8,7 +8,7 @@ import numpy as np
 from kleiber.scaling.fitting.identifiability import Identifiability, identify
 from kleiber.scaling.fitting.noise import Uncertainty
 from kleiber.scaling.fitting.result import Estimate
-from kleiber.scaling.fitting.scaled_law import STEP, ScaledLaw
+from kleiber.scaling.fitting.scaled_law import STEP, ScaledLaw, Solution
 
 
 def transformed_gradient(scaled: ScaledLaw, z: np.ndarray, name: str) -> tuple[float, np.ndarray, bool]:
@@ -56,25 +56,16 @@ def stepped_interval(
 
 
 def describe(
-    scaled: ScaledLaw,
-    z: np.ndarray,
-    residual: np.ndarray,
-    jacobian: np.ndarray,
-    uncertainty: Uncertainty,
-    free: np.ndarray,
-    others: Sequence[tuple[float, np.ndarray]] = (),
+    solution: Solution, uncertainty: Uncertainty, others: Sequence[tuple[float, np.ndarray]] = ()
 ) -> tuple[dict[str, Estimate], Identifiability]:
     """Returns every constant with its interval, and the identifiability report.
 
     Args:
-      scaled: law and runs.
-      z: float64 [P], the fitted working point.
-      residual: float64 [runs], measured minus predicted log loss.
-      jacobian: float64 [runs, P] of predicted log loss by z.
-      uncertainty: of z.
-      free: bool [P], coordinates not at a bound.
+      solution: law, runs and the fitted point.
+      uncertainty: of the point.
       others: competing optima.
     """
+    scaled, z, free = solution.scaled, solution.z, solution.free
     rough: dict[str, Estimate] = {}
     relative: dict[str, float] = {}
     for name in scaled.law.names:
@@ -88,23 +79,17 @@ def describe(
         bound = not free[scaled.free.index(name)]
         rough[name] = Estimate(value, size, interval(value, deviation, degrees, is_log), at_bound=bool(bound))
         relative[name] = np.inf if bound else size / abs(value) if value else np.inf
-    drift = _drift(scaled, z, residual, jacobian, uncertainty, free)
-    ident, withheld = identify(scaled, z, jacobian, uncertainty.covariance, relative, drift, others)
+    drift = _drift(solution, uncertainty)
+    ident, withheld = identify(solution, uncertainty.covariance, relative, drift, others)
     nothing = (np.nan, np.nan)
     for name, reason in withheld.items():
         rough[name] = replace(rough[name], estimate=np.nan, standard_error=np.nan, interval_95=nothing, withheld=reason)
     return rough, ident
 
 
-def _drift(
-    scaled: ScaledLaw,
-    z: np.ndarray,
-    residual: np.ndarray,
-    jacobian: np.ndarray,
-    uncertainty: Uncertainty,
-    free: np.ndarray,
-) -> dict[str, float]:
+def _drift(solution: Solution, uncertainty: Uncertainty) -> dict[str, float]:
     """Returns how far each exponent moves, in standard errors, when a fifth of the runs is left out; linearised."""
+    scaled, free = solution.scaled, solution.free
     if not {"num_params_total", "num_tokens"} <= set(scaled.columns) or scaled.law.frontier is None:
         return {}
     compute = scaled.columns["num_params_total"] * scaled.columns["num_tokens"]
@@ -114,12 +99,12 @@ def _drift(
     deviation = np.sqrt(np.diag(uncertainty.covariance))
     for part in np.array_split(order, 5):
         kept = np.setdiff1d(order, part)
-        used = jacobian[np.ix_(kept, free)]
+        used = solution.jacobian[np.ix_(kept, free)]
         scale = np.maximum(np.linalg.norm(used, axis=0), 1e-300)
         if len(kept) <= used.shape[1] or np.linalg.matrix_rank(used / scale) < used.shape[1]:
             continue
-        step = np.zeros(len(z))
-        step[free] = np.linalg.lstsq(used / scale, residual[kept], rcond=None)[0] / scale
+        step = np.zeros(len(free))
+        step[free] = np.linalg.lstsq(used / scale, solution.residual[kept], rcond=None)[0] / scale
         for name in names:
             index = scaled.free.index(name)
             if deviation[index] > 0:

@@ -19,7 +19,7 @@ from kleiber.scaling.fitting.noise import (
 )
 from kleiber.scaling.fitting.objective import Objective, variance_inflation
 from kleiber.scaling.fitting.result import FitResult, Starts
-from kleiber.scaling.fitting.scaled_law import ScaledLaw, make_scaled_law
+from kleiber.scaling.fitting.scaled_law import ScaledLaw, Solution, make_scaled_law, solution_at
 from kleiber.scaling.fitting.search import search_minima
 from kleiber.scaling.fitting.trunk_effect import refine_shared
 from kleiber.scaling.law import Law
@@ -120,18 +120,16 @@ def _finish(
     others: list[tuple[float, np.ndarray]],
 ) -> FitResult:
     clusters = shared.clusters if shared else None
-    predicted, jacobian = (each[0] for each in scaled.log_loss_and_jacobian(z[None]))
-    residual = np.log(table["loss"]) - predicted
-    low, high = scaled.bounds
-    free = (z > low) & (z < high)
-    uncertainty = fit_uncertainty(residual, jacobian, kind, clusters, ratio, free)
+    solution = solution_at(scaled, z, np.log(table["loss"]))
+    residual = solution.residual
+    uncertainty = fit_uncertainty(solution, kind, clusters, ratio)
     whitened = residual if clusters is None else whiten(residual[None], clusters, np.array([ratio]))[0]
     log_likelihood, _ = likelihood(residual, clusters, ratio)
     count, num_noise = len(residual), 1 + (clusters is not None)
-    num_constants = int(free.sum()) + num_noise
+    num_constants = int(solution.free.sum()) + num_noise
     aicc = -2 * log_likelihood + 2 * num_constants
     aicc += 2 * num_constants * (num_constants + 1) / max(count - num_constants - 1, 1e-9)
-    parameters, ident = describe(scaled, z, residual, jacobian, uncertainty, free, others)
+    parameters, ident = describe(solution, uncertainty, others)
     return FitResult(
         law=scaled.law.id,
         parameters=parameters,
@@ -168,18 +166,13 @@ def _flops(table: RunTable) -> dict[str, np.ndarray]:
     return {"flops": flops} if flops is not None and np.all(np.isfinite(flops) & (flops > 0)) else {}
 
 
-def fit_uncertainty(
-    residual: np.ndarray,
-    jacobian: np.ndarray,
-    kind: Objective,
-    clusters: Clusters | None,
-    ratio: float,
-    free: np.ndarray,
-) -> Uncertainty:
-    """Returns the uncertainty of a fit from its residuals [runs] and their derivatives [runs, P] at the optimum."""
+def fit_uncertainty(solution: Solution, kind: Objective, clusters: Clusters | None, ratio: float) -> Uncertainty:
+    """Returns the uncertainty of a fit from its residuals and their derivatives at the optimum."""
+    residual, jacobian, free = solution.residual, solution.jacobian, solution.free
+    num_free = int(free.sum())
     if clusters is None:
-        sigma, inflation = variance_inflation(kind, residual, int(free.sum()))
+        sigma, inflation = variance_inflation(kind, residual, num_free)
         return independent_uncertainty(jacobian, max(sigma, 1e-15), inflation, free)
     whitened = whiten(residual[None], clusters, np.array([ratio]))[0]
-    sigma2 = max(float(whitened @ whitened) / max(len(residual) - int(free.sum()), 1), 1e-30)
+    sigma2 = max(float(whitened @ whitened) / max(len(residual) - num_free, 1), 1e-30)
     return clustered_uncertainty(jacobian, clusters, sigma2, ratio * sigma2, free)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kleiber.scaling.fitting.scaled_law import ScaledLaw
+from kleiber.scaling.fitting.scaled_law import ScaledLaw, Solution
 
 LARGEST_CONDITION = 1e8
 """Beyond this the constants in the weakest direction are withheld; sound designs have 1e5 to 1e6."""
@@ -91,9 +91,7 @@ def _most_ratios_at_a_budget(ratio: np.ndarray, compute: np.ndarray, enough: int
 
 
 def identify(
-    scaled: ScaledLaw,
-    z: np.ndarray,
-    jacobian: np.ndarray,
+    solution: Solution,
     covariance: np.ndarray,
     relative_errors: Mapping[str, float],
     drift: Mapping[str, float],
@@ -102,15 +100,14 @@ def identify(
     """Returns the report, and why each withheld constant is withheld, by name.
 
     Args:
-      scaled: law and runs.
-      z: float64 [P], the fitted working point.
-      jacobian: float64 [runs, P] of log loss by z.
-      covariance: float64 [P, P] of z.
+      solution: law, runs and the fitted point.
+      covariance: float64 [P, P] of the point.
       relative_errors: standard error over estimate of every free constant.
       drift: see `Identifiability`.
       others: competing optima (`other_optima`).
     """
-    values, vectors = fisher(scaled, z, jacobian)
+    scaled, z = solution.scaled, solution.z
+    values, vectors = fisher(scaled, z, solution.jacobian)
     condition = float(values[0] / values[-1]) if values[-1] > 0 else np.inf
     weakest = dict(zip(scaled.free, vectors[:, -1].tolist(), strict=True))
     alarms = design_alarms(scaled)

@@ -10,7 +10,7 @@ from kleiber.scaling.fitting.fit import fit_uncertainty
 from kleiber.scaling.fitting.minimise import levenberg_marquardt
 from kleiber.scaling.fitting.noise import Clusters, Uncertainty, make_clusters
 from kleiber.scaling.fitting.objective import Objective
-from kleiber.scaling.fitting.scaled_law import ScaledLaw
+from kleiber.scaling.fitting.scaled_law import ScaledLaw, solution_at
 from kleiber.scaling.fitting.search import residual_function
 from kleiber.scaling.fitting.trunk_effect import refine_shared
 
@@ -45,20 +45,15 @@ def fit_many(
     starts: np.ndarray,
     *,
     cluster: Sequence[str] | np.ndarray | None = None,
-    objective: Objective | None = None,
 ) -> Refits:
-    """Returns the best of several local fits for each set of losses.
+    """Returns the best of several local fits by squares for each set of losses.
 
     Args:
       scaled: law and runs (`make_scaled_law`).
       log_losses: float64 [B, runs].
       starts: float64 [S, P], tried for every set; [B, S, P] for starts of its own.
       cluster: trunk of each run, for a shared random effect.
-      objective: squares if left out; with a cluster it must be.
     """
-    objective = objective or Objective()
-    if cluster is not None and objective.kind != "gaussian":
-        raise ValueError(f"a shared random effect needs the gaussian objective, not {objective.kind}.")
     log_losses = np.asarray(log_losses, np.float64)
     num_sets, num_runs = log_losses.shape
     starts = np.broadcast_to(starts, (num_sets, *np.shape(starts)[-2:]))
@@ -71,7 +66,7 @@ def fit_many(
         losses = log_losses[part]
         expanded = np.repeat(losses, num_starts, axis=0) if num_starts > 1 else losses
         found = levenberg_marquardt(
-            residual_function(scaled, expanded), starts[part].reshape(-1, starts.shape[2]), scaled.bounds, objective
+            residual_function(scaled, expanded), starts[part].reshape(-1, starts.shape[2]), scaled.bounds
         )
         costs = found.cost.reshape(-1, num_starts)
         best = costs.argmin(axis=1)
@@ -84,19 +79,11 @@ def fit_many(
 
 
 def refit_uncertainty(
-    refits: Refits,
-    log_losses: np.ndarray,
-    index: int,
-    clusters: Clusters | None = None,
-    objective: Objective | None = None,
+    refits: Refits, log_losses: np.ndarray, index: int, clusters: Clusters | None = None
 ) -> Uncertainty:
     """Returns the uncertainty of one of the refits, by the same code that a single fit uses."""
-    z = refits.z[index]
-    predicted, jacobian = (each[0] for each in refits.scaled.log_loss_and_jacobian(z[None]))
-    low, high = refits.scaled.bounds
-    free = (z > low) & (z < high)
-    ratio = float(refits.ratio[index])
-    return fit_uncertainty(log_losses[index] - predicted, jacobian, objective or Objective(), clusters, ratio, free)
+    solution = solution_at(refits.scaled, refits.z[index], log_losses[index])
+    return fit_uncertainty(solution, Objective(), clusters, float(refits.ratio[index]))
 
 
 def simulate_losses(

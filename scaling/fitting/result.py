@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,13 @@ from kleiber.scaling.fitting.identifiability import Identifiability
 from kleiber.scaling.fitting.noise import RunNoise, Uncertainty
 from kleiber.scaling.fitting.scaled_law import ScaledLaw
 from kleiber.scaling.laws import get_law
+
+UNCERTAINTY = tuple(each.name for each in fields(Uncertainty))
+AS_THEY_ARE = (
+    *("law", "objective", "objective_name", "delta", "residual_rms", "num_points", "optimum", "log_likelihood"),
+    "source",
+)
+"""Fields that stand in the JSON as they are."""
 
 
 @dataclass(frozen=True)
@@ -149,16 +156,12 @@ class FitResult:
                 "scales": dict(self.scales),
                 "fixed": dict(self.fixed),
                 "covariance": self.uncertainty.covariance.tolist(),
-                "root": self.uncertainty.root.tolist(),
-                "metric": self.uncertainty.metric.tolist(),
-                "slopes": self.uncertainty.slopes.tolist(),
-                "variances": self.uncertainty.variances.tolist(),
-                "variance_covariance": self.uncertainty.variance_covariance.tolist(),
+                **{name: getattr(self.uncertainty, name).tolist() for name in UNCERTAINTY},
             },
             "source": self.source,
             "notes": list(self.notes),
         }
-        return _without_nan(out)
+        return without_nan(out)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | str) -> "FitResult":
@@ -194,11 +197,12 @@ class FitResult:
         return "\n".join(lines + [f"  ALARM {alarm}" for alarm in ident.alarms])
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Returns JSON values with None for what is not finite."""
     if isinstance(value, dict):
-        return {key: _without_nan(each) for key, each in value.items()}
+        return {key: without_nan(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
+        return [without_nan(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -225,17 +229,10 @@ def _read(values: Mapping[str, Any]) -> FitResult:
     report = replace(Identifiability(**ident), alarms=tuple(ident["alarms"]), eigenvalues=tuple(ident["eigenvalues"]))
     state = values["state"]
     return FitResult(
-        law=values["law"],
+        **{name: values[name] for name in AS_THEY_ARE},
         parameters=parameters,
-        objective=values["objective"],
-        objective_name=values["objective_name"],
-        delta=values["delta"],
-        residual_rms=values["residual_rms"],
-        num_points=values["num_points"],
         cluster=values["noise"]["cluster"],
         identifiability=replace(report, condition=math.inf if report.condition is None else report.condition),
-        optimum=values["optimum"],
-        log_likelihood=values["log_likelihood"],
         aicc=_nan(values["aicc"]),
         starts=Starts(**values["starts"]),
         other_optima=tuple(values["other_optima"]),
@@ -245,13 +242,6 @@ def _read(values: Mapping[str, Any]) -> FitResult:
         z=np.array(state["z"], dtype=np.float64),
         scales=state["scales"],
         fixed=state["fixed"],
-        uncertainty=Uncertainty(
-            np.array(state["root"]),
-            np.array(state["metric"]),
-            np.array(state["slopes"]),
-            np.array(state["variances"]),
-            np.array(state["variance_covariance"]),
-        ),
-        source=values["source"],
+        uncertainty=Uncertainty(*(np.array(state[name]) for name in UNCERTAINTY)),
         notes=tuple(values["notes"]),
     )

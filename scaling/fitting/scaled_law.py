@@ -49,7 +49,7 @@ class ScaledLaw:
             )
 
     def centred(self, columns: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
-        """Returns the columns divided by their scales."""
+        """Returns the columns, of the runs if none are given, divided by their scales."""
         if columns is None:
             return dict(self._centred)
         return {name: np.asarray(columns[name], np.float64) / self.scales[name] for name in self.law.variable_names}
@@ -149,3 +149,28 @@ def make_scaled_law(law: Law, columns: Mapping[str, np.ndarray], fixed: Mapping[
     }
     scales |= {each.name: scales[each.same_scale_as] for each in law.variables if each.same_scale_as}
     return ScaledLaw(law, chosen, scales, fixed)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A fitted working point, and the runs there."""
+
+    scaled: ScaledLaw
+    z: np.ndarray
+    """float64 [P]."""
+    residual: np.ndarray
+    """float64 [runs], measured minus predicted log loss."""
+    jacobian: np.ndarray
+    """float64 [runs, P], of predicted log loss by z."""
+
+    @property
+    def free(self) -> np.ndarray:
+        """bool [P], coordinates not at a bound."""
+        low, high = self.scaled.bounds
+        return (self.z > low) & (self.z < high)
+
+
+def solution_at(scaled: ScaledLaw, z: np.ndarray, log_loss: np.ndarray) -> Solution:
+    """Returns the solution at a working point [P] for measured log losses [runs]."""
+    predicted, jacobian = (each[0] for each in scaled.log_loss_and_jacobian(z[None]))
+    return Solution(scaled, z, log_loss - predicted, jacobian)
