@@ -4,14 +4,14 @@ The bias of an approach depends on the surface and on where the runs are. So eac
 noise-free losses of the fitted law at the same runs: what it then gets wrong is its bias.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
-from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.fitting.result import FitResult, without_nan
 from kleiber.scaling.forecasting.allocation import Demand, allocate
 
 SAME_BUDGET = 1.05
@@ -40,7 +40,34 @@ class Approach:
     """Its known weakness, or why it could not be used."""
 
 
-def compare_approaches(fit: FitResult, flops: float) -> list[Approach]:
+@dataclass(frozen=True)
+class Approaches:
+    """What each approach advises for one budget."""
+
+    flops: float
+    approaches: tuple[Approach, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {**without_nan(asdict(self)), "withheld": None}
+
+    def report(self) -> str:
+        """Returns the comparison as text."""
+        lines = [
+            f"best parameters for {self.flops:.3g} FLOPs by each approach (bias: on noise-free losses of this fit)"
+        ]
+        for each in self.approaches:
+            if each.num_params is None:
+                lines.append(f"  {LABELS[each.name]:<13}{each.remark}")
+                continue
+            a = "withheld" if each.a is None else f"{each.a:.4f}"
+            lines.append(
+                f"  {LABELS[each.name]:<13}{each.num_params:>10.4g}  a {a}  bias {each.bias:+.2%}  ({each.remark})"
+            )
+        return "\n".join(lines)
+
+
+def compare_approaches(fit: FitResult, flops: float) -> Approaches:
     """Returns approach 1 (envelope), 2 (parabola), 2 with Akima minima, and 3 (the fit itself) for one budget.
 
     Args:
@@ -68,7 +95,7 @@ def compare_approaches(fit: FitResult, flops: float) -> list[Approach]:
         except ValueError as reason:
             out.append(Approach(name, None, None, None, f"not possible: {reason}"))
     own = fit.optimum.get("a")
-    return [*out, Approach("parametric", own, best, 0.0, KNOWN["parametric"])]
+    return Approaches(flops, (*out, Approach("parametric", own, best, 0.0, KNOWN["parametric"])))
 
 
 def advised_size(log_product: np.ndarray, log_params: np.ndarray, product: float) -> tuple[float, float]:
@@ -157,22 +184,3 @@ def _akima(x: np.ndarray, loss: np.ndarray) -> float:
     if best in (0, len(axis) - 1):
         raise ValueError("a slice is lowest at its end; widen it.")
     return float(axis[best])
-
-
-def approaches_json(found: Sequence[Approach], flops: float) -> dict[str, Any]:
-    """Returns plain JSON values."""
-    return {"flops": flops, "approaches": [asdict(each) for each in found], "withheld": None}
-
-
-def approaches_report(found: Sequence[Approach], flops: float) -> str:
-    """Returns the comparison as text."""
-    lines = [f"best parameters for {flops:.3g} FLOPs by each approach (bias: on noise-free losses of this fit)"]
-    for each in found:
-        if each.num_params is None:
-            lines.append(f"  {LABELS[each.name]:<13}{each.remark}")
-            continue
-        a = "withheld" if each.a is None else f"{each.a:.4f}"
-        lines.append(
-            f"  {LABELS[each.name]:<13}{each.num_params:>10.4g}  a {a}  bias {each.bias:+.2%}  ({each.remark})"
-        )
-    return "\n".join(lines)

@@ -18,7 +18,7 @@ from kleiber.scaling.explaining.elasticity import (
     interaction,
     reference_points,
 )
-from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.fitting.result import FitResult, without_nan
 
 MOST_LEVELS = 8
 """A factor such as bits with more values than this is not compared value by value."""
@@ -61,27 +61,25 @@ class Factors:
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
-        return {
+        out = {
             "level": self.level,
             "local_exponents": [
-                {"factor": each.factor, "at": dict(each.point), "value": each.value, "interval": list(each.interval)}
+                {"factor": each.factor, "at": dict(each.point), "value": each.value, "interval": each.interval}
                 for each in self.exponents
             ],
-            "constancy": [
-                {**asdict(each), "range": list(each.range), "ends": list(each.ends), "interval": list(each.interval)}
-                for each in self.verdicts
-            ],
-            "interactions": [{**asdict(each), "interval": list(each.interval)} for each in self.interactions],
+            "constancy": [asdict(each) for each in self.verdicts],
+            "interactions": [asdict(each) for each in self.interactions],
             "exchange_rates": [
                 {
                     **{name: getattr(each, name) for name in ("factor", "value", "instead_of", "of")},
                     "rate": each.worth.rate if each.worth else None,
-                    "interval": list(each.worth.interval) if each.worth else None,
+                    "interval": each.worth.interval if each.worth else None,
                 }
                 for each in self.changes
             ],
             "withheld": self.withheld,
         }
+        return without_nan(out)
 
     def report(self) -> str:
         """Returns the factors as a few lines for people."""

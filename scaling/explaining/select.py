@@ -47,9 +47,6 @@ class Selection:
     """Best log score first."""
     folds: tuple[tuple[int, int, float], ...]
     """Of each: runs fitted, runs scored, largest scored over largest fitted compute."""
-    densities: np.ndarray
-    """float64 [scored runs, laws], log predictive densities in the order of `laws`."""
-    laws: tuple[str, ...]
 
     @property
     def best(self) -> str:
@@ -149,7 +146,7 @@ def rolling_origin(
         for i, law in enumerate(found)
     ]
     scores.sort(key=lambda each: -each.log_score)
-    return Selection(tuple(scores), tuple(folds), density, tuple(law.id for law in found))
+    return Selection(tuple(scores), tuple(folds))
 
 
 def _compute(table: RunTable, variables: Sequence[str]) -> np.ndarray:

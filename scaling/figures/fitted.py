@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kleiber.scaling.figures.study import Estimates, Floats, Predict
+from kleiber.scaling.figures.study import Floats, Predict
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import combined_forecast, undismissed
 
@@ -69,14 +69,3 @@ class FittedLaw:
 
     def _draw(self, z: Floats) -> Predict:
         return lambda num_params, num_tokens: self._loss_at(z, num_params, num_tokens)
-
-
-def estimates_of(fit: FitResult) -> Estimates:
-    """Returns a fit's constants with 95 % intervals, withheld ones with the reason, for the figure of rivals."""
-    parameters: dict[str, tuple[float, float, float] | str] = {}
-    for name, each in fit.parameters.items():
-        if each.withheld:
-            parameters[name] = each.withheld
-        elif not each.fixed:
-            parameters[name] = (each.estimate, *each.interval_95)
-    return Estimates(fit.law, parameters, fit.residual_rms)

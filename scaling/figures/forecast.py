@@ -1,7 +1,7 @@
 """The two figures about the forecast: the whole study on one page, and the errors beside simple baselines."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -116,8 +116,8 @@ def _draw_frame(axis: "Axes", points: Points, targets: Sequence[ForecastRun]) ->
     if targets:
         axis.axvspan(edge, high, color=UNTRAINED, linewidth=0, zorder=0)
         axis.axvline(edge, color=FORECAST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        look = {"transform": axis.get_xaxis_transform(), "ha": "left", "va": "top", "fontsize": 9.5, "color": FORECAST}
-        axis.text(edge * 1.06, 0.985, "not trained when the\nforecast was written", **look)
+        look: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "ha": "left", "va": "top", "fontsize": 9.5}
+        axis.text(edge * 1.06, 0.985, "not trained when the\nforecast was written", color=FORECAST, **look)
 
 
 def _draw_law(
@@ -236,9 +236,9 @@ def forecast_against_truth(
                     100 * (loss / target.observed - 1) for loss in (target.low, rows[method][target.name], target.high)
                 )
                 if method == "registered forecast":
-                    bar = {"linewidth": 6, "alpha": 0.25, "solid_capstyle": "butt"}
+                    bar: dict[str, Any] = {"linewidth": 6, "alpha": 0.25, "solid_capstyle": "butt"}
                     axis.plot([low, high], [y, y], color=FORECAST, zorder=2, **bar)
-                dot = {"markersize": 8, "markeredgecolor": INK, "markeredgewidth": 0.7}
+                dot: dict[str, Any] = {"markersize": 8, "markeredgecolor": INK, "markeredgewidth": 0.7}
                 label = plain(_one_line(target)) if row == 0 else None
                 mark, color = markers[index % len(markers)], colors[target.num_params]
                 axis.plot(error, y, mark, color=color, zorder=3, label=label, **dot)

@@ -1,11 +1,11 @@
 """Figures of the fitted law: its compute-optimal frontier, its residuals, and its parameters beside the rivals'."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kleiber.scaling.figures.study import Cost, Estimates, Floats, Points, Predict, even_rows, frontier, log_residuals
+from kleiber.scaling.figures.study import Cost, Floats, Points, Predict, even_rows, frontier, log_residuals
 from kleiber.scaling.figures.style import (
     INK,
     QUIET,
@@ -16,6 +16,7 @@ from kleiber.scaling.figures.style import (
     plain,
     size_colors,
 )
+from kleiber.scaling.fitting.result import Estimate, FitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -155,9 +156,9 @@ def _trends(points: Points, values: Floats) -> str:
     return "no bend with size or tokens" if not bent else f"they bend with {' and '.join(bent)}"
 
 
-def parameters_by_law(laws: Sequence[Estimates]) -> "Figure":
+def parameters_by_law(laws: Sequence[FitResult]) -> "Figure":
     """Draws each parameter of the first, registered law: its estimate and 95 % interval under every law that has it."""
-    shown = list(laws[0].parameters)
+    shown = list(_fitted(laws[0]))
     rms = ", ".join(f"{law.law} {percent(law.residual_rms)}" for law in laws)
     detail = f"dot: estimate; bar: 95 % interval; root mean square residual: {rms}"
     with claimed_figure(10.2, 1.7 + 0.36 * max(len(laws), 2), _form_claim(laws), detail) as figure:
@@ -169,16 +170,20 @@ def parameters_by_law(laws: Sequence[Estimates]) -> "Figure":
     return figure
 
 
-def _draw_parameter(axis: "Axes", laws: Sequence[Estimates], name: str) -> None:
+def _fitted(fit: FitResult) -> dict[str, Estimate]:
+    return {name: each for name, each in fit.parameters.items() if not each.fixed}
+
+
+def _draw_parameter(axis: "Axes", laws: Sequence[FitResult], name: str) -> None:
     for row, law in enumerate(laws):
-        value = law.parameters.get(name)
-        if isinstance(value, tuple):
+        value = _fitted(law).get(name)
+        if value and not value.withheld:
             color = INK if row == 0 else QUIET
-            axis.plot(value[1:], [row, row], color=color, linewidth=2.4, alpha=0.55, solid_capstyle="butt")
-            axis.plot(value[0], row, "o", color=color, markersize=7)
+            axis.plot(value.interval_95, [row, row], color=color, linewidth=2.4, alpha=0.55, solid_capstyle="butt")
+            axis.plot(value.estimate, row, "o", color=color, markersize=7)
         else:
-            look = {"transform": axis.get_yaxis_transform(), "ha": "center", "va": "center", "fontsize": 9}
-            axis.text(0.5, row, "withheld" if isinstance(value, str) else "–", color=QUIET, **look)
+            look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "color": QUIET}
+            axis.text(0.5, row, "withheld" if value else "–", transform=axis.get_yaxis_transform(), **look)
     axis.set_title(GREEK.get(name, plain(name)), loc="center", fontweight="bold")
     axis.grid(axis="y", visible=False)
     axis.margins(x=0.15)
@@ -187,19 +192,20 @@ def _draw_parameter(axis: "Axes", laws: Sequence[Estimates], name: str) -> None:
     axis.tick_params(axis="y", length=0)
 
 
-def _form_claim(laws: Sequence[Estimates]) -> str:
+def _form_claim(laws: Sequence[FitResult]) -> str:
     """Says how far the exponents depend on the form chosen, from the laws that give them."""
+    exponents = [
+        {name: each.estimate for name, each in _fitted(law).items() if name in ("alpha", "beta") and not each.withheld}
+        for law in laws
+    ]
     spreads = {}
     for name in ("alpha", "beta"):
-        found = [law.parameters.get(name) for law in laws]
-        values = [value[0] for value in found if isinstance(value, tuple)]
+        values = [found[name] for found in exponents if name in found]
         if len(values) > 1 and min(values) > 0:
             spreads[name] = max(values) / min(values) - 1
     if not spreads:
-        first = laws[0]
-        given = {k: v for k, v in first.parameters.items() if isinstance(v, tuple) and k in ("alpha", "beta")}
-        text = ", ".join(f"{k} {v[0]:.3f}" for k, v in given.items())
-        return f"{first.law}: {text}" if text else f"{first.law}: exponents withheld"
+        text = ", ".join(f"{name} {value:.3f}" for name, value in exponents[0].items()) or "exponents withheld"
+        return f"{laws[0].law}: {text}"
     worst = max(spreads.values())
     if worst < 0.1:
         return f"Exponents agree within {percent(worst)} over {len(laws)} forms"

@@ -1,7 +1,7 @@
 """Figures of what was measured: training curves, slices at equal compute, and the fitted surface under the runs."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -146,7 +146,7 @@ def isoflop_slices(points: Points, predict: Predict, num_budgets: int = 4, sizes
             axis.plot(grid, line, color=QUIET, linewidth=1.3, zorder=2)
             lowest = float(predict(np.array([size]), np.array([count_tokens]))[0])
             draw_diamond(axis, size, lowest, markersize=6.5, zorder=3)
-            place = {"xytext": (0, -9), "textcoords": "offset points", "ha": "center", "va": "top"}
+            place: dict[str, Any] = {"xytext": (0, -9), "textcoords": "offset points", "ha": "center", "va": "top"}
             axis.annotate(f"{compute(budget)} FLOPs", (size, lowest), fontsize=9.5, color="#555555", **place)
             shown.append(lowest)
             for own in points.drawn_sizes:

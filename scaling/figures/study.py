@@ -126,17 +126,6 @@ class Curve:
     is_branch: bool
 
 
-@dataclass(frozen=True)
-class Estimates:
-    """One law's parameters with their intervals, for setting rivals side by side."""
-
-    law: str
-    parameters: dict[str, tuple[float, float, float] | str]
-    """name -> (estimate, low, high), or the reason why it is withheld."""
-    residual_rms: float
-    """Root mean square residual of log loss."""
-
-
 def cost_model(points: Points, targets: Sequence[ForecastRun] = ()) -> Cost:
     """Returns training FLOPs per token as a function of size, read off the counted runs.
 

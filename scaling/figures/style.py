@@ -94,19 +94,9 @@ def draw_diamond(axis: "Axes", x: float, y: float, color: str = INK, **changes: 
 
 def draw_forecast(axis: "Axes", x: float, low: float, middle: float, high: float, **changes: Any) -> None:
     """Draws a registered forecast: a hollow diamond with the bar of its interval."""
-    axis.errorbar(
-        x,
-        middle,
-        yerr=[[middle - low], [high - middle]],
-        fmt="D",
-        color=FORECAST,
-        markerfacecolor="white",
-        markersize=9,
-        markeredgewidth=1.6,
-        elinewidth=1.8,
-        capsize=5,
-        **{"zorder": 5, **changes},
-    )
+    look = {"markerfacecolor": "white", "markersize": 9, "markeredgewidth": 1.6, "elinewidth": 1.8, "capsize": 5}
+    reach = [[middle - low], [high - middle]]
+    axis.errorbar(x, middle, yerr=reach, fmt="D", color=FORECAST, **{"zorder": 5, **look, **changes})
 
 
 def draw_measured(axis: "Axes", x: float, y: float, color: str, **changes: Any) -> None:

@@ -11,6 +11,9 @@ from kleiber.scaling.fitting.refit import Refits, fit_many, simulate_losses
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.fitting.search import residual_function
 
+REACH, POINTS = 4.0, 41
+"""Of a profile: half-width in standard errors of the working coordinate, and values in it."""
+
 
 def parametric_bootstrap(fit: FitResult, count: int = 1000, seed: int = 0) -> Refits:
     """Returns refits of losses drawn from the fitted law and its noise, trunks included.
@@ -42,14 +45,12 @@ class Profile:
     """Where the profile passes the F limit; infinite ends where it never does within the range."""
 
 
-def profile(fit: FitResult, name: str, reach: float = 4.0, points: int = 41) -> Profile:
+def profile(fit: FitResult, name: str) -> Profile:
     """Returns the profile of the sum of squares over one constant, the others refitted at each value.
 
     Args:
       fit: by squares; with clusters the whitening stays as fitted.
       name: a fitted constant that no unit rescales through an exponent (E, exponents, q).
-      reach: half-width of the range, in standard errors of the working coordinate.
-      points: values in the range.
 
     Raises:
       ValueError: for another objective, or a constant that cannot be profiled this way.
@@ -61,9 +62,9 @@ def profile(fit: FitResult, name: str, reach: float = 4.0, points: int = 41) -> 
         raise ValueError(f"constant {name!r} cannot be profiled; choose one of {', '.join(choices)}.")
     index = scaled.free.index(name)
     deviation = float(np.sqrt(fit.uncertainty.covariance[index, index]))
-    values = fit.z[index] + deviation * np.linspace(-reach, reach, points)
+    values = fit.z[index] + deviation * np.linspace(-REACH, REACH, POINTS)
     clusters = None if fit.clusters is None else make_clusters(np.array(fit.clusters))
-    ratio = np.full(points, (fit.noise.tau / fit.noise.sigma) ** 2)
+    ratio = np.full(POINTS, (fit.noise.tau / fit.noise.sigma) ** 2)
     plain = residual_function(scaled, np.log(fit.points["loss"]), clusters, ratio)
 
     def residuals(z: np.ndarray, problem: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,16 +73,14 @@ def profile(fit: FitResult, name: str, reach: float = 4.0, points: int = 41) -> 
         jacobian[..., index] = 0.0
         return residual, jacobian
 
-    start = np.repeat(fit.z[None], points, axis=0)
+    start = np.repeat(fit.z[None], POINTS, axis=0)
     start[:, index] = np.clip(values, scaled.bounds[0][index], scaled.bounds[1][index])
     found = levenberg_marquardt(residuals, start, scaled.bounds)
     degrees = fit.num_points - len(fit.z)
     limit = fit.objective * (1 + float(stdtrit(degrees, 0.975)) ** 2 / degrees)
+    middle = POINTS // 2
     ends = [
-        _crossing(values[:half][::sign], found.cost[:half][::sign], limit)
-        if sign < 0
-        else _crossing(values[half:], found.cost[half:], limit)
-        for half, sign in ((points // 2 + 1, -1), (points // 2, 1))
+        _crossing(values[outwards], found.cost[outwards], limit) for outwards in (np.s_[middle::-1], np.s_[middle:])
     ]
     is_log = scaled.law[name].transform == "log"
     turn = np.exp if is_log else lambda value: value

@@ -118,15 +118,11 @@ class FitResult:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fit as plain JSON values; `from_json` gives it back."""
-        ident = asdict(self.identifiability)
-        ident["alarms"], ident["eigenvalues"] = list(ident["alarms"]), list(ident["eigenvalues"])
-        ident["weakest_direction"] = self.identifiability.weakest_in_words()
+        ident = self.identifiability
         out = {
             "law": self.law,
             "formula": get_law(self.law).formula,
-            "parameters": {
-                name: {**asdict(each), "interval_95": list(each.interval_95)} for name, each in self.parameters.items()
-            },
+            "parameters": {name: asdict(each) for name, each in self.parameters.items()},
             "objective": self.objective,
             "objective_name": self.objective_name,
             "delta": self.delta,
@@ -140,7 +136,7 @@ class FitResult:
                 "num_clusters": self.num_clusters,
                 "new_run": self.noise.new_run,
             },
-            "identifiability": ident,
+            "identifiability": {**asdict(ident), "weakest_direction": ident.weakest_in_words()},
             "optimum": dict(self.optimum),
             "log_likelihood": self.log_likelihood,
             "aicc": self.aicc,
@@ -149,17 +145,17 @@ class FitResult:
             "other_optima": [dict(each) for each in self.other_optima],
             "residuals": self.residuals.tolist(),
             "points": {name: values.tolist() for name, values in self.points.items()},
-            "clusters": list(self.clusters) if self.clusters else None,
+            "clusters": self.clusters or None,
             "state": {
                 "z": self.z.tolist(),
-                "free": list(self.scaled.free),
+                "free": self.scaled.free,
                 "scales": dict(self.scales),
                 "fixed": dict(self.fixed),
                 "covariance": self.uncertainty.covariance.tolist(),
                 **{name: getattr(self.uncertainty, name).tolist() for name in UNCERTAINTY},
             },
             "source": self.source,
-            "notes": list(self.notes),
+            "notes": self.notes,
         }
         return without_nan(out)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kleiber.scaling.fitting.estimates import interval
-from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.fitting.result import FitResult, without_nan
 
 REJECTED = 10.0
 """A form whose AICc is this much above the best is rejected by the runs and has no say in the interval
@@ -45,11 +45,7 @@ class Forecast:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the forecast as plain JSON values."""
-        out = asdict(self)
-        out["interval"], out["notes"] = list(self.interval), list(self.notes)
-        if not np.isfinite(self.degrees_of_freedom):
-            out["degrees_of_freedom"] = None
-        return out
+        return without_nan(asdict(self))
 
     def report(self) -> str:
         """Returns the forecast as text for people."""
@@ -233,19 +229,16 @@ def _notes(fit: FitResult, weights: Sequence[float], point: Mapping[str, float])
     return notes
 
 
-def baseline_losses(
-    fit: FitResult, num_params: float, num_tokens: float, previous: FitResult | None = None
-) -> dict[str, float]:
+def baseline_losses(fit: FitResult, num_params: float, num_tokens: float) -> dict[str, float]:
     """Returns what simple rules predict for a run, to score a forecast against.
 
     Args:
       fit: only its runs are used.
       num_params, num_tokens: of the new run.
-      previous: the best law so far, if another should count as a baseline.
 
     Returns:
-      last_point (the loss of the largest fitted run), product (K N^-a D^-b, no floor), log_linear (a straight
-      line in log loss against log compute), and previous_best if given.
+      last_point (the loss of the largest fitted run), product (K N^-a D^-b, no floor), and log_linear (a straight
+      line in log loss against log compute).
     """
     params, tokens = fit.points["num_params_total"], fit.points["num_tokens"]
     log_loss = np.log(fit.points["loss"])
@@ -254,11 +247,8 @@ def baseline_losses(
     product = np.linalg.lstsq(np.stack([ones, np.log(params), np.log(tokens)], 1), log_loss, rcond=None)[0]
     line = np.linalg.lstsq(np.stack([ones, compute], 1), log_loss, rcond=None)[0]
     new = np.array([1.0, np.log(num_params), np.log(num_tokens)])
-    out = {
+    return {
         "last_point": float(fit.points["loss"][compute.argmax()]),
         "product": float(np.exp(product @ new)),
         "log_linear": float(np.exp(line @ [1.0, new[1] + new[2]])),
     }
-    if previous is not None:
-        out["previous_best"] = float(previous.predict({"num_params_total": num_params, "num_tokens": num_tokens})[0])
-    return out
