@@ -39,7 +39,7 @@ class ExpectedErrors:
         return self.condition > SINGULAR
 
 
-def independent_rows(rows: np.ndarray, trunk: np.ndarray | None, noise: RunNoise) -> np.ndarray:
+def independent_rows(rows: np.ndarray, trunk: Sequence[str] | np.ndarray | None, noise: RunNoise) -> np.ndarray:
     """Returns rows [runs, P] turned so that errors are independent and of unit variance.
 
     Args:
@@ -93,7 +93,7 @@ def _errors(
     if condition > SINGULAR:
         infinite = np.full(len(rows), np.inf)
         return ExpectedErrors(dict.fromkeys(scaled.free, np.inf), np.inf, infinite, infinite, condition)
-    whitened = independent_rows(jacobian, None if trunk is None else np.asarray(trunk), noise)
+    whitened = independent_rows(jacobian, trunk, noise)
     _, upper = np.linalg.qr(whitened / (size := np.linalg.norm(whitened, axis=0)))
 
     def error(contrast: np.ndarray) -> float:
@@ -224,7 +224,7 @@ def design_problem(
         rows, wanted, there = parts
         base = np.zeros((rows.shape[1],) * 2)
         if known.has_runs:
-            there = independent_rows(there, None if known.trunk is None else np.asarray(known.trunk), known.noise)
+            there = independent_rows(there, known.trunk, known.noise)
             base = there.T @ there
         forms.append(Form(rows, wanted, base, each.weight))
     noise = known.noise

@@ -1,6 +1,6 @@
 """Local exponents of each factor with intervals, whether they are constant, and what one factor is worth in another."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,11 +66,7 @@ def elasticities(fit: FitResult, points: list[Point] | None = None, level: float
         for factor in factors_of(fit):
             if not point[factor] > 0:
                 continue  # a share of zero has no logarithm
-
-            def one(z: np.ndarray, factor: str = factor, columns: dict = columns) -> np.ndarray:
-                return _elasticity(fit, z, columns, factor)[:, 0]
-
-            out.append(Elasticity(factor, dict(point), *_with_interval(fit, one, level)))
+            out.append(Elasticity(factor, dict(point), *_contrast(fit, columns, factor, (1.0,), level)))
     return out
 
 
@@ -113,16 +109,8 @@ def constancy(fit: FitResult, level: float = 0.95) -> list[Constancy]:
         if not low > 0:
             continue
         columns = _columns(fit, [{**middle, factor: low}, {**middle, factor: high}])
-
-        def ends(z: np.ndarray, factor: str = factor, columns: dict = columns) -> np.ndarray:
-            return _elasticity(fit, z, columns, factor)
-
-        def difference(z: np.ndarray, ends: Callable = ends) -> np.ndarray:
-            found = ends(z)
-            return found[:, 1] - found[:, 0]
-
-        first, last = (float(each) for each in ends(fit.z[None])[0])
-        value, reach = _with_interval(fit, difference, level)
+        first, last = (float(each) for each in _elasticity(fit, fit.z[None], columns, factor)[0])
+        value, reach = _contrast(fit, columns, factor, (-1.0, 1.0), level)
         verdict = _verdict(law.id, factor, (low, high), (first, last), reach)
         out.append(Constancy(factor, (low, high), (first, last), value, reach, verdict))
     return out
@@ -225,6 +213,13 @@ def _elasticity(fit: FitResult, z: np.ndarray, columns: Mapping[str, np.ndarray]
     name = scaled.law.floor
     floor = scaled.reported(z)[name][:, None] if name in scaled.law.names else 0.0
     return -(loss.imag / STEP) / (loss.real - floor)
+
+
+def _contrast(
+    fit: FitResult, columns: Mapping[str, np.ndarray], factor: str, weights: Sequence[float], level: float
+) -> tuple[float, tuple[float, float]]:
+    """Returns the weighted sum of a factor's elasticities at some points, with its interval."""
+    return _with_interval(fit, lambda z: (_elasticity(fit, z, columns, factor) * weights).sum(axis=1), level)
 
 
 def _with_interval(

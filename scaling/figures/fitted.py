@@ -1,7 +1,7 @@
 """A FitResult as the figures use it: loss and interval over sizes and token counts, and draws of the law."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -65,7 +65,4 @@ class FittedLaw:
         root = vectors * np.sqrt(np.maximum(values, 0.0))
         points = self.fit.z + rng.standard_normal((count, len(self.fit.z))) @ root.T
         low, high = self.fit.scaled.bounds
-        return [self._draw(np.clip(z, low, high)) for z in points]
-
-    def _draw(self, z: Floats) -> Predict:
-        return lambda num_params, num_tokens: self._loss_at(z, num_params, num_tokens)
+        return [partial(self._loss_at, np.clip(z, low, high)) for z in points]

@@ -37,13 +37,17 @@ class Series:
     """[runs], nats per token."""
 
 
+def _means(series: Series) -> tuple[Floats, Floats]:
+    levels = np.unique(series.level)
+    return levels, np.array([series.loss[series.level == level].mean() for level in levels])
+
+
 def best_level(series: Series) -> float | None:
     """Returns the vertex of a parabola in the logarithm of the knob, or None if the lowest loss is at an end.
 
     Seeds are averaged; the lowest mean and its two neighbours on each side, where there are as many, carry the fit.
     """
-    levels = np.unique(series.level)
-    means = np.array([series.loss[series.level == level].mean() for level in levels])
+    levels, means = _means(series)
     lowest = int(means.argmin())
     if len(levels) < 3 or lowest in (0, len(levels) - 1):
         return None
@@ -83,8 +87,7 @@ def varied_levels(all_series: Sequence[Series], knob: str, sizes: Sequence[float
 
 
 def _draw(axis: "Axes", series: Series, color: str) -> None:
-    levels = np.unique(series.level)
-    means = np.array([series.loss[series.level == level].mean() for level in levels])
+    levels, means = _means(series)
     name = f"{count(series.num_params)}, {count(series.num_tokens)}"
     axis.plot(levels, means, color=color, linewidth=1.6, zorder=2, label=name)
     draw_dots(axis, series.level, series.loss, color)

@@ -78,22 +78,18 @@ def profile(fit: FitResult, name: str) -> Profile:
     found = levenberg_marquardt(residuals, start, scaled.bounds)
     degrees = fit.num_points - len(fit.z)
     limit = fit.objective * (1 + float(stdtrit(degrees, 0.975)) ** 2 / degrees)
-    middle = POINTS // 2
-    ends = [
-        _crossing(values[outwards], found.cost[outwards], limit) for outwards in (np.s_[middle::-1], np.s_[middle:])
-    ]
-    is_log = scaled.law[name].transform == "log"
-    turn = np.exp if is_log else lambda value: value
-    low = turn(ends[0]) if np.isfinite(ends[0]) else (0.0 if is_log else -np.inf)
-    high = turn(ends[1]) if np.isfinite(ends[1]) else np.inf
-    return Profile(name, np.asarray(turn(values)), found.cost, (float(low), float(high)))
+    middle, is_log = POINTS // 2, scaled.law[name].transform == "log"
+    low = _crossing(values[middle::-1], found.cost[middle::-1], limit, -np.inf)
+    high = _crossing(values[middle:], found.cost[middle:], limit, np.inf)
+    turn = np.exp if is_log else np.asarray
+    return Profile(name, turn(values), found.cost, (float(turn(low)), float(turn(high))))
 
 
-def _crossing(values: np.ndarray, cost: np.ndarray, limit: float) -> float:
-    """Returns where the cost first exceeds the limit going outwards, by linear interpolation; NaN if nowhere."""
+def _crossing(values: np.ndarray, cost: np.ndarray, limit: float, nowhere: float) -> float:
+    """Returns where the cost first exceeds the limit going outwards, by linear interpolation; or `nowhere`."""
     above = np.flatnonzero(cost > limit)
     if not above.size or above[0] == 0:
-        return np.nan
+        return nowhere
     last = int(above[0])
     share = (limit - cost[last - 1]) / (cost[last] - cost[last - 1])
     return float(values[last - 1] + share * (values[last] - values[last - 1]))

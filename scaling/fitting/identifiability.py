@@ -205,9 +205,9 @@ def _several(scaled: ScaledLaw, z: np.ndarray, others: Sequence[tuple[float, np.
 
 def _correlations(names: tuple[str, ...], covariance: np.ndarray) -> dict[str, float]:
     deviation = np.sqrt(np.diag(covariance))
-    out = {}
-    for i, first in enumerate(names):
-        for j, second in enumerate(names[:i]):
-            if deviation[i] > 0 and deviation[j] > 0:
-                out[f"{second},{first}"] = float(covariance[i, j] / (deviation[i] * deviation[j]))
-    return out
+    return {
+        f"{second},{first}": float(covariance[i, j] / (deviation[i] * deviation[j]))
+        for i, first in enumerate(names)
+        for j, second in enumerate(names[:i])
+        if deviation[i] > 0 and deviation[j] > 0
+    }

@@ -28,16 +28,6 @@ class Refits:
     """float64 [B], tau^2 / sigma^2; 0 without clusters."""
     num_failed: int
 
-    def constants(self) -> dict[str, np.ndarray]:
-        """Returns every constant [B] in the units of the columns."""
-        return self.scaled.reported(self.z)
-
-    def frontier(self) -> np.ndarray:
-        """Returns the exponent a [B] of compute-optimal parameters."""
-        first, second = self.scaled.law.frontier or ("", "")
-        values = self.constants()
-        return values[second] / (values[first] + values[second])
-
 
 def fit_many(
     scaled: ScaledLaw,

@@ -79,13 +79,6 @@ def form_weights(fits: Sequence[FitResult]) -> list[float]:
     return (weights / weights.sum()).tolist()
 
 
-def log_gradient(fit: FitResult, columns: Mapping[str, Any]) -> tuple[float, np.ndarray]:
-    """Returns the predicted log loss at one point and its derivative [P] by the working coordinates."""
-    arrays = {name: np.atleast_1d(np.asarray(columns[name], np.float64)) for name in fit.scaled.law.variable_names}
-    value, gradient = log_gradients(fit, arrays)
-    return float(value[0]), gradient[0]
-
-
 def log_gradients(fit: FitResult, columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the predicted log losses [runs] and their derivatives [runs, P] by the working coordinates."""
     if not len(fit.z):
@@ -130,8 +123,9 @@ def forecast(
         raise ValueError(f"law {fit.law} also needs a value for {', '.join(sorted(set(lost)))}.")
     fits = [fit, *rivals]
     weights = form_weights(fits)
-    mean, gradient = log_gradient(fit, point)
-    others = [log_gradient(rival, point)[0] for rival in rivals]
+    arrays = {name: np.array([float(value)]) for name, value in point.items()}
+    (mean,), (gradient,) = log_gradients(fit, arrays)
+    others = [float(log_gradients(rival, arrays)[0][0]) for rival in rivals]
     variance, degrees = fit.uncertainty.degrees(gradient, 1.0)
     between = float(sum(w * (other - mean) ** 2 for w, other in zip(weights[1:], others, strict=True)))
     deviation = float(np.sqrt(variance + between))

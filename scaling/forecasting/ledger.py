@@ -141,7 +141,8 @@ class Ledger:
         entries = self.entries()
         for old in entries:
             if old["event"] == "forecast" and old["target"] == target:
-                differing = [key for key in sorted({*old, *entry}) if _differs(key, old, entry)]
+                added = ("registered_at", "hash", "previous_hash")
+                differing = [key for key in sorted({*old, *entry}.difference(added)) if old.get(key) != entry.get(key)]
                 if not differing:
                     return old
                 raise LedgerConflictError(
@@ -253,10 +254,6 @@ class Ledger:
 
 def _plain(value: float) -> int | float:
     return int(value) if float(value).is_integer() else float(value)
-
-
-def _differs(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return key not in ("registered_at", "hash", "previous_hash") and old.get(key) != new.get(key)
 
 
 def _history(scored: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[str, Any]]:
