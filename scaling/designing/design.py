@@ -227,9 +227,8 @@ def design_problem(
             there = independent_rows(there, known.trunk, known.noise)
             base = there.T @ there
         forms.append(Form(rows, wanted, base, each.weight))
-    noise = known.noise
-    point, shared = noise.point**2, noise.tau**2
-    return Problem(pool.flops, tuple(forms), point, shared, pool.trunk, pool.cooldown, max_repeats, aim)
+    variances = known.noise.point**2, known.noise.tau**2
+    return Problem(pool.flops, tuple(forms), *variances, pool.trunk, pool.cooldown, max_repeats, aim)
 
 
 def design_runs(
@@ -270,7 +269,7 @@ def design_runs(
         raise ValueError(f"a budget of {budget:.3g} FLOPs buys no run; the cheapest candidate costs {cheapest:.3g}.")
     picks = np.array(found.chosen)
     columns = {name: values[picks] for name, values in pool.columns.items()}
-    label = picks * 0 + np.arange(len(picks)) if pool.trunk is None else pool.trunk[picks]
+    label = np.arange(len(picks)) if pool.trunk is None else pool.trunk[picks]
     trunk = np.array([f"new-{each}" for each in label])
     before = _errors(known.scaled, known.z, known.noise, known.trunk, targets) if known.has_runs else None
     path = found.path
@@ -280,14 +279,8 @@ def design_runs(
             float(criterion(whole, [each[None] for each in information(whole, found.chosen[: k + 1])], FINAL_PRIOR)[0])
             for k in range(len(picks))
         ]
-    return BoughtRuns(
-        columns,
-        trunk,
-        problem.cost(found.chosen),
-        expected_from(known, columns, trunk, targets),
-        before,
-        np.sqrt(path).tolist(),
-    )
+    expected = expected_from(known, columns, trunk, targets)
+    return BoughtRuns(columns, trunk, problem.cost(found.chosen), expected, before, np.sqrt(path).tolist())
 
 
 def expected_from(known: Known, columns: Values, trunk: np.ndarray | None, targets: Values) -> ExpectedErrors:

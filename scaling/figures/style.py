@@ -21,29 +21,18 @@ UNTRAINED = "#fbf1e7"
 """Ground of the region where nothing was trained when the forecast was written."""
 
 SETTINGS: dict[Any, Any] = {
-    "font.size": 10.5,
-    "axes.titlesize": 10.5,
-    "axes.labelsize": 10.5,
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 10.5),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9.5),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow", "text.parse_math"), True),
+    **dict.fromkeys(("text.color", "axes.labelcolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), "#444444"),
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), "white"),
     "axes.edgecolor": "#777777",
     "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": "#e9e9ec",
     "grid.linewidth": 0.7,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "xtick.labelsize": 9.5,
-    "ytick.labelsize": 9.5,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
     "figure.dpi": 110,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "text.parse_math": True,
 }
 
 

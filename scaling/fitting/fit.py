@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
@@ -67,30 +67,24 @@ def fit_law(
     scaled = make_scaled_law(law, {name: table[name] for name in law.variable_names}, fixed)
     check_design(table, [each.name for each in law.variables if not each.setting], len(scaled.free))
     check_fixed_floor(table, scaled.fixed.get(law.floor, -np.inf))
-    shared = _shared(table, cluster)
+    labels = _shared_labels(table, cluster)
+    clusters = None if labels is None else make_clusters(labels)
     kind, minimum, z, certificate = search_minima(scaled, table["loss"], starts, objective, delta)
     ratio = 0.0
-    if shared is not None:
-        refined, ratios = refine_shared(scaled, np.log(table["loss"])[None], z[None], shared.clusters)
+    if clusters is not None:
+        refined, ratios = refine_shared(scaled, np.log(table["loss"])[None], z[None], clusters)
         z, ratio = refined[0], float(ratios[0])
     others = other_optima(scaled, minimum.z[minimum.converged], minimum.cost[minimum.converged])
-    fit = _finish(table, scaled, z, kind, shared, ratio, certificate, others)
+    fit = _finish(table, scaled, z, kind, clusters, ratio, certificate, others)
+    if labels is not None:
+        fit = replace(fit, cluster=cluster, clusters=tuple(labels.tolist()))
     if law.floor in scaled.free and not fit.parameters[law.floor].withheld:
         warn_below_floor(table.source, table["loss"], fit.parameters[law.floor].estimate)
     return fit
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What points have in common: the column that says so, its value for each point, and the groups."""
-
-    column: str
-    labels: tuple[str, ...]
-    clusters: Clusters
-
-
-def _shared(table: RunTable, cluster: str | None) -> _Shared | None:
-    """Returns the groups of a column; None without one, or when no two points share a value."""
+def _shared_labels(table: RunTable, cluster: str | None) -> np.ndarray | None:
+    """Returns the values [runs] of a column that says what points have in common; None if no two share one."""
     if cluster is None:
         if "trunk_id" in table and len(set(table.label("trunk_id"))) < len(table):
             warnings.warn(
@@ -106,7 +100,7 @@ def _shared(table: RunTable, cluster: str | None) -> _Shared | None:
     clusters = make_clusters(labels)
     if clusters.count < 3:
         raise TableError(f"{table.source}: column {cluster!r} has {clusters.count} values; 3 at least are needed.")
-    return None if clusters.sizes.max() == 1 else _Shared(cluster, tuple(labels.tolist()), clusters)
+    return None if clusters.sizes.max() == 1 else labels
 
 
 def _finish(
@@ -114,12 +108,11 @@ def _finish(
     scaled: ScaledLaw,
     z: np.ndarray,
     kind: Objective,
-    shared: _Shared | None,
+    clusters: Clusters | None,
     ratio: float,
     certificate: Starts,
     others: list[tuple[float, np.ndarray]],
 ) -> FitResult:
-    clusters = shared.clusters if shared else None
     solution = solution_at(scaled, z, np.log(table["loss"]))
     residual = solution.residual
     uncertainty = fit_uncertainty(solution, kind, clusters, ratio)
@@ -138,7 +131,7 @@ def _finish(
         delta=None if kind.kind == "gaussian" else float(kind.delta),
         residual_rms=float(np.sqrt(np.mean(residual**2))),
         num_points=count,
-        cluster=shared.column if shared else None,
+        cluster=None,
         identifiability=ident,
         optimum=frontier_exponents(scaled, z, uncertainty, parameters),
         log_likelihood=log_likelihood,
@@ -150,7 +143,7 @@ def _finish(
         ),
         residuals=residual,
         points={"loss": table["loss"], **_flops(table), **scaled.columns},
-        clusters=shared.labels if shared else None,
+        clusters=None,
         z=z,
         scales=scaled.scales,
         fixed=scaled.fixed,
