@@ -27,8 +27,8 @@ _MOVES = {
         "scaling.table": "table reading naming expression checks warned public_sets public_tables",
         "scaling.fitting": "model>scaled_law known noise objective starts minimise search trunk_effect estimates "
         "identifiability result fit refit bootstrap memory>chunks report>result",
-        "scaling.forecasting": "forecast optimum allocation ledger",
-        "scaling.explaining": "select elasticity factors approaches analysis isoflop",
+        "scaling.forecasting": "forecast optimum>allocation allocation ledger",
+        "scaling.explaining": "select elasticity factors approaches analysis isoflop>approaches",
         "scaling.designing": "design exchange>purchases rectangle simulate coverage",
     },
     "experiments": {

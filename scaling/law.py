@@ -14,6 +14,11 @@ def power(column: np.ndarray, exponent: np.ndarray) -> np.ndarray:
     return np.exp(exponent * np.log(column))
 
 
+def softplus(t: np.ndarray) -> np.ndarray:
+    """Returns ln(1 + exp(t)), real or complex, without overflow."""
+    return np.where(t.real > 0, t, 0) + np.log1p(np.exp(np.where(t.real > 0, -t, t)))
+
+
 @dataclass(frozen=True)
 class Variable:
     """A column that a law needs."""

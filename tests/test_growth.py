@@ -15,14 +15,13 @@ from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.results import MOST_CURVES, curves_of, read_results, trunks_with_curves
 from kleiber.experiments.report.tables import MOST_ROWS, run_table
 from kleiber.scaling.designing.design import independent_rows
-from kleiber.scaling.designing.simulate import RunNoise
 from kleiber.scaling.figures.forecast import hero
 from kleiber.scaling.figures.law import residuals
 from kleiber.scaling.figures.runs import isoflop_slices
 from kleiber.scaling.figures.study import MOST_MARKS, Points, even_rows
 from kleiber.scaling.fitting.identifiability import design_alarms
-from kleiber.scaling.fitting.noise import clustered_uncertainty, make_clusters, whiten
-from kleiber.scaling.fitting.scaled_law import make_model
+from kleiber.scaling.fitting.noise import RunNoise, clustered_uncertainty, make_clusters, whiten
+from kleiber.scaling.fitting.scaled_law import make_scaled_law
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.reading import parquet_values
 from sections.growth import growth_exponent
@@ -186,10 +185,10 @@ def test_planned_rows_weigh_as_the_inverse_of_their_covariance():
 def test_ratios_that_lie_densely_are_different_ratios():
     tokens = np.geomspace(1e7, 1e9, 200)
     params = 1e16 / tokens  # one budget, ratios 0.01 to 100 apart by less than a tenth each
-    model = make_model(get_law("chinchilla"), {"num_params_total": params, "num_tokens": tokens})
+    model = make_scaled_law(get_law("chinchilla"), {"num_params_total": params, "num_tokens": tokens})
     assert "few-ratios" not in design_alarms(model)
     two = np.tile([1e7, 1e9], 100)
-    model = make_model(get_law("chinchilla"), {"num_params_total": 1e16 / two, "num_tokens": two})
+    model = make_scaled_law(get_law("chinchilla"), {"num_params_total": 1e16 / two, "num_tokens": two})
     assert "few-ratios" in design_alarms(model)
 
 

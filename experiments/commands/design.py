@@ -107,7 +107,7 @@ def make_design(options: Options) -> dict[str, Any]:
     from kleiber.scaling.designing.rectangle import best_grid
 
     source, known = starting_point(options)
-    names = known.model.law.variable_names
+    names = known.scaled.law.variable_names
     target = target_run(options, source)
     targets = {name: np.array([float(target[name])]) for name in names}
     max_run = options.max_run or min(options.budget / 10, options.target / 4)
@@ -137,16 +137,16 @@ def make_design(options: Options) -> dict[str, Any]:
         point = {name: float(target[name]) for name in names}
         rehearsal = rehearse_design(known, bought, point, options.rehearse)
     head = {
-        "law": known.model.law.id,
+        "law": known.scaled.law.id,
         "source": "fit" if known.has_runs else "law",
-        "constants": {name: float(value) for name, value in known.model.reported(known.z).items()},
+        "constants": {name: float(value) for name, value in known.scaled.reported(known.z).items()},
         "noise": {"sigma": known.noise.sigma, "tau": known.noise.tau},
         "aim": options.aim,
         "level": options.level,
         "budget_flops": options.budget,
         "max_run_flops": max_run,
         "target": target,
-        "rivals": [{"law": each.model.law.id, "weight": each.weight} for each in rivals],
+        "rivals": [{"law": each.scaled.law.id, "weight": each.weight} for each in rivals],
         "rehearsal": rehearsal,
         "notes": _notes(options, bought),
     }
@@ -167,8 +167,8 @@ def rehearse_design(known: "Known", bought: "BoughtRuns", target: dict[str, floa
     """Returns how the new runs by themselves would forecast, over simulated sweeps."""
     from kleiber.scaling.designing.simulate import rehearse
 
-    constants = {name: float(value) for name, value in known.model.reported(known.z).items()}
-    law, columns = known.model.law, dict(bought.columns)
+    constants = {name: float(value) for name, value in known.scaled.reported(known.z).items()}
+    law, columns = known.scaled.law, dict(bought.columns)
     found = rehearse(law, constants, columns, known.noise, target, trunk=bought.trunk, count=count)
     rates = {name: {"level": each.level, "rate": each.rate} for name, each in found.coverage.items()}
     return {"count": count, "forecast_error": found.forecast_error, "coverage": rates}

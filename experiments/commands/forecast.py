@@ -13,8 +13,8 @@ import tyro
 
 if TYPE_CHECKING:
     from kleiber.scaling.fitting.result import FitResult
+    from kleiber.scaling.forecasting.flops_rule import FlopsRule
     from kleiber.scaling.forecasting.forecast import Forecast
-    from kleiber.scaling.forecasting.optimum import FlopsRule
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def run(options: Options) -> int:
     if not given:
         best = best_run(options, fit)
         params, tokens = best["num_params_total"], best["num_tokens"]
-        if "num_unique_tokens" in fit.model.law.variable_names:
+        if "num_unique_tokens" in fit.scaled.law.variable_names:
             at.setdefault("num_unique_tokens", tokens / best["epochs"])
     assert params is not None and tokens is not None
     found = combined_forecast([fit, *rivals], params, tokens, options.level, at)
@@ -132,7 +132,7 @@ def register(options: Options, fit: "FitResult", found: "Forecast") -> None:
 
 def flops_rule(options: Options, fit: "FitResult") -> "FlopsRule":
     """Returns what training costs, as the options say."""
-    from kleiber.scaling.forecasting.optimum import counted_rule, plain_rule
+    from kleiber.scaling.forecasting.flops_rule import counted_rule, plain_rule
 
     per = options.flops_per_param_token
     return counted_rule(fit) if per == "counted" else plain_rule(per)
@@ -141,14 +141,11 @@ def flops_rule(options: Options, fit: "FitResult") -> "FlopsRule":
 def best_run(options: Options, fit: "FitResult") -> dict[str, Any]:
     """Returns the best run of a budget, or the cheapest to a loss, with intervals."""
     from kleiber.scaling.forecasting.allocation import Demand, allocate
-    from kleiber.scaling.forecasting.optimum import optimum
 
     rule = flops_rule(options, fit)
-    if options.flops is not None and not options.inference_tokens and options.unique_tokens is None:
-        plain = asdict(optimum(fit, options.flops, options.level, rule))
-        return {**plain, "kind": "compute-optimal", "inference_flops": 0.0, "epochs": 1.0}
     demand = Demand(options.flops, options.reach, options.inference_tokens, options.unique_tokens, rule)
     found = asdict(allocate(fit, demand, options.level))
+    flops = options.flops or found["training_flops"] + found["inference_flops"]
     names = ("num_params_total", "num_params_interval", "num_tokens", "num_tokens_interval", "level")
-    out = {name: found[name] for name in (*names, "kind", "inference_flops", "epochs")}
-    return {**out, "flops": found["training_flops"] + found["inference_flops"], "flops_rule": rule.text}
+    out = {"flops": flops, **{name: found[name] for name in names}, "flops_rule": rule.text}
+    return out | {name: found[name] for name in ("kind", "inference_flops", "epochs")}

@@ -48,10 +48,10 @@ def describe(law: "Law") -> dict[str, Any]:
 
 def run(options: Options) -> int:
     """Prints the registry or one law; returns 0."""
-    from kleiber.scaling.forecasting.allocation import PLANS
+    from kleiber.scaling.forecasting.allocation import ALLOCATIONS
     from kleiber.scaling.laws import get_law, registry
 
-    plans = [plan for plan in PLANS if options.law in ("", plan.id)]
+    plans = [plan for plan in ALLOCATIONS if options.law in ("", plan.id)]
     laws = list(registry().values()) if not options.law else [] if plans else [get_law(options.law)]
     if options.json:
         found = {"laws": [describe(law) for law in laws], "plans": [asdict(plan) for plan in plans]}

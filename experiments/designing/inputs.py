@@ -18,8 +18,8 @@ def starting_point(options: "Options") -> tuple["FitResult | Known", "Known"]:
 
     from kleiber.experiments.commands.fit import numbers
     from kleiber.experiments.commands.forecast import read_fits
-    from kleiber.scaling.designing.simulate import RunNoise
     from kleiber.scaling.fitting.known import known_from_fit, known_from_law
+    from kleiber.scaling.fitting.noise import RunNoise
     from kleiber.scaling.laws import get_law, registry
 
     looks_like_file = options.source.endswith(".json") or Path(options.source).exists()
@@ -47,7 +47,7 @@ def target_run(options: "Options", source: "FitResult | Known") -> dict[str, Any
 
     from kleiber.experiments.commands.fit import numbers
     from kleiber.scaling.forecasting.allocation import Demand, allocate
-    from kleiber.scaling.forecasting.optimum import plain_rule
+    from kleiber.scaling.forecasting.flops_rule import plain_rule
 
     params, tokens, unique = options.target_params, options.target_tokens, options.unique_tokens
     if (params is None) != (tokens is None):
@@ -64,14 +64,14 @@ def target_run(options: "Options", source: "FitResult | Known") -> dict[str, Any
         found["flops"] = found.pop("training_flops")
         del found["level"]
     found |= numbers(options.at, "at")
-    names = source.model.law.variable_names
+    names = source.scaled.law.variable_names
     if "num_unique_tokens" in names:
         found["num_unique_tokens"] = found["num_tokens"] / found["epochs"]
     lost = [name for name in names if name not in found]
     if lost:
-        raise ValueError(f"law {source.model.law.id} needs {', '.join(lost)} at the target: --at {lost[0]}=VALUE.")
+        raise ValueError(f"law {source.scaled.law.id} needs {', '.join(lost)} at the target: --at {lost[0]}=VALUE.")
     columns = {name: np.array([float(found[name])]) for name in names}
-    found["predicted_loss"] = float(np.exp(source.model.log_loss(source.z[None], columns)[0, 0]))
+    found["predicted_loss"] = float(np.exp(source.scaled.log_loss(source.z[None], columns)[0, 0]))
     return found
 
 
@@ -80,7 +80,7 @@ def search_ranges(
 ) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
     """Returns the limits of sizes, token counts and tokens per parameter, around the best of runs of these budgets."""
     from kleiber.scaling.forecasting.allocation import Demand, allocate
-    from kleiber.scaling.forecasting.optimum import plain_rule
+    from kleiber.scaling.forecasting.flops_rule import plain_rule
 
     params, tokens, ratio = options.num_params, options.num_tokens, options.ratio
     if params and tokens:
@@ -126,11 +126,12 @@ def rival_laws(
 ) -> tuple["Known", list["Known"]]:
     """Returns what is known, scaled to the candidates if it is a law, and the rivals to tell it from."""
     from kleiber.experiments.commands.forecast import read_fits
-    from kleiber.scaling.fitting.known import Known, known_from_law, rivals_from_fits, rivals_from_laws
+    from kleiber.scaling.designing.rivals import rivals_from_fits, rivals_from_laws
+    from kleiber.scaling.fitting.known import Known, known_from_law
 
     if isinstance(source, Known):
-        constants = {name: float(value) for name, value in known.model.reported(known.z).items()}
-        known = known_from_law(known.model.law, constants, known.noise, columns)
+        constants = {name: float(value) for name, value in known.scaled.reported(known.z).items()}
+        known = known_from_law(known.scaled.law, constants, known.noise, columns)
         return known, rivals_from_laws(known, options.rivals, columns)
     files = [each for each in options.rivals if Path(each).exists()]
     laws = [each for each in options.rivals if each not in files]

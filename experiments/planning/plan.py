@@ -152,7 +152,7 @@ def expectation(experiment: Experiment, points: list[dict], targets: list[dict])
       design cannot identify the law.
     """
     from kleiber.scaling.designing.design import expected_errors  # only a plan with laws needs the room of laws
-    from kleiber.scaling.designing.simulate import RunNoise
+    from kleiber.scaling.fitting.noise import RunNoise
 
     assumed = experiment.assumed
     names = ("num_params_total", "num_tokens")

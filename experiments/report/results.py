@@ -12,7 +12,7 @@ import numpy as np
 
 from kleiber.experiments.directory.record import collector_paused
 from kleiber.scaling.figures.levels import Series
-from kleiber.scaling.figures.study import MOST_SIZES, Curve, Points, Target, even_rows
+from kleiber.scaling.figures.study import MOST_SIZES, Curve, ForecastRun, Points, even_rows
 from kleiber.scaling.table.reading import parquet_values
 
 MOST_CURVES = 96
@@ -203,7 +203,7 @@ def points_of(results: SweepResults) -> Points:
     return Points(column("num_params_total"), column("num_tokens"), column("flops"), column("loss"), trunks)
 
 
-def targets_of(results: SweepResults) -> list[Target]:
+def targets_of(results: SweepResults) -> list[ForecastRun]:
     """Returns the registered forecasts in the order of the ledger, each with its outcome where there is one."""
     outcomes = {e["target"]: e for e in results.ledger if e.get("event") == "outcome"}
     targets = {}
@@ -212,7 +212,7 @@ def targets_of(results: SweepResults) -> list[Target]:
             continue
         name = event["target"]
         outcome = outcomes.get(name, {}).get("observed_loss")
-        targets[name] = Target(
+        targets[name] = ForecastRun(
             name=name,
             num_params=float(event["num_params_total"]),
             num_tokens=float(event["num_tokens"]),

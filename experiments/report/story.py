@@ -184,10 +184,10 @@ def law_sentences(study: Study) -> list[str]:
             "parameters times tokens; the figure of the frontier uses the counted FLOPs."
         )
     noise = fit.noise
-    if noise.cluster:
+    if fit.cluster:
         sentences.append(
             f"Noise of one log loss: {percent(noise.sigma)} of its own and {percent(noise.tau)} shared by the points "
-            f"of one trunk ({noise.num_clusters} trunks); the intervals take both into account."
+            f"of one trunk ({fit.num_clusters} trunks); the intervals take both into account."
         )
     else:
         sentences.append(f"Noise of one log loss: {percent(noise.sigma)}, taken as independent between runs.")

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from kleiber.scaling.explaining.approaches import Approach, approaches_json, approaches_report, compare_approaches
+from kleiber.scaling.explaining.approaches import Approaches, compare_approaches
 from kleiber.scaling.explaining.factors import Factors, describe_factors
 from kleiber.scaling.explaining.select import Selection, rolling_origin
 from kleiber.scaling.fitting.fit import fit_law
-from kleiber.scaling.fitting.report import comparison_report
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import form_weights
 from kleiber.scaling.laws import get_law
@@ -32,8 +31,8 @@ class Analysis:
     selection: Selection | str
     factors: tuple[Factors | str, ...]
     """One a fit."""
-    approaches: tuple[tuple[float, list[Approach]] | str, ...]
-    """One a fit: the budget in FLOPs, and what each approach advises for it."""
+    approaches: tuple[Approaches | str, ...]
+    """One a fit."""
 
     def to_json(self, noted: Sequence[str] = ()) -> dict[str, Any]:
         """Returns the fit with all that is said about it; of several, {"fits", "comparison", "cross_validation"}.
@@ -46,14 +45,12 @@ class Analysis:
             {
                 **fit.to_json(),
                 "warnings": list(noted),
-                "factors": {"withheld": factors} if isinstance(factors, str) else factors.to_json(),
-                "approaches": {"withheld": advice}
-                if isinstance(advice, str)
-                else approaches_json(advice[1], advice[0]),
+                "factors": _json(factors),
+                "approaches": _json(advice),
             }
             for fit, factors, advice in parts
         ]
-        chosen = {"withheld": self.selection} if isinstance(self.selection, str) else self.selection.to_json()
+        chosen = _json(self.selection)
         if len(found) == 1:
             return {**found[0], "cross_validation": chosen}
         comparison = [
@@ -66,7 +63,7 @@ class Analysis:
         """Returns the fits, how they compare, and what the best of them says about factors, for people."""
         parts = [fit.report() for fit in self.fits]
         if len(self.fits) > 1:
-            parts.append(comparison_report(self.fits, self.weights))
+            parts.append(_comparison(self.fits, self.weights))
         parts.append(
             f"rolling origin in compute: not possible, {self.selection}"
             if isinstance(self.selection, str)
@@ -74,10 +71,8 @@ class Analysis:
         )
         best = self.best
         for found in (self.factors[best], self.approaches[best]):
-            if isinstance(found, Factors):
+            if not isinstance(found, str):
                 parts.append(found.report())
-            elif not isinstance(found, str):
-                parts.append(approaches_report(found[1], found[0]))
         return "\n\n".join(parts)
 
     @property
@@ -86,6 +81,10 @@ class Analysis:
         if isinstance(self.selection, str):
             return int(np.argmin([fit.aicc for fit in self.fits]))
         return [fit.law for fit in self.fits].index(self.selection.best)
+
+
+def _json(found: Selection | Factors | Approaches | str) -> dict[str, Any]:
+    return {"withheld": found} if isinstance(found, str) else found.to_json()
 
 
 def analyse(
@@ -127,6 +126,15 @@ def analyse(
     )
 
 
+def _comparison(fits: Sequence[FitResult], weights: Sequence[float]) -> str:
+    """Returns several fits of the same runs side by side, best first."""
+    best = min(fit.aicc for fit in fits)
+    lines = [f"{'law':<18}{'AICc - best':>12}{'weight':>9}{'residual rms':>14}{'points':>8}"]
+    for fit, weight in sorted(zip(fits, weights, strict=True), key=lambda pair: pair[0].aicc):
+        lines.append(f"{fit.law:<18}{fit.aicc - best:>12.1f}{weight:>9.3f}{fit.residual_rms:>14.3%}{fit.num_points:>8}")
+    return "\n".join(lines)
+
+
 def _own(law: str, fixed: Mapping[str, float], laws: Sequence[str]) -> dict[str, float]:
     """Returns the fixed constants that this law has.
 
@@ -149,11 +157,11 @@ def _selection(table: RunTable, laws: Sequence[str], **options: Any) -> Selectio
         return str(reason)
 
 
-def _approaches(fit: FitResult) -> tuple[float, list[Approach]] | str:
+def _approaches(fit: FitResult) -> Approaches | str:
     if fit.optimum.get("a") is None:
         return str(fit.optimum.get("withheld"))
     flops = BEYOND * 6 * float(np.max(fit.points["num_params_total"] * fit.points["num_tokens"]))
     try:
-        return flops, compare_approaches(fit, flops)
+        return compare_approaches(fit, flops)
     except ValueError as reason:
         return str(reason)

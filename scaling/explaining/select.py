@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from kleiber.scaling.fitting.fit import fit_law
-from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.fitting.result import FitResult, without_nan
 from kleiber.scaling.forecasting.forecast import log_gradients
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
@@ -47,9 +47,6 @@ class Selection:
     """Best log score first."""
     folds: tuple[tuple[int, int, float], ...]
     """Of each: runs fitted, runs scored, largest scored over largest fitted compute."""
-    densities: np.ndarray
-    """float64 [scored runs, laws], log predictive densities in the order of `laws`."""
-    laws: tuple[str, ...]
 
     @property
     def best(self) -> str:
@@ -59,10 +56,7 @@ class Selection:
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values; what is not finite is None."""
         names = ("fitted", "scored", "compute_ratio")
-        scores = [
-            {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
-            for row in map(asdict, self.scores)
-        ]
+        scores = without_nan([asdict(each) for each in self.scores])
         folds = [dict(zip(names, fold, strict=True)) for fold in self.folds]
         return {"best": self.best, "scores": scores, "folds": folds, "withheld": None}
 
@@ -152,7 +146,7 @@ def rolling_origin(
         for i, law in enumerate(found)
     ]
     scores.sort(key=lambda each: -each.log_score)
-    return Selection(tuple(scores), tuple(folds), density, tuple(law.id for law in found))
+    return Selection(tuple(scores), tuple(folds))
 
 
 def _compute(table: RunTable, variables: Sequence[str]) -> np.ndarray:
@@ -181,7 +175,7 @@ def _score(fitted: Callable[[], FitResult], test: RunTable) -> tuple[np.ndarray,
         fit = fitted()
     except ValueError:
         return None
-    columns = {name: test[name] for name in fit.model.law.variable_names}
+    columns = {name: test[name] for name in fit.scaled.law.variable_names}
     mean, gradient = log_gradients(fit, columns)
     variance, degrees = fit.uncertainty.degrees_of(gradient, 1.0)
     residual = np.log(test["loss"]) - mean

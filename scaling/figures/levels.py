@@ -8,15 +8,13 @@ import numpy as np
 
 from kleiber.scaling.figures.study import Floats
 from kleiber.scaling.figures.style import (
-    INK,
+    claimed_figure,
     count,
+    draw_diamond,
     draw_dots,
-    house_style,
     listing,
     loss_ticks,
-    new_figure,
     plain,
-    set_claim,
     size_colors,
 )
 
@@ -39,13 +37,17 @@ class Series:
     """[runs], nats per token."""
 
 
+def _means(series: Series) -> tuple[Floats, Floats]:
+    levels = np.unique(series.level)
+    return levels, np.array([series.loss[series.level == level].mean() for level in levels])
+
+
 def best_level(series: Series) -> float | None:
     """Returns the vertex of a parabola in the logarithm of the knob, or None if the lowest loss is at an end.
 
     Seeds are averaged; the lowest mean and its two neighbours on each side, where there are as many, carry the fit.
     """
-    levels = np.unique(series.level)
-    means = np.array([series.loss[series.level == level].mean() for level in levels])
+    levels, means = _means(series)
     lowest = int(means.argmin())
     if len(levels) < 3 or lowest in (0, len(levels) - 1):
         return None
@@ -68,14 +70,10 @@ def varied_levels(all_series: Sequence[Series], knob: str, sizes: Sequence[float
     """
     panels = sorted({s.panel for s in all_series})
     colors = size_colors([*sizes, *(s.num_params for s in all_series)])
-    with house_style():
-        figure = new_figure(10.2, 4.8)
-        set_claim(
-            figure, _claim(all_series, panels, knob), "dot: a run; line: mean of seeds; diamond: best by parabola"
-        )
+    detail = "dot: a run; line: mean of seeds; diamond: best by parabola"
+    with claimed_figure(10.2, 4.8, _claim(all_series, panels, knob), detail) as figure:
         axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-        axes[0].set_xscale("log")
-        axes[0].set_yscale("log")
+        axes[0].set(xscale="log", yscale="log", ylabel="validation loss (nats per token)")
         for axis, panel in zip(axes, panels, strict=True):
             mine = [s for s in all_series if s.panel == panel]
             for series in sorted(mine, key=lambda s: (s.num_params, s.num_tokens)):
@@ -84,21 +82,18 @@ def varied_levels(all_series: Sequence[Series], knob: str, sizes: Sequence[float
             axis.set_xlabel(plain(knob))
         _label_levels(axes[0], np.unique(np.concatenate([s.level for s in all_series])))
         loss_ticks(axes[0])
-        axes[0].set_ylabel("validation loss (nats per token)")
         axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="params, tokens", alignment="left")
     return figure
 
 
 def _draw(axis: "Axes", series: Series, color: str) -> None:
-    levels = np.unique(series.level)
-    means = np.array([series.loss[series.level == level].mean() for level in levels])
+    levels, means = _means(series)
     name = f"{count(series.num_params)}, {count(series.num_tokens)}"
     axis.plot(levels, means, color=color, linewidth=1.6, zorder=2, label=name)
     draw_dots(axis, series.level, series.loss, color)
     best = best_level(series)
     if best is not None:
-        height = float(np.interp(np.log(best), np.log(levels), means))
-        axis.plot(best, height, "D", color=INK, markerfacecolor="white", markersize=7, markeredgewidth=1.4, zorder=5)
+        draw_diamond(axis, best, float(np.interp(np.log(best), np.log(levels), means)))
 
 
 def _label_levels(axis: "Axes", levels: Floats) -> None:

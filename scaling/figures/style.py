@@ -21,29 +21,18 @@ UNTRAINED = "#fbf1e7"
 """Ground of the region where nothing was trained when the forecast was written."""
 
 SETTINGS: dict[Any, Any] = {
-    "font.size": 10.5,
-    "axes.titlesize": 10.5,
-    "axes.labelsize": 10.5,
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 10.5),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9.5),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow", "text.parse_math"), True),
+    **dict.fromkeys(("text.color", "axes.labelcolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), "#444444"),
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), "white"),
     "axes.edgecolor": "#777777",
     "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": "#e9e9ec",
     "grid.linewidth": 0.7,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "xtick.labelsize": 9.5,
-    "ytick.labelsize": 9.5,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
     "figure.dpi": 110,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "text.parse_math": True,
 }
 
 
@@ -71,27 +60,32 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
+@contextmanager
+def claimed_figure(width: float, height: float, claim: str, detail: str = "") -> "Iterator[Figure]":
+    """Yields an empty figure in the house style, `width` by `height` inches, with its claim written above it."""
+    with house_style():
+        figure = new_figure(width, height)
+        set_claim(figure, claim, detail)
+        yield figure
+
+
 def draw_dots(axis: "Axes", x: Any, y: Any, color: str, **changes: Any) -> None:
     """Draws measured runs: filled dots with a thin white rim, so that overlapping seeds stay apart."""
     look = {"markersize": 6.0, "markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 4, **changes}
     axis.plot(x, y, "o", color=color, **look)
 
 
+def draw_diamond(axis: "Axes", x: float, y: float, color: str = INK, **changes: Any) -> None:
+    """Draws a hollow diamond: a best value, or a run that was not trained when it was forecast."""
+    look = {"markerfacecolor": "white", "markersize": 7, "markeredgewidth": 1.4, "zorder": 5, **changes}
+    axis.plot(x, y, "D", color=color, **look)
+
+
 def draw_forecast(axis: "Axes", x: float, low: float, middle: float, high: float, **changes: Any) -> None:
     """Draws a registered forecast: a hollow diamond with the bar of its interval."""
-    axis.errorbar(
-        x,
-        middle,
-        yerr=[[middle - low], [high - middle]],
-        fmt="D",
-        color=FORECAST,
-        markerfacecolor="white",
-        markersize=9,
-        markeredgewidth=1.6,
-        elinewidth=1.8,
-        capsize=5,
-        **{"zorder": 5, **changes},
-    )
+    look = {"markerfacecolor": "white", "markersize": 9, "markeredgewidth": 1.6, "elinewidth": 1.8, "capsize": 5}
+    reach = [[middle - low], [high - middle]]
+    axis.errorbar(x, middle, yerr=reach, fmt="D", color=FORECAST, **{"zorder": 5, **look, **changes})
 
 
 def draw_measured(axis: "Axes", x: float, y: float, color: str, **changes: Any) -> None:

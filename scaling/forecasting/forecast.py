@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kleiber.scaling.fitting.estimates import interval
-from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.fitting.result import FitResult, without_nan
 
 REJECTED = 10.0
 """A form whose AICc is this much above the best is rejected by the runs and has no say in the interval
@@ -45,11 +45,7 @@ class Forecast:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the forecast as plain JSON values."""
-        out = asdict(self)
-        out["interval"], out["notes"] = list(self.interval), list(self.notes)
-        if not np.isfinite(self.degrees_of_freedom):
-            out["degrees_of_freedom"] = None
-        return out
+        return without_nan(asdict(self))
 
     def report(self) -> str:
         """Returns the forecast as text for people."""
@@ -83,19 +79,12 @@ def form_weights(fits: Sequence[FitResult]) -> list[float]:
     return (weights / weights.sum()).tolist()
 
 
-def log_gradient(fit: FitResult, columns: Mapping[str, Any]) -> tuple[float, np.ndarray]:
-    """Returns the predicted log loss at one point and its derivative [P] by the working coordinates."""
-    arrays = {name: np.atleast_1d(np.asarray(columns[name], np.float64)) for name in fit.model.law.variable_names}
-    value, gradient = log_gradients(fit, arrays)
-    return float(value[0]), gradient[0]
-
-
 def log_gradients(fit: FitResult, columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the predicted log losses [runs] and their derivatives [runs, P] by the working coordinates."""
     if not len(fit.z):
-        value = fit.model.log_loss(fit.z[None], columns)[0]
+        value = fit.scaled.log_loss(fit.z[None], columns)[0]
         return value, np.zeros((len(value), 0))
-    value, jacobian = fit.model.log_loss_and_jacobian(fit.z[None], columns)
+    value, jacobian = fit.scaled.log_loss_and_jacobian(fit.z[None], columns)
     return value[0], jacobian[0]
 
 
@@ -129,13 +118,14 @@ def forecast(
             f"level {level}."
         )
     point = {"num_params_total": float(num_params), "num_tokens": float(num_tokens), **(columns or {})}
-    lost = [name for each in (fit, *rivals) for name in each.model.law.variable_names if name not in point]
+    lost = [name for each in (fit, *rivals) for name in each.scaled.law.variable_names if name not in point]
     if lost:
         raise ValueError(f"law {fit.law} also needs a value for {', '.join(sorted(set(lost)))}.")
     fits = [fit, *rivals]
     weights = form_weights(fits)
-    mean, gradient = log_gradient(fit, point)
-    others = [log_gradient(rival, point)[0] for rival in rivals]
+    arrays = {name: np.array([float(value)]) for name, value in point.items()}
+    (mean,), (gradient,) = log_gradients(fit, arrays)
+    others = [float(log_gradients(rival, arrays)[0][0]) for rival in rivals]
     variance, degrees = fit.uncertainty.degrees(gradient, 1.0)
     between = float(sum(w * (other - mean) ** 2 for w, other in zip(weights[1:], others, strict=True)))
     deviation = float(np.sqrt(variance + between))
@@ -222,7 +212,7 @@ def _compute_ratio(fit: FitResult, point: Mapping[str, float]) -> float:
 
 def _notes(fit: FitResult, weights: Sequence[float], point: Mapping[str, float]) -> list[str]:
     notes = []
-    for name in fit.model.law.variable_names:
+    for name in fit.scaled.law.variable_names:
         low, high = float(fit.points[name].min()), float(fit.points[name].max())
         if point[name] > high:
             notes.append(f"extrapolates {name} {point[name] / high:.3g} times beyond the largest fitted")
@@ -233,19 +223,16 @@ def _notes(fit: FitResult, weights: Sequence[float], point: Mapping[str, float])
     return notes
 
 
-def baseline_losses(
-    fit: FitResult, num_params: float, num_tokens: float, previous: FitResult | None = None
-) -> dict[str, float]:
+def baseline_losses(fit: FitResult, num_params: float, num_tokens: float) -> dict[str, float]:
     """Returns what simple rules predict for a run, to score a forecast against.
 
     Args:
       fit: only its runs are used.
       num_params, num_tokens: of the new run.
-      previous: the best law so far, if another should count as a baseline.
 
     Returns:
-      last_point (the loss of the largest fitted run), product (K N^-a D^-b, no floor), log_linear (a straight
-      line in log loss against log compute), and previous_best if given.
+      last_point (the loss of the largest fitted run), product (K N^-a D^-b, no floor), and log_linear (a straight
+      line in log loss against log compute).
     """
     params, tokens = fit.points["num_params_total"], fit.points["num_tokens"]
     log_loss = np.log(fit.points["loss"])
@@ -254,11 +241,8 @@ def baseline_losses(
     product = np.linalg.lstsq(np.stack([ones, np.log(params), np.log(tokens)], 1), log_loss, rcond=None)[0]
     line = np.linalg.lstsq(np.stack([ones, compute], 1), log_loss, rcond=None)[0]
     new = np.array([1.0, np.log(num_params), np.log(num_tokens)])
-    out = {
+    return {
         "last_point": float(fit.points["loss"][compute.argmax()]),
         "product": float(np.exp(product @ new)),
         "log_linear": float(np.exp(line @ [1.0, new[1] + new[2]])),
     }
-    if previous is not None:
-        out["previous_best"] = float(previous.predict({"num_params_total": num_params, "num_tokens": num_tokens})[0])
-    return out

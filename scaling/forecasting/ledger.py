@@ -141,7 +141,8 @@ class Ledger:
         entries = self.entries()
         for old in entries:
             if old["event"] == "forecast" and old["target"] == target:
-                differing = [key for key in sorted({*old, *entry}) if _differs(key, old, entry)]
+                added = ("registered_at", "hash", "previous_hash")
+                differing = [key for key in sorted({*old, *entry}.difference(added)) if old.get(key) != entry.get(key)]
                 if not differing:
                     return old
                 raise LedgerConflictError(
@@ -227,12 +228,9 @@ class Ledger:
             raise LedgerTamperedError(f"{self.head_path} is not readable.") from None
 
     def _append(self, entry: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
-        entry["previous_hash"] = entries[-1]["hash"] if entries else GENESIS
-        entry["hash"] = canonical_hash(entry)
-        entry = {
-            key: entry[key]
-            for key in [*[k for k in entry if k not in ("hash", "previous_hash")], "hash", "previous_hash"]
-        }
+        previous = entries[-1]["hash"] if entries else GENESIS
+        digest = canonical_hash({**entry, "previous_hash": previous})
+        entry = {**entry, "hash": digest, "previous_hash": previous}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with self.path.open("ab+") as stream:
@@ -258,10 +256,6 @@ def _plain(value: float) -> int | float:
     return int(value) if float(value).is_integer() else float(value)
 
 
-def _differs(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return key not in ("registered_at", "hash", "previous_hash") and old.get(key) != new.get(key)
-
-
 def _history(scored: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[str, Any]]:
     """Returns how error and coverage stood after each outcome, in the order they were written down."""
     rows = []
@@ -273,14 +267,8 @@ def _history(scored: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[s
 
 def _summary(scored: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
     if not scored:
-        return {
-            "mean_absolute_error": None,
-            "largest_error": None,
-            "mean_signed_error": None,
-            "coverage": None,
-            "expected_coverage": None,
-            "skill": {},
-        }
+        names = ("mean_absolute_error", "largest_error", "mean_signed_error", "coverage", "expected_coverage")
+        return {**dict.fromkeys(names), "skill": {}}
     errors = [result["signed_error"] for _, result in scored]
     mean = sum(abs(error) for error in errors) / len(errors)
     skill = {}

@@ -20,13 +20,17 @@ def registry() -> dict[str, Law]:
     return laws
 
 
-def get_law(name: str) -> Law:
-    """Returns the law of that id; "product_of:num_params_total+epochs" makes the product law of these columns, and
-    "mixture_of:share_web+share_code" the mixture law of these shares.
+def get_law(name: str | Law) -> Law:
+    """Returns the law of that id; a law is returned as it is.
+
+    "product_of:num_params_total+epochs" makes the product law of these columns, "mixture_of:share_web+share_code" the
+    mixture law of these shares.
 
     Raises:
       ValueError: naming the nearest law if there is none.
     """
+    if isinstance(name, Law):
+        return name
     if name.startswith("product_of:"):
         from kleiber.scaling.laws.product_factors import product_law
 
