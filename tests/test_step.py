@@ -12,10 +12,10 @@ from kleiber.model.config import ModelConfig
 from kleiber.model.functional import apply, init_params
 from kleiber.model.layers.product import rows_times_weight
 from kleiber.parallel.config import MeshConfig
-from kleiber.train.config import DelayedSyncConfig, OptimizerConfig, TrainConfig
+from kleiber.train.config import DelayedSyncConfig, OptimizerConfig, TrainConfig, num_micro_batches
 from kleiber.train.data.run_data import RunData
 from kleiber.train.evaluate import cluster_standard_error, evaluate
-from kleiber.train.step import Hyperparameters, TrainState, make_block, num_micro_batches
+from kleiber.train.step import Hyperparameters, TrainState, make_block
 from kleiber.train.update.optimizer import make_optimizer
 
 MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, vocab_size=32, seq_len=8, base_d_model=16, base_num_layers=1)
