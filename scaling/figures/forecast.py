@@ -11,6 +11,7 @@ from kleiber.scaling.figures.style import (
     INK,
     UNTRAINED,
     compute,
+    compute_ticks,
     count,
     draw_dots,
     draw_forecast,
@@ -22,6 +23,7 @@ from kleiber.scaling.figures.style import (
     plain,
     plural,
     set_claim,
+    signed_ticks,
     size_colors,
 )
 
@@ -116,7 +118,8 @@ def _draw_frame(axis: "Axes", points: Points, targets: Sequence[Target]) -> None
     axis.set_xlim(low, high)
     spread = max(top / bottom, 1.05)
     axis.set_ylim(bottom * spread**-0.09, top * spread**0.05)
-    loss_ticks(axis)
+    loss_ticks(axis.yaxis)
+    compute_ticks(axis.xaxis)
     axis.set_xlabel("training compute (FLOPs, counted)")
     axis.set_ylabel("validation loss (nats per token)")
     if targets:
@@ -277,14 +280,10 @@ def _mark_scale(axis: "Axes", errors: dict[str, list[float]]) -> None:
     worst = 100 * max((abs(v) for values in errors.values() for v in values), default=1.0)
     if worst > 8:
         axis.set_xscale("symlog", linthresh=2, linscale=1.4)
-        ticks = [t for t in (-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50, 100) if abs(t) <= 1.6 * worst]
         low = 1.3 * min(100 * min(v for values in errors.values() for v in values), -1)
         high = 1.3 * max(100 * max(v for values in errors.values() for v in values), 1)
         axis.set_xlim(low, high)
-        axis.set_xticks(
-            [t for t in ticks if low <= t <= high], [f"{t:+d}" if t else "0" for t in ticks if low <= t <= high]
-        )
-        axis.minorticks_off()
+        signed_ticks(axis.xaxis)
 
 
 def _one_line(target: Target) -> str:

@@ -10,6 +10,7 @@ from kleiber.scaling.figures.style import (
     INK,
     QUIET,
     UNTRAINED,
+    compute_ticks,
     count_ticks,
     house_style,
     new_figure,
@@ -17,6 +18,7 @@ from kleiber.scaling.figures.style import (
     plain,
     set_claim,
     size_colors,
+    value_ticks,
 )
 
 if TYPE_CHECKING:
@@ -88,7 +90,8 @@ def optimal_frontier(
                 zorder=4,
             )
             axis.set_xlim(budgets[0] / 1.2, budgets[-1])
-            count_ticks(axis, "y")
+            count_ticks(axis.yaxis)
+            compute_ticks(axis.xaxis)
             axis.set_xlabel("training compute (FLOPs, counted)")
             axis.set_ylabel(label)
     return figure
@@ -133,7 +136,7 @@ def residuals(points: Points, predict: Predict, sizes: Sequence[float] = ()) -> 
         _draw_trunks(right, points, values, colors)
         for axis, label in ((left, "parameters"), (middle, "training tokens")):
             axis.set_xscale("log")
-            count_ticks(axis, "x")
+            count_ticks(axis.xaxis)
             axis.set_xlabel(label)
         right.set_xticks([])
         left.set_ylabel("measured against law (%)")
@@ -215,7 +218,7 @@ def _draw_parameter(axis: "Axes", laws: Sequence[Estimates], name: str) -> None:
     axis.set_title(GREEK.get(name, plain(name)), loc="center", fontweight="bold")
     axis.grid(axis="y", visible=False)
     axis.margins(x=0.15)
-    axis.locator_params(axis="x", nbins=4)
+    value_ticks(axis.xaxis, most=4)
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="y", length=0)
 

@@ -12,6 +12,7 @@ from kleiber.scaling.figures.style import (
     count,
     draw_dots,
     house_style,
+    level_ticks,
     listing,
     loss_ticks,
     new_figure,
@@ -82,8 +83,8 @@ def varied_levels(all_series: Sequence[Series], knob: str, sizes: Sequence[float
                 _draw(axis, series, colors[series.num_params])
             axis.set_title(plain(panel), loc="left", fontweight="bold")
             axis.set_xlabel(plain(knob))
-        _label_levels(axes[0], np.unique(np.concatenate([s.level for s in all_series])))
-        loss_ticks(axes[0])
+        level_ticks(axes[0].xaxis, np.unique(np.concatenate([s.level for s in all_series])).tolist())
+        loss_ticks(axes[0].yaxis)
         axes[0].set_ylabel("validation loss (nats per token)")
         axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="params, tokens", alignment="left")
     return figure
@@ -99,16 +100,6 @@ def _draw(axis: "Axes", series: Series, color: str) -> None:
     if best is not None:
         height = float(np.interp(np.log(best), np.log(levels), means))
         axis.plot(best, height, "D", color=INK, markerfacecolor="white", markersize=7, markeredgewidth=1.4, zorder=5)
-
-
-def _label_levels(axis: "Axes", levels: Floats) -> None:
-    """Labels the levels that were run, every so many of them when they would touch."""
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-
-    shown = levels[:: -(-len(levels) // 7)]
-    axis.xaxis.set_major_locator(FixedLocator(list(shown)))
-    axis.xaxis.set_major_formatter(FixedFormatter([f"{level:.3g}" for level in shown]))
-    axis.xaxis.set_minor_locator(NullLocator())
 
 
 def _claim(all_series: Sequence[Series], panels: Sequence[str], knob: str) -> str:

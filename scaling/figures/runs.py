@@ -111,8 +111,8 @@ def _frame_curves(axes: "np.ndarray", lines: Sequence[tuple[Curve, Floats, Float
         first.set_ylim(0.95 * min(lows), top)
         starts = [tokens[loss < top][0] for _, tokens, loss in lines if (loss < top).any()]
         first.set_xlim(0.8 * min(starts), 1.4 * max(tokens[-1] for _, tokens, _ in lines if tokens.size))
-    loss_ticks(first)
-    count_ticks(first, "x", room=3)
+    loss_ticks(first.yaxis)
+    count_ticks(first.xaxis)
     visible = [axis for axis in axes.flat if axis.get_visible()]
     for axis in visible[-axes.shape[1] :]:
         axis.set_xlabel("tokens")
@@ -176,8 +176,8 @@ def isoflop_slices(points: Points, predict: Predict, num_budgets: int = 4, sizes
                     shown.append(loss)
         axis.set_xlim(*span)
         axis.set_ylim(min(shown) / 1.045, max(shown) * 1.06)
-        count_ticks(axis, "x")
-        loss_ticks(axis)
+        count_ticks(axis.xaxis)
+        loss_ticks(axis.yaxis)
         axis.set_xlabel("parameters")
         axis.set_ylabel("validation loss (nats per token)")
     return figure
@@ -246,8 +246,7 @@ def fitted_surface(points: Points, predict: Predict, targets: Sequence[Target] =
             )
         axis.set_xlim(params_grid[0], params_grid[-1])
         axis.set_ylim(tokens_grid[0], tokens_grid[-1])
-        count_ticks(axis, "x")
-        count_ticks(axis, "y")
+        count_ticks(axis.xaxis, axis.yaxis)
         axis.set_xlabel("parameters")
         axis.set_ylabel("training tokens")
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
