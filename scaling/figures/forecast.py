@@ -127,7 +127,9 @@ def _draw_frame(axis: "Axes", points: Points, targets: Sequence[Target]) -> None
         axis.axvline(edge, color=FORECAST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         words = "not trained when the\nforecast was written"
         place = axis.get_xaxis_transform()
-        axis.text(edge * 1.06, 0.985, words, transform=place, ha="left", va="top", fontsize=9.5, color=FORECAST)
+        is_wide = np.log(high / edge) > 0.3 * np.log(high / low)  # room for the words in the shade, or else before it
+        at, side = (edge * (high / low) ** 0.01, "left") if is_wide else (edge / (high / low) ** 0.01, "right")
+        axis.text(at, 0.985, words, transform=place, ha=side, va="top", fontsize=9.5, color=FORECAST)
 
 
 def _draw_law(
@@ -166,11 +168,21 @@ def _draw_size(
 
 
 def _draw_legend(axis: "Axes") -> None:
-    """Lists the sizes first, then the law, the forecast and the outcome."""
+    """Lists the sizes first, then the law, the forecast and the outcome; in the corner under the
+    runs, unless one of them or the law is there."""
     handles, labels = axis.get_legend_handles_labels()
     last = [handles[labels.index(name)] for name in LEGEND if name in labels]
     first = [handle for handle in handles if handle not in last]
-    axis.legend(handles=first + last, loc="lower left", title="parameters", title_fontsize=9.5, alignment="left")
+    lines = [line.get_xydata() for line in axis.lines if line.get_label() in labels]
+    places = axis.transAxes.inverted().transform(axis.transData.transform(np.concatenate(lines)))
+    is_free = not np.any((places < (0.33, 0.08 + 0.06 * len(labels))).all(axis=1) & (places > 0).all(axis=1))
+    axis.legend(
+        handles=first + last,
+        loc="lower left" if is_free else "center right",
+        title="parameters",
+        title_fontsize=9.5,
+        alignment="left",
+    )
 
 
 def _draw_targets(axis: "Axes", targets: Sequence[Target], colors: dict[float, str]) -> None:
