@@ -41,7 +41,25 @@ class Series:
 
 
 def best_level(series: Series) -> float | None:
-    """Returns the vertex of a parabola in the logarithm of the knob, or None if the lowest loss is at an end.
+    """Returns the vertex of a parabola in the logarithm of the knob, or None if the lowest loss is at an end."""
+    found = _parabola(series)
+    return found[0] if found else None
+
+
+def regret(series: Series, level: float) -> float | None:
+    """Returns the part of the loss that a level loses against the best one by the same parabola.
+
+    None if there is none, or the level lies outside of those that were run.
+    """
+    found = _parabola(series)
+    if found is None or not series.level.min() <= level <= series.level.max():
+        return None
+    vertex, bend = found
+    return float(np.expm1(bend * np.log(level / vertex) ** 2))
+
+
+def _parabola(series: Series) -> tuple[float, float] | None:
+    """Returns (vertex, bend) of log loss over the log of the knob.
 
     Seeds are averaged; the lowest mean and its two neighbours on each side, where there are as many, carry the fit.
     """
@@ -56,7 +74,7 @@ def best_level(series: Series) -> float | None:
     if bend <= 0:
         return None
     vertex = float(np.exp(middle - slope / (2 * bend)))
-    return min(max(vertex, float(levels[lowest - 1])), float(levels[lowest + 1]))
+    return min(max(vertex, float(levels[lowest - 1])), float(levels[lowest + 1])), float(bend)
 
 
 def varied_levels(all_series: Sequence[Series], knob: str, sizes: Sequence[float] = ()) -> "Figure":
