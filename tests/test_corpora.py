@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
+import random
 import threading
 import zipfile
 from pydoc_data.topics import topics
@@ -13,7 +14,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.testing import mocking
 
 from kleiber.experiments.cli import main
-from kleiber.train.config import DataConfig
+from kleiber.model.config import ModelConfig
+from kleiber.train.config import DataConfig, OptimizerConfig, TrainConfig
 from kleiber.train.data.cache import build_folder
 from kleiber.train.data.corpora import catalogue
 from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder, read_manifest, read_split
@@ -24,6 +26,7 @@ from kleiber.train.data.corpora.splits import hash_percentile
 from kleiber.train.data.corpora.text_file.text_file_builder import cut_text, read_documents
 from kleiber.train.data.corpora.wiki_passages import wiki_passages_builder
 from kleiber.train.data.corpora.wiki_passages.wiki_passages_builder import split_articles
+from kleiber.train.data.run_data import open_run_data
 from kleiber.train.data.windows import open_tokens
 
 
@@ -395,3 +398,25 @@ def test_the_command_refuses_in_one_line(cache, capsys):
     assert main(["data", "prepare", "cloud-docs", "--tokenizer", "sentencepiece:10"]) == 2
     assert main(["data", "prepare"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 3
+
+
+def test_the_overlap_measured_at_preparation_is_what_a_run_records(cache, tmp_path):
+    drawn = random.Random(0)
+    sentences = [f"Sentence {n} of twenty is said in many paragraphs, {'on and ' * (n % 5)}on." for n in range(20)]
+    own = [f"Paragraph {drawn.random()} says a thing of its own, {drawn.random()}, too." for _ in range(300)]
+    (tmp_path / "own.txt").write_text("\n\n".join(" ".join([*drawn.sample(sentences, 4), mine]) for mine in own))
+    config = TrainConfig(
+        model=ModelConfig(d_model=8, num_layers=1, num_heads=2, seq_len=16),
+        optimizer=OptimizerConfig(0.01),
+        num_tokens=(64,),
+        data=DataConfig(str(tmp_path / "own.txt")),
+    )
+    found = open_run_data(config).split_overlap
+    folder = prepare_corpus(config.data.corpus)
+
+    def windows(split):
+        return [text[i : i + 64] for text in documents_of(folder, split) for i in range(len(text) - 63)]
+
+    training, held_out = set(windows("train")), windows("validation")
+    assert 0.1 < found < 0.99
+    assert found == pytest.approx(sum(window in training for window in held_out) / len(held_out), abs=1e-6)

@@ -166,16 +166,6 @@ def test_a_product_by_a_library_call_is_refused():
         program_flops(text)
 
 
-def test_memory_counts_parameters_gradients_and_moments_by_dtype():
-    memory = counts.memory_bytes(dataclasses.replace(BASE, param_dtype="bfloat16"), batch_size=2)
-    num_params = counts.num_params_total(BASE)
-    assert memory.params_bytes == memory.gradients_bytes == 2 * num_params
-    assert memory.optimizer_bytes == 8 * num_params
-    remat = counts.memory_bytes(dataclasses.replace(BASE, has_remat=True), batch_size=2)
-    assert remat.activations_bytes < memory.activations_bytes
-    assert remat.total_bytes == 16 * num_params + remat.activations_bytes
-
-
 def test_a_ladder_increases_and_keeps_its_heads():
     shapes = ladder([96, 24, 48], vocab_size=512)
     assert [shape.d_model for shape in shapes] == [24, 48, 96]

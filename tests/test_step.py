@@ -13,12 +13,19 @@ from kleiber.model.config import ModelConfig
 from kleiber.model.functional import apply, init_params
 from kleiber.model.layers.product import rows_times_weight
 from kleiber.parallel.config import MeshConfig
-from kleiber.train.config import DataConfig, DelayedSyncConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from kleiber.train.config import (
+    DataConfig,
+    DelayedSyncConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+    num_micro_batches,
+)
 from kleiber.train.data.run_data import RunData, open_run_data
 from kleiber.train.data.tokens import TokenFile
 from kleiber.train.data.windows import TokenSource
 from kleiber.train.evaluate import cluster_standard_error, evaluate
-from kleiber.train.step import Hyperparameters, TrainState, make_block, num_micro_batches
+from kleiber.train.step import Hyperparameters, TrainState, make_block
 from kleiber.train.trunk import Trunk, TrunkIO
 from kleiber.train.update.optimizer import make_optimizer
 

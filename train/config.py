@@ -162,7 +162,7 @@ class TrainConfig:
     """Parts of each sequence whose logits exist at a time: n parts need 1/n of the memory, the same numbers."""
     accumulation_steps: int | None = None
     """Micro-batches per optimizer step; must divide batch_size. None: one, but on CPU as many as let the activations
-    of a micro-batch stay in a core's cache (kleiber.train.step.num_micro_batches), the same numbers to rounding."""
+    of a micro-batch stay in a core's cache (num_micro_batches), the same numbers to rounding."""
     z_loss: float = 0.0
     """Weight of the squared log-normaliser added to the training loss; never part of the reported loss."""
     steps_per_call: int = 64
@@ -207,6 +207,30 @@ class TrainConfig:
     def steps_at(self, num_tokens: int) -> int:
         """Returns the optimizer steps that train on num_tokens tokens, rounded to the nearest step."""
         return max(1, round(num_tokens / self.tokens_per_step))
+
+
+CACHED_TOKENS = 512
+"""Tokens of a micro-batch on CPU: its activations stay in a core's cache, its products are still large ones."""
+
+
+def num_micro_batches(config: TrainConfig, platform: str) -> int:
+    """Returns the micro-batches of equal size in which a step works through its rows.
+
+    Where the config leaves it open that is one, but on CPU as many as leave CACHED_TOKENS or more to each device. Loss
+    and gradients are means over tokens, so the numbers are the same to rounding; what is not a plain mean (the balance
+    of experts) or draws by position (dropout) stays whole, and a pipeline has micro-batches of its own.
+
+    Args:
+      config: the trunk.
+      platform: `cpu`, `gpu` or `tpu`.
+    """
+    if config.accumulation_steps is not None:
+        return config.accumulation_steps
+    if platform != "cpu" or config.model.experts or config.model.dropout or config.mesh.stage > 1:
+        return 1
+    replicas = config.delayed_sync.num_replicas if config.delayed_sync else 1
+    rows, length = config.batch_size // replicas // config.mesh.num_batch_shards, config.model.seq_len
+    return max((n for n in range(1, rows + 1) if rows % n == 0 and rows // n * length >= CACHED_TOKENS), default=1)
 
 
 def _check_mesh(config: TrainConfig) -> None:

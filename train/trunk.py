@@ -202,7 +202,9 @@ class Trunk:
                     self._seeds(),
                     np.int32(count),
                 )
-            self.is_compiled = True
+            if not self.is_compiled:  # the first steps are under way, for minutes where the machine is slow
+                self.is_compiled = True
+                self.io.on_progress({"trained_tokens": self.trained_tokens, "tokens_per_second": 0.0})
             self.saver.check()
             finished, pending = pending, (run.step, count, log)
             run.step += count
@@ -260,7 +262,8 @@ class Trunk:
         }
         for metrics, row in zip(self.metrics, rows, strict=self.is_lead):
             metrics.append({**shared, **row})
-        self.io.on_progress({**shared, "total_steps": total, "trained_tokens": self.trained_tokens})
+        known = {"total_steps": total, "trained_tokens": self.trained_tokens, "loss": rows[0]["loss"]}
+        self.io.on_progress({**shared, **known})
         if all(run.skips.reasons):
             raise Diverged(f"{run.skips.reasons[0]} ({name})")
         return now

@@ -21,10 +21,12 @@ from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE
 from kleiber.parallel.config import MeshConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kleiber.experiments.compilation.report import CompileReport
     from kleiber.experiments.compilation.search import Candidate
     from kleiber.experiments.compilation.step import OutOfMemory
-    from kleiber.experiments.compilation.topology import Chip
+    from kleiber.experiments.compilation.topology import Chip, Links
     from kleiber.train.config import TrainConfig
 
 
@@ -64,6 +66,11 @@ class Target:
     name: str
     devices: list[Any]
     chip: "Chip | None"
+
+    @property
+    def platform(self) -> str:
+        """`cpu`, `gpu` or `tpu`."""
+        return self.devices[0].platform
 
 
 def run(options: Options) -> int:
@@ -145,9 +152,11 @@ def _candidates(config: "TrainConfig", target: Target) -> "list[Candidate]":
     from kleiber.parallel.mesh import make_mesh
 
     chip = target.chip or UNKNOWN
-    found = candidates(
-        config, len(target.devices), chip, lambda mesh: axis_links(make_mesh(mesh, target.devices), chip)
-    )
+
+    def links(mesh: MeshConfig) -> "Mapping[str, Links]":
+        return axis_links(make_mesh(mesh, target.devices), chip)
+
+    found = candidates(config, len(target.devices), chip, links, target.platform)
     if not found:
         raise ValueError(
             f"no mesh of {len(target.devices)} devices splits a batch of {config.batch_size} sequences; choose another "
@@ -201,7 +210,7 @@ def _refuse(options: Options, config: "TrainConfig", target: Target, said: "Comp
     if options.json:
         row: dict[str, Any] = {"preset": options.preset, "where": target.name, "mesh": str(config.mesh)}
         row |= {"batch_size": config.batch_size, "fits": False, "reason": reason, "needed_bytes": needed}
-        row |= {"available_bytes": available, "predicted_bytes": step_memory(config).total_bytes}
+        row |= {"available_bytes": available, "predicted_bytes": step_memory(config, target.platform).total_bytes}
         print(json.dumps(row | {"suggestion": fitting.to_json() if fitting else None}, indent=1))
     else:
         print(f"{options.preset} on {target.name}, {config.mesh}, batch {config.batch_size}: does not fit: {reason}.")

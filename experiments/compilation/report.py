@@ -156,7 +156,7 @@ def make_report(
         aliased_bytes=memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         program_bytes=memory.generated_code_size_in_bytes,
-        predicted_bytes=step_memory(config, held).total_bytes,
+        predicted_bytes=step_memory(config, mesh.devices.flat[0].platform, held).total_bytes,
         available_bytes=chip.hbm_bytes / chip.devices_per_chip if chip else None,
         counted_flops=float(counts.flops_per_token * config.tokens_per_step),
         counted_flops_causal=float(counts.flops_per_token_causal * config.tokens_per_step),

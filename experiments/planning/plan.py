@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from kleiber.experiments.compilation.memory import step_memory
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, trunk_cells
 from kleiber.experiments.planning.speed import SpeedEstimate, estimate_speed
-from kleiber.model.counts import memory_bytes
+from kleiber.parallel.environment import runs_on_cpu
 
 MIN_RATIO_SPREAD = 4.0
 """Largest over smallest tokens per parameter below which a design cannot tell the two exponents apart (laws within a
@@ -73,6 +74,12 @@ class Plan:
         """Counted FLOPs of the largest fitted point."""
         return max(point["flops"] for cell in self.fit_cells for point in cell.planned("").values())
 
+    @property
+    def memory_bytes(self) -> float:
+        """Bytes of a step of the largest cell on one device."""
+        platform = "cpu" if runs_on_cpu() else "gpu"
+        return max(step_memory(cell.config, platform).total_bytes for cell in self.fit_cells + self.target_cells)
+
     def points(self) -> list[dict[str, Any]]:
         """Returns the planned record of every point, with its trunk's seconds and compute relative to the fit."""
         rows = []
@@ -95,10 +102,7 @@ class Plan:
             "flops": self.total_flops,
             "largest_fit_flops": self.largest_fit_flops,
             "seconds": {"fit": self.fit_seconds, "target": self.target_seconds, "source": self.speed.source},
-            "memory_bytes": max(
-                memory_bytes(cell.config.model, cell.config.batch_size).total_bytes
-                for cell in self.fit_cells + self.target_cells
-            ),
+            "memory_bytes": round(self.memory_bytes),
             "expected": self.expected,
             "refusals": list(self.refusals),
             "warnings": list(self.warnings),

@@ -235,7 +235,7 @@ MIN_LEVELS = 3
 
 def varied_knob(results: SweepResults) -> str | None:
     """Returns the numeric column with the most levels at equal size, length and named factors; None below three."""
-    columns = [*_factors(results), *KNOBS]
+    columns = [*factor_names(results), *KNOBS]
     numeric = [c for c in columns if all(_is_positive(r.get(c)) for r in results.fitted)]
     levels = {c: max((len(set(s.level)) for s in series_of(results, c)), default=0) for c in numeric}
     best = max(levels, key=lambda c: levels[c], default=None)
@@ -244,7 +244,7 @@ def varied_knob(results: SweepResults) -> str | None:
 
 def series_of(results: SweepResults, knob: str) -> list[Series]:
     """Returns the measured runs grouped by size, length and the factors that are names, with their levels of a knob."""
-    named = [c for c in _factors(results) if not all(_is_positive(r.get(c)) for r in results.fitted)]
+    named = [c for c in factor_names(results) if not all(_is_positive(r.get(c)) for r in results.fitted)]
     groups: dict[tuple, list[tuple[float, float]]] = {}
     for r in results.fitted:
         panel = ", ".join(str(r[c]) for c in named if r.get(c) is not None)
@@ -253,7 +253,7 @@ def series_of(results: SweepResults, knob: str) -> list[Series]:
     return [Series(*key, *np.array(sorted(pairs)).T) for key, pairs in sorted(groups.items())]
 
 
-def _factors(results: SweepResults) -> list[str]:
+def factor_names(results: SweepResults) -> list[str]:
     """Returns the names of the experiment's own factors, in order."""
     trunks = results.experiment.get("trunks", [])
     return list(dict.fromkeys(str(name) for trunk in trunks for name, _ in trunk.get("factors") or []))

@@ -262,6 +262,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
             bits_per_byte=data.bits_per_byte(evaluation.loss) if evaluation else None,
             wall_seconds=round(point.train_seconds, 3),
             tokens_per_second=round(point.tokens_per_second, 1),
+            split_overlap=data.split_overlap,
         )
         _write_record(directory, cell, point.num_tokens, record)
 

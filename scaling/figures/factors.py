@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kleiber.scaling.explaining.elasticity import constancy, elasticities, factors_of, reference_points
-from kleiber.scaling.figures.style import INK, QUIET, claimed_figure, count, listing, plain
+from kleiber.scaling.figures.style import (
+    INK,
+    QUIET,
+    claimed_figure,
+    count_ticks,
+    listing,
+    plain,
+    value_ticks,
+)
 from kleiber.scaling.fitting.bootstrap import Profile, profile
 from kleiber.scaling.fitting.result import FitResult
 
@@ -41,6 +49,7 @@ def local_exponents(fit: FitResult, level: float = 0.95) -> "Figure":
             runs = np.unique(fit.points[name])
             axis.plot(runs, np.zeros_like(runs), "|", color=QUIET, markersize=7, clip_on=False)
             axis.set(xscale="log", xlabel=plain(name))
+            count_ticks(axis.xaxis)
             axis.axhline(0, color=QUIET, linewidth=0.8)
         axes[0].set_ylabel("local exponent")
     return figure
@@ -89,5 +98,6 @@ def _draw_profile(axis: "Axes", each: Profile, fit: FitResult) -> None:
     axis.set_xlabel(plain(each.name))
     if each.values.min() > 0 and each.values.max() > 20 * each.values.min():
         axis.set_xscale("log")
-    elif each.values.max() > 1e4:
-        axis.set_xticks(axis.get_xticks(), [count(value) for value in axis.get_xticks()])
+        count_ticks(axis.xaxis)
+    else:
+        value_ticks(axis.xaxis)

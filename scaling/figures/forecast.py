@@ -12,6 +12,7 @@ from kleiber.scaling.figures.style import (
     UNTRAINED,
     claimed_figure,
     compute,
+    compute_ticks,
     count,
     draw_dots,
     draw_forecast,
@@ -20,6 +21,7 @@ from kleiber.scaling.figures.style import (
     percent,
     plain,
     plural,
+    signed_ticks,
     size_colors,
 )
 
@@ -112,12 +114,15 @@ def _draw_frame(axis: "Axes", points: Points, targets: Sequence[ForecastRun]) ->
     spread = max(top / bottom, 1.05)
     axis.set(xscale="log", xlim=(low, high), xlabel="training compute (FLOPs, counted)")
     axis.set(yscale="log", ylim=(bottom * spread**-0.09, top * spread**0.05), ylabel="validation loss (nats per token)")
-    loss_ticks(axis)
+    loss_ticks(axis.yaxis)
+    compute_ticks(axis.xaxis)
     if targets:
         axis.axvspan(edge, high, color=UNTRAINED, linewidth=0, zorder=0)
         axis.axvline(edge, color=FORECAST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        look: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "ha": "left", "va": "top", "fontsize": 9.5}
-        axis.text(edge * 1.06, 0.985, "not trained when the\nforecast was written", color=FORECAST, **look)
+        is_wide = np.log(high / edge) > 0.3 * np.log(high / low)  # room for the words in the shade, or else before it
+        at, side = (edge * (high / low) ** 0.01, "left") if is_wide else (edge / (high / low) ** 0.01, "right")
+        look: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "ha": side, "va": "top", "fontsize": 9.5}
+        axis.text(at, 0.985, "not trained when the\nforecast was written", color=FORECAST, **look)
 
 
 def _draw_law(
@@ -156,11 +161,21 @@ def _draw_size(
 
 
 def _draw_legend(axis: "Axes") -> None:
-    """Lists the sizes first, then the law, the forecast and the outcome."""
+    """Lists the sizes first, then the law, the forecast and the outcome; in the corner under the
+    runs, unless one of them or the law is there."""
     handles, labels = axis.get_legend_handles_labels()
     last = [handles[labels.index(name)] for name in LEGEND if name in labels]
     first = [handle for handle in handles if handle not in last]
-    axis.legend(handles=first + last, loc="lower left", title="parameters", title_fontsize=9.5, alignment="left")
+    lines = [line.get_xydata() for line in axis.lines if line.get_label() in labels]
+    places = axis.transAxes.inverted().transform(axis.transData.transform(np.concatenate(lines)))
+    is_free = not np.any((places < (0.33, 0.08 + 0.06 * len(labels))).all(axis=1) & (places > 0).all(axis=1))
+    axis.legend(
+        handles=first + last,
+        loc="lower left" if is_free else "center right",
+        title="parameters",
+        title_fontsize=9.5,
+        alignment="left",
+    )
 
 
 def _draw_targets(axis: "Axes", targets: Sequence[ForecastRun], colors: dict[float, str]) -> None:
@@ -257,13 +272,10 @@ def _mark_scale(axis: "Axes", errors: dict[str, list[float]]) -> None:
     worst = 100 * max((abs(v) for values in errors.values() for v in values), default=1.0)
     if worst > 8:
         axis.set_xscale("symlog", linthresh=2, linscale=1.4)
-        ticks = [t for t in (-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50, 100) if abs(t) <= 1.6 * worst]
         low = 1.3 * min(100 * min(v for values in errors.values() for v in values), -1)
         high = 1.3 * max(100 * max(v for values in errors.values() for v in values), 1)
-        ticks = [t for t in ticks if low <= t <= high]
         axis.set_xlim(low, high)
-        axis.set_xticks(ticks, [f"{t:+d}" if t else "0" for t in ticks])
-        axis.minorticks_off()
+        signed_ticks(axis.xaxis)
 
 
 def _one_line(target: ForecastRun) -> str:

@@ -11,10 +11,12 @@ from kleiber.scaling.figures.style import (
     QUIET,
     UNTRAINED,
     claimed_figure,
+    compute_ticks,
     count_ticks,
     percent,
     plain,
     size_colors,
+    value_ticks,
 )
 from kleiber.scaling.fitting.result import Estimate, FitResult
 
@@ -72,7 +74,8 @@ def optimal_frontier(
             shades = [colors[s] for s in drawn.num_params]
             axis.scatter(drawn.flops, measured, s=22, c=shades, edgecolors="white", linewidths=0.5, zorder=4)
             axis.set_xlim(budgets[0] / 1.2, budgets[-1])
-            count_ticks(axis, "y")
+            count_ticks(axis.yaxis)
+            compute_ticks(axis.xaxis)
     return figure
 
 
@@ -110,7 +113,7 @@ def residuals(points: Points, predict: Predict, sizes: Sequence[float] = ()) -> 
         _draw_trunks(right, points, values, colors)
         for axis, label in ((left, "parameters"), (middle, "training tokens")):
             axis.set(xscale="log", xlabel=label)
-            count_ticks(axis, "x")
+            count_ticks(axis.xaxis)
         right.set_xticks([])
         left.set_ylabel("measured against law (%)")
         for axis in (left, middle, right):
@@ -187,7 +190,7 @@ def _draw_parameter(axis: "Axes", laws: Sequence[FitResult], name: str) -> None:
     axis.set_title(GREEK.get(name, plain(name)), loc="center", fontweight="bold")
     axis.grid(axis="y", visible=False)
     axis.margins(x=0.15)
-    axis.locator_params(axis="x", nbins=4)
+    value_ticks(axis.xaxis, most=4)
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="y", length=0)
 

@@ -12,6 +12,7 @@ from kleiber.scaling.figures.style import (
     count,
     draw_diamond,
     draw_dots,
+    level_ticks,
     listing,
     loss_ticks,
     plain,
@@ -43,7 +44,25 @@ def _means(series: Series) -> tuple[Floats, Floats]:
 
 
 def best_level(series: Series) -> float | None:
-    """Returns the vertex of a parabola in the logarithm of the knob, or None if the lowest loss is at an end.
+    """Returns the vertex of a parabola in the logarithm of the knob, or None if the lowest loss is at an end."""
+    found = _parabola(series)
+    return found[0] if found else None
+
+
+def regret(series: Series, level: float) -> float | None:
+    """Returns the part of the loss that a level loses against the best one by the same parabola.
+
+    None if there is none, or the level lies outside of those that were run.
+    """
+    found = _parabola(series)
+    if found is None or not series.level.min() <= level <= series.level.max():
+        return None
+    vertex, bend = found
+    return float(np.expm1(bend * np.log(level / vertex) ** 2))
+
+
+def _parabola(series: Series) -> tuple[float, float] | None:
+    """Returns (vertex, bend) of log loss over the log of the knob.
 
     Seeds are averaged; the lowest mean and its two neighbours on each side, where there are as many, carry the fit.
     """
@@ -57,7 +76,7 @@ def best_level(series: Series) -> float | None:
     if bend <= 0:
         return None
     vertex = float(np.exp(middle - slope / (2 * bend)))
-    return min(max(vertex, float(levels[lowest - 1])), float(levels[lowest + 1]))
+    return min(max(vertex, float(levels[lowest - 1])), float(levels[lowest + 1])), float(bend)
 
 
 def varied_levels(all_series: Sequence[Series], knob: str, sizes: Sequence[float] = ()) -> "Figure":
@@ -80,8 +99,8 @@ def varied_levels(all_series: Sequence[Series], knob: str, sizes: Sequence[float
                 _draw(axis, series, colors[series.num_params])
             axis.set_title(plain(panel), loc="left", fontweight="bold")
             axis.set_xlabel(plain(knob))
-        _label_levels(axes[0], np.unique(np.concatenate([s.level for s in all_series])))
-        loss_ticks(axes[0])
+        level_ticks(axes[0].xaxis, np.unique(np.concatenate([s.level for s in all_series])).tolist())
+        loss_ticks(axes[0].yaxis)
         axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="params, tokens", alignment="left")
     return figure
 
@@ -94,16 +113,6 @@ def _draw(axis: "Axes", series: Series, color: str) -> None:
     best = best_level(series)
     if best is not None:
         draw_diamond(axis, best, float(np.interp(np.log(best), np.log(levels), means)))
-
-
-def _label_levels(axis: "Axes", levels: Floats) -> None:
-    """Labels the levels that were run, every so many of them when they would touch."""
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-
-    shown = levels[:: -(-len(levels) // 7)]
-    axis.xaxis.set_major_locator(FixedLocator(list(shown)))
-    axis.xaxis.set_major_formatter(FixedFormatter([f"{level:.3g}" for level in shown]))
-    axis.xaxis.set_minor_locator(NullLocator())
 
 
 def _claim(all_series: Sequence[Series], panels: Sequence[str], knob: str) -> str:

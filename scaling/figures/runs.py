@@ -107,8 +107,8 @@ def _frame_curves(axes: "np.ndarray", lines: Sequence[tuple[Curve, Floats, Float
         first.set_ylim(0.95 * min(lows), top)
         starts = [tokens[loss < top][0] for _, tokens, loss in lines if (loss < top).any()]
         first.set_xlim(0.8 * min(starts), 1.4 * max(tokens[-1] for _, tokens, _ in lines if tokens.size))
-    loss_ticks(first)
-    count_ticks(first, "x", room=3)
+    loss_ticks(first.yaxis)
+    count_ticks(first.xaxis)
     visible = [axis for axis in axes.flat if axis.get_visible()]
     for axis in visible[-axes.shape[1] :]:
         axis.set_xlabel("tokens")
@@ -155,8 +155,8 @@ def isoflop_slices(points: Points, predict: Predict, num_budgets: int = 4, sizes
                     draw_dots(axis, own, loss, colors[own], markersize=7)
                     shown.append(loss)
         axis.set(xlim=span, ylim=(min(shown) / 1.045, max(shown) * 1.06))
-        count_ticks(axis, "x")
-        loss_ticks(axis)
+        count_ticks(axis.xaxis)
+        loss_ticks(axis.yaxis)
     return figure
 
 
@@ -209,7 +209,6 @@ def fitted_surface(points: Points, predict: Predict, targets: Sequence[ForecastR
             look = {"markersize": 9, "markeredgewidth": 1.6, "label": "target" if index == 0 else None}
             draw_diamond(axis, target.num_params, target.num_tokens, FORECAST, **look)
         axis.set(xlim=params_grid[[0, -1]], ylim=tokens_grid[[0, -1]], xlabel="parameters", ylabel="training tokens")
-        count_ticks(axis, "x")
-        count_ticks(axis, "y")
+        count_ticks(axis.xaxis, axis.yaxis)
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 INK = "#222222"
@@ -166,29 +167,44 @@ def percent(fraction: float, signed: bool = False) -> str:
     )
 
 
-def count_ticks(axis: "Axes", which: str, room: int = 5) -> None:
-    """Labels a logarithmic axis of counts with prefixes instead of powers of ten.
+def count_ticks(*axes: "Axis") -> None:
+    """Labels logarithmic axes of counts with prefixes instead of powers of ten."""
+    from kleiber.scaling.figures.ticks import label, logarithmic
 
-    Args:
-      axis: what to label.
-      which: `x` or `y`.
-      room: how many labels one could fit, about.
-    """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    line = axis.xaxis if which == "x" else axis.yaxis
-    low, high = sorted(axis.get_xlim() if which == "x" else axis.get_ylim())
-    decades = np.log10(high / low)
-    subs = (1.0, 2.0, 5.0) if decades < 0.45 * room else (1.0, 3.0) if decades < 0.7 * room else (1.0,)
-    line.set_major_locator(LogLocator(subs=subs))
-    line.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
-    line.set_minor_locator(NullLocator())  # unlabelled ticks cost a third of the drawing time and say nothing
+    for axis in axes:
+        label(axis, logarithmic, count)
 
 
-def loss_ticks(axis: "Axes") -> None:
-    """Labels a logarithmic loss axis, whose range is a fraction of a decade, with plain numbers."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+def compute_ticks(axis: "Axis") -> None:
+    """Labels a logarithmic axis of FLOPs as the text writes them, `2e11`."""
+    from kleiber.scaling.figures.ticks import label, logarithmic
 
-    axis.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    axis.yaxis.set_minor_locator(NullLocator())
+    label(axis, logarithmic, lambda flops: compute(flops).replace(".0e", "e"))
+
+
+def loss_ticks(axis: "Axis") -> None:
+    """Labels a logarithmic loss axis, whose range is often a fraction of a decade, with plain numbers."""
+    from kleiber.scaling.figures.ticks import label, logarithmic
+
+    label(axis, logarithmic, "{:.4g}".format, most=7)
+
+
+def value_ticks(axis: "Axis", most: int = 5) -> None:
+    """Labels a linear axis of values of any size."""
+    from kleiber.scaling.figures.ticks import label, linear
+
+    label(axis, linear, lambda value: count(value) if value >= 1e4 else f"{value:.5g}", most)
+
+
+def signed_ticks(axis: "Axis") -> None:
+    """Labels a symmetric-log axis of differences, each with its sign."""
+    from kleiber.scaling.figures.ticks import label, signed
+
+    label(axis, signed, lambda value: f"{value:+g}".replace("-", "\N{MINUS SIGN}") if value else "0", most=13)
+
+
+def level_ticks(axis: "Axis", levels: Sequence[float]) -> None:
+    """Labels the levels that were run, every so many of them where they would touch."""
+    from kleiber.scaling.figures.ticks import label, thinned
+
+    label(axis, thinned(levels), "{:.3g}".format, most=7)
