@@ -40,7 +40,7 @@ _MOVES = {
         "experiments.designing": "design_inputs>inputs design_report>report",
         "experiments": "errors>exit_codes",
     },
-    "experiments.report": {"experiments.directory": "files"},
+    "experiments.report": {"": "files"},
 }
 
 
@@ -50,7 +50,7 @@ def moved() -> dict[str, str]:
     for room, folders in _MOVES.items():
         for folder, modules in folders.items():
             for old, _, new in (module.partition(">") for module in modules.split()):
-                names[f"kleiber.{room}.{old}"] = f"kleiber.{folder}.{new or old}"
+                names[f"kleiber.{room}.{old}"] = ".".join(filter(None, ("kleiber", folder, new or old)))
     return names
 
 

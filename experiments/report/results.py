@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kleiber.experiments.directory.record import collector_paused
+from kleiber.collector import collector_paused
 from kleiber.scaling.figures.levels import Series
 from kleiber.scaling.figures.study import MOST_SIZES, Curve, Points, Target, even_rows
 from kleiber.scaling.table.reading import parquet_values

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from kleiber.experiments.config_file import config_hash
-from kleiber.experiments.directory.record import read_json, read_records, record_path, write_json, write_table
+from kleiber.experiments.directory.record import RunRecord, read_records, record_path, write_table
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.gate import gate_verdict
 from kleiber.experiments.planning.cells import TrunkCell, trunk_cells
 from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.planning.speed import remember_speed
@@ -27,6 +28,7 @@ from kleiber.experiments.sweeping.lock import DirectoryLock
 from kleiber.experiments.sweeping.ownership import make_directory, own_directory
 from kleiber.experiments.sweeping.progress import SweepProgress
 from kleiber.experiments.sweeping.workers import WorkerPool, default_workers, num_devices
+from kleiber.files import read_json, write_json
 from kleiber.parallel.environment import process_in_environment
 from kleiber.train.config import TrainConfig
 
@@ -177,7 +179,7 @@ class _Sweep:
             return self._stopped(code)
         summary: dict[str, Any] = {"experiment": self.experiment.name, "directory": str(self.directory), "gate": []}
         if self.experiment.laws:
-            from kleiber.experiments.sweeping.law_stage import fit_and_register, gate_verdict, score_targets
+            from kleiber.experiments.sweeping.law_stage import fit_and_register, score_targets
 
             summary |= fit_and_register(self.experiment, self.directory, self.say)
             if target_cells:
@@ -187,7 +189,7 @@ class _Sweep:
                 summary |= score_targets(self.experiment, self.directory, self.say)
         records = read_records(self.directory)
         write_table(self.directory, records)
-        summary["runs"] = {s: sum(r["status"] == s for r in records) for s in ("done", "failed", "diverged")}
+        summary["runs"] = {s: sum(r.status == s for r in records) for s in ("done", "failed", "diverged")}
         if self.experiment.laws:
             summary["gate"] = gate_verdict(self.experiment, summary)
         passed = all(item["passed"] for item in summary["gate"])
@@ -223,22 +225,22 @@ class _Sweep:
         models = {cell.trunk_id: config_hash(cell.config.model) for cell in cells}
         remember_speed(
             {
-                models[r["trunk_id"]]: r["tokens_per_second"]
+                models[r.trunk_id]: r.tokens_per_second
                 for r in records
-                if r["trunk_id"] in models and r["status"] == "done"
+                if r.trunk_id in models and r.tokens_per_second is not None and r.status == "done"
             }
         )
-        self._tell_bad_ends([r for r in records if r["split"] == split and r["status"] in ("failed", "diverged")])
+        self._tell_bad_ends([r for r in records if r.split == split and r.status in ("failed", "diverged")])
         missing = [name for cell in cells for name in cell.missing(self.directory)]
         return code if not missing or code != EXIT_DONE else EXIT_RESUMABLE
 
-    def _tell_bad_ends(self, records: list[dict[str, Any]]) -> None:
+    def _tell_bad_ends(self, records: list[RunRecord]) -> None:
         """Says which runs did not end well, a line for each trunk, and what to type, once for each kind."""
-        ends = [(r["trunk_id"], r["status"], r["reason"]) for r in records]
+        ends = [(r.trunk_id, r.status, r.reason) for r in records]
         for (trunk, status, reason), count in Counter(ends).items():
             self.say(f"{trunk} {status}, {count} {'point' if count == 1 else 'points'}: {reason}")
-        failed = [r["trunk_id"] for r in records if r["status"] == "failed"]
-        diverged = [r["trunk_id"] for r in records if r["status"] == "diverged"]
+        failed = [r.trunk_id for r in records if r.status == "failed"]
+        diverged = [r.trunk_id for r in records if r.status == "diverged"]
         if failed:
             where = self.directory / "runs" / failed[0] / "error.txt"
             found = f"the traceback is in {where}" if where.exists() else f"the log is {self.directory / 'log.txt'}"

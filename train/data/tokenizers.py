@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from kleiber.files import write_json
 from kleiber.train.data.cache import build_folder
 
 BYTES_SEPARATOR = 10  # a newline: cleaned documents hold none, and a text file has one there anyway
@@ -149,7 +150,7 @@ def prepare_tokenizer(folder: Path, tokenizer: str, documents: Iterable[bytes]) 
         model = train_sentencepiece(documents, size)
         (partial / "tokenizer.model").write_bytes(model)
         described = {"tokenizer": tokenizer, "vocab_size": size, "sha256": hashlib.sha256(model).hexdigest()}
-        (partial / "tokenizer.json").write_text(json.dumps(described, indent=2) + "\n")
+        write_json(partial / "tokenizer.json", described)
 
     build_folder(home, lambda place: (place / "tokenizer.json").is_file(), build)
     return load_sentencepiece(home)
