@@ -24,7 +24,7 @@ _MOVES = {
         "train.data.corpora": "sources documents splits overlap tfds_text cloud_docs text_file wiki_passages"
     },
     "scaling": {
-        "scaling.table": "table reading naming expression checks warned public_sets public_tables",
+        "scaling.table": "reading naming expression checks warned public_sets public_tables",
         "scaling.fitting": "model>scaled_law known noise objective starts minimise search trunk_effect estimates "
         "identifiability result fit refit bootstrap memory>chunks report>result",
         "scaling.forecasting": "forecast optimum allocation ledger",
@@ -41,6 +41,7 @@ _MOVES = {
         "experiments": "errors>exit_codes",
     },
     "experiments.report": {"": "files"},
+    "experiments.bench": {"experiments.bench": "block>compiled_steps"},
 }
 
 
