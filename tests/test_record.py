@@ -1,4 +1,4 @@
-"""Claims about the run record: its columns, what it leaves out, what it reads of older releases, and what it refuses."""
+"""Claims about the run record: its columns, what it leaves out, what it still reads, and what it refuses."""
 
 import json
 from dataclasses import replace
