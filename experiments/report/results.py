@@ -58,10 +58,6 @@ class SweepResults:
         sizes = {float(r["num_params_total"]) for r in self.records}
         return sorted(sizes | {float(e["num_params_total"]) for e in self.ledger if e.get("event") == "forecast"})
 
-    def record_of(self, run_id: str) -> dict[str, Any] | None:
-        """Returns the record of a run, or None."""
-        return next((r for r in self.records if r["run_id"] == run_id), None)
-
 
 @collector_paused()
 def read_results(directory: Path) -> SweepResults:

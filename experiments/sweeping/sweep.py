@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -139,22 +139,17 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
+@dataclass
 class _Sweep:
-    def __init__(
-        self,
-        experiment: Experiment,
-        directory: Path,
-        num_workers: int,
-        log: IO[str],
-        is_quiet: bool,
-        has_report: bool,
-        deadline: float | None = None,
-    ):
-        self.experiment, self.directory, self.num_workers, self.log = experiment, directory, num_workers, log
-        self.is_quiet, self.has_report = is_quiet, has_report
-        self.deadline = deadline
-        self.stopped_by = ""
-        self.session = uuid.uuid4().hex[:8]
+    experiment: Experiment
+    directory: Path
+    num_workers: int
+    log: IO[str]
+    is_quiet: bool
+    has_report: bool
+    deadline: float | None
+    stopped_by: str = ""
+    session: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def run(self, retry_failed: bool) -> SweepResult:
         fit_cells, target_cells = trunk_cells(self.experiment, "fit"), trunk_cells(self.experiment, "target")
@@ -205,17 +200,8 @@ class _Sweep:
             return EXIT_DONE
         workers = min(self.num_workers, len(cells))
         devices = num_devices(cell.config for cell in cells)
-        pool = WorkerPool(
-            self.directory,
-            split,
-            workers,
-            self.session,
-            self.log,
-            self.say,
-            num_trunks=len(cells),
-            num_devices=devices,
-            deadline=self.deadline,
-        )
+        place = (self.directory, split, workers, self.session, self.log, self.say)
+        pool = WorkerPool(*place, num_trunks=len(cells), num_devices=devices, deadline=self.deadline)
         with SweepProgress(self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet) as progress:
             code = pool.run(progress.tick)
             progress.tick()
@@ -223,13 +209,8 @@ class _Sweep:
         records = read_records(self.directory)
         write_table(self.directory, records)
         models = {cell.trunk_id: config_hash(cell.config.model) for cell in cells}
-        remember_speed(
-            {
-                models[r.trunk_id]: r.tokens_per_second
-                for r in records
-                if r.trunk_id in models and r.tokens_per_second is not None and r.status == "done"
-            }
-        )
+        done = (r for r in records if r.trunk_id in models and r.status == "done")
+        remember_speed({models[r.trunk_id]: r.tokens_per_second for r in done if r.tokens_per_second is not None})
         self._tell_bad_ends([r for r in records if r.split == split and r.status in ("failed", "diverged")])
         missing = [name for cell in cells for name in cell.missing(self.directory)]
         return code if not missing or code != EXIT_DONE else EXIT_RESUMABLE
@@ -271,13 +252,8 @@ class _Sweep:
     def _stopped(self, code: int) -> SweepResult:
         self.say(f"stopped early{': ' + self.stopped_by if self.stopped_by else ''}")
         self.say("what is done is kept, and the same line goes on")
-        summary = {
-            "experiment": self.experiment.name,
-            "status": "stopped",
-            "reason": self.stopped_by,
-            "exit_code": code,
-        }
-        return SweepResult(code, summary)
+        summary = {"experiment": self.experiment.name, "status": "stopped", "reason": self.stopped_by}
+        return SweepResult(code, {**summary, "exit_code": code})
 
     def say(self, text: str) -> None:
         """Prints a line, unless quiet, and logs it."""
