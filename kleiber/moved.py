@@ -24,7 +24,7 @@ _MOVES = {
         "train.data.corpora": "sources documents splits overlap tfds_text cloud_docs text_file wiki_passages"
     },
     "scaling": {
-        "scaling.table": "table reading naming expression checks warned public_sets public_tables",
+        "scaling.table": "reading naming expression checks warned public_sets public_tables",
         "scaling.fitting": "model>scaled_law known noise objective starts minimise search trunk_effect estimates "
         "identifiability result fit refit bootstrap memory>chunks report>result",
         "scaling.forecasting": "forecast optimum>allocation allocation ledger",
@@ -40,7 +40,8 @@ _MOVES = {
         "experiments.designing": "design_inputs>inputs design_report>report",
         "experiments": "errors>exit_codes",
     },
-    "experiments.report": {"experiments.directory": "files"},
+    "experiments.report": {"": "files"},
+    "experiments.bench": {"experiments.bench": "block>compiled_steps"},
 }
 
 
@@ -50,7 +51,7 @@ def moved() -> dict[str, str]:
     for room, folders in _MOVES.items():
         for folder, modules in folders.items():
             for old, _, new in (module.partition(">") for module in modules.split()):
-                names[f"kleiber.{room}.{old}"] = f"kleiber.{folder}.{new or old}"
+                names[f"kleiber.{room}.{old}"] = ".".join(filter(None, ("kleiber", folder, new or old)))
     return names
 
 

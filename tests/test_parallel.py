@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from kleiber.experiments.bench.block import Block
+from kleiber.experiments.bench.compiled_steps import CompiledSteps
 from kleiber.experiments.compilation.collectives import collectives
 from kleiber.experiments.compilation.hlo import parse
 from kleiber.model.config import ExpertsConfig, ModelConfig
@@ -114,7 +114,7 @@ def test_micro_batches_of_devices_that_share_the_batch_are_summed_over_them_once
     np.testing.assert_allclose(log.losses, expected_log.losses, rtol=1e-5)
     np.testing.assert_allclose(log.gradient_norms, expected_log.gradient_norms, rtol=1e-5)
     assert distance(first_moment(state), first_moment(expected_state)) < 1e-5
-    text = Block(config, members.get("num_members", 1)).compiled.as_text()
+    text = CompiledSteps(config, members.get("num_members", 1)).compiled.as_text()
     loops = [line.split('op_name="')[1].count("while/body") for line in text.splitlines() if " all-reduce(" in line]
     assert loops and max(loops) == 1  # the steps of a call are a loop, and the micro-batches of a step another in it
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.bench.block import Block, training_config
+from kleiber.experiments.bench.compiled_steps import CompiledSteps, training_config
 from kleiber.experiments.bench.figures import spread_figure
 from kleiber.experiments.bench.interleave import interleaved
 from kleiber.experiments.bench.partner import measure_fresh
@@ -25,7 +25,7 @@ def compile_seconds(**config: Any) -> Callable[[], list[float]]:
     """Returns a function that traces and compiles the block of a config once: seconds of both."""
 
     def measure() -> list[float]:
-        block = Block(training_config(**config))
+        block = CompiledSteps(training_config(**config))
         return [block.trace_seconds, block.compile_seconds]
 
     return measure

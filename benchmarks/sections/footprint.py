@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.bench.block import Block, training_config
+from kleiber.experiments.bench.compiled_steps import CompiledSteps, training_config
 from kleiber.experiments.bench.figures import Figure
 from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.partner import measure_fresh
@@ -31,7 +31,7 @@ def training_bytes(**config: Any) -> Callable[[], dict[str, int]]:
     def measure() -> dict[str, int]:
         import jax
 
-        block = Block(training_config(**config))
+        block = CompiledSteps(training_config(**config))
         gc.collect()
         before = _forget_peak()
         block.train()

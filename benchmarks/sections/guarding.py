@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-from kleiber.experiments.bench.block import Block, training_config
+from kleiber.experiments.bench.compiled_steps import CompiledSteps, training_config
 from kleiber.experiments.bench.figures import Figure
 from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.interleave import Samples, interleaved, median_interval, seconds_of
@@ -18,9 +18,9 @@ ROUNDS, SHORT_ROUNDS = 150, 4
 
 def paired_steps(rounds: int, **config: Any) -> Callable[[], dict[str, list[float]]]:
     """Returns a function that trains with the guard and without in turns: seconds of every call."""
-    guarded = Block(training_config(**config))
+    guarded = CompiledSteps(training_config(**config))
     with mock.patch("kleiber.train.step.judge", _trust), mock.patch("kleiber.train.step.choose", _take):
-        bare = Block(training_config(**config))
+        bare = CompiledSteps(training_config(**config))
 
     def measure() -> dict[str, list[float]]:
         candidates = {"guarded": seconds_of(guarded.train), "bare": seconds_of(bare.train)}

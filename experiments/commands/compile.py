@@ -60,7 +60,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Target:
+class Hardware:
     """What to compile for."""
 
     name: str
@@ -105,16 +105,16 @@ def _config(options: Options) -> "TrainConfig":
     )
 
 
-def _target(topology: str | None) -> Target:
+def _target(topology: str | None) -> Hardware:
     from kleiber.experiments.compilation.topology import chip_of, parse_topology, topology_devices
 
     if topology is None:
         import jax
 
         devices = jax.devices()
-        return Target(f"{len(devices)} x {devices[0].device_kind}", list(devices), chip_of(devices[0]))
+        return Hardware(f"{len(devices)} x {devices[0].device_kind}", list(devices), chip_of(devices[0]))
     box = parse_topology(topology)
-    return Target(str(box), topology_devices(box), box.chip)
+    return Hardware(str(box), topology_devices(box), box.chip)
 
 
 def parse_mesh(text: str) -> MeshConfig:
@@ -134,7 +134,7 @@ def parse_mesh(text: str) -> MeshConfig:
     return MeshConfig(**sizes)
 
 
-def _with_mesh(options: Options, config: "TrainConfig", target: Target) -> "TrainConfig":
+def _with_mesh(options: Options, config: "TrainConfig", target: Hardware) -> "TrainConfig":
     if options.mesh is None:
         return _candidates(config, target)[0].config
     mesh = parse_mesh(options.mesh)
@@ -146,7 +146,7 @@ def _with_mesh(options: Options, config: "TrainConfig", target: Target) -> "Trai
     return dataclasses.replace(config, mesh=mesh)
 
 
-def _candidates(config: "TrainConfig", target: Target) -> "list[Candidate]":
+def _candidates(config: "TrainConfig", target: Hardware) -> "list[Candidate]":
     from kleiber.experiments.compilation.search import candidates
     from kleiber.experiments.compilation.topology import UNKNOWN, axis_links
     from kleiber.parallel.mesh import make_mesh
@@ -165,7 +165,7 @@ def _candidates(config: "TrainConfig", target: Target) -> "list[Candidate]":
     return found
 
 
-def _compile(options: Options, config: "TrainConfig", target: Target) -> "CompileReport | OutOfMemory":
+def _compile(options: Options, config: "TrainConfig", target: Hardware) -> "CompileReport | OutOfMemory":
     """Returns the report, or what the compiler said when it refused."""
     from kleiber.experiments.compilation.report import make_report
     from kleiber.experiments.compilation.step import OutOfMemory, compile_step, heartbeat
@@ -189,7 +189,7 @@ def _print(options: Options, report: "CompileReport") -> None:
         show_report(report)
 
 
-def _refuse(options: Options, config: "TrainConfig", target: Target, said: "CompileReport | OutOfMemory") -> int:
+def _refuse(options: Options, config: "TrainConfig", target: Hardware, said: "CompileReport | OutOfMemory") -> int:
     """Says that it does not fit, and what would, which the compiler is asked about first."""
     from kleiber.experiments.compilation.memory import step_memory
     from kleiber.experiments.compilation.step import OutOfMemory
@@ -218,7 +218,7 @@ def _refuse(options: Options, config: "TrainConfig", target: Target, said: "Comp
     return EXIT_GATE
 
 
-def _smaller(config: "TrainConfig", target: Target) -> "list[TrainConfig]":
+def _smaller(config: "TrainConfig", target: Hardware) -> "list[TrainConfig]":
     """Returns up to three configs to try in place of one that does not fit: other meshes, then smaller batches."""
     from kleiber.experiments.compilation.topology import UNKNOWN
 
@@ -240,7 +240,7 @@ def _flag(mesh: MeshConfig) -> str:
     return ",".join(f"{name}={size}" for name, size in mesh.sizes.items() if size > 1) or "data=1"
 
 
-def _search(options: Options, config: "TrainConfig", target: Target) -> int:
+def _search(options: Options, config: "TrainConfig", target: Hardware) -> int:
     from kleiber.experiments.compilation.show import show_candidates, show_report
     from kleiber.experiments.compilation.step import OutOfMemory
     from kleiber.experiments.compilation.topology import UNKNOWN

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from kleiber.experiments.arguments import numbers, pairs
+
 
 @dataclass(frozen=True)
 class Options:
@@ -42,25 +44,6 @@ class Options:
     """A folder to write PNG figures to: surface, residuals, frontier, local exponents, profiles of each law."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the whole fit as one JSON object (several laws: {"fits": ..., "comparison": ...})."""
-
-
-def pairs(text: str, option: str) -> dict[str, str]:
-    """Returns {"a": "b"} for "a=b,..."; ValueError naming the option otherwise."""
-    out = {}
-    for part in filter(None, (each.strip() for each in text.split(","))):
-        name, equals, value = part.partition("=")
-        if not (name and equals and value):
-            raise ValueError(f"--{option} {text!r}: expected NAME=VALUE,NAME=VALUE, got {part!r}.")
-        out[name.strip()] = value.strip()
-    return out
-
-
-def numbers(text: str, option: str) -> dict[str, float]:
-    """Returns {"a": 1.0} for "a=1,..."; ValueError naming the option otherwise."""
-    try:
-        return {name: float(value) for name, value in pairs(text, option).items()}
-    except ValueError:
-        raise ValueError(f"--{option} {text!r}: expected NAME=NUMBER,NAME=NUMBER.") from None
 
 
 def run(options: Options) -> int:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from kleiber.experiments.arguments import numbers, read_fits
+
 if TYPE_CHECKING:
     from kleiber.scaling.fitting.result import FitResult
     from kleiber.scaling.forecasting.flops_rule import FlopsRule
@@ -53,25 +55,8 @@ class Options:
     """Print one JSON object."""
 
 
-def read_fits(path: str) -> list[Any]:
-    """Returns the fits of a JSON file written by `kleiber fit --json` or by a sweep."""
-    from kleiber.scaling.fitting.result import FitResult
-
-    file = Path(path)
-    if file.is_dir():
-        file = file / "fit.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no fit at {file}; write one with kleiber fit TABLE --json > {file}.")
-    try:
-        data = json.loads(file.read_text())
-    except json.JSONDecodeError:
-        raise ValueError(f"{file} is not JSON; write a fit with kleiber fit TABLE --json > FILE.") from None
-    return [FitResult.from_json(each) for each in (data["fits"] if "fits" in data else [data, *data.get("rivals", [])])]
-
-
 def run(options: Options) -> int:
     """Prints the forecast; returns 0."""
-    from kleiber.experiments.commands.fit import numbers
     from kleiber.scaling.forecasting.forecast import combined_forecast
 
     given = options.num_params is not None and options.num_tokens is not None

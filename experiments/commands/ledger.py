@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from kleiber.experiments.arguments import numbers
+
 
 @dataclass(frozen=True)
 class Options:
@@ -30,7 +32,6 @@ class Options:
 
 def run(options: Options) -> int:
     """Prints the scoreboard of an intact ledger; returns 0. A ledger that was tampered with is an error."""
-    from kleiber.experiments.commands.fit import numbers
     from kleiber.scaling.forecasting.ledger import Ledger
 
     path = Path(options.ledger)

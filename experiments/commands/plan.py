@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
+from kleiber.collector import collector_paused
 from kleiber.experiments.config_file import load_experiment
-from kleiber.experiments.directory.record import collector_paused
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_USAGE
 
 

@@ -4,20 +4,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kleiber.experiments.arguments import numbers, pairs, read_fits
+from kleiber.experiments.designing.options import Options
+
 if TYPE_CHECKING:
-    from kleiber.experiments.commands.design import Options
     from kleiber.scaling.fitting.known import Known
     from kleiber.scaling.fitting.result import FitResult
 
 
-def starting_point(options: "Options") -> tuple["FitResult | Known", "Known"]:
+def starting_point(options: Options) -> tuple["FitResult | Known", "Known"]:
     """Returns the fit or law given, and what the designer knows from it."""
     from dataclasses import replace
 
     import numpy as np
 
-    from kleiber.experiments.commands.fit import numbers
-    from kleiber.experiments.commands.forecast import read_fits
     from kleiber.scaling.fitting.known import known_from_fit, known_from_law
     from kleiber.scaling.fitting.noise import RunNoise
     from kleiber.scaling.laws import get_law, registry
@@ -41,11 +41,10 @@ def starting_point(options: "Options") -> tuple["FitResult | Known", "Known"]:
     return known, known
 
 
-def target_run(options: "Options", source: "FitResult | Known") -> dict[str, Any]:
+def target_run(options: Options, source: "FitResult | Known") -> dict[str, Any]:
     """Returns the run to forecast: as given, or the best of its budget."""
     import numpy as np
 
-    from kleiber.experiments.commands.fit import numbers
     from kleiber.scaling.forecasting.allocation import Demand, allocate
     from kleiber.scaling.forecasting.flops_rule import plain_rule
 
@@ -76,7 +75,7 @@ def target_run(options: "Options", source: "FitResult | Known") -> dict[str, Any
 
 
 def search_ranges(
-    options: "Options", known: "Known", max_run: float
+    options: Options, known: "Known", max_run: float
 ) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
     """Returns the limits of sizes, token counts and tokens per parameter, around the best of runs of these budgets."""
     from kleiber.scaling.forecasting.allocation import Demand, allocate
@@ -98,10 +97,8 @@ def search_ranges(
     )
 
 
-def factor_levels(options: "Options", names: tuple[str, ...]) -> dict[str, list[float]]:
+def factor_levels(options: Options, names: tuple[str, ...]) -> dict[str, list[float]]:
     """Returns the values of each further variable to choose from."""
-    from kleiber.experiments.commands.fit import pairs
-
     levels = {}
     for name, text in pairs(options.levels, "levels").items():
         try:
@@ -122,10 +119,9 @@ def factor_levels(options: "Options", names: tuple[str, ...]) -> dict[str, list[
 
 
 def rival_laws(
-    options: "Options", source: "FitResult | Known", known: "Known", columns: Any
+    options: Options, source: "FitResult | Known", known: "Known", columns: Any
 ) -> tuple["Known", list["Known"]]:
     """Returns what is known, scaled to the candidates if it is a law, and the rivals to tell it from."""
-    from kleiber.experiments.commands.forecast import read_fits
     from kleiber.scaling.designing.rivals import rivals_from_fits, rivals_from_laws
     from kleiber.scaling.fitting.known import Known, known_from_law
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kleiber.experiments.compilation.memory import step_memory
+from kleiber.experiments.directory.record import RunRecord
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, trunk_cells
 from kleiber.experiments.planning.speed import SpeedEstimate, estimate_speed
@@ -72,7 +73,7 @@ class Plan:
     @cached_property
     def largest_fit_flops(self) -> float:
         """Counted FLOPs of the largest fitted point."""
-        return max(point["flops"] for cell in self.fit_cells for point in cell.planned("").values())
+        return max(point.flops for cell in self.fit_cells for point in cell.planned.values())
 
     @property
     def memory_bytes(self) -> float:
@@ -85,9 +86,9 @@ class Plan:
         rows = []
         for cell in self.fit_cells + self.target_cells:
             seconds = self.trunk_seconds(cell)
-            for point in cell.planned(self.experiment.name).values():
-                ratio = point["flops"] / self.largest_fit_flops
-                rows.append({**point, "compute_ratio": ratio, "trunk_seconds": seconds})
+            for point in cell.planned.values():
+                ratio = point.flops / self.largest_fit_flops
+                rows.append({**point.to_json(), "compute_ratio": ratio, "trunk_seconds": seconds})
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -113,25 +114,25 @@ class Plan:
 def make_plan(experiment: Experiment, num_workers: int) -> Plan:
     """Returns the plan of an experiment; starts nothing."""
     fit_cells, target_cells = trunk_cells(experiment, "fit"), trunk_cells(experiment, "target")
-    points = [p for cell in fit_cells for p in cell.planned("").values()]
-    targets = [p for cell in target_cells for p in cell.planned("").values()]
+    points = [p for cell in fit_cells for p in cell.planned.values()]
+    targets = [p for cell in target_cells for p in cell.planned.values()]
     expected = expectation(experiment, points, targets) if experiment.laws else {}
     refusals, warnings = _objections(experiment, points)
     speed = estimate_speed()
     return Plan(experiment, num_workers, fit_cells, target_cells, speed, expected, refusals, warnings)
 
 
-def _objections(experiment: Experiment, points: list[dict[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _objections(experiment: Experiment, points: list[RunRecord]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns (refusals, warnings) of a design."""
     refusals: list[str] = []
     warnings: list[str] = []
-    short = [p for p in points if p["num_steps"] < MIN_STEPS_AFTER_WARMUP]
+    short = [p for p in points if p.num_steps < MIN_STEPS_AFTER_WARMUP]
     if short:
         warnings.append(f"{len(short)} points have fewer than {MIN_STEPS_AFTER_WARMUP} steps: start-up, not the law")
     if not experiment.laws:
         return tuple(refusals), tuple(warnings)
-    ratios = np.array([p["tokens_per_parameter"] for p in points])
-    sizes, lengths = {p["num_params_total"] for p in points}, {p["num_tokens"] for p in points}
+    ratios = np.array([p.tokens_per_parameter for p in points])
+    sizes, lengths = {p.num_params_total for p in points}, {p.num_tokens for p in points}
     spread = ratios.max() / ratios.min()
     if len(sizes) < 3:
         refusals.append(f"{len(sizes)} model sizes; the size exponent needs at least 3 (set laws=() to fit nothing)")
@@ -148,7 +149,9 @@ def _objections(experiment: Experiment, points: list[dict[str, Any]]) -> tuple[t
     return tuple(refusals), tuple(warnings)
 
 
-def expectation(experiment: Experiment, points: list[dict], targets: list[dict]) -> dict[str, dict[str, float]]:
+def expectation(
+    experiment: Experiment, points: list[RunRecord], targets: list[RunRecord]
+) -> dict[str, dict[str, float]]:
     """Returns the standard errors to expect if the experiment's assumed law and noise were true.
 
     Returns:
@@ -163,16 +166,16 @@ def expectation(experiment: Experiment, points: list[dict], targets: list[dict])
     expected = expected_errors(
         "chinchilla",
         {name: getattr(assumed, name) for name in ("E", "A", "B", "alpha", "beta")},
-        {name: np.array([point[name] for point in points], np.float64) for name in names},
+        {name: np.array([getattr(point, name) for point in points], np.float64) for name in names},
         RunNoise(assumed.point_noise, assumed.trunk_noise),
-        targets={name: np.array([point[name] for point in targets], np.float64) for name in names},
-        trunk=[point["trunk_id"] for point in points],
+        targets={name: np.array([getattr(point, name) for point in targets], np.float64) for name in names},
+        trunk=[point.trunk_id for point in points],
     )
     if expected.is_singular:
         return {}
     return {
         "exponents": {name: expected.standard_errors[name] for name in ("alpha", "beta")},
-        "forecasts": {p["target"]: float(e) for p, e in zip(targets, expected.new_run, strict=True)},
+        "forecasts": {p.target: float(e) for p, e in zip(targets, expected.new_run, strict=True)},
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kleiber.experiments.config_file import config_hash
+from kleiber.files import write_json
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import flops_per_token
 from kleiber.parallel.environment import num_cores
@@ -80,11 +81,7 @@ def estimate_speed() -> SpeedEstimate:
 def remember_speed(speeds: dict[str, float]) -> None:
     """Keeps tokens per second by shape hash for the next plan on this machine."""
     path = _speed_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    merged = {**estimate_speed().measured, **speeds}
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(merged, indent=1))
-    partial.replace(path)
+    write_json(path, {**estimate_speed().measured, **speeds})
 
 
 def matmul_rate(size: int = 384, repeats: int = 12) -> float:

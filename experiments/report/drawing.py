@@ -224,8 +224,8 @@ def write_figure(directory: Path, name: str, out: Path) -> str:
       ValueError: `out` does not end in .png, or the sweep has not made what the figure needs.
       FileNotFoundError: no such sweep directory.
     """
-    from kleiber.experiments.directory.files import write_whole
     from kleiber.experiments.report.results import read_results
+    from kleiber.files import write_whole
 
     if out.suffix != ".png":
         raise ValueError(f"--out {out}: expected a name ending in .png.")

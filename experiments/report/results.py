@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kleiber.experiments.directory.record import collector_paused
+from kleiber.collector import collector_paused
 from kleiber.scaling.figures.levels import Series
 from kleiber.scaling.figures.study import MOST_SIZES, Curve, ForecastRun, Points, even_rows
 from kleiber.scaling.table.reading import parquet_values
@@ -57,10 +57,6 @@ class SweepResults:
         """Every size of the study, targets not trained yet included, so that figures agree on colours."""
         sizes = {float(r["num_params_total"]) for r in self.records}
         return sorted(sizes | {float(e["num_params_total"]) for e in self.ledger if e.get("event") == "forecast"})
-
-    def record_of(self, run_id: str) -> dict[str, Any] | None:
-        """Returns the record of a run, or None."""
-        return next((r for r in self.records if r["run_id"] == run_id), None)
 
 
 @collector_paused()

@@ -23,7 +23,7 @@ def gate_of(study: Study) -> list[dict[str, Any]]:
         return []
     from kleiber.experiments.config_file import from_data
     from kleiber.experiments.experiment import Experiment
-    from kleiber.experiments.sweeping.law_stage import gate_verdict
+    from kleiber.experiments.gate import gate_verdict
 
     try:
         # The verdict needs the promises and the laws; reading thousands of trunks for them would take minutes.

@@ -11,8 +11,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from kleiber.experiments.directory.record import read_json, write_json
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE
+from kleiber.files import read_json, write_json
 from kleiber.train.checkpoints.manifest import CannotSave
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)

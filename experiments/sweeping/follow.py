@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.directory.record import read_json, write_json
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_RESUMABLE
 from kleiber.experiments.sweeping.workers import MAX_RESTARTS, STOP_SECONDS, worker_environment
+from kleiber.files import read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
 
 LAUNCH = "launch.json"

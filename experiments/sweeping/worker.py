@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import jax
 from filelock import FileLock, Timeout
 
 from kleiber.experiments.config_file import from_data, to_data
-from kleiber.experiments.directory.record import read_json, record_path, versions, write_json
+from kleiber.experiments.directory.record import RunRecord, record_path, versions
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, group_id, populations, trunk_cells
@@ -32,7 +33,9 @@ from kleiber.experiments.sweeping.failures import (
     is_out_of_memory,
     write_problem,
 )
+from kleiber.experiments.sweeping.ownership import allowed_fields
 from kleiber.experiments.sweeping.workers import WARNING
+from kleiber.files import read_json, replacing, write_json
 from kleiber.parallel import hosts
 from kleiber.parallel.environment import process_in_environment, runs_on_cpu
 from kleiber.train.checkpoints.manifest import CannotSave
@@ -225,15 +228,15 @@ def _record_failure(
     reason = problem if isinstance(problem, str) else f"{type(problem).__name__}: {problem}"
     for cell in group:
         for num_tokens in cell.missing(directory):
-            record = cell.planned(experiment.name)[num_tokens]
-            _write_record(directory, cell, num_tokens, {**record, "status": status, "reason": reason})
-            print(f"{record['run_id']} {status}: {reason}", flush=True)
+            record = replace(cell.planned[num_tokens], status=status, reason=reason)
+            _write_record(directory, cell, num_tokens, record)
+            print(f"{record.run_id} {status}: {reason}", flush=True)
 
 
-def _write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: dict[str, Any]) -> None:
-    path = record_path(directory, record["run_id"])
+def _write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: RunRecord) -> None:
+    path = record_path(directory, record.run_id)
     write_json(path.parent / "config.json", {"num_tokens": num_tokens, "trunk": to_data(cell.config)})
-    write_json(path, record)
+    write_json(path, record.to_json())
 
 
 def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
@@ -244,19 +247,23 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
 
     data = open_run_data(group[0].config)
     folders = [directory / "runs" / cell.trunk_id for cell in group]
-    common = {**versions(), **_device_columns(), "data_fingerprint": data.train.fingerprint}
+    device = jax.devices()[0]
+    common: dict[str, Any] = {**versions(), "device": f"{device.platform}:{device.device_kind}"}
+    common["data_fingerprint"] = data.train.fingerprint
     last_write = [0.0]
 
     def on_point(point: Point) -> None:
         cell, evaluation = group[point.member], point.evaluation
         if point.num_tokens not in cell.missing(directory):
             return
-        record = {**cell.planned(experiment.name)[point.num_tokens], **common}
-        record.update(
+        planned = cell.planned[point.num_tokens]
+        record = replace(
+            planned,
+            **common,
             status="done" if evaluation else "diverged",
             reason=point.reason,
-            epochs=record["num_tokens"] / data.num_unique_tokens,
-            num_unique_tokens=min(record["num_tokens"], data.num_unique_tokens),
+            epochs=planned.num_tokens / data.num_unique_tokens,
+            num_unique_tokens=min(planned.num_tokens, data.num_unique_tokens),
             loss=evaluation.loss if evaluation else None,
             loss_standard_error=evaluation.loss_standard_error if evaluation else None,
             bits_per_byte=data.bits_per_byte(evaluation.loss) if evaluation else None,
@@ -272,9 +279,8 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
         if hosts.is_lead() and now - last_write[0] > 0.5:
             last_write[0] = now
             for folder in folders:
-                partial = folder / ".progress.json"
-                partial.write_text(json.dumps(progress))
-                partial.replace(folder / "progress.json")
+                with replacing(folder / "progress.json", is_durable=False) as partial:
+                    partial.write_text(json.dumps(progress))
 
     def is_measured(num_tokens: int) -> bool:
         return not any(num_tokens in cell.missing(directory) for cell in group)
@@ -283,22 +289,11 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
     stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
     watchdog = Watchdog(clock, own / stacks)
-    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allowed(directory))
+    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allowed_fields(directory))
     try:
         Trunk([cell.config for cell in group], data, io).run()
     finally:
         watchdog.close()
-
-
-def allowed(directory: Path) -> tuple[str, ...]:
-    """Returns the fields in which checkpoints of this sweep may differ from its config, as the user allowed."""
-    path = directory / "allowed.json"
-    return tuple(read_json(path)) if path.exists() else ()
-
-
-def _device_columns() -> dict[str, str]:
-    device = jax.devices()[0]
-    return {"device": f"{device.platform}:{device.device_kind}"}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kleiber.files import replacing
+
 GENESIS = "0" * 64
 """`previous_hash` of the first line."""
 
@@ -244,12 +246,8 @@ class Ledger:
         return entry
 
     def _write_head(self, count: int, last: str) -> None:
-        temporary = self.head_path.with_name(self.head_path.name + ".tmp")
-        with temporary.open("w") as stream:
-            json.dump({"lines": count, "hash": last}, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, self.head_path)
+        with replacing(self.head_path) as partial:
+            partial.write_text(json.dumps({"lines": count, "hash": last}))
 
 
 def _plain(value: float) -> int | float:

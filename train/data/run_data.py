@@ -7,7 +7,8 @@ import numpy as np
 
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batches import check_enough
-from kleiber.train.data.corpora.catalogue import find_corpus, prepared_folder, read_manifest
+from kleiber.train.data.corpora.catalogue import find_corpus, prepared_folder
+from kleiber.train.data.corpora.prepared import read_corpus_manifest
 from kleiber.train.data.windows import TokenSource, check_vocabulary, open_tokens, validation_windows
 
 
@@ -54,5 +55,5 @@ def open_run_data(config: TrainConfig) -> RunData:
 
 def _split_overlap(corpus: str) -> float | None:
     folder = prepared_folder(find_corpus(corpus))
-    overlap = read_manifest(folder).get("overlap", {}) if folder else {}
+    overlap = read_corpus_manifest(folder).get("overlap", {}) if folder else {}
     return overlap.get("fraction_also_in_train", {}).get("validation")

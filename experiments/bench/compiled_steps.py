@@ -1,4 +1,4 @@
-"""kleiber's own compiled training block on tokens of no meaning: what `kleiber train` runs, and nothing around it."""
+"""kleiber's own compiled training steps on tokens of no meaning: what `kleiber train` runs, and nothing around it."""
 
 import dataclasses
 import time
@@ -21,8 +21,8 @@ from kleiber.train.step import Hyperparameters, make_block
 from kleiber.train.update.optimizer import make_optimizer
 
 
-class Block:
-    """One model, or a population, and its compiled block."""
+class CompiledSteps:
+    """One model, or a population, and its compiled training steps."""
 
     def __init__(self, config: TrainConfig, num_members: int = 1):
         """Traces and compiles; makes no array yet.
@@ -123,7 +123,7 @@ def training_config(model: dict[str, Any], batch_size: int, **fields: Any) -> Tr
 
 def training_rate(num_members: int = 1, **config: Any) -> Callable[[], float]:
     """Returns a function that trains one call of a block and returns its tokens per second; see training_config."""
-    block = Block(training_config(**config), num_members)
+    block = CompiledSteps(training_config(**config), num_members)
     block.train()
     seconds = seconds_of(block.train)
     return lambda: block.tokens_per_call / seconds()
