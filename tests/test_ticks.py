@@ -1,6 +1,7 @@
 """No two labels of a figure touch, whatever the range of the runs, and every axis says at least two values."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from kleiber.scaling.figures.forecast import forecast_against_truth, hero
 from kleiber.scaling.figures.law import optimal_frontier, parameters_by_law, residuals
 from kleiber.scaling.figures.levels import Series, varied_levels
 from kleiber.scaling.figures.runs import fitted_surface, isoflop_slices, loss_curves
-from kleiber.scaling.figures.study import Curve, Estimates, Points, Target, cost_model
+from kleiber.scaling.figures.study import Curve, ForecastRun, Points, cost_model
 from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.fitting.result import Estimate
 from kleiber.scaling.table.table import read_table
 
 RANGES = (1.5, 4.0, 8.0, 30.0, 1e3, 1e6)
@@ -37,7 +39,7 @@ def targets_of(points):
     size, tokens = 2 * points.num_params.max(), 2 * points.num_tokens.max()
     loss = float(law(size, tokens))
     return [
-        Target(name, size, tokens, 6 * size * tokens, 4.0, loss * 1.002, loss * 0.99, loss * 1.01, 0.9, loss)
+        ForecastRun(name, size, tokens, 6 * size * tokens, 4.0, loss * 1.002, loss * 0.99, loss * 1.01, 0.9, loss)
         for name in ("wide", "long")
     ]
 
@@ -60,7 +62,9 @@ def levels(points, reach):
 
 def estimates(points, reach):
     spans = {name: (low * reach, low, 1.2 * low * reach) for name, low in zip("EAB", (0.9, 450.0, 7e5), strict=True)}
-    return [Estimates(name, {**spans, "alpha": (0.4, 0.39, 0.41), "beta": (0.3, 0.2, 0.4)}, 0.01) for name in "ab"]
+    spans |= {"alpha": (0.4, 0.39, 0.41), "beta": (0.3, 0.2, 0.4)}
+    found = {name: Estimate(value, value / 9, interval) for name, (value, *interval) in spans.items()}
+    return [SimpleNamespace(law=name, parameters=found, residual_rms=0.01) for name in "ab"]
 
 
 def rivals(points, reach):
