@@ -191,8 +191,8 @@ class Ledger:
             forecasts = {entry["target"]: entry for entry in entries if entry["event"] == "forecast"}
             if target not in forecasts:
                 raise UnknownTargetError(
-                    f"{self.path}: no forecast for target {target!r} was registered, so an outcome would prove nothing. "
-                    f"Registered: {', '.join(forecasts) or 'none'}."
+                    f"{self.path}: no forecast for target {target!r} was registered, so an outcome would prove "
+                    f"nothing. Registered: {', '.join(forecasts) or 'none'}."
                 )
             known = forecasts[target]
             low, high = known["interval"]
@@ -240,8 +240,8 @@ class Ledger:
         event = entry.get("event")
         if event not in KEYS:
             raise LedgerError(
-                f"{self.path}: line {number} has the event {event!r}, expected one of {', '.join(KEYS)}; it was written "
-                "by another version of kleiber, which can read it."
+                f"{self.path}: line {number} has the event {event!r}, expected one of {', '.join(KEYS)}; it was "
+                "written by another version of kleiber, which can read it."
             )
         missing = [key for key in KEYS[event] if key not in entry]
         interval = entry.get("interval", [0.0, 0.0])
