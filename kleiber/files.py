@@ -19,14 +19,25 @@ def replacing(path: Path, is_durable: bool = True) -> Iterator[Path]:
       is_durable: whether the content is on the disk before the name is, so that a loss of power leaves one whole.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # new, and so never somebody's link
     try:
         yield partial
         if is_durable:
-            with open(partial, "rb+") as file:
-                os.fsync(file.fileno())
+            _sync(partial, os.O_RDWR)
         os.replace(partial, path)
+        if is_durable:
+            _sync(path.parent, os.O_RDONLY)  # the name is on the disk only once the folder is
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path, mode: int) -> None:
+    descriptor = os.open(path, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

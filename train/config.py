@@ -5,6 +5,7 @@ from typing import Literal
 
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
+from kleiber.parallel.fields import check_fields
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class DataConfig:
     """Train on this many tokens of the corpus only, repeated as needed; None means the whole corpus."""
     max_epochs: float = 1.0
     """Passes over the (unique) tokens that are allowed; a plan that needs more is refused."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, num_unique_tokens="[1, inf); None is the whole corpus", max_epochs="(0, inf)")
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,15 @@ class OptimizerConfig:
     """Largest global gradient norm; None does not clip."""
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}, expected a positive number.")
+        check_fields(
+            self,
+            learning_rate="(0, inf)",
+            beta1="[0, 1)",
+            beta2="[0, 1)",
+            epsilon="(0, inf)",
+            weight_decay="[0, inf)",
+            clip_norm="(0, inf); None does not clip",
+        )
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,9 @@ class ScheduleConfig:
     cooldown_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
     """Source of 1-sqrt: Hägele et al. 2024, arXiv:2405.18392."""
 
+    def __post_init__(self) -> None:
+        check_fields(self, warmup_steps="[0, inf)", cooldown_fraction="[0, 1]")
+
 
 @dataclass(frozen=True)
 class EvalConfig:
@@ -66,6 +80,9 @@ class EvalConfig:
     """Validation tokens, in windows spread evenly over the split; the same for every run of an experiment."""
     batch_size: int = 16
     """Sequences per evaluation batch."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, num_tokens="[1, inf)", batch_size="[1, inf)")
 
 
 @dataclass(frozen=True)
@@ -84,13 +101,12 @@ class GuardConfig:
     run. The order of all others stays, so the run up to `first` is that of a run without it (`kleiber rewind`)."""
 
     def __post_init__(self) -> None:
-        if self.max_consecutive_skips < 1 or self.spike_window < 2:
-            raise ValueError(
-                f"max_consecutive_skips is {self.max_consecutive_skips} and spike_window {self.spike_window}, expected "
-                f"at least 1 and 2."
-            )
-        if self.spike_sigmas is not None and not self.spike_sigmas > 0:
-            raise ValueError(f"spike_sigmas is {self.spike_sigmas}, expected a positive number, or None for no rule.")
+        check_fields(
+            self,
+            max_consecutive_skips="[1, inf)",
+            spike_sigmas="(0, inf); None is no rule",
+            spike_window="[2, inf)",
+        )
         end_before = 0
         for first, end in self.skip_batches:
             if not end_before <= first < end:
@@ -125,16 +141,8 @@ class DelayedSyncConfig:
     20 to 100 a run loses 16 % by it and 1 to 3 % by 0.5 (experiments/configs/delayed_synchronisation.py)."""
 
     def __post_init__(self) -> None:
-        if self.num_replicas < 1 or self.num_inner_steps < 1:
-            raise ValueError(
-                f"delayed_sync: num_replicas is {self.num_replicas} and num_inner_steps {self.num_inner_steps}, "
-                f"expected at least 1."
-            )
-        if not (self.outer_learning_rate > 0 and 0 <= self.outer_momentum < 1):
-            raise ValueError(
-                f"delayed_sync: outer_learning_rate is {self.outer_learning_rate} and outer_momentum "
-                f"{self.outer_momentum}, expected > 0 and 0 <= momentum < 1."
-            )
+        counts = dict.fromkeys(("num_replicas", "num_inner_steps"), "[1, inf)")
+        check_fields(self, outer_learning_rate="(0, inf)", outer_momentum="[0, 1)", **counts)
 
 
 @dataclass(frozen=True)
@@ -180,8 +188,16 @@ class TrainConfig:
     """Further columns of the run record, such as ("bits", 8): levels of whatever the experiment varies."""
 
     def __post_init__(self) -> None:
-        if not self.num_tokens or any(n < 1 for n in self.num_tokens):
-            raise ValueError(f"num_tokens is {self.num_tokens}, expected one or more positive token counts.")
+        counts = ("num_tokens", "batch_size", "accumulation_steps", "loss_blocks", "steps_per_call", "keep_checkpoints")
+        check_fields(
+            self,
+            seed=f"[0, {2**32})",  # 32 bits, from which every draw comes
+            z_loss="[0, inf)",
+            checkpoint_seconds="[0, inf)",
+            **dict.fromkeys(counts, "[1, inf)"),
+        )
+        if not self.num_tokens:
+            raise ValueError("num_tokens is empty, expected one or more token counts.")
         if list(self.num_tokens) != sorted(set(self.num_tokens)):
             raise ValueError(f"num_tokens {self.num_tokens} must increase, each count once.")
         if len(self.num_tokens) > 1 and self.schedule.kind != "wsd":
@@ -189,14 +205,17 @@ class TrainConfig:
                 f"{len(self.num_tokens)} token counts on one trunk need schedule kind 'wsd', got "
                 f"'{self.schedule.kind}': its learning rate depends on the length, so give each count its own run."
             )
-        if self.accumulation_steps is not None and (
-            self.accumulation_steps < 1 or self.batch_size % self.accumulation_steps
-        ):
+        if self.accumulation_steps is not None and self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"accumulation_steps {self.accumulation_steps} does not divide batch_size {self.batch_size}."
             )
-        if self.loss_blocks < 1 or self.model.seq_len % self.loss_blocks:
+        if self.model.seq_len % self.loss_blocks:
             raise ValueError(f"loss_blocks {self.loss_blocks} does not divide seq_len {self.model.seq_len}.")
+        if self.model.param_dtype == "float16" and self.optimizer.name != "sgd":
+            raise ValueError(
+                f"model.param_dtype is float16 with optimizer '{self.optimizer.name}', whose epsilon and second moment "
+                f"are too small for it: training diverges. Use param_dtype float32 (compute_dtype may be float16)."
+            )
         _check_mesh(self)
 
     @property

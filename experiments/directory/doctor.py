@@ -213,7 +213,7 @@ class _Doctor:
 
     def ledger(self) -> Iterator[Finding]:
         path = self.directory / "ledger.jsonl"
-        if not path.exists():
+        if not path.exists() and not Ledger(path).head_path.exists():
             return
         try:
             self.checked["forecasts"] = Ledger(path).verify()

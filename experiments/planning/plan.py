@@ -112,7 +112,16 @@ class Plan:
 
 
 def make_plan(experiment: Experiment, num_workers: int) -> Plan:
-    """Returns the plan of an experiment; starts nothing."""
+    """Returns the plan of an experiment; starts nothing.
+
+    Raises:
+      ValueError: two runs are the same, or a law of the experiment is in no registry (with the nearest).
+    """
+    if experiment.laws:
+        from kleiber.scaling.laws import get_law  # only a plan with laws needs the room of laws
+
+        for law in experiment.laws:
+            get_law(law)
     fit_cells, target_cells = trunk_cells(experiment, "fit"), trunk_cells(experiment, "target")
     points = [p for cell in fit_cells for p in cell.planned.values()]
     targets = [p for cell in target_cells for p in cell.planned.values()]
@@ -158,7 +167,7 @@ def expectation(
       {"exponents": {"alpha", "beta"}, "forecasts": {target: relative standard error of its forecast}}; empty when the
       design cannot identify the law.
     """
-    from kleiber.scaling.designing.design import expected_errors  # only a plan with laws needs the room of laws
+    from kleiber.scaling.designing.design import expected_errors
     from kleiber.scaling.fitting.noise import RunNoise
 
     assumed = experiment.assumed

@@ -6,6 +6,7 @@ are in the ledger before a target starts.
 """
 
 import contextlib
+import math
 import sys
 import time
 import uuid
@@ -17,7 +18,7 @@ from typing import IO, Any
 
 from kleiber.experiments.config_file import config_hash
 from kleiber.experiments.directory.record import RunRecord, read_records, record_path, write_table
-from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
+from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.gate import gate_verdict
 from kleiber.experiments.planning.cells import TrunkCell, trunk_cells
@@ -29,8 +30,9 @@ from kleiber.experiments.sweeping.ownership import make_directory, own_directory
 from kleiber.experiments.sweeping.progress import SweepProgress
 from kleiber.experiments.sweeping.workers import WorkerPool, default_workers, num_devices
 from kleiber.files import read_json, write_json
-from kleiber.parallel.environment import process_in_environment
+from kleiber.parallel.environment import process_in_environment, start_seconds
 from kleiber.train.config import TrainConfig
+from kleiber.train.watch.watchdog import hang_seconds
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,14 @@ def run_sweep(
     """
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"{num_workers} workers asked for, expected 1 or more, or none for one on each core.")
-    if max_seconds is not None and max_seconds <= 0:
+    if max_seconds is not None and not 0 < max_seconds < math.inf:
         raise ValueError(f"a time limit of {max_seconds:g} seconds, expected a positive one, or none.")
+    hang_seconds(), start_seconds()  # a wrong variable is told before anything is made
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     configs = [*experiment.trunks, *(target.train for target in experiment.targets)]
     number, count = process_in_environment()
     if number > 0:
-        code = follow(directory, num_devices(configs))
+        code = follow(directory, num_devices(configs), experiment)
         return SweepResult(code, {"experiment": experiment.name, "process": number, "exit_code": code})
     make_directory(directory)
     with DirectoryLock(directory) as lock:
@@ -251,7 +254,8 @@ class _Sweep:
 
     def _stopped(self, code: int) -> SweepResult:
         self.say(f"stopped early{': ' + self.stopped_by if self.stopped_by else ''}")
-        self.say("what is done is kept, and the same line goes on")
+        mended = "" if code in (EXIT_RESUMABLE, EXIT_CANNOT_WRITE) else "once that is mended "
+        self.say(f"what is done is kept, and {mended}the same line goes on")
         summary = {"experiment": self.experiment.name, "status": "stopped", "reason": self.stopped_by}
         return SweepResult(code, {**summary, "exit_code": code})
 

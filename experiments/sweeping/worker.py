@@ -22,7 +22,13 @@ from filelock import FileLock, Timeout
 
 from kleiber.experiments.config_file import from_data, to_data
 from kleiber.experiments.directory.record import RunRecord, record_path, versions
-from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_RESUMABLE
+from kleiber.experiments.exit_codes import (
+    EXIT_CANNOT_WRITE,
+    EXIT_DONE,
+    EXIT_OUT_OF_MEMORY,
+    EXIT_RESUMABLE,
+    EXIT_USAGE,
+)
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, group_id, populations, trunk_cells
 from kleiber.experiments.sweeping.failures import (
@@ -34,7 +40,8 @@ from kleiber.experiments.sweeping.failures import (
     write_problem,
 )
 from kleiber.experiments.sweeping.ownership import allowed_fields
-from kleiber.experiments.sweeping.workers import WARNING
+from kleiber.experiments.sweeping.peers import PeersDiffer, agree_on_data, agree_on_hosts, is_here, presence
+from kleiber.experiments.sweeping.workers import DRIVER_PIPE, WARNING
 from kleiber.files import read_json, replacing, write_json
 from kleiber.parallel import hosts
 from kleiber.parallel.environment import process_in_environment, runs_on_cpu
@@ -47,16 +54,26 @@ SPLITS = ("fit", "target", "follow")
 
 
 def main(directory: Path, split: str, index: int, session: str) -> int:
-    """Works until every trunk of the split has its records, or a stop is asked for."""
+    """Works until every trunk of the split has its records, or a stop is asked for.
+
+    A mistake before a trunk is taken up, which every other worker would meet too, is told to the driver: exit code 2.
+    """
     _stay_on_core(index)
-    threading.Thread(target=_beat, args=[directory], name="kleiber-heartbeat", daemon=True).start()
-    hosts.connect()
-    logging.getLogger("kleiber").addHandler(_WarningsToDriver(logging.WARNING))
-    logging.getLogger("kleiber").propagate = False
-    stop = StopRequest()  # after connecting, which takes SIGTERM for itself
-    split = SPLITS[hosts.from_lead(SPLITS.index(split))]
-    experiment = from_data(Experiment, read_json(directory / "experiment.json"))
-    groups = populations(trunk_cells(experiment, split), experiment.population_size)
+    try:
+        experiment, groups, stop = _start(directory, split)
+    except hosts.PeerMissing as missing:
+        tell_driver(str(missing))
+        os._exit(EXIT_RESUMABLE)  # an orderly end would wait for who did not come
+    except PeersDiffer as difference:
+        tell_driver(str(difference))
+        hosts.disconnect()
+        return EXIT_USAGE
+    except (ValueError, TypeError, LookupError, ImportError) as mistake:
+        if is_lost_peer(mistake):
+            raise
+        traceback.print_exc()
+        tell_driver(str(mistake) if isinstance(mistake, ValueError) else f"{type(mistake).__name__}: {mistake}")
+        os._exit(EXIT_USAGE)  # nor with those who wait for this one
     try:
         for group in _pending(groups, directory, session):
             if hosts.is_lead():
@@ -74,6 +91,25 @@ def main(directory: Path, split: str, index: int, session: str) -> int:
         return EXIT_CANNOT_WRITE
     hosts.disconnect()
     return EXIT_DONE
+
+
+def _start(directory: Path, split: str) -> tuple[Experiment, list[list[TrunkCell]], StopRequest]:
+    """Meets the other processes, and returns what there is to train once all of them are found alike."""
+    number, count = process_in_environment()
+    beats = [directory / "runs" / f".beat-{os.getpid()}", *([presence(directory, number)] if count > 1 else [])]
+    threading.Thread(target=_beat, args=[beats], name="kleiber-heartbeat", daemon=True).start()
+    hosts.connect(lambda other: is_here(directory, other, number))
+    logging.getLogger("kleiber").addHandler(_WarningsToDriver(logging.WARNING))
+    logging.getLogger("kleiber").propagate = False
+    experiment = from_data(Experiment, read_json(directory / "experiment.json"))
+    if count > 1:
+        agree_on_hosts(experiment)
+    stop = StopRequest()  # after connecting, which takes SIGTERM for itself
+    split = SPLITS[hosts.from_lead(SPLITS.index(split))]
+    groups = populations(trunk_cells(experiment, split), experiment.population_size)
+    if count > 1:
+        agree_on_data(cell.config for group in groups for cell in group)
+    return experiment, groups, stop
 
 
 def _pending(groups: list[list[TrunkCell]], directory: Path, session: str) -> Iterator[list[TrunkCell]]:
@@ -114,10 +150,10 @@ def _follow(experiment: Experiment, group: list[TrunkCell], directory: Path, sto
 
 def tell_driver(text: str) -> None:
     """Says something to the user by way of the driver: a pipe works where a full disk does not."""
-    pipe = os.environ.get("KLEIBER_DRIVER_PIPE")
+    pipe = os.environ.get(DRIVER_PIPE)
     if pipe:
         with contextlib.suppress(OSError):
-            os.write(int(pipe), text.encode()[:4000] + b"\n")
+            os.write(int(pipe), " ".join(text.splitlines()).encode()[:4000] + b"\n")
     with contextlib.suppress(OSError):
         print(f"worker: {text}", flush=True)
 
@@ -150,13 +186,13 @@ def _missing(group: list[TrunkCell], directory: Path) -> bool:
     return any(cell.missing(directory) for cell in group)
 
 
-def _beat(directory: Path) -> None:
-    """Shows the driver for as long as this process lives, idle or not, that it runs its threads: one that is stopped or
-    frozen does not."""
-    path = directory / "runs" / f".beat-{os.getpid()}"
+def _beat(paths: list[Path]) -> None:
+    """Shows the driver and other hosts for as long as this process lives, idle or not, that it runs its threads: one
+    that is stopped or frozen does not."""
     while True:
-        with contextlib.suppress(OSError):  # a full disk is reported by whoever must write
-            path.touch()
+        for path in paths:
+            with contextlib.suppress(OSError):  # a full disk is reported by whoever must write
+                path.touch()
         time.sleep(min(1.0, hang_seconds() / 5))
 
 

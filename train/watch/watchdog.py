@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from kleiber.parallel.environment import seconds_in_environment
 from kleiber.train.watch.goodput import Goodput
 
 HANG_SECONDS = 60.0
@@ -27,7 +28,7 @@ EXIT_HUNG = 75
 
 def hang_seconds() -> float:
     """Returns the shortest time without progress that counts as a hang: KLEIBER_HANG_SECONDS, or 60."""
-    return float(os.environ.get("KLEIBER_HANG_SECONDS", HANG_SECONDS))
+    return seconds_in_environment("KLEIBER_HANG_SECONDS", HANG_SECONDS)
 
 
 class Watchdog:
