@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from kleiber.parallel.fields import check_fields
+from kleiber.fields import check_fields
 from kleiber.train.config import TrainConfig
 
 RECORD_COLUMNS = frozenset(

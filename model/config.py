@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from kleiber.parallel.fields import check_fields
+from kleiber.fields import check_fields
 
 Activation = Literal["relu_squared", "silu", "gelu"]
 Dtype = Literal["float32", "bfloat16", "float16"]

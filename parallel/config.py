@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from kleiber.parallel.fields import check_fields
+from kleiber.fields import check_fields
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ LOOSE = {
     "scaling": {"law"},
 }  # fmt: skip
 """All that may lie in these two rooms beside their folders: where there is more, one no longer sees what they hold."""
-FLOOR = {"kleiber.files", "kleiber.collector"}
+FLOOR = {"kleiber.files", "kleiber.fields", "kleiber.collector"}
 """What lies in kleiber/ itself for every room to use. The rest there is for users, who stand above all rooms."""
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 # Whatever of these can turn a file into running code. (numpy.load is looked at by its argument.)

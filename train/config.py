@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kleiber.fields import check_fields
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
-from kleiber.parallel.fields import check_fields
 
 
 @dataclass(frozen=True)
