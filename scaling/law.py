@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,21 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the formula of a user's own law stands."""
+
+    path: str
+    """Its file; "" for a function that was typed in."""
+    name: str
+    digest: str
+    """SHA-256 of the file, or of the function typed in; "" if its text is not known."""
+    source: str
+    """The function, for people; it is never run from here."""
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    """What the formula showed of its constants on the runs fitted, as JSON values (own_law/shape.py)."""
+
+
+@dataclass(frozen=True)
 class Law:
     """One entry of the registry."""
 
@@ -95,6 +111,11 @@ class Law:
     """What the column mapped to `loss` holds; laws of other quantities have no reducible part."""
     limits: tuple[str, ...] = field(default=())
     """Special cases, each asserted by a test."""
+    origin: Origin | None = None
+    """Of a user's own law, where its formula stands."""
+    settle: Callable[[Values], "Law"] | None = None
+    """Of a user's own law: (columns [runs]) -> the law with what its formula shows of its constants; ValueError if it
+    cannot be used there."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import log_gradients
 from kleiber.scaling.law import Law
-from kleiber.scaling.laws import get_law
+from kleiber.scaling.laws import as_law
 from kleiber.scaling.table.checks import usable_rows
 from kleiber.scaling.table.table import RunTable
 from kleiber.scaling.table.warned import TableWarning
@@ -85,7 +85,7 @@ class Selection:
 
 def rolling_origin(
     table: RunTable,
-    laws: Sequence[str],
+    laws: Sequence[str | Law | Callable[..., Any]],
     *,
     num_folds: int = 4,
     cluster: str | None = None,
@@ -102,7 +102,7 @@ def rolling_origin(
     Args:
       table: runs with `loss` and the laws' variables; `flops` orders them if there, else the product of parameters
         and tokens.
-      laws: ids of registered laws.
+      laws: as for `fit_law`, each.
       num_folds: blocks of larger runs, each scored once.
       cluster, objective, delta: as for `fit_law`.
       fixed: constants held at a value in the laws that have them.
@@ -113,7 +113,7 @@ def rolling_origin(
     """
     if not laws:
         raise ValueError("name at least one law to score (kleiber laws).")
-    found = [get_law(name) for name in laws]
+    found = [as_law(law) for law in laws]
     variables = tuple(dict.fromkeys(name for law in found for name in law.variable_names))
     table = usable_rows(table, variables, [each.name for law in found for each in law.variables if each.may_be_zero])
     compute = _compute(table, variables)

@@ -1,8 +1,9 @@
 """Fits a law to a table of runs: many starts, one certificate, intervals that hold when points share a trunk."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from kleiber.scaling.fitting.scaled_law import Model, make_model
 from kleiber.scaling.fitting.search import search
 from kleiber.scaling.fitting.trunk_effect import refine_shared
 from kleiber.scaling.law import Law
-from kleiber.scaling.laws import get_law
+from kleiber.scaling.laws import as_law
 from kleiber.scaling.table.checks import check_design, check_fixed_floor, usable_rows, warn_below_floor
 from kleiber.scaling.table.table import RunTable
 from kleiber.scaling.table.warned import SharedTrunkWarning, TableError
@@ -33,7 +34,7 @@ OBJECTIVES = ("gaussian", "huber", "student")
 
 def fit_law(
     table: RunTable,
-    law: str | Law,
+    law: str | Law | Callable[..., Any],
     *,
     cluster: str | None = None,
     objective: str = "gaussian",
@@ -46,7 +47,7 @@ def fit_law(
     Args:
       table: runs with columns `loss` and the law's variables; only rows with status done and split fit are used
         where those columns exist.
-      law: id of a registered law, or a law.
+      law: id of a registered law, a law, or a user's function (own_law/function.py).
       cluster: column whose equal values share one random effect (`trunk_id`); needs squares as the objective.
       objective: "gaussian", "huber" or "student" (4 degrees of freedom), summed over log residuals.
       delta: Huber's turning point, or the scale of Student's t; from the residuals if left out.
@@ -58,7 +59,7 @@ def fit_law(
       ValueError: unknown law, objective or constant.
       FitFailedError: if no start gives a finite minimum.
     """
-    law = get_law(law) if isinstance(law, str) else law
+    law = as_law(law)
     if objective not in OBJECTIVES:
         raise ValueError(f"objective {objective!r}: choose one of {', '.join(OBJECTIVES)}.")
     if cluster and objective != "gaussian":
@@ -135,6 +136,7 @@ def _finish(
     variances = uncertainty.variances
     return FitResult(
         law=model.law.id,
+        definition=model.law,
         parameters=parameters,
         objective=float(kind.cost(whitened)),
         objective_name=kind.kind,

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.laws import get_law
 
 
 def fit_report(fit: FitResult) -> str:
     """Returns one fit as text: constants with intervals, noise, alarms, and what was left out."""
-    law = get_law(fit.law)
-    lines = [f"{fit.law}: {law.formula}", f"  {fit.num_points} points from {fit.source}"]
+    lines = [f"{fit.law}: {fit.definition.formula}", f"  {fit.num_points} points from {fit.source}"]
     lines += [f"  note: {note}" for note in fit.notes]
     for name, each in fit.parameters.items():
         if each.withheld:

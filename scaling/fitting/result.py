@@ -11,7 +11,8 @@ import numpy as np
 from kleiber.scaling.fitting.identifiability import Identifiability
 from kleiber.scaling.fitting.noise import Uncertainty
 from kleiber.scaling.fitting.scaled_law import Model
-from kleiber.scaling.laws import get_law
+from kleiber.scaling.law import Law
+from kleiber.scaling.laws import law_of_fit
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class FitResult:
     """What `fit_law` returns."""
 
     law: str
+    definition: Law
+    """The law itself."""
     parameters: Mapping[str, Estimate]
     objective: float
     """Sum over the points of the objective function of the log residuals (for squares: half their sum)."""
@@ -100,8 +103,8 @@ class FitResult:
     @property
     def model(self) -> Model:
         """The law on the fitted runs."""
-        law = get_law(self.law)
-        return Model(law, {name: self.points[name] for name in law.variable_names}, self.scales, self.fixed)
+        columns = {name: self.points[name] for name in self.definition.variable_names}
+        return Model(self.definition, columns, self.scales, self.fixed)
 
     def predict(self, columns: Mapping[str, Any]) -> np.ndarray:
         """Returns the law's loss [runs] at columns by name."""
@@ -115,7 +118,8 @@ class FitResult:
         ident["weakest_direction"] = self.identifiability.weakest_in_words()
         out = {
             "law": self.law,
-            "formula": get_law(self.law).formula,
+            "formula": self.definition.formula,
+            **({"own_law": asdict(self.definition.origin)} if self.definition.origin else {}),
             "parameters": {
                 name: {**asdict(each), "interval_95": list(each.interval_95)} for name, each in self.parameters.items()
             },
@@ -153,15 +157,19 @@ class FitResult:
         return _without_nan(out)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any] | str) -> "FitResult":
+    def from_json(cls, data: Mapping[str, Any] | str, law: Law | None = None) -> "FitResult":
         """Returns the fit that `to_json` wrote.
 
+        Args:
+          data: the JSON, as text or read.
+          law: of a fit of a user's own law, that law; found again in its file if left out.
+
         Raises:
-          ValueError: if a key is missing.
+          ValueError: if a key is missing, or a user's own law is not there or has changed.
         """
         values = json.loads(data) if isinstance(data, str) else data
         try:
-            return _read(values)
+            return _read(values, law_of_fit(values, law))
         except (KeyError, TypeError) as mistake:
             raise ValueError(f"this is not a fit written by kleiber fit: {mistake} is missing or malformed.") from None
 
@@ -186,7 +194,7 @@ def _nan(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _read(values: Mapping[str, Any]) -> FitResult:
+def _read(values: Mapping[str, Any], definition: Law) -> FitResult:
     parameters = {
         name: Estimate(
             _nan(each["estimate"]),
@@ -206,6 +214,7 @@ def _read(values: Mapping[str, Any]) -> FitResult:
     state = values["state"]
     return FitResult(
         law=values["law"],
+        definition=definition,
         parameters=parameters,
         objective=values["objective"],
         objective_name=values["objective_name"],

@@ -4,8 +4,11 @@ import difflib
 import functools
 import importlib
 import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from kleiber.scaling.law import Law
+from kleiber.scaling.own_law import function
 
 
 @functools.cache
@@ -22,7 +25,7 @@ def registry() -> dict[str, Law]:
 
 def get_law(name: str) -> Law:
     """Returns the law of that id; "product_of:num_params_total+epochs" makes the product law of these columns, and
-    "mixture_of:share_web+share_code" the mixture law of these shares.
+    "mixture_of:share_web+share_code" the mixture law of these shares, and "my_laws.py:my_law" takes a user's own.
 
     Raises:
       ValueError: naming the nearest law if there is none.
@@ -35,9 +38,35 @@ def get_law(name: str) -> Law:
         from kleiber.scaling.laws.mixture import mixture_of
 
         return mixture_of(tuple(name.removeprefix("mixture_of:").split("+")), name)
+    if ".py:" in name:
+        return _own(function.load_law(name))
     laws = registry()
     if name in laws:
         return laws[name]
     near = difflib.get_close_matches(name, laws, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"there is no law {name!r}.{hint} Laws: {', '.join(laws)}.")
+
+
+def as_law(law: str | Law | Callable[..., Any]) -> Law:
+    """Returns a law given by its id, by itself, or as a user's function of columns and constants (own_law/function.py).
+
+    Raises:
+      ValueError: as `get_law`, or what is wrong with the function.
+    """
+    if isinstance(law, Law):
+        return law
+    return get_law(law) if isinstance(law, str) else _own(function.own_law(law))
+
+
+def law_of_fit(values: Mapping[str, Any], given: Law | None) -> Law:
+    """Returns the law of a fit's JSON: the registered one, or a user's own as given or found again in its file."""
+    if "own_law" not in values:
+        return get_law(values["law"])
+    return function.kept_law(values["own_law"], given)
+
+
+def _own(law: Law) -> Law:
+    if law.id in registry():
+        raise ValueError(f"there is a law {law.id!r} in the registry; call your function something else.")
+    return law
