@@ -127,6 +127,41 @@ class Law:
         """Columns that the law needs besides the loss."""
         return tuple(variable.name for variable in self.variables)
 
+    def __repr__(self) -> str:
+        lines = [f"{self.id}: {self.title}", f"  {self.formula}", f"  source     {self.citation}"]
+        lines += [f"  column     {each.name}: {each.meaning} [{each.unit}]" for each in self.variables]
+        lines += [f"  constant   {each.name}: {each.meaning} [{each.unit}]" for each in self.parameters]
+        about = {"validity": self.validity, "sweep": self.sweep, "pitfalls": self.pitfalls}
+        lines += [f"  {name:<10} {text}" for name, text in about.items() if text]
+        lines += [f"  limit      {each}" for each in self.limits]
+        for each in self.references:
+            constants = ", ".join(f"{name} {value:g}" for name, value in each.constants.items())
+            lines.append(f"  published  {constants} ({each.source})")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all about the law as plain JSON values."""
+        linear = {name for group in self.linear for name in group}
+        return {
+            "id": self.id,
+            "title": self.title,
+            "formula": self.formula,
+            "citation": self.citation,
+            "variables": {each.name: {"meaning": each.meaning, "unit": each.unit} for each in self.variables},
+            "parameters": {
+                each.name: {"meaning": each.meaning, "unit": each.unit, "linear": each.name in linear}
+                for each in self.parameters
+            },
+            "validity": self.validity,
+            "limits": list(self.limits),
+            "references": [
+                {"constants": dict(each.constants), "source": each.source, "mark": each.mark}
+                for each in self.references
+            ],
+            "sweep": self.sweep,
+            "pitfalls": self.pitfalls,
+        }
+
     def __getitem__(self, name: str) -> Parameter:
         return next(parameter for parameter in self.parameters if parameter.name == name)
 

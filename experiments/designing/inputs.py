@@ -17,20 +17,19 @@ def starting_point(options: "Options") -> tuple["FitResult | Known", "Known"]:
     import numpy as np
 
     from kleiber.experiments.commands.fit import numbers
-    from kleiber.experiments.commands.forecast import read_fits
+    from kleiber.fits import fits_of
     from kleiber.scaling.designing.simulate import RunNoise
     from kleiber.scaling.fitting.known import known_from_fit, known_from_law
-    from kleiber.scaling.laws import get_law, registry
+    from kleiber.scaling.laws import as_law
 
-    looks_like_file = options.source.endswith(".json") or Path(options.source).exists()
-    if looks_like_file and options.source not in registry():
+    if fits := fits_of(options.source):
         if options.constants:
             raise ValueError("--constants belong to a law; a fit has its own.")
-        fit = read_fits(options.source)[0]
+        fit = fits[0]
         known = known_from_fit(fit)
         noise = RunNoise(options.sigma or known.noise.sigma, known.noise.tau if options.tau is None else options.tau)
         return fit, replace(known, noise=noise)
-    law = get_law(options.source)
+    law = as_law(options.source)
     constants = numbers(options.constants, "constants")
     if not constants and not law.references:
         raise ValueError(f"law {law.id} has no published constants here: give --constants {'=..,'.join(law.names)}=..")
@@ -125,7 +124,7 @@ def rival_laws(
     options: "Options", source: "FitResult | Known", known: "Known", columns: Any
 ) -> tuple["Known", list["Known"]]:
     """Returns what is known, scaled to the candidates if it is a law, and the rivals to tell it from."""
-    from kleiber.experiments.commands.forecast import read_fits
+    from kleiber.fits import fits_of
     from kleiber.scaling.fitting.known import Known, known_from_law, rivals_from_fits, rivals_from_laws
 
     if isinstance(source, Known):
@@ -136,5 +135,5 @@ def rival_laws(
     laws = [each for each in options.rivals if each not in files]
     if laws:
         raise ValueError(f"--rivals {laws[0]}: with a fit, give the JSON of a rival fitted to the same runs.")
-    fits = read_fits(options.source) + [fit for path in files for fit in read_fits(path)]
+    fits = [fit for each in (options.source, *files) for fit in fits_of(each)]
     return known, rivals_from_fits(fits) if len(fits) > 1 else []

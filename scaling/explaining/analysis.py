@@ -114,9 +114,7 @@ def analyse(
     chosen, fixed = list({law.id: law for law in map(as_law, laws)}.values()), dict(fixed or {})
     held = [fixed] if len(chosen) == 1 else [_own(law, fixed, chosen) for law in chosen]
     common: dict[str, Any] = {"cluster": cluster, "objective": objective, "delta": delta}
-    fits = tuple(
-        fit_law(table, law, fixed=own, starts=starts, **common) for law, own in zip(chosen, held, strict=True)
-    )
+    fits = tuple(fit_law(table, law, fixed=own, starts=starts, **common) for law, own in zip(chosen, held, strict=True))
     selection = _selection(table, chosen, fixed=fixed, **common) if in_depth else LEFT_OUT
     return Analysis(
         fits,

@@ -141,8 +141,7 @@ def _parameter(name: str, bounds: tuple[float, float]) -> Parameter:
         start = bounds if np.isfinite(bounds).all() else (max(low, -1.0), min(high, 1.0))
         return Parameter(name, name, "as given", "identity", bounds, start)
     # Within three decades of an upper bound, if there is no lower one.
-    start = (low or high * 1e-3, high) if np.isfinite(high) else None
-    return Parameter(name, name, "as given", "log", bounds, start)
+    return Parameter(name, name, "as given", "log", bounds, (low or high * 1e-3, high) if np.isfinite(high) else None)
 
 
 def _loss(function: Callable[..., Any], columns: list[str], constants: Values, x: Values) -> np.ndarray:
@@ -200,7 +199,7 @@ def kept_law(kept: Mapping[str, Any], given: Law | None) -> Law:
       ValueError: it is not there, or is another than when it was fitted.
     """
     place = f"{kept['path'] or 'FILE.py'}:{kept['name']}"
-    again = f'give it again: law=... in Python, --law {place} for the command'
+    again = f"give it again: law=... in Python, --law {place} for the command"
     if given is None and not file_digest(kept["path"]):
         raise ValueError(f"the fit's own law {place} is not there; {again}.")
     found = given.origin.digest if given and given.origin else file_digest(kept["path"])

@@ -140,7 +140,9 @@ class _Look:
         for name in linear:
             with np.errstate(all="ignore"):
                 power = np.log(after[name] / before[name]) / np.log(FACTOR)
-                power = np.where(np.minimum(np.abs(after[name]), np.abs(before[name])) > 1e4 * self.noise, power, np.nan)
+                power = np.where(
+                    np.minimum(np.abs(after[name]), np.abs(before[name])) > 1e4 * self.noise, power, np.nan
+                )
             found = self._power(-power, [each for each in self.law.names if each not in linear])
             if found is None:
                 return {}
@@ -177,7 +179,9 @@ class _Look:
             sign = -1.0 if isinstance(power, str) and power.startswith("-") else 1.0
             moved[name] = self.draws[name] * FACTOR ** (-sign * exponent)
         smaller = {**self.x, **{name: self.x[name] / FACTOR for name in group}}
-        return np.allclose(self.loss({**self.draws, **moved}, smaller), self.loss(self.draws, self.x), rtol=1e-9, atol=0)
+        return np.allclose(
+            self.loss({**self.draws, **moved}, smaller), self.loss(self.draws, self.x), rtol=1e-9, atol=0
+        )
 
     def frontier(self, linear: Sequence[str], scale: Mapping[str, Scale]) -> tuple[str, str] | None:
         """Returns the exponents of parameters and of tokens of a sum of their powers, if it is one."""
@@ -209,7 +213,9 @@ def _look(law: Law, columns: Values) -> _Look:
         at = ", ".join(f"{name} {values[row]:g}" for name, values in columns.items())
         best = int(sound.sum(axis=1).argmax())
         given = ", ".join(f"{name} {each[best, 0]:.3g}" for name, each in draws.items())
-        raise ValueError(f"law {law.id} gives {value[best, row]:g} at row {row + 1} of those used ({at}), as with {given}.")
+        raise ValueError(
+            f"law {law.id} gives {value[best, row]:g} at row {row + 1} of those used ({at}), as with {given}."
+        )
     kept = np.flatnonzero(sound.all(axis=1))[:NUM_DRAWS]
     rows = np.unique(np.linspace(0, num_runs - 1, NUM_RUNS).astype(int))
     draws = {name: each[kept] for name, each in draws.items()}
