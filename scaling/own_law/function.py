@@ -65,7 +65,7 @@ def load_law(place: str) -> Law:
     path, _, name = place.rpartition(":")
     if not Path(path).is_file():
         raise ValueError(f"there is no file {path} to take the law {name!r} from.")
-    spec = importlib.util.spec_from_loader(f"kleiber_law_{Path(path).stem}", _AsItStands("kleiber_law", path))
+    spec = importlib.util.spec_from_loader("kleiber_own_law", _AsItStands("kleiber_own_law", path))
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     try:
@@ -189,7 +189,7 @@ def _formula(source: str) -> str:
     body = [each for each in getattr(function, "body", []) if not isinstance(each, ast.Expr)]
     if len(body) != 1 or not isinstance(body[0], ast.Return) or body[0].value is None:
         return ""
-    return f"L = {ast.unparse(body[0].value)}"
+    return "L = " + " ".join((ast.get_source_segment(source, body[0].value) or "").split())
 
 
 def kept_law(kept: Mapping[str, Any], given: Law | None) -> Law:

@@ -140,9 +140,7 @@ class _Look:
         for name in linear:
             with np.errstate(all="ignore"):
                 power = np.log(after[name] / before[name]) / np.log(FACTOR)
-                power = np.where(
-                    np.minimum(np.abs(after[name]), np.abs(before[name])) > 1e4 * self.noise, power, np.nan
-                )
+            power[np.minimum(np.abs(after[name]), np.abs(before[name])) <= 1e4 * self.noise] = np.nan
             found = self._power(-power, [each for each in self.law.names if each not in linear])
             if found is None:
                 return {}
@@ -179,9 +177,8 @@ class _Look:
             sign = -1.0 if isinstance(power, str) and power.startswith("-") else 1.0
             moved[name] = self.draws[name] * FACTOR ** (-sign * exponent)
         smaller = {**self.x, **{name: self.x[name] / FACTOR for name in group}}
-        return np.allclose(
-            self.loss({**self.draws, **moved}, smaller), self.loss(self.draws, self.x), rtol=1e-9, atol=0
-        )
+        before, after = self.loss(self.draws, self.x), self.loss({**self.draws, **moved}, smaller)
+        return np.allclose(after, before, rtol=1e-9, atol=0)
 
     def frontier(self, linear: Sequence[str], scale: Mapping[str, Scale]) -> tuple[str, str] | None:
         """Returns the exponents of parameters and of tokens of a sum of their powers, if it is one."""
@@ -220,6 +217,11 @@ def _look(law: Law, columns: Values) -> _Look:
     rows = np.unique(np.linspace(0, num_runs - 1, NUM_RUNS).astype(int))
     draws = {name: each[kept] for name, each in draws.items()}
     x = {name: values[rows] for name, values in columns.items()}
+    if not np.allclose(_computed(law, draws, x), value[np.ix_(kept, rows)], rtol=1e-9, atol=0):
+        raise ValueError(
+            f"law {law.id}: the loss of a run changes with the other runs given, as by a mean or maximum over them; "
+            "compute each run from its own columns."
+        )
 
     def loss(constants: Values, at: Values) -> np.ndarray:
         return np.broadcast_to(law.loss(constants, at), (len(kept), len(rows)))
@@ -264,10 +266,9 @@ def _computed(law: Law, draws: Values, columns: Values) -> np.ndarray:
             f"law {law.id} cannot be computed ({type(mistake).__name__}: {mistake}): columns come as arrays [runs] and "
             "constants as [sets, 1]; use numpy's functions on them, and np.where for if."
         ) from mistake
-    try:
-        return np.broadcast_to(value, (count, num_runs)).astype(np.float64)
-    except ValueError:
+    if value.shape != (count, num_runs):
         raise ValueError(
             f"law {law.id} gives an array {list(value.shape)} for {count} sets of constants [{count}, 1] and columns "
             f"[{num_runs}], expected [{count}, {num_runs}]: one loss for each set and run."
-        ) from None
+        )
+    return value.astype(np.float64)
