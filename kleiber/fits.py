@@ -1,6 +1,7 @@
 """Laws in Python: a table in, fitted laws out, and what they say of runs nobody has trained yet."""
 
 import html
+import io
 import json
 import re
 import warnings
@@ -151,7 +152,14 @@ class Fitted:
         figures = figures_of(self.fits[0])
         if name not in figures:
             raise ValueError(f"this fit has no figure {name!r}; it has {', '.join(figures)}.")
-        return figures[name]()
+        figure = figures[name]()
+
+        def picture() -> bytes:
+            figure.savefig(file := io.BytesIO(), format="png", dpi=130)
+            return file.getvalue()
+
+        figure._repr_png_ = picture  # type: ignore[attr-defined]  # a notebook shows it, with no backend chosen
+        return figure
 
     def report(self) -> str:
         """Returns everything found, as text."""

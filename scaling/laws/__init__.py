@@ -61,9 +61,9 @@ def as_law(law: str | Law | Callable[..., Any]) -> Law:
 
 def law_of_fit(values: Mapping[str, Any], given: Law | None) -> Law:
     """Returns the law of a fit's JSON: the registered one, or a user's own as given or found again in its file."""
-    if "own_law" not in values:
-        return get_law(values["law"])
-    return function.kept_law(values["own_law"], given)
+    if "own_law" in values:
+        return function.kept_law(values["own_law"], given)
+    return given if given and given.formula == values["formula"] else get_law(values["law"])
 
 
 def _own(law: Law) -> Law:
