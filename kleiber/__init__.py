@@ -23,13 +23,13 @@ __all__ = [
     "Fitted",  # .forecast, .optimum, .plot, .report, .to_json, .save, .constants
     "laws",  # the registry: laws by id
     "design",  # (fit or law, budget=..., target=...) -> Design: which runs to buy next
-    "Design",  # .runs, .report, .to_json
+    "Design",  # a dict that prints as text: ["runs"] and all that `kleiber design --json` says
     "plan",  # (experiment) -> what it would do and cost; starts nothing
     "sweep",  # (experiment, out=...) -> how it ended: trains, fits, forecasts, tests, reports
     "results",  # (directory) -> Results: what a sweep has found so far
-    "Results",  # .table, .fit, .ledger, .result, .gaps
+    "Results",  # .table, .records, .fit, .ledger, .result, .gaps
     "open_run",  # (directory, name) -> Run
-    "Run",  # .config, .record, .metrics, .params, .model
+    "Run",  # .config, .record, .records, .metrics, .params, .model
 ]
 _OF_RUNS = ("plan", "sweep", "results", "Results", "open_run", "Run")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kleiber.scaling.explaining.analysis import LEFT_OUT, Analysis, analyse
-from kleiber.scaling.fitting.result import Estimate, FitResult
+from kleiber.scaling.fitting.result import Estimate, FitResult, read_fits
 from kleiber.scaling.forecasting.allocation import Demand, allocate
 from kleiber.scaling.forecasting.forecast import Forecast, combined_forecast, form_weights
 from kleiber.scaling.forecasting.optimum import FlopsRule, counted_rule, optimum, plain_rule
@@ -230,12 +230,11 @@ def fit(
       ValueError: an unknown law, objective or constant, or a law of the user's own that cannot be used.
       FitFailedError: no start reaches a finite minimum.
     """
-    chosen = [law] if isinstance(law, str | Law) or callable(law) else list(law)
     try:
         with noted_warnings() as noted:
             found = analyse(
                 read_table(data, columns, drop),
-                chosen,
+                _several(law),
                 cluster=cluster,
                 objective=objective,
                 delta=delta,
@@ -251,6 +250,10 @@ def fit(
         for message in noted:
             warnings.warn(message, TableWarning, stacklevel=2)
     return Fitted(found, tuple(noted))
+
+
+def _several(law: AnyLaw | Sequence[AnyLaw]) -> list[AnyLaw]:
+    return [law] if isinstance(law, str | Law) or callable(law) else list(law)
 
 
 def _in_python(message: str) -> str:
@@ -274,17 +277,8 @@ def read_fit(path: str | Path, law: AnyLaw | Sequence[AnyLaw] = ()) -> Fitted:
       FileNotFoundError: there is no fit.
       ValueError: it is not one, or its own law is not there or has changed.
     """
-    file = Path(path) / "fit.json" if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no fit at {file}; write one with kleiber fit TABLE --json > {file}.")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        raise ValueError(f"{file} is not JSON; write a fit with kleiber fit TABLE --json > FILE.") from None
-    given = {own.id: own for own in map(as_law, [law] if isinstance(law, str | Law) or callable(law) else law)}
-    parts = data["fits"] if "fits" in data else [data, *data.get("rivals", [])]
-    fits = tuple(FitResult.from_json(each, given.get(each.get("law"))) for each in parts)
-    return _as_read(fits, parts[0].get("warnings", ()))
+    fits, noted = read_fits(path, [as_law(each) for each in _several(law)])
+    return _as_read(fits, noted)
 
 
 def together(parts: Sequence[Fitted]) -> Fitted:
@@ -296,14 +290,6 @@ def together(parts: Sequence[Fitted]) -> Fitted:
 def _as_read(fits: tuple[FitResult, ...], noted: Iterable[str]) -> Fitted:
     nothing = (LEFT_OUT,) * len(fits)
     return Fitted(Analysis(fits, tuple(form_weights(fits)), LEFT_OUT, nothing, nothing), tuple(noted))
-
-
-def fits_of(source: Any) -> tuple[FitResult, ...]:
-    """Returns the fits at hand, of a file or of a directory; none for a law."""
-    if isinstance(source, Fitted):
-        return source.fits
-    is_place = isinstance(source, str | Path) and source not in registry()
-    return read_fit(source).fits if is_place and (str(source).endswith(".json") or Path(source).exists()) else ()
 
 
 class Laws(Mapping[str, Law]):
@@ -334,29 +320,13 @@ class Laws(Mapping[str, Law]):
 laws = Laws()
 
 
-@dataclass(frozen=True)
-class Design:
-    """Runs to buy, and how well they will forecast the target."""
+class Design(dict[str, Any]):
+    """Runs to buy, and how well they will forecast the target: the keys of `kleiber design --json` (docs/json.md)."""
 
-    found: Mapping[str, Any]
-    """The keys of `kleiber design --json` (docs/json.md)."""
-
-    @property
-    def runs(self) -> list[dict[str, Any]]:
-        """The runs to buy, a dict each: the law's columns, flops, trunk, and the forecast's error with it."""
-        return self.found["runs"]
-
-    def report(self) -> str:
-        """Returns the design as text."""
+    def __repr__(self) -> str:
         from kleiber.experiments.designing.report import design_text
 
-        return design_text(self.found)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return dict(self.found)
-
-    __repr__ = report
+        return design_text(self)
 
 
 def design(source: Fitted | AnyLaw, *, budget: float, target: float, **options: Any) -> Design:
@@ -379,7 +349,7 @@ def design(source: Fitted | AnyLaw, *, budget: float, target: float, **options: 
         pairs = {name: each if isinstance(each, list | tuple) else [each] for name, each in value.items()}
         return ",".join(f"{name}={':'.join(map(repr, each))}" for name, each in pairs.items())
 
-    given: Any = source
+    given: Any = list(source.fits) if isinstance(source, Fitted) else source
     try:
         chosen = Options(given, budget, target, **{name: text(value) for name, value in options.items()})
     except TypeError as mistake:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from flax import nnx
 
     from kleiber.experiments.planning.plan import Plan
-    from kleiber.experiments.report.results import SweepResults
     from kleiber.experiments.sweeping.sweep import SweepResult
     from kleiber.fits import Fitted
     from kleiber.train.config import TrainConfig
@@ -84,38 +84,30 @@ def _experiment(experiment: str | Experiment) -> Experiment:
 class Results:
     """What a sweep's directory holds, finished or not."""
 
-    found: "SweepResults"
+    directory: Path
+    records: tuple[dict[str, Any], ...]
+    """One a measured point (docs/json.md)."""
+    ledger: tuple[dict[str, Any], ...]
+    """Forecasts and outcomes, in the order they were written down."""
+    result: dict[str, Any]
+    """The sweep's own verdict, its gate included; empty before it has ended."""
+    gaps: tuple[str, ...]
+    """What is missing or damaged, in sentences."""
 
     @property
     def table(self) -> Any:
-        """One row a measured point (docs/json.md): a pandas DataFrame, or a dict of arrays without pandas."""
-        return _frame(list(self.found.records))
+        """The records: a pandas DataFrame, or a dict of arrays without pandas."""
+        return _frame(self.records)
 
     @property
     def fit(self) -> "Fitted":
         """The laws fitted; FileNotFoundError before there are any."""
         from kleiber.fits import read_fit
 
-        return read_fit(self.found.directory)
-
-    @property
-    def ledger(self) -> tuple[dict[str, Any], ...]:
-        """Forecasts and outcomes, in the order they were written down."""
-        return self.found.ledger
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """The sweep's own verdict, its gate included; empty before it has ended."""
-        return self.found.result
-
-    @property
-    def gaps(self) -> tuple[str, ...]:
-        """What is missing or damaged, in sentences."""
-        return self.found.gaps
+        return read_fit(self.directory)
 
     def __repr__(self) -> str:
-        name, count = self.found.experiment.get("name", "a sweep"), len(self.found.fitted)
-        return "\n".join([f"{name} in {self.found.directory}: {count} points measured", *self.gaps])
+        return "\n".join([f"{len(self.records)} points in {self.directory}", *self.gaps])
 
 
 def results(directory: str | Path) -> Results:
@@ -126,7 +118,8 @@ def results(directory: str | Path) -> Results:
     """
     from kleiber.experiments.report.results import read_results
 
-    return Results(read_results(Path(directory)))
+    found = read_results(Path(directory))
+    return Results(found.directory, found.records, found.ledger, found.result, found.gaps)
 
 
 @dataclass(frozen=True)
@@ -260,7 +253,7 @@ def _read(path: Path) -> Any:
     return read_json(path)
 
 
-def _frame(rows: list[dict[str, Any]]) -> Any:
+def _frame(rows: Sequence[dict[str, Any]]) -> Any:
     """Returns rows as a DataFrame, or as a dict of arrays [rows] where pandas is not installed."""
     try:
         import pandas
@@ -269,4 +262,4 @@ def _frame(rows: list[dict[str, Any]]) -> Any:
 
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: np.array([row.get(name) for row in rows]) for name in names}
-    return pandas.DataFrame(rows)
+    return pandas.DataFrame(list(rows))

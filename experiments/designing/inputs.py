@@ -17,12 +17,11 @@ def starting_point(options: "Options") -> tuple["FitResult | Known", "Known"]:
     import numpy as np
 
     from kleiber.experiments.commands.fit import numbers
-    from kleiber.fits import fits_of
     from kleiber.scaling.designing.simulate import RunNoise
     from kleiber.scaling.fitting.known import known_from_fit, known_from_law
     from kleiber.scaling.laws import as_law
 
-    if fits := fits_of(options.source):
+    if fits := given_fits(options.source):
         if options.constants:
             raise ValueError("--constants belong to a law; a fit has its own.")
         fit = fits[0]
@@ -38,6 +37,17 @@ def starting_point(options: "Options") -> tuple["FitResult | Known", "Known"]:
     scale = {name: np.array([1e6, 1e8]) for name in law.variable_names}
     known = known_from_law(law, constants, noise, scale)
     return known, known
+
+
+def given_fits(source: "str | list[FitResult]") -> "list[FitResult]":
+    """Returns the fits at hand, or of a file or directory; none for a law."""
+    from kleiber.scaling.fitting.result import read_fits
+    from kleiber.scaling.laws import registry
+
+    if isinstance(source, list):
+        return source
+    is_place = isinstance(source, str) and source not in registry()
+    return list(read_fits(source)[0]) if is_place and (source.endswith(".json") or Path(source).exists()) else []
 
 
 def target_run(options: "Options", source: "FitResult | Known") -> dict[str, Any]:
@@ -124,7 +134,6 @@ def rival_laws(
     options: "Options", source: "FitResult | Known", known: "Known", columns: Any
 ) -> tuple["Known", list["Known"]]:
     """Returns what is known, scaled to the candidates if it is a law, and the rivals to tell it from."""
-    from kleiber.fits import fits_of
     from kleiber.scaling.fitting.known import Known, known_from_law, rivals_from_fits, rivals_from_laws
 
     if isinstance(source, Known):
@@ -135,5 +144,5 @@ def rival_laws(
     laws = [each for each in options.rivals if each not in files]
     if laws:
         raise ValueError(f"--rivals {laws[0]}: with a fit, give the JSON of a rival fitted to the same runs.")
-    fits = [fit for each in (options.source, *files) for fit in fits_of(each)]
+    fits = [fit for each in (options.source, *files) for fit in given_fits(each)]
     return known, rivals_from_fits(fits) if len(fits) > 1 else []

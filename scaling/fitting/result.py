@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -178,6 +179,30 @@ class FitResult:
         from kleiber.scaling.fitting.report import fit_report
 
         return fit_report(self)
+
+
+def read_fits(path: str | Path, laws: Sequence[Law] = ()) -> tuple[tuple[FitResult, ...], tuple[str, ...]]:
+    """Returns the fits of a JSON file of `kleiber fit --json` or of a sweep's directory, and the warnings noted there.
+
+    Args:
+      path: the file or directory.
+      laws: users' own laws that were fitted; found again in their files if left out.
+
+    Raises:
+      FileNotFoundError: there is no fit.
+      ValueError: it is no fit, or its own law is not there or has changed.
+    """
+    file = Path(path) / "fit.json" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no fit at {file}; write one with kleiber fit TABLE --json > {file}.")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        raise ValueError(f"{file} is not JSON; write a fit with kleiber fit TABLE --json > FILE.") from None
+    parts = data["fits"] if "fits" in data else [data, *data.get("rivals", [])]
+    given = {law.id: law for law in laws}
+    fits = tuple(FitResult.from_json(each, given.get(each.get("law"))) for each in parts)
+    return fits, tuple(parts[0].get("warnings", ()))
 
 
 def _without_nan(value: Any) -> Any:
