@@ -114,12 +114,24 @@ def test_every_kind_of_table_gives_the_same_fit(law, tmp_path):
     frame = pandas.DataFrame(runs()).assign(note="text")
     frame.to_csv(tmp_path / "runs.csv", index=False)
     frame.to_parquet(tmp_path / "runs.parquet")
-    kept = frame.set_index("note")  # an index is no column
-    kinds = [frame, kept, pyarrow.table(runs()), tmp_path / "runs.csv", str(tmp_path / "runs.parquet")]
+    kinds = [
+        frame,
+        frame.set_index("note"),
+        pyarrow.table(runs()),
+        tmp_path / "runs.csv",
+        str(tmp_path / "runs.parquet"),
+    ]
     for data in kinds:
         assert {name: each.estimate for name, each in kb.fit(data).constants.items()} == {
             name: each.estimate for name, each in law.constants.items()
         }
+
+
+def test_an_index_is_no_column():
+    frame = pandas.DataFrame(runs())
+    twice = pandas.concat([frame, frame.iloc[:1]], ignore_index=True).loc[[*range(1, 31), 0]]
+    with pytest.warns(UserWarning, match="1 row that repeats an earlier row in every column left out"):
+        assert kb.fit(twice).fits[0].num_points == 30
 
 
 def test_missing_values_of_a_frame_are_told_and_dropped():
