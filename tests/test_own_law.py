@@ -104,6 +104,8 @@ def test_a_law_of_other_columns_is_forecast_by_their_names():
     law = kb.fit({"width": width, "depth": depth, "loss": loss}, shape)
     found = law.forecast(width=1024, depth=32)
     assert found.interval[0] < 9 * 1024**-0.2 * 32**-0.1 < found.interval[1]
+    assert found.to_json()["compute_ratio"] is None and found.num_tokens is None
+    assert found.report().startswith("shape\n  predicted loss")
     with pytest.raises(ValueError, match="also needs a value for depth"):
         law.forecast(width=1024)
     with pytest.raises(ValueError, match="knows no 'heads'; it needs depth, width"):

@@ -41,16 +41,15 @@ class Forecast:
     rival_losses: Mapping[str, float]
     """What each rival predicts."""
     compute_ratio: float
-    """Parameters times tokens, over the largest among the fitted runs."""
+    """Parameters times tokens, over the largest among the fitted runs; NaN for a law of neither."""
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Returns the forecast as plain JSON values."""
         out = asdict(self)
         out["interval"], out["notes"] = list(self.interval), list(self.notes)
-        if not np.isfinite(self.degrees_of_freedom):
-            out["degrees_of_freedom"] = None
-        return out
+        unsaid = [name for name in ("degrees_of_freedom", "compute_ratio") if not np.isfinite(out[name])]
+        return out | dict.fromkeys(unsaid)
 
     def __repr__(self) -> str:
         low, high = self.interval
@@ -76,7 +75,7 @@ class Forecast:
         if known:
             head.append(f"{self.compute_ratio:.3g} times the largest fitted run ({' x '.join(known)})")
         lines = [
-            f"{self.law}: {', '.join(head)}",
+            ": ".join([self.law, ", ".join(head)] if head else [self.law]),
             f"  predicted loss {self.predicted_loss:.5g}, {self.level:.0%} interval [{low:.5g}, {high:.5g}] "
             f"(-{1 - low / self.predicted_loss:.2%}, +{high / self.predicted_loss - 1:.2%})",
             "  width from     " + ", ".join(f"{name} {size:.3%}" for name, size in self.parts.items()),
