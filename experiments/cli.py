@@ -5,6 +5,7 @@ import importlib
 import os
 import signal
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
@@ -47,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         print(usage())
         return EXIT_DONE if argv else EXIT_USAGE
     verb = argv[0]
+    if verb == "--version":
+        print(f"kleiber {version('kleiber')}")
+        return EXIT_DONE
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""

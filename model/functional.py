@@ -103,7 +103,8 @@ def init_params_on_device(config: ModelConfig, key: jax.Array) -> Params:
     return nnx.to_pure_dict(nnx.state(Transformer(config, nnx.Rngs(params=key)), nnx.Param))
 
 
-def _model(config: ModelConfig, params: Params) -> Transformer:
+def as_module(config: ModelConfig, params: Params) -> Transformer:
+    """Returns the NNX module of a shape with these weights."""
     return nnx.merge(_abstract(config)[0], params)
 
 
@@ -117,13 +118,13 @@ def apply_hidden(
     """Returns the hidden x_BTD that the head reads, in the compute dtype, and what the routers did (None without
     experts); a dropout key means training."""
     rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
-    model = _model(config, params)
+    model = as_module(config, params)
     return model.hidden(tokens_BT, segment_ids_BT, is_training=dropout_key is not None, rngs=rngs)
 
 
 def head(config: ModelConfig, params: Params, x_BTD: jax.Array) -> jax.Array:
     """Returns float32 logits_BTV of hidden x_BTD; call it on slices of T to keep the logits of a large V small."""
-    return _model(config, params).logits(x_BTD)
+    return as_module(config, params).logits(x_BTD)
 
 
 def apply(

@@ -6,6 +6,7 @@ generalised_mean --json > fit.json
 
 import json
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +23,8 @@ class Options:
     table: tyro.conf.Positional[str]
     """A .csv, .tsv or .parquet file, one row a run."""
     law: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A law of `kleiber laws`; several (repeated or joined by commas) are compared. Default: chinchilla."""
+    """A law of `kleiber laws`, or a function of yours as my_laws.py:my_law; several (repeated or joined by commas) are
+    compared. Default: chinchilla."""
     columns: str = ""
     """Our names to the table's, or to formulas of its columns, as loss=val_loss,num_params_total=params_b*1e9."""
     cluster: str | None = None
@@ -48,31 +50,29 @@ class Options:
 
 def run(options: Options) -> int:
     """Prints the fits; returns 0."""
-    from kleiber.scaling.explaining.analysis import analyse
-    from kleiber.scaling.table.table import read_table
-    from kleiber.scaling.table.warned import noted_warnings
+    from kleiber.experiments.api.fits import fit
+    from kleiber.scaling.table.warned import TableWarning
 
-    noted: list[str] = []
-    try:
-        with noted_warnings() as noted:
-            found = analyse(
-                read_table(options.table, pairs(options.columns, "columns"), options.drop),
-                [name for each in options.law or ("chinchilla",) for name in each.split(",") if name],
-                cluster=options.cluster,
-                objective=options.objective,
-                delta=options.delta,
-                fixed=numbers(options.fix, "fix"),
-                starts=options.starts,
-                in_depth=options.in_depth,
-            )
-    finally:
-        for message in noted:
-            print(f"kleiber fit: {message}", file=sys.stderr)
-    print(json.dumps(found.to_json(noted), indent=1, allow_nan=False) if options.json else found.report())
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TableWarning)
+        warnings.showwarning = lambda message, *_: print(f"kleiber fit: {message}", file=sys.stderr)
+        found = fit(
+            options.table,
+            [name for each in options.law or ("chinchilla",) for name in each.split(",") if name],
+            cluster=options.cluster,
+            objective=options.objective,
+            delta=options.delta,
+            drop=options.drop,
+            fix=numbers(options.fix, "fix"),
+            starts=options.starts,
+            in_depth=options.in_depth,
+            **pairs(options.columns, "columns"),
+        )
+    print(json.dumps(found.to_json(), indent=1, allow_nan=False) if options.json else found.report())
     if options.figures:
         from kleiber.scaling.figures.table import write_figures
 
-        for fit in found.fits:
-            for name, claim in write_figures(fit, options.figures).items():
+        for each in found.fits:
+            for name, claim in write_figures(each, options.figures).items():
                 print(f"{options.figures / name}: {claim}", file=sys.stderr)
     return 0

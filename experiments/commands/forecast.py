@@ -7,15 +7,14 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from kleiber.experiments.arguments import numbers, read_fits
+from kleiber.experiments.arguments import numbers
 
 if TYPE_CHECKING:
     from kleiber.scaling.fitting.result import FitResult
-    from kleiber.scaling.forecasting.flops_rule import FlopsRule
     from kleiber.scaling.forecasting.forecast import Forecast
 
 
@@ -47,6 +46,8 @@ class Options:
     """JSON files of other laws fitted to the same runs, to be combined with the first."""
     at: str = ""
     """Further variables of the law, as num_unique_tokens=1e9."""
+    law: tuple[str, ...] = ()
+    """Your own law, as my_laws.py:my_law, where the fit was of one whose file has moved."""
     register: Path | None = None
     """A ledger (.jsonl) to write this forecast down in before the run is trained; `kleiber ledger` scores it later."""
     name: str = ""
@@ -57,42 +58,42 @@ class Options:
 
 def run(options: Options) -> int:
     """Prints the forecast; returns 0."""
-    from kleiber.scaling.forecasting.forecast import combined_forecast
+    from kleiber.experiments.api.fits import read_fit, together
 
-    given = options.num_params is not None and options.num_tokens is not None
-    if [given, options.flops is not None, options.reach is not None].count(True) != 1:
+    at, counts = numbers(options.at, "at"), {"num_params_total": options.num_params, "num_tokens": options.num_tokens}
+    run_given = at | {name: count for name, count in counts.items() if count is not None}
+    budget = [each for each in (options.flops, options.reach) if each is not None]
+    if len(budget) > 1 or (budget and run_given != at) or not (budget or run_given):
         raise ValueError(
             "say --num-params N --num-tokens D for one run, --flops C for the best run of a budget, or --reach L for "
             "the cheapest run to a loss."
         )
-    fit, *rivals = read_fits(options.fit)
-    rivals += [each for path in options.rivals for each in read_fits(path)]
-    at = numbers(options.at, "at")
-    params, tokens, best = options.num_params, options.num_tokens, None
-    if not given:
-        best = best_run(options, fit)
-        params, tokens = best["num_params_total"], best["num_tokens"]
-        if "num_unique_tokens" in fit.scaled.law.variable_names:
-            at.setdefault("num_unique_tokens", tokens / best["epochs"])
-    assert params is not None and tokens is not None
-    found = combined_forecast([fit, *rivals], params, tokens, options.level, at)
+    fitted = together([read_fit(path, options.law) for path in (options.fit, *options.rivals)])
+    best = None
+    if budget:
+        best = fitted.optimum(
+            flops=options.flops,
+            reach=options.reach,
+            inference_tokens=options.inference_tokens,
+            unique_tokens=options.unique_tokens,
+            flops_per_param_token=options.flops_per_param_token,
+            level=options.level,
+        )
+    found = fitted.forecast(**{**(best.columns if best else {}), **run_given}, level=options.level)
     if options.register:
-        register(options, fit, found)
+        register(options, fitted.fits[0], found)
     if options.json:
-        print(json.dumps({**found.to_json(), "optimum": best}, indent=1, allow_nan=False))
+        print(json.dumps({**found.to_json(), "optimum": asdict(best) if best else None}, indent=1, allow_nan=False))
         return 0
     if best:
-        (low, high), (few, many) = best["num_params_interval"], best["num_tokens_interval"]
-        served = f", {best['inference_flops']:.4g} of them to serve" if best["inference_flops"] else ""
-        print(f"best run of {best['flops']:.4g} FLOPs{served} ({best['kind']}; {best['flops_rule']}):")
-        print(f"  parameters {params:.4g}  {best['level']:.0%} [{low:.4g}, {high:.4g}]")
-        print(f"  tokens     {tokens:.4g}  {best['level']:.0%} [{few:.4g}, {many:.4g}]")
+        print(best.report())
     print(found.report())
     return 0
 
 
 def register(options: Options, fit: "FitResult", found: "Forecast") -> None:
     """Writes a forecast down in a ledger, with what simple rules say of the same run."""
+    from kleiber.experiments.api.fits import flops_rule
     from kleiber.scaling.forecasting.forecast import baseline_losses
     from kleiber.scaling.forecasting.ledger import Ledger
 
@@ -100,11 +101,13 @@ def register(options: Options, fit: "FitResult", found: "Forecast") -> None:
     if not options.name:
         raise ValueError("--register needs --name, by which the outcome is written down later.")
     size, tokens = found.num_params_total, found.num_tokens
+    if size is None or tokens is None:
+        raise ValueError("--register needs --num-params and --num-tokens, by which a run is known in the ledger.")
     entry = Ledger(options.register).register(
         target=options.name,
         num_params_total=size,
         num_tokens=tokens,
-        flops=flops_rule(options, fit).flops(size, tokens),
+        flops=flops_rule(fit, options.flops_per_param_token).flops(size, tokens),
         compute_ratio=found.compute_ratio,
         law=found.law,
         predicted_loss=found.predicted_loss,
@@ -113,24 +116,3 @@ def register(options: Options, fit: "FitResult", found: "Forecast") -> None:
         baselines=baseline_losses(fit, size, tokens),
     )
     print(f"registered {options.name} in {options.register}, hash {entry['hash'][:12]}", file=sys.stderr)
-
-
-def flops_rule(options: Options, fit: "FitResult") -> "FlopsRule":
-    """Returns what training costs, as the options say."""
-    from kleiber.scaling.forecasting.flops_rule import counted_rule, plain_rule
-
-    per = options.flops_per_param_token
-    return counted_rule(fit) if per == "counted" else plain_rule(per)
-
-
-def best_run(options: Options, fit: "FitResult") -> dict[str, Any]:
-    """Returns the best run of a budget, or the cheapest to a loss, with intervals."""
-    from kleiber.scaling.forecasting.allocation import Demand, allocate
-
-    rule = flops_rule(options, fit)
-    demand = Demand(options.flops, options.reach, options.inference_tokens, options.unique_tokens, rule)
-    found = asdict(allocate(fit, demand, options.level))
-    flops = options.flops or found["training_flops"] + found["inference_flops"]
-    names = ("num_params_total", "num_params_interval", "num_tokens", "num_tokens_interval", "level")
-    out = {"flops": flops, **{name: found[name] for name in names}, "flops_rule": rule.text}
-    return out | {name: found[name] for name in ("kind", "inference_flops", "epochs")}

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kleiber.experiments.arguments import numbers, pairs, read_fits
+from kleiber.experiments.arguments import numbers, pairs
 from kleiber.experiments.designing.options import Options
 
 if TYPE_CHECKING:
@@ -20,13 +20,12 @@ def starting_point(options: Options) -> tuple["FitResult | Known", "Known"]:
 
     from kleiber.scaling.fitting.known import known_from_fit, known_from_law
     from kleiber.scaling.fitting.noise import RunNoise
-    from kleiber.scaling.laws import get_law, registry
+    from kleiber.scaling.laws import get_law
 
-    looks_like_file = options.source.endswith(".json") or Path(options.source).exists()
-    if looks_like_file and options.source not in registry():
+    if fits := given_fits(options.source):
         if options.constants:
             raise ValueError("--constants belong to a law; a fit has its own.")
-        fit = read_fits(options.source)[0]
+        fit = fits[0]
         known = known_from_fit(fit)
         noise = RunNoise(options.sigma or known.noise.sigma, known.noise.tau if options.tau is None else options.tau)
         return fit, replace(known, noise=noise)
@@ -39,6 +38,17 @@ def starting_point(options: Options) -> tuple["FitResult | Known", "Known"]:
     scale = {name: np.array([1e6, 1e8]) for name in law.variable_names}
     known = known_from_law(law, constants, noise, scale)
     return known, known
+
+
+def given_fits(source: "str | list[FitResult]") -> "list[FitResult]":
+    """Returns the fits at hand, or of a file or directory; none for a law."""
+    from kleiber.scaling.fitting.result import read_fits
+    from kleiber.scaling.laws import registry
+
+    if isinstance(source, list):
+        return source
+    is_place = isinstance(source, str) and source not in registry()
+    return list(read_fits(source)[0]) if is_place and (source.endswith(".json") or Path(source).exists()) else []
 
 
 def target_run(options: Options, source: "FitResult | Known") -> dict[str, Any]:
@@ -133,5 +143,5 @@ def rival_laws(
     laws = [each for each in options.rivals if each not in files]
     if laws:
         raise ValueError(f"--rivals {laws[0]}: with a fit, give the JSON of a rival fitted to the same runs.")
-    fits = read_fits(options.source) + [fit for path in files for fit in read_fits(path)]
+    fits = [fit for each in (options.source, *files) for fit in given_fits(each)]
     return known, rivals_from_fits(fits) if len(fits) > 1 else []

@@ -173,9 +173,7 @@ def _span(values: list[float], noun: str, unit: str) -> str:
 def law_sentences(study: Study) -> list[str]:
     """Returns what the fit says, in plain sentences; an unidentified exponent is not said."""
     fit = study.fits[0]
-    from kleiber.scaling.laws import get_law
-
-    law = get_law(fit.law)
+    law = fit.definition
     sentences = [f"{law.title.capitalize()} ({fit.law}), {law.formula}; {law.citation}."]
     a, spread = fit.optimum.get("a"), fit.optimum.get("a_interval_95")
     if a is not None and spread:

@@ -17,11 +17,12 @@ from typing import Any
 from kleiber.experiments.config_file import to_data
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.sweeping.peers import GIVEN
 from kleiber.experiments.sweeping.workers import MAX_RESTARTS, STOP_SECONDS, WARNING, heard, start_worker
 from kleiber.files import read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
 
+GIVEN = "KLEIBER_GIVEN_EXPERIMENT"
+"""The variable with the path of the experiment of a follower's own command line."""
 LAUNCH = "launch.json"
 
 

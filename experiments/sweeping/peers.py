@@ -19,14 +19,13 @@ from blake3 import blake3
 from kleiber.experiments.config_file import config_hash, from_data, to_data
 from kleiber.experiments.directory.record import read_json
 from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.sweeping.follow import GIVEN
 from kleiber.parallel import hosts
 from kleiber.train.checkpoints.identity import differences, show
 from kleiber.train.config import TrainConfig
 
 PACKAGES = ("kleiber", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 ROOMS = ("parallel", "model", "train", "scaling", "experiments")
-GIVEN = "KLEIBER_GIVEN_EXPERIMENT"
-"""The variable with the path of the experiment of a follower's own command line."""
 CLOCK = "clock"
 CLOCK_SECONDS = 60.0
 """How far the clocks of two hosts may be apart: dates of records and of forecasts come from them."""

@@ -1,7 +1,7 @@
 """All that is said about one table: the fits, which form predicts larger runs, what each factor does, other methods."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,12 @@ from kleiber.scaling.explaining.select import Selection, rolling_origin
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import form_weights
+from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import RunTable
 from kleiber.scaling.table.warned import TableWarning
 
+LEFT_OUT = "not asked for"
 BEYOND = 10.0
 """The three approaches advise for this many times the compute of the largest run."""
 
@@ -64,11 +66,10 @@ class Analysis:
         parts = [fit.report() for fit in self.fits]
         if len(self.fits) > 1:
             parts.append(_comparison(self.fits, self.weights))
-        parts.append(
-            f"rolling origin in compute: not possible, {self.selection}"
-            if isinstance(self.selection, str)
-            else self.selection.report()
-        )
+        if not isinstance(self.selection, str):
+            parts.append(self.selection.report())
+        elif self.selection != LEFT_OUT:
+            parts.append(f"rolling origin in compute: not possible, {self.selection}")
         best = self.best
         for found in (self.factors[best], self.approaches[best]):
             if not isinstance(found, str):
@@ -89,7 +90,7 @@ def _json(found: Selection | Factors | Approaches | str) -> dict[str, Any]:
 
 def analyse(
     table: RunTable,
-    laws: Sequence[str],
+    laws: Sequence[str | Law | Callable[..., Any]],
     *,
     cluster: str | None = None,
     objective: str = "gaussian",
@@ -102,27 +103,24 @@ def analyse(
 
     Args:
       table, cluster, objective, delta, starts: as for `fit_law`.
-      laws: ids of registered laws.
+      laws: as for `fit_law`, each.
       fixed: constants held at a value in the laws that have them; with one law, all must be its own.
       in_depth: whether more is found than the fits.
 
     Raises:
       TableError, ValueError, FitFailedError: as `fit_law`.
     """
-    names, fixed = list(dict.fromkeys(laws)), dict(fixed or {})
-    held = {name: fixed if len(names) == 1 else _own(name, fixed, names) for name in names}
+    chosen, fixed = list({law.id: law for law in map(get_law, laws)}.values()), dict(fixed or {})
+    held = [fixed] if len(chosen) == 1 else [_own(law, fixed, chosen) for law in chosen]
     common: dict[str, Any] = {"cluster": cluster, "objective": objective, "delta": delta}
-    fits = tuple(fit_law(table, name, fixed=held[name], starts=starts, **common) for name in names)
-    left_out = "not asked for"
-    selection: Selection | str = left_out
-    if in_depth:
-        selection = _selection(table, names, fixed=fixed, **common)
+    fits = tuple(fit_law(table, law, fixed=own, starts=starts, **common) for law, own in zip(chosen, held, strict=True))
+    selection = _selection(table, chosen, fixed=fixed, **common) if in_depth else LEFT_OUT
     return Analysis(
         fits,
         tuple(form_weights(fits)),
         selection,
-        tuple(describe_factors(fit) if in_depth else left_out for fit in fits),
-        tuple(_approaches(fit) if in_depth else left_out for fit in fits),
+        tuple(describe_factors(fit) if in_depth else LEFT_OUT for fit in fits),
+        tuple(_approaches(fit) if in_depth else LEFT_OUT for fit in fits),
     )
 
 
@@ -135,20 +133,20 @@ def _comparison(fits: Sequence[FitResult], weights: Sequence[float]) -> str:
     return "\n".join(lines)
 
 
-def _own(law: str, fixed: Mapping[str, float], laws: Sequence[str]) -> dict[str, float]:
+def _own(law: Law, fixed: Mapping[str, float], laws: Sequence[Law]) -> dict[str, float]:
     """Returns the fixed constants that this law has.
 
     Raises:
       ValueError: for a constant that none of the laws has.
     """
-    known = {name for each in laws for name in get_law(each).names}
+    known = {name for each in laws for name in each.names}
     unknown = [name for name in fixed if name not in known]
     if unknown:
-        raise ValueError(f"none of {', '.join(laws)} has a constant {unknown[0]!r} to fix.")
-    return {name: value for name, value in fixed.items() if name in get_law(law).names}
+        raise ValueError(f"none of {', '.join(each.id for each in laws)} has a constant {unknown[0]!r} to fix.")
+    return {name: value for name, value in fixed.items() if name in law.names}
 
 
-def _selection(table: RunTable, laws: Sequence[str], **options: Any) -> Selection | str:
+def _selection(table: RunTable, laws: Sequence[Law], **options: Any) -> Selection | str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TableWarning)

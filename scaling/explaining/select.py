@@ -79,7 +79,7 @@ class Selection:
 
 def rolling_origin(
     table: RunTable,
-    laws: Sequence[str],
+    laws: Sequence[str | Law | Callable[..., Any]],
     *,
     num_folds: int = 4,
     cluster: str | None = None,
@@ -96,7 +96,7 @@ def rolling_origin(
     Args:
       table: runs with `loss` and the laws' variables; `flops` orders them if there, else the product of parameters
         and tokens.
-      laws: ids of registered laws.
+      laws: as for `fit_law`, each.
       num_folds: blocks of larger runs, each scored once.
       cluster, objective, delta: as for `fit_law`.
       fixed: constants held at a value in the laws that have them.
@@ -107,7 +107,7 @@ def rolling_origin(
     """
     if not laws:
         raise ValueError("name at least one law to score (kleiber laws).")
-    found = [get_law(name) for name in laws]
+    found = [get_law(law) for law in laws]
     variables = tuple(dict.fromkeys(name for law in found for name in law.variable_names))
     table = usable_rows(table, variables, [each.name for law in found for each in law.variables if each.may_be_zero])
     compute = _compute(table, variables)

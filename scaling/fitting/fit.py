@@ -1,8 +1,9 @@
 """Fits a law to a table of runs: many starts, one certificate, intervals that hold when points share a trunk."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ OBJECTIVES = ("gaussian", "huber", "student")
 
 def fit_law(
     table: RunTable,
-    law: str | Law,
+    law: str | Law | Callable[..., Any],
     *,
     cluster: str | None = None,
     objective: str = "gaussian",
@@ -46,7 +47,7 @@ def fit_law(
     Args:
       table: runs with columns `loss` and the law's variables; only rows with status done and split fit are used
         where those columns exist.
-      law: id of a registered law, or a law.
+      law: id of a registered law, a law, or a user's function (own_law/function.py).
       cluster: column whose equal values share one random effect (`trunk_id`); needs squares as the objective.
       objective: "gaussian", "huber" or "student" (4 degrees of freedom), summed over log residuals.
       delta: Huber's turning point, or the scale of Student's t; from the residuals if left out.
@@ -125,6 +126,7 @@ def _finish(
     parameters, ident = describe(solution, uncertainty, others)
     return FitResult(
         law=scaled.law.id,
+        definition=scaled.law,
         parameters=parameters,
         objective=float(kind.cost(whitened)),
         objective_name=kind.kind,

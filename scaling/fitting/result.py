@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import numpy as np
 from kleiber.scaling.fitting.identifiability import Identifiability
 from kleiber.scaling.fitting.noise import RunNoise, Uncertainty
 from kleiber.scaling.fitting.scaled_law import ScaledLaw
-from kleiber.scaling.laws import get_law
+from kleiber.scaling.law import Law
+from kleiber.scaling.laws import law_of_fit
 
 UNCERTAINTY = tuple(each.name for each in fields(Uncertainty))
 AS_THEY_ARE = (
@@ -62,6 +64,8 @@ class FitResult:
     """What `fit_law` returns."""
 
     law: str
+    definition: Law
+    """The law itself."""
     parameters: Mapping[str, Estimate]
     objective: float
     """Sum over the points of the objective function of the log residuals (for squares: half their sum)."""
@@ -108,8 +112,8 @@ class FitResult:
     @property
     def scaled(self) -> ScaledLaw:
         """The law on the fitted runs."""
-        law = get_law(self.law)
-        return ScaledLaw(law, {name: self.points[name] for name in law.variable_names}, self.scales, self.fixed)
+        columns = {name: self.points[name] for name in self.definition.variable_names}
+        return ScaledLaw(self.definition, columns, self.scales, self.fixed)
 
     def predict(self, columns: Mapping[str, Any]) -> np.ndarray:
         """Returns the law's loss [runs] at columns by name."""
@@ -121,7 +125,8 @@ class FitResult:
         ident = self.identifiability
         out = {
             "law": self.law,
-            "formula": get_law(self.law).formula,
+            "formula": self.definition.formula,
+            **({"own_law": asdict(self.definition.origin)} if self.definition.origin else {}),
             "parameters": {name: asdict(each) for name, each in self.parameters.items()},
             "objective": self.objective,
             "objective_name": self.objective_name,
@@ -160,21 +165,25 @@ class FitResult:
         return without_nan(out)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any] | str) -> "FitResult":
+    def from_json(cls, data: Mapping[str, Any] | str, law: Law | None = None) -> "FitResult":
         """Returns the fit that `to_json` wrote.
 
+        Args:
+          data: the JSON, as text or read.
+          law: of a fit of a user's own law, that law; found again in its file if left out.
+
         Raises:
-          ValueError: if a key is missing.
+          ValueError: if a key is missing, or a user's own law is not there or has changed.
         """
         values = json.loads(data) if isinstance(data, str) else data
         try:
-            return _read(values)
+            return _read(values, law_of_fit(values, law))
         except (KeyError, TypeError) as mistake:
             raise ValueError(f"this is not a fit written by kleiber fit: {mistake} is missing or malformed.") from None
 
     def report(self) -> str:
         """Returns the fit as text: constants with intervals, noise, alarms, and what was left out."""
-        lines = [f"{self.law}: {get_law(self.law).formula}", f"  {self.num_points} points from {self.source}"]
+        lines = [f"{self.law}: {self.definition.formula}", f"  {self.num_points} points from {self.source}"]
         lines += [f"  note: {note}" for note in self.notes]
         lines += [f"  {name:<8} {each.in_words()}" for name, each in self.parameters.items()]
         if self.optimum.get("a") is not None:
@@ -193,6 +202,30 @@ class FitResult:
         return "\n".join(lines + [f"  ALARM {alarm}" for alarm in ident.alarms])
 
 
+def read_fits(path: str | Path, laws: Sequence[Law] = ()) -> tuple[tuple[FitResult, ...], tuple[str, ...]]:
+    """Returns the fits of a JSON file of `kleiber fit --json` or of a sweep's directory, and the warnings noted there.
+
+    Args:
+      path: the file or directory.
+      laws: users' own laws that were fitted; found again in their files if left out.
+
+    Raises:
+      FileNotFoundError: there is no fit.
+      ValueError: it is no fit, or its own law is not there or has changed.
+    """
+    file = Path(path) / "fit.json" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no fit at {file}; write one with kleiber fit TABLE --json > {file}.")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        raise ValueError(f"{file} is not JSON; write a fit with kleiber fit TABLE --json > FILE.") from None
+    parts = data["fits"] if "fits" in data else [data, *data.get("rivals", [])]
+    given = {law.id: law for law in laws}
+    fits = tuple(FitResult.from_json(each, given.get(each.get("law"))) for each in parts)
+    return fits, tuple(parts[0].get("warnings", ()))
+
+
 def without_nan(value: Any) -> Any:
     """Returns JSON values with None for what is not finite."""
     if isinstance(value, dict):
@@ -208,7 +241,7 @@ def _nan(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _read(values: Mapping[str, Any]) -> FitResult:
+def _read(values: Mapping[str, Any], definition: Law) -> FitResult:
     parameters = {
         name: Estimate(
             _nan(each["estimate"]),
@@ -226,6 +259,7 @@ def _read(values: Mapping[str, Any]) -> FitResult:
     state = values["state"]
     return FitResult(
         **{name: values[name] for name in AS_THEY_ARE},
+        definition=definition,
         parameters=parameters,
         cluster=values["noise"]["cluster"],
         identifiability=replace(report, condition=math.inf if report.condition is None else report.condition),

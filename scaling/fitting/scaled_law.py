@@ -136,13 +136,14 @@ def make_scaled_law(law: Law, columns: Mapping[str, np.ndarray], fixed: Mapping[
     """Returns a law on measured columns, each divided by its geometric mean if the law allows it.
 
     Raises:
-      ValueError: if a fixed constant is not one of the law's.
+      ValueError: if a fixed constant is not one of the law's, or a law of the user's own cannot be used here.
     """
     fixed = dict(fixed or {})
     unknown = [name for name in fixed if name not in law.names]
     if unknown:
         raise ValueError(f"law {law.id} has no constant {unknown[0]!r} to fix; it has {', '.join(law.names)}.")
     chosen = {name: np.asarray(columns[name], np.float64) for name in law.variable_names}
+    law = law.settle(chosen) if law.settle else law
     centring = {variable for parameter in law.parameters for variable, _ in parameter.scale}
     scales = {
         name: float(np.exp(np.mean(np.log(values)))) if name in centring else 1.0 for name, values in chosen.items()

@@ -24,8 +24,9 @@ class Forecast:
     """A predicted loss and its interval for one new run."""
 
     law: str
-    num_params_total: float
-    num_tokens: float
+    num_params_total: float | None
+    num_tokens: float | None
+    """None of a law that knows no such count, as the parameters."""
     predicted_loss: float
     """Nats per token (or the unit of the fitted losses)."""
     interval: tuple[float, float]
@@ -40,19 +41,38 @@ class Forecast:
     rival_losses: Mapping[str, float]
     """What each rival predicts."""
     compute_ratio: float
-    """Parameters times tokens, over the largest among the fitted runs."""
+    """Parameters times tokens, over the largest among the fitted runs; NaN for a law of neither."""
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Returns the forecast as plain JSON values."""
         return without_nan(asdict(self))
 
+    def __repr__(self) -> str:
+        low, high = self.interval
+        width = ", ".join(f"{name} {size:.2%}" for name, size in self.parts.items() if size)
+        return f"loss {self.predicted_loss:.5g}, {self.level:.0%} [{low:.5g}, {high:.5g}]; width from {width}"
+
+    def _repr_markdown_(self) -> str:
+        """Returns the forecast as a notebook shows it."""
+        low, high = self.interval
+        rows = [("predicted loss", f"**{self.predicted_loss:.5g}**"), ("level", f"{self.level:.0%}")]
+        rows.insert(1, ("interval", f"{low:.5g} to {high:.5g}"))
+        rows += [(f"width from {name}", f"{size:.3%}") for name, size in self.parts.items()]
+        rows += [(f"{name} says", f"{loss:.5g}") for name, loss in self.rival_losses.items()]
+        rows += [("note", note) for note in self.notes]
+        return f"| {self.law} | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows)
+
     def report(self) -> str:
         """Returns the forecast as text for people."""
         low, high = self.interval
+        counts = {"N": self.num_params_total, "D": self.num_tokens}
+        known = {name: count for name, count in counts.items() if count is not None}
+        head = [f"{name} {count:.4g}" for name, count in known.items()]
+        if known:
+            head.append(f"{self.compute_ratio:.3g} times the largest fitted run ({' x '.join(known)})")
         lines = [
-            f"{self.law}: N {self.num_params_total:.4g}, D {self.num_tokens:.4g}, "
-            f"{self.compute_ratio:.3g} times the largest fitted run (N x D)",
+            ": ".join([self.law, ", ".join(head)] if head else [self.law]),
             f"  predicted loss {self.predicted_loss:.5g}, {self.level:.0%} interval [{low:.5g}, {high:.5g}] "
             f"(-{1 - low / self.predicted_loss:.2%}, +{high / self.predicted_loss - 1:.2%})",
             "  width from     " + ", ".join(f"{name} {size:.3%}" for name, size in self.parts.items()),
@@ -90,8 +110,8 @@ def log_gradients(fit: FitResult, columns: Mapping[str, np.ndarray]) -> tuple[np
 
 def forecast(
     fit: FitResult,
-    num_params: float,
-    num_tokens: float,
+    num_params: float | None,
+    num_tokens: float | None,
     level: float = 0.9,
     rivals: Sequence[FitResult] = (),
     columns: Mapping[str, float] | None = None,
@@ -103,8 +123,8 @@ def forecast(
 
     Args:
       fit: the law to predict with.
-      num_params: as counted in the fitted table.
-      num_tokens: as counted in the fitted table.
+      num_params: as counted in the fitted table; None for a law that knows no parameters.
+      num_tokens: as counted in the fitted table; None for a law that knows no tokens.
       level: probability that the interval holds the new loss.
       rivals: other forms fitted to the same runs.
       columns: values of further variables, for laws that need them.
@@ -112,12 +132,14 @@ def forecast(
     Raises:
       ValueError: for counts or a level that make no sense, or a variable that is missing.
     """
-    if not (num_params > 0 and num_tokens > 0 and 0 < level < 1):
+    counts = {"num_params_total": num_params, "num_tokens": num_tokens}
+    given = {name: float(count) for name, count in counts.items() if count is not None}
+    if not (all(count > 0 for count in given.values()) and 0 < level < 1):
         raise ValueError(
             f"need positive counts and 0 < level < 1, got num_params {num_params}, num_tokens {num_tokens}, "
             f"level {level}."
         )
-    point = {"num_params_total": float(num_params), "num_tokens": float(num_tokens), **(columns or {})}
+    point = {**given, **(columns or {})}
     lost = [name for each in (fit, *rivals) for name in each.scaled.law.variable_names if name not in point]
     if lost:
         raise ValueError(f"law {fit.law} also needs a value for {', '.join(sorted(set(lost)))}.")
@@ -134,8 +156,8 @@ def forecast(
     parameter = float(np.sqrt(fit.uncertainty.degrees(gradient)[0]))
     return Forecast(
         law=fit.law,
-        num_params_total=float(num_params),
-        num_tokens=float(num_tokens),
+        num_params_total=given.get("num_params_total"),
+        num_tokens=given.get("num_tokens"),
         predicted_loss=predicted,
         interval=(low, high),
         level=level,
@@ -157,8 +179,8 @@ def undismissed(fits: Sequence[FitResult]) -> list[FitResult]:
 
 def combined_forecast(
     fits: Sequence[FitResult],
-    num_params: float,
-    num_tokens: float,
+    num_params: float | None,
+    num_tokens: float | None,
     level: float = 0.9,
     columns: Mapping[str, float] | None = None,
 ) -> Forecast:
@@ -205,7 +227,7 @@ def combined_forecast(
 
 
 def _compute_ratio(fit: FitResult, point: Mapping[str, float]) -> float:
-    names = [name for name in ("num_params_total", "num_tokens") if name in fit.points]
+    names = [name for name in ("num_params_total", "num_tokens") if name in fit.points and name in point]
     largest = float(np.max(np.prod([fit.points[name] for name in names], axis=0))) if names else np.nan
     return float(np.prod([point[name] for name in names])) / largest
 
