@@ -38,6 +38,7 @@ _MOVES = {
         "experiments.report": "checklist",
         "experiments.audit": "coordinate_check",
         "experiments.designing": "design_inputs>inputs design_report>report",
+        "experiments.bench": "bench.block>timed_steps",
         "experiments": "errors>exit_codes",
     },
     "experiments.report": {"experiments.directory": "files"},

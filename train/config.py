@@ -3,8 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from kleiber.model.config import ModelConfig
+from kleiber.model.config import ModelConfig, check_name
 from kleiber.parallel.config import MeshConfig
+
+OBJECTIVE_NAMES = ("next_token",)
+"""What training may minimise; kleiber.train.objective.table says where each stands."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ class TrainConfig:
     """Training tokens of each measured point, increasing. More than one needs the wsd schedule."""
     batch_size: int = 4
     """Sequences per optimizer step, over all devices."""
+    objective: str = "next_token"
+    """What training minimises: one of OBJECTIVE_NAMES."""
     seed: int = 0
     """Seeds the initial parameters, the data order and dropout, each through a named stream."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -159,10 +164,10 @@ class TrainConfig:
     """Where initial weights are drawn: host gives the same numbers on every machine and mesh; device draws each part
     where it stays, for weights larger than one host."""
     loss_blocks: int = 1
-    """Parts of each sequence whose logits exist at a time: n parts need 1/n of the memory, the same numbers."""
+    """Chunks of each sequence whose logits exist at a time: n chunks need 1/n of the memory, the same numbers."""
     accumulation_steps: int | None = None
-    """Micro-batches per optimizer step; must divide batch_size. None: one, but on CPU as many as let the activations
-    of a micro-batch stay in a core's cache (kleiber.train.step.num_micro_batches), the same numbers to rounding."""
+    """Micro-batches per optimizer step; must divide batch_size. None: one, but on CPU as many as let the activations of
+    a micro-batch stay in a core's cache (num_micro_batches of train/gradients.py), the same numbers to rounding."""
     z_loss: float = 0.0
     """Weight of the squared log-normaliser added to the training loss; never part of the reported loss."""
     steps_per_call: int = 64
@@ -180,6 +185,7 @@ class TrainConfig:
     """Further columns of the run record, such as ("bits", 8): levels of whatever the experiment varies."""
 
     def __post_init__(self) -> None:
+        check_name("objective", self.objective, OBJECTIVE_NAMES)
         if not self.num_tokens or any(n < 1 for n in self.num_tokens):
             raise ValueError(f"num_tokens is {self.num_tokens}, expected one or more positive token counts.")
         if list(self.num_tokens) != sorted(set(self.num_tokens)):

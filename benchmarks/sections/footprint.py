@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.bench.block import Block, training_config
 from kleiber.experiments.bench.figures import Figure
 from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.partner import measure_fresh
 from kleiber.experiments.bench.setting import Setting
+from kleiber.experiments.bench.timed_steps import TimedSteps, training_config
 from kleiber.model.counts import memory_bytes
 
 SHAPES: dict[str, tuple[dict[str, Any], int]] = {
@@ -30,7 +30,7 @@ def training_bytes(**config: Any) -> Callable[[], dict[str, int]]:
     def measure() -> dict[str, int]:
         import jax
 
-        block = Block(training_config(**config))
+        block = TimedSteps(training_config(**config))
         gc.collect()
         before = _forget_peak()
         block.train()

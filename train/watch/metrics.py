@@ -24,14 +24,14 @@ class Metrics:
             with open(self.path, "a") as file:
                 os.fsync(file.fileno())
 
-    def keep_only(self, segment: str, step: int) -> None:
-        """Removes every row but those of segment up to step."""
+    def keep_only(self, branch: str, step: int) -> None:
+        """Removes every row but those of a branch (or of "trunk") up to step."""
         rows = [json.loads(line) for line in self.path.read_text().splitlines()]
-        kept = [row for row in rows if row["segment"] == segment and row["step"] <= step]
+        kept = [row for row in rows if row["segment"] == branch and row["step"] <= step]
         self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
-    def truncate(self, segment: str, step: int) -> float:
-        """Removes rows of segment beyond step, and a last line cut short by a kill. Returns the seconds they took."""
+    def truncate(self, branch: str, step: int) -> float:
+        """Removes rows of a branch beyond step, and a last line cut short by a kill. Returns the seconds they took."""
         if not self.path.exists():
             return 0.0
         rows = []
@@ -40,8 +40,8 @@ class Metrics:
                 rows.append(json.loads(line))
             except ValueError:
                 continue
-        kept = [row for row in rows if row["segment"] != segment or row["step"] <= step]
-        lost = [row for row in rows if row["segment"] == segment and row["step"] > step]
+        kept = [row for row in rows if row["segment"] != branch or row["step"] <= step]
+        lost = [row for row in rows if row["segment"] == branch and row["step"] > step]
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         partial.replace(self.path)
