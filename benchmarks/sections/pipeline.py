@@ -26,7 +26,7 @@ SECONDS = 0.2
 
 
 def batch_rate(corpus: str, seq_len: int) -> Callable[[], float]:
-    """Returns a function that measures tokens per second of the batches that a trunk reads for each call of its steps."""
+    """Returns a function that measures tokens per second of the batches that a trunk reads."""
     from kleiber.parallel.config import MeshConfig
     from kleiber.parallel.mesh import make_mesh
     from kleiber.train.config import DataConfig

@@ -46,9 +46,17 @@ def contraction(dimensions: str, x: jax.Array, weight: nnx.Param) -> jax.Array:
 
 
 def look_up(table: nnx.Param, entries: jax.Array | slice, dtype: str, axis: str | None = None) -> jax.Array:
-    """Returns entries of a table [V, D], whose first dimension has a logical axis, as [..., D]."""
-    # Whole entries, gathered over fsdp as any weight is, so that looking up leaves the batch split as it is.
-    return constrain(read(table, dtype), (axis, None))[entries]
+    """Returns entries of a table [V, D] as [..., D].
+
+    Args:
+      table: the weight.
+      entries: integer numbers, or a slice of them.
+      dtype: of the result.
+      axis: logical axis of V, where D is to be whole: gathered over fsdp as any weight is, so that looking up leaves
+        the batch split as it is. None leaves the table as it lies.
+    """
+    values = read(table, dtype)
+    return (values if axis is None else constrain(values, (axis, None)))[entries]
 
 
 def _of_rows(multiply: Callable[..., jax.Array], x: jax.Array, matrix: jax.Array) -> jax.Array:
