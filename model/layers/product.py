@@ -1,7 +1,7 @@
 """Where every weight meets its input: the only file that reads the values of a matrix or a table.
 
 A layer hands its weight over and gets the product, so what a weight is (an array; of low rank, quantised, masked, with
-an adapter beside it) is a matter of this file alone. Only here the mesh is asked whether a device holds whole weights.
+an adapter beside it) is a matter of this file alone, and so is whether each device holds all of it.
 
 D inputs, F outputs, V entries of a table; R rows, all leading dimensions as one.
 """
