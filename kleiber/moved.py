@@ -38,10 +38,11 @@ _MOVES = {
         "experiments.report": "checklist",
         "experiments.audit": "coordinate_check",
         "experiments.designing": "design_inputs>inputs design_report>report",
+        "experiments.bench": "bench.block>timed_steps",
         "experiments": "errors>exit_codes",
     },
     "experiments.report": {"": "files"},
-    "experiments.bench": {"experiments.bench": "block>compiled_steps"},
+    "experiments.bench": {"experiments.bench": "block>timed_steps"},
 }
 
 

@@ -8,11 +8,13 @@ from kleiber.fields import check_fields
 Activation = Literal["relu_squared", "silu", "gelu"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Parametrization = Literal["standard", "inverse_width", "mup", "completep"]
+Family = Literal["decoder"]
+"""What a model may be; model/families/table.py says where each stands."""
 
 
 @dataclass(frozen=True)
 class ExpertsConfig:
-    """A mixture of experts in place of each feed-forward block; d_ff is then the width of one expert."""
+    """A mixture of experts in place of each feed-forward; d_ff is then the width of one expert."""
 
     num_experts: int
     """Experts a token may be sent to."""
@@ -41,12 +43,12 @@ class ExpertsConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only Transformer. Every field changes the function or its cost; nothing here names a device."""
+    """A Transformer. Every field changes the function or its cost; nothing here names a device."""
 
     d_model: int
     """Width of the residual stream."""
     num_layers: int
-    """Number of blocks, each attention then feed-forward."""
+    """Number of layer blocks, each attention then feed-forward."""
     num_heads: int
     """Query heads; must divide d_model, and d_model / num_heads must be even for rotary positions."""
     num_kv_heads: int | None = None
@@ -57,14 +59,16 @@ class ModelConfig:
     """Number of token ids; 256 for bytes."""
     seq_len: int = 128
     """Context in tokens, in training and evaluation."""
+    family: Family = "decoder"
+    """What is built of the layers: a row of model/families/table.py."""
     experts: ExpertsConfig | None = None
-    """Mixture of experts in every block; None means one feed-forward a block."""
+    """Mixture of experts in every layer; None means one feed-forward a layer."""
     activation: Activation = "relu_squared"
-    """Non-linearity of the feed-forward block."""
+    """Non-linearity of the feed-forward."""
     is_gated: bool = False
-    """Whether the feed-forward block multiplies by a second projection (GLU)."""
+    """Whether the feed-forward multiplies by a second projection (GLU)."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    """Normalisation before each block and before the head; statistics are computed in float32."""
+    """Normalisation before attention, feed-forward and head; statistics are computed in float32."""
     has_norm_gain: bool = False
     """Whether each norm learns a gain (and a bias, for layernorm)."""
     has_qk_norm: bool = False
@@ -76,7 +80,7 @@ class ModelConfig:
     has_tied_head: bool = True
     """Whether the output head is the embedding table."""
     dropout: float = 0.0
-    """Probability of dropping a unit of each block's output during training."""
+    """Probability of dropping a unit of what attention and feed-forward add during training."""
     parametrization: Parametrization = "inverse_width"
     """Rule for initial scales, multipliers and learning rates over width and depth (kleiber.model.parametrization)."""
     base_d_model: int = 32
@@ -92,14 +96,14 @@ class ModelConfig:
     compute_dtype: Dtype = "float32"
     """Arithmetic of the products; norms, softmax and the loss stay in float32. float16 trains with a loss scale."""
     has_float8_products: bool = False
-    """Whether operands of the products inside the blocks are rounded to 8 bits (kleiber.model.kernels.float8): fast
+    """Whether operands of the products inside the layers are rounded to 8 bits (kleiber.model.kernels.float8): fast
     where the hardware has such products, emulated elsewhere."""
     has_scanned_layers: bool = False
-    """Whether the blocks run as one scanned block: faster to compile, the same numbers."""
+    """Whether the layers run as one scanned layer: faster to compile, the same numbers."""
     has_remat: bool = False
     """Whether activations are recomputed in the backward pass: less memory, the same numbers."""
     attention_blocks: int = 2
-    """Blocks of queries in causal attention: n blocks skip (n - 1) / 2n of the square, the same numbers."""
+    """Chunks of queries in causal attention: n chunks skip (n - 1) / 2n of the square, the same numbers."""
 
     def __post_init__(self) -> None:
         sizes = ("d_model", "num_layers", "num_heads", "num_kv_heads", "vocab_size", "seq_len", "attention_blocks")

@@ -42,7 +42,7 @@ def count(config: ModelConfig) -> Counts:
 
 
 def num_params_block_matrices(config: ModelConfig, is_active: bool = False) -> int:
-    """Returns the parameters of one block that enter matrix products: 2DNH + 2DKH, and 2DF (3DF when gated).
+    """Returns the parameters of one layer that enter matrix products: 2DNH + 2DKH, and 2DF (3DF when gated).
 
     With experts the feed-forward part is that of all experts, or of those one token passes (is_active), and the router.
     """
@@ -116,7 +116,7 @@ def flops_per_token_computed(config: ModelConfig) -> float:
     """Returns the training FLOPs per token that this implementation executes in products; sums that attention makes as
     products on CPU (4 N D a layer) are left out, like all sums.
 
-    n attention blocks compute (n + 1) / 2n of the square; rematerialisation repeats each block's forward pass but for
+    n query chunks compute (n + 1) / 2n of the square; rematerialisation repeats each layer's forward pass but for
     its last product, whose result no gradient needs.
     """
     share = (config.attention_blocks + 1) / (2 * config.attention_blocks)

@@ -314,6 +314,8 @@ CLAIMS = {
     "guard.spike_sigmas": differs(None),
     "guard.spike_window": differs(128),
     "guard.skip_batches": differs(()),
+    "objective": elsewhere("test_objective.py", "test_the_names_in_the_config_are_the_rows_of_the_table"),
+    "model.family": elsewhere("test_families.py", "test_another_row_is_another_model_with_its_own_weights"),
     "factors": elsewhere("test_counts.py", "test_a_planned_record_is_that_worked_out_by_hand"),
 }
 

@@ -1,4 +1,4 @@
-"""The compiled training block, against slow clear versions of itself."""
+"""The compiled steps, against slow clear versions of itself."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ import pytest
 
 from kleiber.model.config import ModelConfig
 from kleiber.model.functional import apply, init_params
-from kleiber.model.layers.product import rows_times_weight
+from kleiber.model.kernels.rows_times_weight import rows_times_weight
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.config import (
     DataConfig,
@@ -21,11 +21,13 @@ from kleiber.train.config import (
     TrainConfig,
     num_micro_batches,
 )
+from kleiber.train.data.batch import Batch
 from kleiber.train.data.run_data import RunData, open_run_data
 from kleiber.train.data.tokens import TokenFile
 from kleiber.train.data.windows import TokenSource
 from kleiber.train.evaluate import cluster_standard_error, evaluate
-from kleiber.train.step import Hyperparameters, TrainState, make_block
+from kleiber.train.state import Hyperparameters, TrainState
+from kleiber.train.step import compile_steps
 from kleiber.train.trunk import Trunk, TrunkIO
 from kleiber.train.update.optimizer import make_optimizer
 
@@ -41,8 +43,8 @@ def train(config, num_steps=4, seed=0, rate=0.01, tokens=TOKENS):
     state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
     state = jax.tree.map(jnp.asarray, state)
     hyper = Hyperparameters(jnp.float32(rate), jnp.float32(config.optimizer.weight_decay))
-    block = make_block(config, optimizer)
-    state, log = block(state, hyper, tokens, None, FRACTIONS, np.uint32(0), np.int32(num_steps))
+    steps = compile_steps(config, optimizer)
+    state, log = steps(state, hyper, Batch(tokens), FRACTIONS, np.uint32(0), np.int32(num_steps))
     return state, log.losses
 
 
@@ -50,7 +52,7 @@ def largest_difference(a, b):
     return max(float(jnp.max(jnp.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def test_a_block_equals_optax_adamw_step_by_step():
+def test_the_steps_equal_optax_adamw_step_by_step():
     config = replace(CONFIG, optimizer=OptimizerConfig(0.01, weight_decay=0.1, clip_norm=1.0))
     state, losses = train(config)
     params = jax.tree.map(jnp.asarray, init_params(MODEL, 0))
@@ -135,9 +137,9 @@ def test_a_population_equals_its_members_trained_alone():
     rates = jnp.array([rate for _, rate in members], jnp.float32)
     hyper = Hyperparameters(rates, jnp.full(3, CONFIG.optimizer.weight_decay, jnp.float32))
     repeat = lambda array: np.stack([array] * 3)  # noqa: E731
-    block = make_block(CONFIG, optimizer, num_members=3)
-    state, log = block(
-        state, hyper, repeat(TOKENS), None, repeat(FRACTIONS), np.arange(3, dtype=np.uint32), np.int32(4)
+    steps = compile_steps(CONFIG, optimizer, num_members=3)
+    state, log = steps(
+        state, hyper, Batch(repeat(TOKENS)), repeat(FRACTIONS), np.arange(3, dtype=np.uint32), np.int32(4)
     )
     for index, (one, one_losses) in enumerate(alone):
         np.testing.assert_allclose(log.losses[index], one_losses, rtol=1e-5)
@@ -164,10 +166,10 @@ def test_every_optimizer_learns_a_repeated_batch(name):
     state = jax.tree.map(jnp.asarray, TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32)))
     hyper = Hyperparameters(jnp.float32(0.02), jnp.float32(0.0))
     tokens = np.stack([TOKENS[0]] * 4)
-    block = make_block(config, optimizer)
+    steps = compile_steps(config, optimizer)
     history = []
     for _ in range(10):
-        state, log = block(state, hyper, tokens, None, np.ones(4, np.float32), np.uint32(0), np.int32(4))
+        state, log = steps(state, hyper, Batch(tokens), np.ones(4, np.float32), np.uint32(0), np.int32(4))
         history.append(float(log.losses[0]))
     assert history[-1] < history[0] - 0.2
 

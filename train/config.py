@@ -7,6 +7,9 @@ from kleiber.fields import check_fields
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
 
+Objective = Literal["next_token"]
+"""What training may minimise; train/objective/table.py says where each stands."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -155,6 +158,8 @@ class TrainConfig:
     """Training tokens of each measured point, increasing. More than one needs the wsd schedule."""
     batch_size: int = 4
     """Sequences per optimizer step, over all devices."""
+    objective: Objective = "next_token"
+    """What training minimises: a row of train/objective/table.py."""
     seed: int = 0
     """Seeds the initial parameters, the data order and dropout, each through a named stream."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -167,7 +172,7 @@ class TrainConfig:
     """Where initial weights are drawn: host gives the same numbers on every machine and mesh; device draws each part
     where it stays, for weights larger than one host."""
     loss_blocks: int = 1
-    """Parts of each sequence whose logits exist at a time: n parts need 1/n of the memory, the same numbers."""
+    """Chunks of each sequence whose logits exist at a time: n chunks need 1/n of the memory, the same numbers."""
     accumulation_steps: int | None = None
     """Micro-batches per optimizer step; must divide batch_size. None: one, but on CPU as many as let the activations
     of a micro-batch stay in a core's cache (num_micro_batches), the same numbers to rounding."""

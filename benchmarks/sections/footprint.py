@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.bench.compiled_steps import CompiledSteps, training_config
 from kleiber.experiments.bench.figures import Figure
 from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.partner import measure_fresh
 from kleiber.experiments.bench.setting import Setting
+from kleiber.experiments.bench.timed_steps import TimedSteps, training_config
 from kleiber.experiments.compilation.memory import step_memory
 from kleiber.parallel.environment import runs_on_cpu
 
@@ -31,7 +31,7 @@ def training_bytes(**config: Any) -> Callable[[], dict[str, int]]:
     def measure() -> dict[str, int]:
         import jax
 
-        block = CompiledSteps(training_config(**config))
+        block = TimedSteps(training_config(**config))
         gc.collect()
         before = _forget_peak()
         block.train()

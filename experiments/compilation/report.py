@@ -14,7 +14,7 @@ from kleiber.experiments.compilation.roofline import Roofline, executed_flops, o
 from kleiber.experiments.compilation.search import utilisation
 from kleiber.experiments.compilation.step import CompiledStep, state_bytes
 from kleiber.experiments.compilation.topology import Chip, Links, axis_links
-from kleiber.model.counts import count
+from kleiber.model.families.table import FAMILIES
 from kleiber.train.config import TrainConfig
 
 
@@ -128,7 +128,7 @@ def make_report(
     if text is None:
         raise ValueError("this backend's compiler gives no program text; compile for a topology or on CPU.")
     program, memory, cost = parse(text), step.compiled.memory_analysis(), step.compiled.cost_analysis()
-    held, counts = state_bytes(config, mesh), count(config.model)
+    held, counts = state_bytes(config, mesh), FAMILIES[config.model.family].counts(config.model)
     links = axis_links(mesh, chip) if chip else {}
     found = collectives(program, config.mesh.sizes)
     traffic = _traffic(config, found, links)

@@ -141,7 +141,8 @@ def is_compiling(group: list[TrunkCell], groups: list[list[TrunkCell]], director
 
 def _follow(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
     """Trains a trunk together with the lead, which writes everything there is to write."""
-    from kleiber.train.trunk import Diverged, Stopped
+    from kleiber.train.trunk import Stopped
+    from kleiber.train.watch.skip_counts import Diverged
 
     with contextlib.suppress(Stopped, Diverged, ValueError, TypeError, NotImplementedError):
         _run_trunk(experiment, group, directory, stop)
@@ -212,7 +213,8 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
     Mistakes of a config fail at once. Anything else, a lack of memory and a hang included, is tried again from the
     trunk's own checkpoint, up to MAX_ATTEMPTS times in one launch.
     """
-    from kleiber.train.trunk import Diverged, Stopped
+    from kleiber.train.trunk import Stopped
+    from kleiber.train.watch.skip_counts import Diverged
 
     for cell in group:
         config_path = directory / "runs" / cell.trunk_id / "config.json"

@@ -26,13 +26,13 @@ class Metrics:
             with open(self.path, "a") as file:
                 os.fsync(file.fileno())
 
-    def keep_only(self, segment: str, step: int) -> None:
-        """Removes every row but those of segment up to step."""
+    def keep_only(self, branch: str, step: int) -> None:
+        """Removes every row but those of a branch (or of "trunk") up to step."""
         rows = [json.loads(line) for line in self.path.read_text().splitlines()]
-        self._write([row for row in rows if row["segment"] == segment and row["step"] <= step])
+        self._write([row for row in rows if row["segment"] == branch and row["step"] <= step])
 
-    def truncate(self, segment: str, step: int) -> float:
-        """Removes rows of segment beyond step, and a last line cut short by a kill. Returns the seconds they took."""
+    def truncate(self, branch: str, step: int) -> float:
+        """Removes rows of a branch beyond step, and a last line cut short by a kill. Returns the seconds they took."""
         if not self.path.exists():
             return 0.0
         rows = []
@@ -41,8 +41,8 @@ class Metrics:
                 rows.append(json.loads(line))
             except ValueError:
                 continue
-        kept = [row for row in rows if row["segment"] != segment or row["step"] <= step]
-        lost = [row for row in rows if row["segment"] == segment and row["step"] > step]
+        kept = [row for row in rows if row["segment"] != branch or row["step"] <= step]
+        lost = [row for row in rows if row["segment"] == branch and row["step"] > step]
         self._write(kept)
         per_step = lost[0]["num_tokens"] / lost[0]["step"] if lost else 0.0
         return sum(
