@@ -132,11 +132,10 @@ class Trunk:
             if trunk.step > start:  # a record was removed after the trunk had passed its branch: begin again
                 trunk = self._fresh()
             self._advance(trunk, start, total, "trunk")
-            is_last = num_tokens == points[-1]
             # So that a stop in the branch, the last one too, repeats nothing of the trunk.
             self.saved.save("trunk", trunk, self.totals)
             name = f"branch_{num_tokens}"
-            branch = self.saved.take_up(name, trunk if is_last else self._copy(trunk), self.totals)
+            branch = self.saved.take_up(name, trunk if num_tokens == points[-1] else self._copy(trunk), self.totals)
             self._advance(branch, total, total, name)
             self._measure(branch, num_tokens)
             self.saved.remove(name)
@@ -159,9 +158,8 @@ class Trunk:
 
     def _advance(self, run: Run, stop: int, total: int, branch: str) -> None:
         """Trains run up to step stop under the schedule of a run of total steps."""
-        config, last_save = self.config, time.monotonic()
-        pending: tuple[int, int, StepLog] | None = None
-        started = time.monotonic()
+        config, pending = self.config, None
+        last_save = started = time.monotonic()
         while run.step < stop:
             count = min(config.steps_per_call, stop - run.step)
             with self.io.clock.doing("data"):
@@ -242,7 +240,9 @@ class Trunk:
         for index, member in enumerate(self.members.configs):
             evaluation, reason = None, run.skips.reasons[index]
             if not reason:
-                params = self._measured_params(run, index)
+                params, outer = self.members.member((run.state.params, run.state.outer), index)
+                if delayed := self.config.delayed_sync:
+                    params = common_params(delayed, params, outer, run.step)
                 with self.io.clock.doing("evaluate"):
                     evaluation, reason = evaluate(member, params, self.data), ""
                 if not np.isfinite(evaluation.loss):
@@ -250,8 +250,3 @@ class Trunk:
             if self.is_lead:
                 point = Point(index, num_tokens, run.step, evaluation, reason, self.totals.seconds, self.speed)
                 self.io.on_point(point)
-
-    def _measured_params(self, run: Run, index: int) -> Any:
-        delayed = self.config.delayed_sync
-        params, outer = self.members.member((run.state.params, run.state.outer), index)
-        return params if delayed is None else common_params(delayed, params, outer, run.step)
