@@ -19,6 +19,7 @@ NOTEBOOK = ["matplotlib>=3.9", "jupytext>=1.16", "nbclient>=0.10", "nbconvert>=7
 TRACK = ["tensorboardX>=2.6.2"]
 QUERY = ["duckdb>=1.2"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
+DEV += ["pandas>=2.2"]  # of tests alone: any table that speaks Arrow is read
 
 setup(
     packages=packages(),

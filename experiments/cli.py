@@ -5,6 +5,8 @@ import importlib
 import os
 import signal
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
 from kleiber.experiments.terminal import printable
@@ -46,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         print(usage())
         return EXIT_DONE if argv else EXIT_USAGE
     verb = argv[0]
+    if verb == "--version":
+        print(f"kleiber {version('kleiber')}")
+        return EXIT_DONE
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
@@ -60,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGUSR1):  # a scheduler's stop is a Ctrl-C: save, say so, exit 75
         signal.signal(number, signal.default_int_handler)
     command = importlib.import_module(f"kleiber.experiments.commands.{verb}")
+    options = None
     try:
         options = tyro.cli(command.Options, prog=f"kleiber {verb}", args=argv[1:], description=command.__doc__)
         return command.run(options)
@@ -71,14 +77,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read has gone, as in `kleiber data list | head`: nobody is there to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_CANNOT_WRITE
-    except OSError as problem:  # a full disk, a folder that went away
-        where = f" {problem.filename}" if problem.filename else ""
-        print(
-            f"kleiber {verb}: cannot write{where}: {problem.strerror or problem}. What is saved is kept; make room, "
-            "then type the same line.",
-            file=sys.stderr,
-        )
-        return EXIT_CANNOT_WRITE
+    except OSError as problem:  # a full disk, a folder that went away, a folder in place of a file
+        from kleiber.experiments.sweeping.failures import file_problem
+
+        text, code = file_problem(problem, getattr(options, "out", None) or Path())
+        print(f"kleiber {verb}: {printable(text)}.", file=sys.stderr)
+        return code
     except KeyboardInterrupt:
         print(f"\nkleiber {verb}: interrupted; the same line goes on from what is saved, if any is", file=sys.stderr)
         return EXIT_RESUMABLE

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import traceback
 import types
 import typing
 from pathlib import Path
@@ -31,7 +32,8 @@ def load_experiment(name: str) -> Experiment:
         is a program of the user's own and is run.
 
     Raises:
-      ValueError: no such file or name (with the nearest), no such function, or a mistake in the config.
+      ValueError: no such file or name (with the nearest), no such function, or a mistake in the config, whatever it
+        raised (SystemExit included), with its line.
     """
     path = Path(name)
     if not name.endswith(".py"):
@@ -52,13 +54,24 @@ def load_experiment(name: str) -> Experiment:
         if not hasattr(module, "experiment"):
             raise ValueError("it has no function experiment() -> Experiment")
         result = module.experiment()
-    except TypeError as mistake:
-        raise ValueError(f"{path}: {_with_nearest_field(str(mistake))}") from mistake
-    except (ValueError, SyntaxError, NameError, ImportError, AttributeError) as mistake:
-        raise ValueError(f"{path}: {mistake}") from mistake
+    except (Exception, SystemExit) as mistake:
+        raise ValueError(_told(mistake, path)) from mistake
     if not isinstance(result, Experiment):
         raise ValueError(f"{path}: experiment() returned {type(result).__name__}, expected an Experiment.")
     return result
+
+
+def _told(mistake: BaseException, path: Path) -> str:
+    """Returns what a config file raised in one line, with the line of the file it came from, where there is one."""
+    lines = [frame.lineno for frame in traceback.extract_tb(mistake.__traceback__) if frame.filename == str(path)]
+    if isinstance(mistake, SyntaxError) and mistake.filename == str(path):
+        lines.append(mistake.lineno)
+    text = " ".join(_with_nearest_field(str(mistake)).split())
+    if isinstance(mistake, SystemExit):
+        text = f"it ends the program (sys.exit{f': {text}' if text else ''}); a config returns an Experiment"
+    elif not isinstance(mistake, ValueError | TypeError | SyntaxError | ImportError | NameError | AttributeError):
+        text = f"{type(mistake).__name__}: {text}" if text else type(mistake).__name__
+    return f"{path}{f', line {lines[-1]}' if lines else ''}: {text}"
 
 
 def _with_nearest_field(message: str) -> str:

@@ -2,7 +2,17 @@
 
 from dataclasses import dataclass, field
 
+from kleiber.fields import check_fields
 from kleiber.train.config import TrainConfig
+
+RECORD_COLUMNS = frozenset(
+    "run_id trunk_id experiment split target status reason family d_model num_layers num_params_total "
+    "num_params_non_embedding num_params_active num_tokens num_unique_tokens epochs num_steps batch_size seq_len "
+    "vocab_size flops flops_6nd tokens_per_parameter loss loss_standard_error bits_per_byte seed learning_rate "
+    "exchanged_bytes optimizer weight_decay schedule corpus tokenizer data_fingerprint config_hash device dtype "
+    "wall_seconds tokens_per_second split_overlap code_version python_version".split()
+)
+"""Columns of the run record that a factor would overwrite (docs/json.md says what they hold)."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +27,9 @@ class Gate:
     """Largest root mean square residual of log loss over the fitted points."""
     requires_inside: bool = True
     """Whether every target must lie inside its prediction interval."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, **dict.fromkeys(("max_error", "max_interval", "max_residual_rms"), "[0, inf)"))
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,13 @@ class AssumedLaw:
     point_noise: float = 0.002
     """Standard deviation of log loss of each point by itself."""
 
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            **dict.fromkeys(("A", "B", "alpha", "beta"), "(0, inf)"),
+            **dict.fromkeys(("E", "trunk_noise", "point_noise"), "[0, inf)"),
+        )
+
 
 @dataclass(frozen=True)
 class Target:
@@ -45,6 +65,7 @@ class Target:
     train: TrainConfig
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if len(self.train.num_tokens) != 1:
             raise ValueError(f"target {self.name} has {len(self.train.num_tokens)} token counts, expected one.")
 
@@ -73,6 +94,7 @@ class Experiment:
     program. Worth it on accelerators, where one small model leaves the device idle; on CPU one is fastest."""
 
     def __post_init__(self) -> None:
+        check_fields(self, level="(0, 1)", population_size="[1, inf)")
         if not self.name or not all(c.isascii() and (c.isalnum() or c in "-_") for c in self.name):
             raise ValueError(f"experiment name {self.name!r}: use letters, digits, dashes and underscores.")
         if not self.trunks:
@@ -80,7 +102,17 @@ class Experiment:
         names = [target.name for target in self.targets]
         if len(set(names)) != len(names):
             raise ValueError(f"experiment {self.name} has targets with equal names: {names}.")
-        if self.population_size < 1:
-            raise ValueError(f"population_size is {self.population_size}, expected at least 1.")
+        for config in (*self.trunks, *(target.train for target in self.targets)):
+            _check_factors(config.factors)
         if self.targets and not self.laws:
             raise ValueError(f"experiment {self.name} has targets but no laws to forecast them with.")
+
+
+def _check_factors(factors: tuple[tuple[str, float | str], ...]) -> None:
+    names = [name for name, _ in factors]
+    for name in names:
+        if name in RECORD_COLUMNS or name.endswith("_version") or names.count(name) > 1 or not name:
+            raise ValueError(
+                f"a factor is named '{name}', expected names unlike each other and unlike the columns of every run "
+                f"record: call it something else, such as '{name or 'my'}_level'."
+            )

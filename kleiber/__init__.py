@@ -1,7 +1,59 @@
-"""kleiber tells you what a bigger model will do, and how sure it is, before you pay for it."""
+"""kleiber tells you what a bigger model will do, and how sure it is, before you pay for it.
+
+import kleiber as kb
+
+Everything public stands in `__all__` below and in docs/python.md; whatever else can be imported may change. Nothing is
+loaded before it is used.
+"""
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 from kleiber.moved import Moved
 
+if TYPE_CHECKING:
+    from kleiber.experiments.api.fits import Design, Fitted, design, fit, laws, read_fit
+    from kleiber.experiments.api.runs import Results, Run, open_run, plan, results, sweep
+
+    __version__: str
+
+__all__ = [
+    "fit",  # (table, law=...) -> Fitted: laws fitted to anybody's runs
+    "read_fit",  # (path) -> Fitted: a fit again, from its JSON or from a sweep's directory
+    "Fitted",  # .forecast, .optimum, .plot, .report, .to_json, .save, .constants
+    "laws",  # the registry: laws by id
+    "design",  # (fit or law, budget=..., target=...) -> Design: which runs to buy next
+    "Design",  # a dict that prints as text: ["runs"] and all that `kleiber design --json` says
+    "plan",  # (experiment) -> what it would do and cost; starts nothing
+    "sweep",  # (experiment, out=...) -> how it ended: trains, fits, forecasts, tests, reports
+    "results",  # (directory) -> Results: what a sweep has found so far
+    "Results",  # .table, .records, .fit, .ledger, .result, .gaps
+    "open_run",  # (directory, name) -> Run
+    "Run",  # .config, .record, .records, .metrics, .params, .model
+]
+_OF_RUNS = ("plan", "sweep", "results", "Results", "open_run", "Run")
+
 sys.meta_path.append(Moved())
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("kleiber")
+    if name in __all__:
+        return getattr(
+            importlib.import_module(
+                "kleiber.experiments.api.runs" if name in _OF_RUNS else "kleiber.experiments.api.fits"
+            ),
+            name,
+        )
+    import difflib
+
+    near = difflib.get_close_matches(name, __all__, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(__all__)}."
+    raise AttributeError(f"kleiber has no {name!r}{hint}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -24,11 +24,11 @@ _MOVES = {
         "train.data.corpora": "sources documents splits overlap tfds_text cloud_docs text_file wiki_passages"
     },
     "scaling": {
-        "scaling.table": "table reading naming expression checks warned public_sets public_tables",
+        "scaling.table": "reading naming expression checks warned public_sets public_tables",
         "scaling.fitting": "model>scaled_law known noise objective starts minimise search trunk_effect estimates "
         "identifiability result fit refit bootstrap memory>chunks report>result",
-        "scaling.forecasting": "forecast optimum allocation ledger",
-        "scaling.explaining": "select elasticity factors approaches analysis isoflop",
+        "scaling.forecasting": "forecast optimum>allocation allocation ledger",
+        "scaling.explaining": "select elasticity factors approaches analysis isoflop>approaches",
         "scaling.designing": "design exchange>purchases rectangle simulate coverage",
     },
     "experiments": {
@@ -38,9 +38,11 @@ _MOVES = {
         "experiments.report": "checklist",
         "experiments.audit": "coordinate_check",
         "experiments.designing": "design_inputs>inputs design_report>report",
+        "experiments.bench": "bench.block>timed_steps",
         "experiments": "errors>exit_codes",
     },
-    "experiments.report": {"experiments.directory": "files"},
+    "experiments.report": {"": "files"},
+    "experiments.bench": {"experiments.bench": "block>timed_steps"},
 }
 
 
@@ -50,7 +52,7 @@ def moved() -> dict[str, str]:
     for room, folders in _MOVES.items():
         for folder, modules in folders.items():
             for old, _, new in (module.partition(">") for module in modules.split()):
-                names[f"kleiber.{room}.{old}"] = f"kleiber.{folder}.{new or old}"
+                names[f"kleiber.{room}.{old}"] = ".".join(filter(None, ("kleiber", folder, new or old)))
     return names
 
 

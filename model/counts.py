@@ -1,4 +1,4 @@
-"""Exact counts of parameters and FLOPs of a shape, by three conventions, and an estimate of memory. Needs no jax.
+"""Exact counts of parameters and FLOPs of a shape, by three conventions. Needs no jax.
 
 V vocabulary, D model width, F feed-forward width, L layers, T context, N query heads, K key/value heads, H head size.
 
@@ -42,7 +42,7 @@ def count(config: ModelConfig) -> Counts:
 
 
 def num_params_block_matrices(config: ModelConfig, is_active: bool = False) -> int:
-    """Returns the parameters of one block that enter matrix products: 2DNH + 2DKH, and 2DF (3DF when gated).
+    """Returns the parameters of one layer that enter matrix products: 2DNH + 2DKH, and 2DF (3DF when gated).
 
     With experts the feed-forward part is that of all experts, or of those one token passes (is_active), and the router.
     """
@@ -116,7 +116,7 @@ def flops_per_token_computed(config: ModelConfig) -> float:
     """Returns the training FLOPs per token that this implementation executes in products; sums that attention makes as
     products on CPU (4 N D a layer) are left out, like all sums.
 
-    n attention blocks compute (n + 1) / 2n of the square; rematerialisation repeats each block's forward pass but for
+    n query chunks compute (n + 1) / 2n of the square; rematerialisation repeats each layer's forward pass but for
     its last product, whose result no gradient needs.
     """
     share = (config.attention_blocks + 1) / (2 * config.attention_blocks)
@@ -142,52 +142,3 @@ def flops_per_token_6n_non_embedding(config: ModelConfig) -> int:
 def training_flops(config: ModelConfig, num_tokens: int) -> int:
     """Returns counted FLOPs of training on num_tokens tokens."""
     return flops_per_token(config) * num_tokens
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Estimated peak bytes of a training step, over all devices together."""
-
-    params_bytes: int
-    gradients_bytes: int
-    optimizer_bytes: int
-    activations_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """Sum of the parts."""
-        return self.params_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
-
-
-def memory_bytes(config: ModelConfig, batch_size: int, optimizer_slots: int = 2) -> Memory:
-    """Returns an estimate of the memory of a training step.
-
-    Args:
-      config: the shape.
-      batch_size: sequences whose activations live at once (a micro-batch).
-      optimizer_slots: float32 numbers kept per parameter; 2 for Adam.
-
-    Returns:
-      Memory in bytes. Activations are what the backward pass reads, so the estimate is a guide for planning, usually
-      right within a factor of 1.5: the compiler may keep or recompute some.
-    """
-    compute, params = BYTES[config.compute_dtype], num_params_total(config)
-    d_query, d_kv = config.num_heads * config.d_head, config.kv_heads * config.d_head
-    ff_width = config.feed_forward_width * (3 if config.is_gated else 2)
-    if experts := config.experts:
-        places = experts.num_active * experts.capacity_factor
-        ff_width = int(ff_width * (places + experts.num_shared) + 2 * places * config.d_model)
-    # Per token: two norms in and out, queries/keys before and after rotation, values, output; feed-forward; weights.
-    streams = compute * (4 * config.d_model + 3 * d_query + 3 * d_kv + ff_width)
-    share = (config.attention_blocks + 1) / (2 * config.attention_blocks)
-    scores = share * config.num_heads * config.seq_len * (4 + compute)
-    per_layer = streams + scores
-    saved = compute * config.d_model
-    per_token = config.num_layers * saved + per_layer if config.has_remat else config.num_layers * per_layer
-    per_token += 2 * 4 * config.vocab_size + 2 * compute * config.d_model  # logits and their gradient, embedding
-    return Memory(
-        params_bytes=params * BYTES[config.param_dtype],
-        gradients_bytes=params * BYTES[config.param_dtype],
-        optimizer_bytes=params * 4 * optimizer_slots,
-        activations_bytes=int(per_token * batch_size * config.seq_len),
-    )

@@ -1,4 +1,4 @@
-"""The Transformer as pure functions of a tree of arrays, for jit, vmap, optax, checkpoints and sharding.
+"""A model as pure functions of a tree of arrays, for jit, vmap, optax, checkpoints and sharding.
 
 The tree is nested dictionaries with string keys, such as params["blocks"]["00"]["attention"]["query"].
 
@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.families.decoder import Transformer, block_name
+from kleiber.model.families.decoder import block_name
+from kleiber.model.families.table import FAMILIES
 from kleiber.model.layers.experts import Routing
 
 Params = dict[str, Any]
@@ -35,8 +36,8 @@ class Declaration:
 
 @functools.lru_cache(maxsize=256)
 def _abstract(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """The structure of a Transformer, made without computing anything."""
-    return nnx.split(nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0))))
+    """The structure of a model, made without computing anything."""
+    return nnx.split(nnx.eval_shape(lambda: FAMILIES[config.family].module()(config, nnx.Rngs(0))))
 
 
 def declarations(config: ModelConfig) -> Params:
@@ -100,10 +101,11 @@ def _normal(seed: int, name: str, shape: tuple[int, ...], mean: float, std: floa
 
 def init_params_on_device(config: ModelConfig, key: jax.Array) -> Params:
     """Returns initial weights of the same distributions drawn by jax.random, to be run under jit with out_shardings."""
-    return nnx.to_pure_dict(nnx.state(Transformer(config, nnx.Rngs(params=key)), nnx.Param))
+    return nnx.to_pure_dict(nnx.state(FAMILIES[config.family].module()(config, nnx.Rngs(params=key)), nnx.Param))
 
 
-def _model(config: ModelConfig, params: Params) -> Transformer:
+def as_module(config: ModelConfig, params: Params) -> Any:
+    """Returns the NNX module of a shape with these weights."""
     return nnx.merge(_abstract(config)[0], params)
 
 
@@ -117,13 +119,13 @@ def apply_hidden(
     """Returns the hidden x_BTD that the head reads, in the compute dtype, and what the routers did (None without
     experts); a dropout key means training."""
     rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
-    model = _model(config, params)
+    model = as_module(config, params)
     return model.hidden(tokens_BT, segment_ids_BT, is_training=dropout_key is not None, rngs=rngs)
 
 
 def head(config: ModelConfig, params: Params, x_BTD: jax.Array) -> jax.Array:
     """Returns float32 logits_BTV of hidden x_BTD; call it on slices of T to keep the logits of a large V small."""
-    return _model(config, params).logits(x_BTD)
+    return as_module(config, params).logits(x_BTD)
 
 
 def apply(

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, fields
 
+from kleiber.fields import check_fields
+
 
 @dataclass(frozen=True)
 class MeshConfig:
@@ -23,6 +25,7 @@ class MeshConfig:
     """Devices over which each product is split."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if min(self.sizes.values()) < 1:
             raise ValueError(f"mesh sizes are {self.sizes}, expected at least 1 each.")
 

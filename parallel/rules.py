@@ -102,22 +102,6 @@ def sharding(
     return NamedSharding(mesh, spec)
 
 
-def tree_shardings(mesh: Mesh, axes_tree: Any, shapes_tree: Any, rules: Mapping[str, MeshAxes] = RULES) -> Any:
-    """Returns the sharding of each array of a tree.
-
-    Args:
-      mesh: as make_mesh returns.
-      axes_tree: tree with a tuple of logical axes at each leaf (kleiber.model.functional.logical_axes).
-      shapes_tree: tree of the same structure with anything that has a shape (abstract_params).
-      rules: the table.
-    """
-
-    def of_leaf(path: tuple, array: Any, axes: tuple[str | None, ...]) -> NamedSharding:
-        return sharding(mesh, axes, tuple(array.shape), rules, jax.tree_util.keystr(path, simple=True, separator="/"))
-
-    return jax.tree_util.tree_map_with_path(of_leaf, shapes_tree, axes_tree)
-
-
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """Returns x, laid out on the mesh in use (jax.set_mesh) as its logical axes say.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,11 @@ Values = Mapping[str, np.ndarray]
 def power(column: np.ndarray, exponent: np.ndarray) -> np.ndarray:
     """Returns column ** exponent for a positive column [runs] and an exponent [..., 1], real or complex."""
     return np.exp(exponent * np.log(column))
+
+
+def softplus(t: np.ndarray) -> np.ndarray:
+    """Returns ln(1 + exp(t)), real or complex, without overflow."""
+    return np.where(t.real > 0, t, 0) + np.log1p(np.exp(np.where(t.real > 0, -t, t)))
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,21 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the formula of a user's own law stands."""
+
+    path: str
+    """Its file; "" for a function that was typed in."""
+    name: str
+    digest: str
+    """SHA-256 of the file, or of the function typed in; "" if its text is not known."""
+    source: str
+    """The function, for people; it is never run from here."""
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    """What the formula showed of its constants on the runs fitted, as JSON values (own_law/shape.py)."""
+
+
+@dataclass(frozen=True)
 class Law:
     """One entry of the registry."""
 
@@ -95,6 +116,11 @@ class Law:
     """What the column mapped to `loss` holds; laws of other quantities have no reducible part."""
     limits: tuple[str, ...] = field(default=())
     """Special cases, each asserted by a test."""
+    origin: Origin | None = None
+    """Of a user's own law, where its formula stands."""
+    settle: Callable[[Values], "Law"] | None = None
+    """Of a user's own law: (columns [runs]) -> the law with what its formula shows of its constants; ValueError if it
+    cannot be used there."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,6 +131,41 @@ class Law:
     def variable_names(self) -> tuple[str, ...]:
         """Columns that the law needs besides the loss."""
         return tuple(variable.name for variable in self.variables)
+
+    def __repr__(self) -> str:
+        lines = [f"{self.id}: {self.title}", f"  {self.formula}", f"  source     {self.citation}"]
+        lines += [f"  column     {each.name}: {each.meaning} [{each.unit}]" for each in self.variables]
+        lines += [f"  constant   {each.name}: {each.meaning} [{each.unit}]" for each in self.parameters]
+        about = {"validity": self.validity, "sweep": self.sweep, "pitfalls": self.pitfalls}
+        lines += [f"  {name:<10} {text}" for name, text in about.items() if text]
+        lines += [f"  limit      {each}" for each in self.limits]
+        for each in self.references:
+            constants = ", ".join(f"{name} {value:g}" for name, value in each.constants.items())
+            lines.append(f"  published  {constants} ({each.source})")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all about the law as plain JSON values."""
+        linear = {name for group in self.linear for name in group}
+        return {
+            "id": self.id,
+            "title": self.title,
+            "formula": self.formula,
+            "citation": self.citation,
+            "variables": {each.name: {"meaning": each.meaning, "unit": each.unit} for each in self.variables},
+            "parameters": {
+                each.name: {"meaning": each.meaning, "unit": each.unit, "linear": each.name in linear}
+                for each in self.parameters
+            },
+            "validity": self.validity,
+            "limits": list(self.limits),
+            "references": [
+                {"constants": dict(each.constants), "source": each.source, "mark": each.mark}
+                for each in self.references
+            ],
+            "sweep": self.sweep,
+            "pitfalls": self.pitfalls,
+        }
 
     def __getitem__(self, name: str) -> Parameter:
         return next(parameter for parameter in self.parameters if parameter.name == name)

@@ -22,6 +22,7 @@ def results() -> dict[str, dict]:
     command = [sys.executable, "-m", "chaos", "--short", "--json"]
     # Compiled as for users: runs that are compared bit for bit, and against clocks, are not to be made slow.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["PYTHONPATH"] = str(Path(__file__).parent)
     done = subprocess.run(command, capture_output=True, text=True, timeout=850, env=environment)
     assert done.stdout, done.stderr[-3000:]
     return {result["name"]: result for result in json.loads(done.stdout)}

@@ -280,7 +280,7 @@ def test_the_state_in_the_program_is_that_of_the_shardings(compiled):
     tokens = 4 * (config.batch_size // 4) * (config.model.seq_len + 1)
     assert program.memory_analysis().argument_size_in_bytes == pytest.approx(held + tokens, abs=64)
     assert held == pytest.approx(12 * num_params_total(config.model) / 8, rel=0.01)
-    assert step_memory(config).state_bytes == pytest.approx(held, rel=0.01)
+    assert step_memory(config, "cpu").state_bytes == pytest.approx(held, rel=0.01)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -301,9 +301,9 @@ def test_the_trillion_of_experts_is_sparse():
 def test_the_search_prefers_what_fits_and_then_what_is_fast():
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, experts=ExpertsConfig(4, group_size=8)))
     links = lambda mesh: dict.fromkeys(mesh.sizes, Links(1e9, 1.0, 1e9))  # noqa: E731
-    sizes = sorted(item.memory.total_bytes for item in candidates(config, 8, CHIPS["v5e"], links))
+    sizes = sorted(item.memory.total_bytes for item in candidates(config, 8, CHIPS["v5e"], links, "tpu"))
     chip = dataclasses.replace(CHIPS["v5e"], hbm_bytes=sizes[len(sizes) // 2] / 0.85)
-    found = candidates(config, 8, chip, links)
+    found = candidates(config, 8, chip, links, "tpu")
     fits = [item.fits(chip) for item in found]
     assert any(fits) and not all(fits) and fits == sorted(fits, reverse=True)
     best = [round(item.utilisation, 3) for item in found if item.fits(chip)]

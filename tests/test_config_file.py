@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from kleiber.experiments.cli import main
 from kleiber.experiments.config_file import (
     config_hash,
     from_data,
@@ -111,3 +112,51 @@ def test_the_options_that_allow_differences_name_each_field_once_and_allow_them_
     found = [(f"trunks[{i}].num_tokens[{k}]", 1, 2) for i in (0, 1) for k in (0, 2)] + [("gate.max_error", 1, 2)]
     assert allow_words(found) == "--allow num_tokens --allow gate.max_error"
     assert all(is_allowed(path, ("num_tokens", "gate.max_error")) for path, _, _ in found)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("{}['no']", ", line 3: KeyError: 'no'"),
+        ("1 / 0", ", line 3: ZeroDivisionError: division by zero"),
+        ("open('/no/such/file')", ", line 3: FileNotFoundError: [Errno 2] No such file"),
+        ("raise OSError(28, 'No space left on device')", ", line 3: OSError: [Errno 28] No space left on device"),
+        ("raise PermissionError('mine')", ", line 3: PermissionError: mine"),
+        ("import sys; sys.exit(0)", ", line 3: it ends the program (sys.exit: 0); a config returns an Experiment"),
+        ("import sys; sys.exit()", ", line 3: it ends the program (sys.exit)"),
+        ("import sys; sys.exit('some text')", ", line 3: it ends the program (sys.exit: some text)"),
+        ("def deep(): deep()\n    deep()", ", line 3: RecursionError: maximum recursion depth exceeded"),
+        ("raise RuntimeError('two\\nlines')", ", line 3: RuntimeError: two lines"),
+        ("assert False", ", line 3: AssertionError"),
+        ("raise MemoryError", ", line 3: MemoryError"),
+        ("unknown_name", ", line 3: name 'unknown_name' is not defined"),
+        ("import no_such_module", ", line 3: No module named 'no_such_module'"),
+        ("int('x')", ", line 3: invalid literal for int() with base 10: 'x'"),
+        ("return 1 +", ", line 3: invalid syntax"),
+        ("return 3", ": experiment() returned int, expected an Experiment."),
+    ],
+)
+@pytest.mark.parametrize("verb", ["plan", "sweep"])
+def test_whatever_a_config_raises_is_one_line_with_its_place_and_exit_code_2(tmp_path, capsys, verb, body, said):
+    path = tmp_path / "mine.py"
+    path.write_text(f"import os\ndef experiment():\n    {body}\n")
+    out = ["--out", str(tmp_path / "out")] if verb == "sweep" else []
+    assert main([verb, str(path), *out]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith(f"kleiber {verb}: {path}{said}") and told.err.count("\n") == 1 and not told.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_at_the_top_of_a_config_is_told_like_one_inside(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text("import sys\nsys.exit(0)\n")
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert f"{path}, line 2: it ends the program (sys.exit: 0)" in capsys.readouterr().err
+
+
+def test_what_is_run_is_what_would_be_read_back(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(TEN_LINES.replace("{field}", "learning_rate").replace("(1000,)", "[1e3]"))
+    experiment = load_experiment(str(path))
+    assert experiment.trunks[0].num_tokens == (1000,)
+    assert from_data(Experiment, to_data(experiment)) == experiment

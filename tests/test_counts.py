@@ -1,16 +1,20 @@
 """Counts against the real tree of weights, the compiler's own count, and figures worked out by hand."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
 import pytest
 
 from kleiber.experiments.compilation.counted_flops import compiled_flops, program_flops
+from kleiber.experiments.directory.record import planned_records
 from kleiber.model import counts
-from kleiber.model.config import ModelConfig
+from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.functional import abstract_params
 from kleiber.model.ladder import ladder, ladder_between, shape_of_depth, shape_of_width
+from kleiber.parallel.config import MeshConfig
+from kleiber.train.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 
 BASE = ModelConfig(d_model=24, num_layers=3, num_heads=4, vocab_size=50, seq_len=20)
 VARIANTS = [
@@ -48,6 +52,44 @@ def test_quickstart_counts_are_those_worked_out_by_hand():
     assert counts.flops_per_token_6n(config) == 6 * counts.num_params_total(config)
     assert counts.flops_per_token_6n_non_embedding(config) == 6 * (12 * 2 * 32**2 + 32)
     assert counts.training_flops(config, 1000) == 294_912_000
+
+
+def test_a_planned_record_is_that_worked_out_by_hand():
+    experts = ExpertsConfig(num_experts=4, num_active=2, num_shared=1)
+    model = ModelConfig(
+        d_model=8, num_layers=3, num_heads=2, num_kv_heads=1, d_ff=20, vocab_size=50, seq_len=16, experts=experts,
+        is_gated=True, has_norm_gain=True, has_previous_token_mix=True, has_tied_head=False, parametrization="mup",
+        compute_dtype="bfloat16",
+    )  # fmt: skip
+    config = TrainConfig(
+        model, OptimizerConfig(0.003, "muon", weight_decay=0.05), (1000, 2000), batch_size=4, seed=7,
+        data=DataConfig("own.txt", "sentencepiece:50"), schedule=ScheduleConfig("wsd"), mesh=MeshConfig(data=2),
+        factors=(("bits", 8.0),),
+    )  # fmt: skip
+    record = planned_records("trial", "target", config, "large")[1000].to_json()
+    attention = 8 * 8 + 8 * 4 + 8 * 4 + 8 * 8  # query, one head of key and of value, output
+    expert, router = 3 * 8 * 20, 8 * 4
+    vectors, tables = 7 * 8 + 8, 2 * 50 * 8  # seven gains and the mix; embedding and head
+    total = 3 * (attention + 5 * expert + router) + vectors + tables
+    assert total == 8736
+    flops_per_token = 6 * (3 * (attention + 3 * expert + router) + 50 * 8) + 12 * 3 * 16 * 8
+    assert flops_per_token == 36_960
+    tokens = 16 * 4 * 16  # 1000 / 64 = 15.6 steps, so 16
+    expected = {
+        "experiment": "trial", "split": "target", "target": "large", "status": "pending", "reason": "",
+        "family": "mup-L3", "d_model": 8, "num_layers": 3, "num_params_total": total,
+        "num_params_non_embedding": total - 800, "num_params_active": total - 3 * 2 * expert, "num_tokens": tokens,
+        "num_steps": 16, "batch_size": 4, "seq_len": 16, "vocab_size": 50, "flops": flops_per_token * tokens,
+        "flops_6nd": 6 * 8736 * 1024,
+        "exchanged_bytes": 16 * 4 * total,  # two copies: half the float32 gradient sent twice, each step
+        "tokens_per_parameter": 1024 / 8736, "seed": 7, "learning_rate": 0.003, "optimizer": "muon",
+        "weight_decay": 0.05, "schedule": "wsd", "corpus": "own.txt", "tokenizer": "sentencepiece:50",
+        "dtype": "bfloat16", "bits": 8.0,
+    }  # fmt: skip
+    named = {name: record.pop(name) for name in ("run_id", "trunk_id", "config_hash")}
+    assert record == expected
+    assert re.fullmatch("d8-L3-s7-[0-9a-f]{6}", named["trunk_id"])
+    assert named["run_id"] == named["trunk_id"] + "-D1000" and named["config_hash"].startswith(named["trunk_id"][-6:])
 
 
 def test_untying_the_head_changes_parameters_and_not_flops():
@@ -122,16 +164,6 @@ def test_a_product_by_a_library_call_is_refused():
 """
     with pytest.raises(ValueError, match="library"):
         program_flops(text)
-
-
-def test_memory_counts_parameters_gradients_and_moments_by_dtype():
-    memory = counts.memory_bytes(dataclasses.replace(BASE, param_dtype="bfloat16"), batch_size=2)
-    num_params = counts.num_params_total(BASE)
-    assert memory.params_bytes == memory.gradients_bytes == 2 * num_params
-    assert memory.optimizer_bytes == 8 * num_params
-    remat = counts.memory_bytes(dataclasses.replace(BASE, has_remat=True), batch_size=2)
-    assert remat.activations_bytes < memory.activations_bytes
-    assert remat.total_bytes == 16 * num_params + remat.activations_bytes
 
 
 def test_a_ladder_increases_and_keeps_its_heads():

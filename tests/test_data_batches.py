@@ -39,7 +39,7 @@ def digest(indices: np.ndarray) -> str:
 
 def global_batches(source, num_steps, batch_size=5, seed=3, **options) -> list[str]:
     batches = TrainBatches(source, batch_size, seed, **options)
-    return [digest(batches.next_block(1)[0]) for _ in range(num_steps)]
+    return [digest(batches.next_indices(1)[0]) for _ in range(num_steps)]
 
 
 def test_windows_make_every_token_but_the_first_a_target_once():
@@ -71,39 +71,19 @@ def test_resuming_gives_the_same_batches_as_never_stopping(stop):
     source = make_source()
     whole = global_batches(source, 20, max_epochs=3)  # 100 sequences: two epoch edges, one in the middle of a batch
     first = TrainBatches(source, 5, 3, max_epochs=3)
-    before = [digest(first.next_block(1)[0]) for _ in range(stop)]
+    before = [digest(first.next_indices(1)[0]) for _ in range(stop)]
     saved = json.loads(json.dumps(first.state()))
     second = TrainBatches(source, 5, 3, max_epochs=3)
     second.restore(saved)
-    assert before + [digest(second.next_block(1)[0]) for _ in range(20 - stop)] == whole
+    assert before + [digest(second.next_indices(1)[0]) for _ in range(20 - stop)] == whole
 
 
-def test_the_size_of_a_block_does_not_change_the_batches():
+def test_how_many_steps_are_drawn_at_a_time_does_not_change_the_batches():
     source = make_source()
     one_by_one = TrainBatches(source, 5, 3, max_epochs=3)
-    in_blocks = TrainBatches(source, 5, 3, max_epochs=3)
-    singles = np.concatenate([one_by_one.next_block(1) for _ in range(12)])
-    assert np.array_equal(singles, np.concatenate([in_blocks.next_block(n) for n in (7, 1, 4)]))
-
-
-@pytest.mark.parametrize("num_shards", [1, 2, 4])
-def test_the_shards_of_a_batch_join_to_the_same_global_batch(num_shards):
-    source = make_source()
-    whole = TrainBatches(source, 8, 3, max_epochs=3).next_indices(10)
-    shards = [TrainBatches(source, 8, 3, None, 3, shard, num_shards) for shard in range(num_shards)]
-    assert np.array_equal(np.concatenate([shard.next_indices(10) for shard in shards], axis=1), whole)
-
-
-def test_a_run_resumes_on_another_number_of_shards():
-    source = make_source()
-    whole = TrainBatches(source, 8, 3, max_epochs=3).next_indices(10)
-    two = [TrainBatches(source, 8, 3, None, 3, shard, 2) for shard in range(2)]
-    for shard in two:
-        shard.next_indices(4)
-    four = [TrainBatches(source, 8, 3, None, 3, shard, 4) for shard in range(4)]
-    for shard in four:
-        shard.restore(two[1].state())
-    assert np.array_equal(np.concatenate([shard.next_indices(6) for shard in four], axis=1), whole[4:])
+    several = TrainBatches(source, 5, 3, max_epochs=3)
+    singles = np.concatenate([one_by_one.next_indices(1) for _ in range(12)])
+    assert np.array_equal(singles, np.concatenate([several.next_indices(n) for n in (7, 1, 4)]))
 
 
 def test_a_position_of_another_run_is_refused():
@@ -146,13 +126,13 @@ def test_a_short_corpus_says_how_many_epochs_the_plan_takes_and_what_allows_them
         check_enough(source, 156, max_epochs=1, num_unique_tokens=80)
 
 
-def test_an_impossible_subset_or_shard_is_refused():
+def test_an_impossible_subset_or_batch_is_refused():
     with pytest.raises(ValueError, match=r"num_unique_tokens is 320, expected from 8 .* to 312"):
         TrainBatches(make_source(), 5, 0, num_unique_tokens=320)
     with pytest.raises(ValueError, match="num_unique_tokens is 7"):
         TrainBatches(make_source(), 5, 0, num_unique_tokens=7)
-    with pytest.raises(ValueError, match="must divide batch_size"):
-        TrainBatches(make_source(), 5, 0, num_shards=2)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        TrainBatches(make_source(), 0, 0)
 
 
 def test_segment_ids_count_the_documents_of_a_window():

@@ -12,9 +12,11 @@ from kleiber.model.functional import abstract_params
 from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.mesh import make_mesh, use_mesh
 from kleiber.train.config import DataConfig, DelayedSyncConfig, EvalConfig, OptimizerConfig, TrainConfig
+from kleiber.train.data.batch import Batch
 from kleiber.train.data.run_data import open_run_data
 from kleiber.train.placement import initial_state, place_batches
-from kleiber.train.step import Hyperparameters, make_block
+from kleiber.train.state import Hyperparameters
+from kleiber.train.step import compile_steps
 from kleiber.train.trunk import Trunk, TrunkIO
 from kleiber.train.update.delayed_sync import Outer, common_params, outer_optimizer, synchronise
 from kleiber.train.update.exchanged_bytes import exchanged_bytes
@@ -39,10 +41,10 @@ def train(config, steps=STEPS):
     with use_mesh(mesh):
         state = initial_state([config], optimizer, mesh)
         indices = np.arange(STEPS * BATCH).reshape(STEPS, BATCH)
-        tokens = place_batches(mesh, lambda i: TOKENS[i], indices, STEPS, False)
+        batches = place_batches(mesh, lambda i: Batch(TOKENS[i]), indices, STEPS, False)
         hyper = Hyperparameters(np.float32(config.optimizer.learning_rate), np.float32(0.1))
-        block = make_block(config, optimizer)
-        state, log = block(state, hyper, tokens, None, np.ones(STEPS, np.float32), np.uint32(0), np.int32(steps))
+        run = compile_steps(config, optimizer)
+        state, log = run(state, hyper, batches, np.ones(STEPS, np.float32), np.uint32(0), np.int32(steps))
         return jax.tree.map(np.asarray, (state, log))
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from kleiber.scaling.designing.design import design_problem, design_runs, expected_errors, make_pool
 from kleiber.scaling.designing.purchases import (
@@ -10,13 +11,14 @@ from kleiber.scaling.designing.purchases import (
     criterion,
     information,
     informations_with_one_more,
-    search,
+    search_design,
 )
-from kleiber.scaling.designing.simulate import RunNoise, simulate
+from kleiber.scaling.designing.rivals import rivals_from_laws
+from kleiber.scaling.designing.simulate import simulate_table
 from kleiber.scaling.fitting.fit import fit_law
-from kleiber.scaling.fitting.known import known_from_fit, known_from_law, rivals_from_laws
+from kleiber.scaling.fitting.known import known_from_fit, known_from_law
+from kleiber.scaling.fitting.noise import RunNoise
 from kleiber.scaling.forecasting.allocation import Demand, allocate
-from kleiber.scaling.forecasting.optimum import optimum
 from truth.designs import REFERENCE, frontier_point, grid, isoflop, ladder, optimal_params, trunks
 from truth.planning import (
     LADDER,
@@ -64,7 +66,7 @@ def test_expected_errors_are_the_inverse_fisher_matrix() -> None:
 def test_expected_errors_are_those_tabled_for_forty_runs() -> None:
     # Design notes, section 5: at 1% noise se alpha .010-.013, beta .009-.010, a .008-.011, E about .021.
     found = expected_errors("chinchilla", REFERENCE, isoflop(REFERENCE, flops=(1e12, 1e16)), RunNoise(0.01))
-    fit = fit_law(simulate("chinchilla", REFERENCE, grid(), RunNoise(0.01), 1), "chinchilla")
+    fit = fit_law(simulate_table("chinchilla", REFERENCE, grid(), RunNoise(0.01), 1), "chinchilla")
     again = expected_errors("chinchilla", REFERENCE, grid(), RunNoise(0.01))
     assert found.a is not None and 0.001 < found.a < 0.05
     for name in ("alpha", "beta", "E"):
@@ -136,7 +138,9 @@ def test_a_design_beats_the_best_grid_where_the_budget_affords_a_corner() -> Non
 
 
 def test_runs_already_there_count() -> None:
-    fit = fit_law(simulate("chinchilla", REFERENCE, isoflop(REFERENCE, flops=(1e12, 1e14)), NOISE, 2), "chinchilla")
+    fit = fit_law(
+        simulate_table("chinchilla", REFERENCE, isoflop(REFERENCE, flops=(1e12, 1e14)), NOISE, 2), "chinchilla"
+    )
     known = known_from_fit(fit)
     bought = design_runs(known, SMALL, TARGET, 1e15, max_runs=6)
     assert bought.before is not None and bought.expected.forecast[0] < bought.before.forecast[0]
@@ -168,7 +172,7 @@ def test_a_rival_form_draws_runs_that_reject_it() -> None:
     # One constant, seen alike by every run, so that without the rival any choice is as good; the rival
     # differs by 1.0 at the target, by 0.5 at the second candidate and not at all at the first.
     main = Form(np.ones((2, 1)), np.ones((1, 1)), np.zeros((1, 1)))
-    rival = Form(np.array([[1.0, 0.0], [1.0, 0.5]]), np.array([[1.0, 1.0]]), np.zeros((2, 2)), is_rival=True)
+    rival = Form(np.array([[1.0, 0.0], [1.0, 0.5]]), np.array([[1.0, 1.0]]), np.zeros((2, 2)))
     problem = Problem(np.ones(2), (main, rival), point_variance=0.04)
     for first, second in ((8, 0), (6, 2), (4, 4)):
         chosen = [0] * first + [1] * second
@@ -179,7 +183,7 @@ def test_a_rival_form_draws_runs_that_reject_it() -> None:
         weight = np.exp(-gap / 2)
         distance = 1.0 - 0.5 * second / 8
         assert value == pytest.approx(0.04 / 8 + weight / (1 + weight) * distance**2, rel=1e-6)
-    bought = search(problem, 8.0, 8).chosen
+    bought = search_design(problem, 8.0, 8).chosen
     assert {0, 1} == set(bought)
 
 
@@ -203,11 +207,19 @@ def test_the_compute_optimal_allocation_is_the_closed_form() -> None:
         allocate(known, Demand(loss=0.7))
 
 
-def test_allocation_intervals_agree_with_the_forecast_room() -> None:
-    fit = fit_law(simulate("chinchilla", REFERENCE, isoflop(REFERENCE), NOISE, 3), "chinchilla")
-    one, other = allocate(fit, Demand(flops=1e20)), optimum(fit, 1e20)
-    assert one.num_params_interval == pytest.approx(other.num_params_interval, rel=1e-4)
-    assert one.num_tokens_interval == pytest.approx(other.num_tokens_interval, rel=1e-4)
+def test_allocation_intervals_are_those_of_the_closed_form() -> None:
+    fit = fit_law(simulate_table("chinchilla", REFERENCE, isoflop(REFERENCE), NOISE, 3), "chinchilla")
+
+    def log_best(z: np.ndarray) -> float:
+        p = {name: float(value) for name, value in fit.scaled.reported(z).items()}
+        return float(np.log(optimal_params(p, 1e20)))
+
+    gradient = np.array([(log_best(fit.z + step) - log_best(fit.z - step)) / 2e-5 for step in 1e-5 * np.eye(5)])
+    variance, degrees = fit.uncertainty.degrees(gradient)
+    ends = np.exp(log_best(fit.z) + np.array([-1, 1]) * stats.t.ppf(0.95, degrees) * variance**0.5)
+    found = allocate(fit, Demand(flops=1e20), level=0.9)
+    assert found.num_params_interval == pytest.approx(ends, rel=1e-5)
+    assert found.num_tokens_interval == pytest.approx(1e20 / 6 / ends[::-1], rel=1e-5)
 
 
 def test_inference_to_come_asks_for_a_smaller_model_and_lower_total_cost() -> None:

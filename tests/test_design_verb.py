@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from kleiber.experiments.cli import main
-from kleiber.scaling.designing.simulate import RunNoise, simulate
+from kleiber.scaling.designing.simulate import simulate_table
 from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.fitting.noise import RunNoise
 from truth.designs import REFERENCE, isoflop
 
 LAW = ["design", "chinchilla", "--constants", "E=0.8,A=25.1,B=100,alpha=0.35,beta=0.34", "--ladder", "8"]
@@ -45,7 +46,7 @@ def test_branches_of_trunks_add_up_to_what_is_spent(capsys: pytest.CaptureFixtur
 def test_a_fit_knows_its_own_runs_and_gives_the_target_an_interval(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    table = simulate("chinchilla", REFERENCE, isoflop(REFERENCE, flops=(1e12, 1e14)), RunNoise(0.005), 1)
+    table = simulate_table("chinchilla", REFERENCE, isoflop(REFERENCE, flops=(1e12, 1e14)), RunNoise(0.005), 1)
     (tmp_path / "fit.json").write_text(json.dumps(fit_law(table, "chinchilla").to_json()))
     options = ["--budget", "1e14", "--target", "1e16", "--max-runs", "8", "--ladder", "8", "--json"]
     code, out, _ = run(["design", str(tmp_path / "fit.json"), *options], capsys)

@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from kleiber.experiments.config_file import load_experiment
 from kleiber.experiments.directory.doctor import diagnose
-from kleiber.experiments.directory.record import planned_record, write_json, write_table
+from kleiber.experiments.directory.record import planned_records, record_path, versions, write_table
 from kleiber.experiments.sweeping.ownership import own_directory
+from kleiber.files import write_json
 from kleiber.train.checkpoints import checkpoint
 
 STATE = {"w": np.arange(6, dtype=np.float32)}
@@ -24,10 +26,10 @@ def sweep(tmp_path):
     experiment = load_experiment("miniature")
     own_directory(experiment, directory)
     config = experiment.trunks[0]
-    record = planned_record("miniature", "fit", config, 100_000) | {"status": "done", "loss": 2.5}
-    write_json(directory / "runs" / record["run_id"] / "record.json", record)
+    record = replace(planned_records("miniature", "fit", config)[100_000], status="done", loss=2.5, **versions())
+    write_json(record_path(directory, record.run_id), record.to_json())
     write_table(directory, [record])
-    trunk = directory / "runs" / record["trunk_id"]
+    trunk = directory / "runs" / record.trunk_id
     for step in (3, 6):
         checkpoint.save(trunk / "checkpoints" / "trunk", step, STATE, {}, keep=2)
     rows = [{"step": step, "segment": "trunk", "loss": 3.0} for step in (3, 6)]

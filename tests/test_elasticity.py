@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from kleiber.scaling.designing.simulate import RunNoise, simulate
+from kleiber.scaling.designing.simulate import simulate_table
 from kleiber.scaling.explaining.elasticity import constancy, elasticities, exchange_rate, interaction, reference_points
 from kleiber.scaling.explaining.factors import describe_factors
 from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.fitting.noise import RunNoise
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.laws import get_law
 from truth.designs import REFERENCE, grid, isoflop, ladder, optimal_params
@@ -16,7 +17,7 @@ EXACT = RunNoise(1e-7)
 
 @pytest.fixture(scope="module")
 def additive() -> FitResult:
-    return fit_law(simulate("chinchilla", REFERENCE, grid(), EXACT, 1), "chinchilla")
+    return fit_law(simulate_table("chinchilla", REFERENCE, grid(), EXACT, 1), "chinchilla")
 
 
 def test_elasticities_of_the_additive_law_are_its_exponents_times_their_shares(additive: FitResult) -> None:
@@ -42,14 +43,14 @@ def test_intervals_of_elasticities_hold_the_truth() -> None:
     u, v = 25.1 * 1e6**-0.35, 100 * 1e9**-0.34
     held = 0
     for seed in range(40):
-        fit = fit_law(simulate("chinchilla", REFERENCE, grid(), RunNoise(0.01), seed), "chinchilla")
+        fit = fit_law(simulate_table("chinchilla", REFERENCE, grid(), RunNoise(0.01), seed), "chinchilla")
         low, high = elasticities(fit, [point])[0].interval
         held += low <= 0.35 * u / (u + v) <= high
     assert held >= 34  # 38 expected of 40; 33 or fewer happens once in 300 if the intervals are right
 
 
 def test_a_changing_exponent_is_rejected_and_a_product_law_cannot_object() -> None:
-    table = simulate("chinchilla", REFERENCE, isoflop(REFERENCE), RunNoise(0.005), 3)
+    table = simulate_table("chinchilla", REFERENCE, isoflop(REFERENCE), RunNoise(0.005), 3)
     free = {each.factor: each.verdict for each in constancy(fit_law(table, "generalised_mean"))}
     assert free["num_params_total"].startswith("rejected, because it falls from")
     product = constancy(fit_law(table, "product"))
@@ -58,7 +59,7 @@ def test_a_changing_exponent_is_rejected_and_a_product_law_cannot_object() -> No
 
 def test_a_truly_constant_exponent_is_called_constant_within_a_bound() -> None:
     truth = {"E": 0.8, "K": 60.0, "alpha": 0.16, "beta": 0.18}
-    table = simulate("product", truth, grid(), RunNoise(0.002), 5)
+    table = simulate_table("product", truth, grid(), RunNoise(0.002), 5)
     for each in constancy(fit_law(table, "generalised_mean")):
         assert each.verdict.startswith(("constant within", "assumed"))
 
@@ -76,7 +77,7 @@ def test_four_bit_weights_are_worth_the_published_share_of_the_parameters() -> N
     held = 0
     for seed in range(6):
         found = exchange_rate(
-            fit_law(simulate(law, constants, columns, RunNoise(0.002), seed), law), {"weight_bits": 4.0}, at
+            fit_law(simulate_table(law, constants, columns, RunNoise(0.002), seed), law), {"weight_bits": 4.0}, at
         )
         assert found.rate == pytest.approx(true, rel=0.05)
         held += found.interval[0] <= true <= found.interval[1]
@@ -96,32 +97,32 @@ def test_exchange_rates_that_make_no_sense_are_refused(additive: FitResult) -> N
 
 
 def test_factors_tell_doubling_a_count_and_every_level_of_a_factor(additive: FitResult) -> None:
-    (told,) = describe_factors(additive).exchanges
+    (told,) = describe_factors(additive).changes
     middle = reference_points(additive)[1]
     assert (told.factor, told.value, told.of) == ("num_tokens", 2 * middle["num_tokens"], "num_params_total")
     gain = 100 * middle["num_tokens"] ** -0.34 * (1 - 2**-0.34)
     rate = (1 - gain / (25.1 * middle["num_params_total"] ** -0.35)) ** (-1 / 0.35)
-    assert told.found is not None and told.found.rate == pytest.approx(rate, rel=1e-4)
+    assert told.worth is not None and told.worth.rate == pytest.approx(rate, rel=1e-4)
     assert "worth" in describe_factors(additive).report()
 
     law, shares = get_law("sparsity"), (0.0, 0.5, 0.75)
     base = grid(5, 4)
     columns = {name: np.tile(values, len(shares)) for name, values in base.items()}
     columns["sparsity"] = np.repeat(shares, len(base["num_tokens"]))
-    fit = fit_law(simulate(law, law.references[0].constants, columns, RunNoise(1e-4), 1), law)
+    fit = fit_law(simulate_table(law, law.references[0].constants, columns, RunNoise(1e-4), 1), law)
     assert reference_points(fit)[1]["sparsity"] == pytest.approx(0.375)  # halfway, as zero has no logarithm
-    levels = [each for each in describe_factors(fit).exchanges if each.factor == "sparsity"]
+    levels = [each for each in describe_factors(fit).changes if each.factor == "sparsity"]
     assert [(each.value, each.instead_of) for each in levels] == [(0.5, 0.0), (0.75, 0.0)]
     size = 294 * 0.5**0.821 + 468  # half the weights are zero: the rest is worth (762 / size)^(1 / alpha) as many
-    assert levels[0].found is not None
-    assert levels[0].found.rate == pytest.approx((762 / size) ** (1 / 0.392), rel=0.01)
+    assert levels[0].worth is not None
+    assert levels[0].worth.rate == pytest.approx((762 / size) ** (1 / 0.392), rel=0.01)
 
 
 def test_factors_are_withheld_with_the_exponents_and_of_laws_of_other_quantities() -> None:
     with pytest.warns(UserWarning, match="tokens per parameter"):
-        fit = fit_law(simulate("chinchilla", REFERENCE, ladder(REFERENCE), RunNoise(0.01), 1), "chinchilla")
+        fit = fit_law(simulate_table("chinchilla", REFERENCE, ladder(REFERENCE), RunNoise(0.01), 1), "chinchilla")
     found = describe_factors(fit)
     assert found.exponents == () and "alpha" in str(found.withheld) and "withheld" in found.report()
     columns = grid(4, 3)
-    rates = simulate("learning_rate", {"K": 1.79, "a": -0.713, "b": 0.307}, columns, RunNoise(0.05), 1)
+    rates = simulate_table("learning_rate", {"K": 1.79, "a": -0.713, "b": 0.307}, columns, RunNoise(0.05), 1)
     assert "best learning rate" in str(describe_factors(fit_law(rates, "learning_rate")).withheld)

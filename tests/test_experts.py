@@ -12,7 +12,7 @@ from kleiber.experiments.compilation.counted_flops import compiled_flops
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.counts import flops_per_token_computed, num_params_active, num_params_total
 from kleiber.model.functional import abstract_params, apply_hidden, init_params
-from kleiber.model.layers.experts import Experts, capacity
+from kleiber.model.layers.experts import Experts
 from kleiber.model.layers.feed_forward import activate
 
 DENSE = ModelConfig(d_model=16, num_layers=2, num_heads=2, vocab_size=12, seq_len=8, parametrization="standard")
@@ -26,7 +26,7 @@ def layer(config, seed=0):
     return Experts(config, nnx.Rngs(seed))
 
 
-def slow_experts(module, x_SD):
+def slow_experts(module, x_SD, capacity):
     """One group, token by token, in plain NumPy: who comes first takes the places, first choices before second."""
     experts, config = module.experts, module.config
     router, up, down = (np.asarray(w[...], np.float64) for w in (module.router, module.up, module.down))
@@ -40,7 +40,7 @@ def slow_experts(module, x_SD):
         for token in range(len(x_SD)):
             expert = order[token, rank]
             places[expert] += 1
-            if places[expert] > capacity(experts, len(x_SD)):
+            if places[expert] > capacity:
                 dropped += 1
                 continue
             weight = probabilities[token, expert] / probabilities[token, order[token]].sum()
@@ -68,12 +68,15 @@ def test_a_mixture_of_one_expert_is_the_dense_block(is_gated):
     assert float(routing.dropped) == 0.0 and float(routing.balance_loss) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("active", "factor"), [(1, 1.0), (2, 1.0), (2, 0.5), (3, 4.0)])
-def test_tokens_go_where_a_slow_queue_sends_them(active, factor):
+# By hand: 16 tokens choose `active` of 4 experts each, an even share of 4 * active; 4.4 places are rounded up.
+@pytest.mark.parametrize(
+    ("active", "factor", "capacity"), [(1, 1.0, 4), (1, 1.1, 5), (2, 1.0, 8), (2, 0.5, 4), (3, 4.0, 48)]
+)
+def test_tokens_go_where_a_slow_queue_sends_them(active, factor, capacity):
     module = layer(with_experts(num_experts=4, num_active=active, capacity_factor=factor))
     x = np.random.default_rng(1).normal(size=(1, 16, 16))
     y, routing = module(jnp.asarray(x, jnp.float32))
-    expected, dropped = slow_experts(module, x[0])
+    expected, dropped = slow_experts(module, x[0], capacity)
     np.testing.assert_allclose(y[0], expected, atol=2e-5)
     assert float(routing.dropped) == pytest.approx(dropped, abs=1e-6)
     assert (dropped > 0) == (factor < 4)

@@ -1,5 +1,7 @@
 """Claims about the figures: what they draw is what was measured, and what they say follows from it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -8,8 +10,17 @@ from kleiber.scaling.figures.forecast import forecast_against_truth, forecast_cl
 from kleiber.scaling.figures.law import optimal_frontier, parameters_by_law, residuals
 from kleiber.scaling.figures.levels import Series, best_level, varied_levels
 from kleiber.scaling.figures.runs import fitted_surface, isoflop_slices, loss_curves
-from kleiber.scaling.figures.study import Curve, Estimates, Points, Target, cost_model, frontier, loss_at_budget, smooth
+from kleiber.scaling.figures.study import (
+    Curve,
+    ForecastRun,
+    Points,
+    cost_model,
+    frontier,
+    loss_at_budget,
+    smooth,
+)
 from kleiber.scaling.figures.style import claim_of, count, percent, size_colors
+from kleiber.scaling.fitting.result import Estimate
 
 SIZES = (2e4, 5e4, 1e5, 2.5e5)
 ALPHA, BETA, A, B = 0.7, 0.6, 500.0, 800.0
@@ -31,11 +42,11 @@ def points() -> Points:
     return Points(size, tokens, 6 * size * tokens, law(size, tokens), trunks)
 
 
-def target(name="wide", shift=0.002, low=0.99, high=1.01, observed=True) -> Target:
+def target(name="wide", shift=0.002, low=0.99, high=1.01, observed=True) -> ForecastRun:
     loss = float(law(5e5, 4e6))
     predicted = loss * (1 + shift)
     ratio = 4.0
-    return Target(
+    return ForecastRun(
         name, 5e5, 4e6, 1.2e13, ratio, predicted, low * predicted, high * predicted, 0.9, loss if observed else None
     )
 
@@ -163,11 +174,13 @@ def test_smoothing_keeps_a_flat_curve_flat_and_drops_what_is_not_a_number():
 
 
 def test_rivals_that_disagree_are_the_claim_of_the_parameter_figure():
-    laws = [
-        Estimates("chinchilla", {"E": (1.0, 0.9, 1.1), "alpha": (0.7, 0.6, 0.8)}, 0.003),
-        Estimates("generalised_mean", {"E": "constant-ratio", "alpha": (0.5, 0.3, 0.7)}, 0.003),
-    ]
-    figure = parameters_by_law(laws)
+    first = {"E": Estimate(1.0, 0.05, (0.9, 1.1)), "alpha": Estimate(0.7, 0.05, (0.6, 0.8))}
+    nothing = Estimate(np.nan, np.nan, (np.nan, np.nan), withheld="constant-ratio: one ratio.")
+    second = {"E": nothing, "alpha": Estimate(0.5, 0.1, (0.3, 0.7))}
+    fits = [("chinchilla", first), ("generalised_mean", second)]
+    figure = parameters_by_law(
+        [SimpleNamespace(law=name, parameters=found, residual_rms=0.003) for name, found in fits]
+    )
     assert claim_of(figure).startswith("Exponents move by 40 % with the form")
     assert [text.get_text() for text in figure.axes[0].texts] == ["withheld"]
 

@@ -1,19 +1,19 @@
-"""Bootstraps and profiles agree with the default intervals where these are exact enough."""
+"""The bootstrap and profiles agree with the default intervals where these are exact enough."""
 
 import numpy as np
 import pytest
 
-from kleiber.scaling.fitting.bootstrap import cluster_bootstrap, parametric_bootstrap, profile
+from kleiber.scaling.fitting.bootstrap import parametric_bootstrap, profile
 from kleiber.scaling.fitting.fit import fit_law
-from kleiber.scaling.fitting.refit import simulate
+from kleiber.scaling.fitting.refit import simulate_losses
 from kleiber.scaling.table.table import from_columns
-from truth.designs import REFERENCE, grid, surface, trunks
+from truth.designs import REFERENCE, grid, surface
 
 
 @pytest.fixture(scope="module")
 def fit():
-    model = surface(grid())
-    loss = np.exp(simulate(model, model.working(REFERENCE), 1, 7, sigma=0.003)[0])
+    scaled = surface(grid())
+    loss = np.exp(simulate_losses(scaled, scaled.working(REFERENCE), 1, 7, sigma=0.003)[0])
     return fit_law(from_columns({**grid(), "loss": loss}), "chinchilla")
 
 
@@ -24,19 +24,10 @@ def test_parametric_bootstrap_spreads_as_the_covariance_says(fit):
     np.testing.assert_allclose(refits.z.std(axis=0), stated, rtol=0.15)  # 400 draws: 3.5% a standard error
 
 
-def test_bootstraps_repeat_with_their_seed(fit):
-    np.testing.assert_array_equal(cluster_bootstrap(fit, 20, seed=3), cluster_bootstrap(fit, 20, seed=3))
-    assert not np.array_equal(cluster_bootstrap(fit, 20, seed=3), cluster_bootstrap(fit, 20, seed=4))
-
-
-def test_cluster_bootstrap_spreads_about_as_the_covariance_says():
-    columns, trunk = trunks(12, 5)
-    model = surface(columns)
-    loss = np.exp(simulate(model, model.working(REFERENCE), 1, 8, sigma=0.003, tau=0.005, cluster=trunk)[0])
-    fit = fit_law(from_columns({**columns, "loss": loss, "trunk_id": trunk}), "chinchilla", cluster="trunk_id")
-    spread = cluster_bootstrap(fit, 300).std(axis=0)
-    ratio = spread / np.sqrt(np.diag(fit.uncertainty.covariance))
-    assert (0.3 < ratio).all() and (ratio < 3).all()
+def test_a_bootstrap_repeats_with_its_seed(fit):
+    first, again, other = (parametric_bootstrap(fit, 20, seed=seed).z for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
 
 
 @pytest.mark.parametrize("name", ["alpha", "beta", "E"])

@@ -3,26 +3,27 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from kleiber.experiments.config_file import to_data
-from kleiber.experiments.directory.record import planned_record, record_path, write_json, write_table
+from kleiber.experiments.directory.record import planned_records, record_path, write_table
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.results import MOST_CURVES, curves_of, read_results, trunks_with_curves
 from kleiber.experiments.report.tables import MOST_ROWS, run_table
+from kleiber.files import write_json
 from kleiber.scaling.designing.design import independent_rows
-from kleiber.scaling.designing.simulate import RunNoise
 from kleiber.scaling.figures.forecast import hero
 from kleiber.scaling.figures.law import residuals
 from kleiber.scaling.figures.runs import isoflop_slices
 from kleiber.scaling.figures.study import MOST_MARKS, Points, even_rows
 from kleiber.scaling.fitting.identifiability import design_alarms
-from kleiber.scaling.fitting.noise import clustered_uncertainty, make_clusters, whiten
-from kleiber.scaling.fitting.scaled_law import make_model
+from kleiber.scaling.fitting.noise import RunNoise, clustered_uncertainty, make_clusters, whiten
+from kleiber.scaling.fitting.scaled_law import make_scaled_law
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.reading import parquet_values
 from sections.growth import growth_exponent
@@ -104,7 +105,7 @@ def sweep(tmp_path_factory):
     write_json(directory / "experiment.json", to_data(experiment))
     write_table(directory, records)
     row = {"step": 1, "num_tokens": 512, "segment": "trunk", "loss": 5.0}
-    for trunk in {r["trunk_id"] for r in records}:
+    for trunk in {r.trunk_id for r in records}:
         (directory / "runs" / trunk).mkdir(parents=True)
         (directory / "runs" / trunk / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     return directory, records
@@ -125,11 +126,11 @@ def test_curves_are_read_of_a_bounded_number_of_trunks_of_every_size(sweep):
 
 def test_reading_a_table_gives_the_records_that_were_written(sweep):
     directory, records = sweep
-    extra = {**records[0], "run_id": "later", "seed": 7, "status": "failed", "reason": "lost"}
+    extra = {**records[0].to_json(), "run_id": "later", "seed": 7, "status": "failed", "reason": "lost"}
     write_json(record_path(directory, "later"), extra)
     read = {r["run_id"]: r for r in read_results(directory).records}
     assert read.pop("later")["reason"] == "lost"
-    assert read == {r["run_id"]: r for r in records}
+    assert read == {r.run_id: r.to_json() for r in records}
 
 
 @pytest.mark.parametrize("values", [["a", None, "b", "a"], [1, None], [1.5, 2.0], [True, False], [[1], [2]], []])
@@ -144,8 +145,10 @@ def test_a_plan_names_each_point_as_the_record_of_the_point_alone_does():
     points = {p["run_id"]: p for p in make_plan(experiment, 2).points()}
     for cell in trunk_cells(experiment, "fit"):
         for num_tokens, name in cell.run_ids.items():
-            alone = planned_record("growth", "fit", cell.config, num_tokens)
-            assert alone.items() <= points[name].items() and alone["run_id"] == name
+            one = replace(cell.config, num_tokens=(num_tokens,))
+            (alone,) = planned_records("growth", "fit", one).values()
+            ids = {"run_id": name, "trunk_id": cell.trunk_id, "config_hash": points[name]["config_hash"]}
+            assert {**alone.to_json(), **ids}.items() <= points[name].items()
 
 
 def test_whitening_by_sums_is_the_inverse_root_of_the_covariance():
@@ -186,10 +189,10 @@ def test_planned_rows_weigh_as_the_inverse_of_their_covariance():
 def test_ratios_that_lie_densely_are_different_ratios():
     tokens = np.geomspace(1e7, 1e9, 200)
     params = 1e16 / tokens  # one budget, ratios 0.01 to 100 apart by less than a tenth each
-    model = make_model(get_law("chinchilla"), {"num_params_total": params, "num_tokens": tokens})
+    model = make_scaled_law(get_law("chinchilla"), {"num_params_total": params, "num_tokens": tokens})
     assert "few-ratios" not in design_alarms(model)
     two = np.tile([1e7, 1e9], 100)
-    model = make_model(get_law("chinchilla"), {"num_params_total": 1e16 / two, "num_tokens": two})
+    model = make_scaled_law(get_law("chinchilla"), {"num_params_total": 1e16 / two, "num_tokens": two})
     assert "few-ratios" in design_alarms(model)
 
 

@@ -11,9 +11,13 @@ from kleiber.model.config import ModelConfig
 from kleiber.model.functional import init_params
 from kleiber.train import step as step_module
 from kleiber.train.config import GuardConfig, OptimizerConfig, TrainConfig
-from kleiber.train.step import Hyperparameters, TrainState, make_block
-from kleiber.train.update.guard import LossWindow, SkipCounts, StepLog, empty_window, judge, next_indices
+from kleiber.train.data.batch import Batch
+from kleiber.train.data.batches import next_indices
+from kleiber.train.state import Hyperparameters, TrainState
+from kleiber.train.step import compile_steps
+from kleiber.train.update.guard import LossWindow, StepLog, empty_window, judge
 from kleiber.train.update.optimizer import make_optimizer
+from kleiber.train.watch.skip_counts import SkipCounts
 
 MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, vocab_size=32, seq_len=8, base_d_model=16, base_num_layers=1)
 CONFIG = TrainConfig(MODEL, OptimizerConfig(0.01), (1000,), batch_size=4, steps_per_call=4)
@@ -25,23 +29,23 @@ def start(config=CONFIG):
     optimizer = make_optimizer(config.optimizer, config.model, params)
     window = empty_window(config.guard)
     state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), window)
-    return jax.tree.map(jnp.asarray, state), make_block(config, optimizer)
+    return jax.tree.map(jnp.asarray, state), compile_steps(config, optimizer)
 
 
 def hyper(rate):
     return Hyperparameters(jnp.float32(rate), jnp.float32(0.1))
 
 
-def run(block, state, rate=0.01, fractions=(1, 1, 1, 1), count=4):
-    return block(state, hyper(rate), TOKENS, None, np.array(fractions, np.float32), np.uint32(0), np.int32(count))
+def run(steps, state, rate=0.01, fractions=(1, 1, 1, 1), count=4):
+    return steps(state, hyper(rate), Batch(TOKENS), np.array(fractions, np.float32), np.uint32(0), np.int32(count))
 
 
 def test_a_nan_weight_is_noticed_at_once_and_spreads_no_further():
-    state, block = start()
+    state, steps = start()
     leaves, tree = jax.tree.flatten(state.params)
     poisoned = jax.tree.unflatten(tree, [leaves[0].at[(0,) * leaves[0].ndim].set(jnp.nan), *leaves[1:]])
     before = jax.tree.map(np.asarray, (poisoned, state.opt_state))
-    after, log = run(block, replace(state, params=poisoned))
+    after, log = run(steps, replace(state, params=poisoned))
     assert np.asarray(log.is_skipped).all() and int(after.step) == 4
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves((after.params, after.opt_state)), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -52,24 +56,24 @@ def test_a_nan_weight_is_noticed_at_once_and_spreads_no_further():
 
 @pytest.mark.parametrize("bad_steps", [(1,), (1, 2, 3), (0,)])
 def test_bad_updates_change_nothing_and_the_others_are_as_if_they_had_not_been(monkeypatch, bad_steps):
-    gradients = step_module._gradients
+    gradients = step_module.gradients
 
-    def spoiled(config, params, tokens, *more):
-        logged, grads = gradients(config, params, tokens, *more)
-        is_bad = jnp.all(tokens == 255)  # the mark of a bad batch, see below
+    def spoiled(config, params, batch, *more):
+        logged, grads = gradients(config, params, batch, *more)
+        is_bad = jnp.all(batch.inputs == 255)  # the mark of a bad batch, see below
         return logged, jax.tree.map(lambda leaf: jnp.where(is_bad, jnp.nan, leaf), grads)
 
-    monkeypatch.setattr(step_module, "_gradients", spoiled)
-    state, block = start()
+    monkeypatch.setattr(step_module, "gradients", spoiled)
+    state, steps = start()
     tokens = TOKENS.copy()
     tokens[list(bad_steps)] = 255
-    args = (None, np.ones(4, np.float32), np.uint32(0))
-    after, log = block(state, hyper(0.01), tokens, *args, np.int32(4))
+    args = (np.ones(4, np.float32), np.uint32(0))
+    after, log = steps(state, hyper(0.01), Batch(tokens), *args, np.int32(4))
     assert np.flatnonzero(log.is_skipped).tolist() == list(bad_steps) and int(after.step) == 4
     good = [step for step in range(4) if step not in bad_steps]
-    state, block = start()
+    state, steps = start()
     padded = np.concatenate([TOKENS[good], TOKENS[: 4 - len(good)]])
-    expected, _ = block(state, hyper(0.01), padded, *args, np.int32(len(good)))
+    expected, _ = steps(state, hyper(0.01), Batch(padded), *args, np.int32(len(good)))
     for a, b in zip(jax.tree.leaves(expected.params), jax.tree.leaves(after.params), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -86,9 +90,9 @@ def test_a_loss_or_a_gradient_that_is_not_finite_is_left_out(bad, place):
 
 def test_float16_that_overflows_is_left_out():
     config = replace(CONFIG, model=replace(MODEL, compute_dtype="float16"))
-    state, block = start(config)
+    state, steps = start(config)
     huge = jax.tree.map(lambda leaf: leaf * 1e4, state.params)
-    after, log = run(block, replace(state, params=huge))
+    after, log = run(steps, replace(state, params=huge))
     assert np.asarray(log.is_skipped).any()
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(after))
 
@@ -111,13 +115,29 @@ def test_the_spike_rule_follows_a_slow_clear_version():
     assert isinstance(window, LossWindow) and int(window.count) == len(accepted)
 
 
+@pytest.mark.parametrize(("loss", "is_spike"), [(2.99, False), (3.01, True)])
+def test_the_spike_rule_begins_with_a_window_half_full_and_reads_that_half_alone(loss, is_spike):
+    # Accepted losses 1, 2, 1, 2: mean 1.5, standard deviation .5, so 3 of them above the mean is 3.0. With the empty
+    # places counted as zeros the limit would be .75 + 3 * sqrt(10 / 8 - .75^2) = 3.24.
+    config = GuardConfig(spike_sigmas=3.0, spike_window=8)
+    window, grads = empty_window(config), {"a": jnp.ones(1)}
+    for accepted in (1.0, 2.0, 1.0):
+        is_sound, _, window = judge(config, window, jnp.float32(accepted), grads)
+        assert bool(is_sound)
+        assert bool(judge(config, window, jnp.float32(100.0), grads)[0])  # fewer than half: nothing is a spike yet
+    _, _, window = judge(config, window, jnp.float32(2.0), grads)
+    is_sound, _, window = judge(config, window, jnp.float32(loss), grads)
+    assert bool(is_sound) is not is_spike and int(window.count) == 5 - is_spike
+    np.testing.assert_allclose(window.losses, [1, 2, 1, 2, 0 if is_spike else loss, 0, 0, 0])
+
+
 def test_the_spike_rule_costs_nothing_when_it_is_off():
     texts = []
     for guard in (GuardConfig(), GuardConfig(spike_window=64, max_consecutive_skips=3)):
         config = replace(CONFIG, guard=guard)
-        state, block = start(config)
-        args = (state, hyper(0.01), TOKENS, None, np.ones(4, np.float32), np.uint32(0), np.int32(4))
-        texts.append(block.lower(*args).as_text())
+        state, steps = start(config)
+        args = (state, hyper(0.01), Batch(TOKENS), np.ones(4, np.float32), np.uint32(0), np.int32(4))
+        texts.append(steps.lower(*args).as_text())
         assert state.window is None
     assert texts[0] == texts[1] and "tensor<128xf32>" not in texts[0]
 
@@ -128,7 +148,7 @@ def log_of(skipped):
     return StepLog(losses, losses, skipped, np.float32(1.0))
 
 
-def test_a_row_of_skips_is_counted_across_blocks_and_stops_at_the_limit():
+def test_a_row_of_skips_is_counted_across_calls_and_stops_at_the_limit():
     counts = SkipCounts(GuardConfig(max_consecutive_skips=4), 1)
     counts.look(0, log_of([0, 1, 0, 1]), 4)
     assert counts.in_a_row == [1] and counts.total == [2] and counts.reasons == [""]

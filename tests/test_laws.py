@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from kleiber.scaling.fitting.fit import fit_law
-from kleiber.scaling.fitting.scaled_law import make_model
+from kleiber.scaling.fitting.scaled_law import make_scaled_law
 from kleiber.scaling.laws import get_law, registry
 from kleiber.scaling.laws.compression import kept_share
 from kleiber.scaling.laws.experts import effective_experts
 from kleiber.scaling.laws.multi_power import fallen
 from kleiber.scaling.laws.repetition import effective_tokens
 from kleiber.scaling.laws.saturating import reducible_share
-from kleiber.scaling.laws.schedules import multi_power_curve, schedule_areas
+from kleiber.scaling.laws.schedules import schedule_areas
 from kleiber.scaling.table.table import from_columns
 
 RANGES = {
@@ -119,13 +119,13 @@ def test_every_law_is_documented_and_positive(name):
 @pytest.mark.parametrize("name", registry())
 def test_derivatives_agree_with_finite_differences(name):
     law = get_law(name)
-    model = make_model(law, columns_of(law))
-    z = model.working(constants_of(law))
-    _, jacobian = model.log_loss_and_jacobian(z[None])
+    scaled = make_scaled_law(law, columns_of(law))
+    z = scaled.working(constants_of(law))
+    _, jacobian = scaled.log_loss_and_jacobian(z[None])
     width = 1e-6
     for index in range(len(z)):
         step = width * np.eye(len(z))[index]
-        wanted = (model.log_loss((z + step)[None])[0] - model.log_loss((z - step)[None])[0]) / (2 * width)
+        wanted = (scaled.log_loss((z + step)[None])[0] - scaled.log_loss((z - step)[None])[0]) / (2 * width)
         np.testing.assert_allclose(jacobian[0, :, index], wanted, atol=2e-8 * max(1, np.abs(wanted).max()))
 
 
@@ -133,10 +133,10 @@ def test_derivatives_agree_with_finite_differences(name):
 def test_centring_changes_no_prediction(name):
     law = get_law(name)
     columns = columns_of(law)
-    model = make_model(law, columns)
-    z = model.working(constants_of(law))
-    np.testing.assert_allclose(np.exp(model.log_loss(z[None])[0]), law.at(constants_of(law), columns), rtol=1e-10)
-    for key, value in model.reported(z).items():
+    scaled = make_scaled_law(law, columns)
+    z = scaled.working(constants_of(law))
+    np.testing.assert_allclose(np.exp(scaled.log_loss(z[None])[0]), law.at(constants_of(law), columns), rtol=1e-10)
+    for key, value in scaled.reported(z).items():
         assert float(value) == pytest.approx(constants_of(law)[key], rel=1e-10)
 
 
@@ -160,7 +160,7 @@ def test_planted_constants_are_recovered_from_exact_losses(name):
     fit = fit_law(from_columns({**columns, "loss": law.at(constants, columns)}), law, fixed=fixed)
     assert fit.residual_rms < (2e-3 if name in HARD else 1e-8)
     if name not in HARD:
-        for key, value in fit.model.reported(fit.z).items():
+        for key, value in fit.scaled.reported(fit.z).items():
             assert float(value) == pytest.approx(constants[key], rel=1e-4)
 
 
@@ -289,6 +289,25 @@ def test_schedule_areas_equal_the_double_sum():
     _, area = schedule_areas(rates, 0.9)
     wanted = sum((rates[k - 1] - rates[k]) * 0.9 ** (i - k) for i in range(5) for k in range(1, i + 1))
     assert area[-1] == pytest.approx(wanted)
+
+
+def multi_power_curve(p, learning_rates):
+    """Returns the loss [steps] along a schedule: E + A S1^-alpha less what each fall of the rate brings.
+
+    The gain is B sum_k (rate_{k-1} - rate_k) G(rate_k^-gamma S_k), G(x) = 1 - (1 + C x)^-beta, S_k the sum of the
+    rate from k on. Constants as plain numbers; p["warmup"] is the sum of the rate over the warm-up.
+
+    Source: Luo et al. 2025, arXiv:2503.12811.
+    """
+    rates = np.asarray(learning_rates, np.float64)
+    total = np.cumsum(rates)
+    falls = np.concatenate([[0.0], rates[:-1] - rates[1:]])
+    since = np.maximum(total[:, None] - total[None, :] + rates[None, :], 0.0)
+    with np.errstate(divide="ignore"):
+        reach = np.where(rates > 0, rates, np.nan) ** -p["gamma"]
+    gain = 1 - (1 + p["C"] * np.nan_to_num(reach, nan=0.0) * since) ** -p["beta"]
+    drop = p["B"] * np.sum(np.tril(np.ones_like(since)) * falls * gain, axis=1)
+    return p["E"] + p["A"] * (total + p["warmup"]) ** -p["alpha"] - drop
 
 
 def test_multi_power_curve_of_a_constant_rate_is_a_power_law():

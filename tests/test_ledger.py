@@ -1,13 +1,21 @@
 """The ledger: forecasts come first, never change, and any tampering shows."""
 
 import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from kleiber.experiments.cli import main
+from kleiber.experiments.directory.doctor import diagnose
+from kleiber.scaling.forecasting import ledger as ledger_module
 from kleiber.scaling.forecasting.ledger import (
     GENESIS,
     Ledger,
     LedgerConflictError,
+    LedgerError,
     LedgerTamperedError,
     UnknownTargetError,
     canonical_hash,
@@ -138,3 +146,152 @@ def test_history_follows_the_outcomes_in_the_order_they_came(ledger):
     assert [row["target"] for row in history] == ["wide", "big"]
     assert history[0]["mean_absolute_error"] == pytest.approx(1 - 1.28 / 1.31)
     assert history[1]["mean_absolute_error"] == pytest.approx(ledger.scoreboard()["mean_absolute_error"])
+
+
+TOGETHER = """
+import multiprocessing, sys
+from kleiber.scaling.forecasting.ledger import Ledger
+
+folder, num_ledgers, num_processes, num_each = sys.argv[1], *map(int, sys.argv[2:])
+processes = multiprocessing.get_context("fork")
+gate = processes.Barrier(num_processes)
+about = dict(num_params_total=10, num_tokens=20, flops=1.0, compute_ratio=4.0, law="chinchilla", predicted_loss=1.25)
+
+def work(number):
+    for index in range(num_ledgers):
+        gate.wait()
+        for each in range(num_each):
+            Ledger(f"{folder}/{index}.jsonl").register(target=f"{number}-{each}", **about, interval=(1.2, 1.3))
+
+workers = [processes.Process(target=work, args=[number]) for number in range(num_processes)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+sys.exit(max(worker.exitcode for worker in workers))
+"""
+
+
+@pytest.mark.parametrize(("num_ledgers", "num_processes", "num_each"), [(100, 2, 1), (20, 4, 5)])
+def test_processes_that_register_at_once_lose_and_break_nothing(tmp_path, num_ledgers, num_processes, num_each):
+    numbers = [str(n) for n in (num_ledgers, num_processes, num_each)]
+    subprocess.run([sys.executable, "-c", TOGETHER, str(tmp_path), *numbers], check=True, timeout=300)
+    expected = {f"{number}-{each}" for number in range(num_processes) for each in range(num_each)}
+    for index in range(num_ledgers):
+        entries = Ledger(tmp_path / f"{index}.jsonl").entries()
+        assert len(entries) == len(expected) and {entry["target"] for entry in entries} == expected
+    assert not [path.name for path in tmp_path.iterdir() if ".tmp" in path.name or path.name.startswith(".")]
+
+
+def test_command_lines_that_register_at_once_all_register(tmp_path, capsys):
+    rows = [f"{n},{d},{1.7 + 400 / n**0.34 + 410 / d**0.28}" for n in (1e6, 1e7, 1e8) for d in (2e7, 5e8, 1e10)]
+    (tmp_path / "runs.csv").write_text("\n".join(["num_params_total,num_tokens,loss", *rows]))
+    assert main(["fit", str(tmp_path / "runs.csv"), "--json"]) == 0
+    (tmp_path / "fit.json").write_text(capsys.readouterr().out)
+    line = [sys.executable, "-m", "kleiber.experiments.cli", "forecast", str(tmp_path / "fit.json")]
+    line += ["--num-params", "1e9", "--num-tokens", "2e10", "--register", str(tmp_path / "ledger.jsonl")]
+    running = [subprocess.Popen([*line, "--name", f"run{n}"], stdout=subprocess.DEVNULL) for n in range(4)]
+    assert [process.wait(timeout=120) for process in running] == [0] * 4
+    assert sorted(entry["target"] for entry in Ledger(tmp_path / "ledger.jsonl").entries()) == [
+        "run0", "run1", "run2", "run3",
+    ]  # fmt: skip
+
+
+def test_a_reader_beside_a_writer_never_cries_tampering(ledger, monkeypatch):
+    lines_of = ledger._lines
+
+    def lines_after_another_wrote():
+        monkeypatch.setattr(ledger, "_lines", lines_of)
+        found = ledger._lines()
+        Ledger(ledger.path).outcome("big", "run-9", 1.24)
+        return found
+
+    monkeypatch.setattr(ledger, "_lines", lines_after_another_wrote)
+    assert len(ledger.entries()) == 3
+    assert ledger.verify() == 4
+
+
+def test_a_forecast_of_a_run_that_had_begun_is_marked_late_and_scored_apart(ledger, capsys):
+    entry = ledger.register(target="begun", **FORECAST, begun_at="2026-01-02T03:04:05+00:00")
+    assert (entry["late"], entry["begun_at"]) == (True, "2026-01-02T03:04:05+00:00")
+    before = ledger.scoreboard()
+    ledger.outcome("begun", "run-9", 1.25)
+    board = ledger.scoreboard()
+    # One of the fixture's two forecasts has an outcome, and it lies outside; a late hit changes none of that.
+    assert (board["num_forecasts"], board["num_scored"], board["coverage"]) == (2, 1, 0.0)
+    assert board["mean_absolute_error"] == before["mean_absolute_error"] and board["history"] == before["history"]
+    assert (board["late"]["num_scored"], board["late"]["coverage"]) == (1, 1.0)
+    assert main(["ledger", str(ledger.path)]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines() if "LATE: its run had begun" in line] == ["begun"]
+    assert "1 late, made after the run had begun: not counted" in said
+
+
+def test_a_forecast_in_time_does_not_become_late_when_it_is_registered_again(ledger):
+    again = ledger.register(target="big", **FORECAST, begun_at="2026-01-02T03:04:05+00:00")
+    assert again == ledger.entries()[0] and "late" not in again
+
+
+def test_a_ledger_that_is_gone_while_its_head_is_left_is_told_by_ledger_and_doctor(ledger, capsys):
+    ledger.path.unlink()
+    assert main(["ledger", str(ledger.path)]) == 2
+    assert "3 lines were written, 0 whole ones are left" in capsys.readouterr().err
+    (ledger.path.parent / "experiment.json").write_text("{}")
+    assert any("3 lines were written, 0 whole" in finding.what for finding in diagnose(ledger.path.parent).findings)
+
+
+def test_a_ledger_cut_in_half_is_refused_as_cut(ledger):
+    os.truncate(ledger.path, ledger.path.stat().st_size // 2)
+    with pytest.raises(LedgerTamperedError, match="3 lines were written, 1 whole ones are left: the end was cut"):
+        ledger.entries()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"event": "withdrawn"}, "line 4 has the event 'withdrawn', expected one of forecast, outcome"),
+        ({"event": None}, "line 4 has the event None"),
+        ({"target": None}, "line 4 is no whole outcome: it has no target"),
+        ({"event": "forecast"}, "line 4 is no whole forecast: it has no num_params_total, num_tokens"),
+    ],
+)
+def test_a_whole_line_of_another_version_is_a_sentence(ledger, capsys, change, message):
+    entry = {**ledger.entries()[-1], **change, "previous_hash": ledger.entries()[-1]["hash"]}
+    entry = {key: value for key, value in entry.items() if value is not None}
+    entry["hash"] = canonical_hash(entry)
+    with ledger.path.open("a") as stream:
+        stream.write(json.dumps(entry) + "\n")
+    with pytest.raises(LedgerError, match=message):
+        ledger.scoreboard()
+    assert main(["ledger", str(ledger.path)]) == 2
+    assert "line 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_clock_that_went_back_registers_nothing(tmp_path, monkeypatch, is_first):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    if not is_first:
+        ledger.register(target="big", **FORECAST)
+
+    class Past(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(UTC) - timedelta(days=3000)
+
+    monkeypatch.setattr(ledger_module, "datetime", Past)
+    with pytest.raises(LedgerError, match="this machine's clock says 20"):
+        ledger.register(target="wide", **FORECAST)
+    assert len(ledger.entries()) == (0 if is_first else 1)
+
+
+def test_a_link_planted_for_the_heads_temporary_file_is_not_written_through(ledger, tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "ledger.jsonl.head.tmp").symlink_to(tmp_path / "victim")
+    ledger.outcome("big", "run-9", 1.24)
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_terminal_escapes_of_a_ledger_are_shown_as_codes(ledger, capsys):
+    ledger.register(target="\x1b]0;owned\x07", **FORECAST)
+    assert main(["ledger", str(ledger.path)]) == 0
+    assert "\x1b" not in (said := capsys.readouterr().out) and "\\x1b]0;owned" in said

@@ -11,9 +11,13 @@ from kleiber.model.config import ModelConfig
 from kleiber.model.functional import abstract_params, apply, init_params, init_params_on_device, logical_axes
 from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.mesh import make_mesh
-from kleiber.parallel.rules import partition_spec, sharding, tree_shardings
+from kleiber.parallel.rules import partition_spec, sharding
 
 CONFIG = ModelConfig(d_model=16, num_layers=2, num_heads=4, vocab_size=12, seq_len=8, parametrization="standard")
+
+
+def shardings_of(mesh, config):
+    return jax.tree.map(lambda p, axes: sharding(mesh, axes, p.shape), abstract_params(config), logical_axes(config))
 
 
 def test_a_mesh_has_the_configs_sizes_and_auto_axes():
@@ -64,7 +68,7 @@ def test_a_rank_that_differs_is_refused():
 def test_a_sharded_model_gives_the_logits_of_the_plain_one(sizes, is_scanned):
     config = dataclasses.replace(CONFIG, has_scanned_layers=is_scanned)
     mesh = make_mesh(MeshConfig(**sizes))
-    shardings = tree_shardings(mesh, logical_axes(config), abstract_params(config))
+    shardings = shardings_of(mesh, config)
     params = init_params(config, 0)
     tokens = np.random.default_rng(0).integers(0, 12, (8, 8), dtype=np.int32)
     sharded_tokens = jax.device_put(tokens, sharding(mesh, ("batch", "seq"), tokens.shape))
@@ -76,7 +80,7 @@ def test_a_sharded_model_gives_the_logits_of_the_plain_one(sizes, is_scanned):
 
 def test_weights_are_drawn_in_parts_on_their_devices():
     mesh, config = make_mesh(MeshConfig(fsdp=2, tensor=4)), dataclasses.replace(CONFIG, num_layers=1)
-    shardings = tree_shardings(mesh, logical_axes(config), abstract_params(config))
+    shardings = shardings_of(mesh, config)
     with jax.set_mesh(mesh):
         params = jax.jit(lambda key: init_params_on_device(config, key), out_shardings=shardings)(jax.random.key(0))
     up = params["blocks"]["00"]["feed_forward"]["up"]

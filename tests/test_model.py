@@ -12,8 +12,9 @@ from kleiber.model.families.decoder import drop
 from kleiber.model.functional import abstract_params, head, init_params, init_params_on_device
 from kleiber.model.functional import apply as eager_apply
 from kleiber.model.functional import apply_hidden as eager_apply_hidden
-from kleiber.model.layers.attention import causal_attention, rotate
+from kleiber.model.layers.attention import attend, rotate
 from kleiber.model.layers.feed_forward import activate
+from kleiber.model.layers.mask import Mask
 
 # Compiled once a shape (eagerly each of hundreds of small operations would be compiled by itself) and with little
 # optimisation: most of these programs run once.
@@ -78,9 +79,9 @@ def test_logits_equal_a_slow_clear_version():
         np.testing.assert_allclose(logits[row], expected, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("num_blocks", [1, 5])
-def test_no_gradient_flows_from_a_position_to_logits_before_it(num_blocks):
-    config = dataclasses.replace(SMALL, positions="learned", attention_blocks=num_blocks)
+@pytest.mark.parametrize("num_chunks", [1, 5])
+def test_no_gradient_flows_from_a_position_to_logits_before_it(num_chunks):
+    config = dataclasses.replace(SMALL, positions="learned", attention_blocks=num_chunks)
     params, tokens = random_params(config), random_tokens(config, 1)
 
     def logits_of(positions):
@@ -127,19 +128,19 @@ def test_rotated_products_depend_on_distance_alone():
     np.testing.assert_allclose(products[0, 0], q @ k, rtol=1e-5)
 
 
-@pytest.mark.parametrize("num_blocks", [2, 5, 13])
-def test_blocks_of_queries_give_the_numbers_and_gradients_of_the_full_square(num_blocks):
+@pytest.mark.parametrize("num_chunks", [2, 5, 13])
+def test_chunks_of_queries_give_the_numbers_and_gradients_of_the_full_square(num_chunks):
     rng = np.random.default_rng(0)
     q, k, v = rng.standard_normal((3, 2, 13, 2, 6)).astype(np.float32)
     segments = np.sort(rng.integers(0, 3, (2, 13)), axis=1)
 
-    def total(num_blocks, *qkv):
-        out = causal_attention(*qkv, 0.5, segments, num_blocks)
+    def total(num_chunks, *qkv):
+        out = attend(*qkv, 0.5, Mask(segments), num_chunks)
         return jnp.sum(jnp.sin(out)), out
 
     step = jax.jit(jax.value_and_grad(total, (1, 2, 3), has_aux=True), static_argnums=0, compiler_options=QUICK)
     (_, full), full_gradients = step(1, q, k, v)
-    (_, cut), cut_gradients = step(num_blocks, q, k, v)
+    (_, cut), cut_gradients = step(num_chunks, q, k, v)
     np.testing.assert_allclose(cut, full, atol=EXACT)
     for one, other in zip(full_gradients, cut_gradients, strict=True):
         np.testing.assert_allclose(other, one, atol=EXACT)
@@ -159,7 +160,7 @@ def test_attention_and_its_derivatives_are_those_of_a_plain_softmax(dtype, toler
         scores = jnp.where(mask[:, None], 0.5 * jnp.einsum("btnh,bsnh->bnts", q, k), -jnp.inf)
         return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores), v)
 
-    out, pull = jax.vjp(lambda q, k, v: causal_attention(q, k, v, 0.5, segments), q, k, v)
+    out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, 0.5, Mask(segments)), q, k, v)
     slope = jnp.asarray(rng.standard_normal(out.shape), dtype)
     expected, pull_plain = jax.vjp(plain, q, k, v)
     for one, other in zip((out, *pull(slope)), (expected, *pull_plain(slope.astype("float32"))), strict=True):
@@ -170,7 +171,7 @@ def test_attention_and_its_derivatives_are_those_of_a_plain_softmax(dtype, toler
 def test_scores_far_apart_stay_finite():
     q = jnp.full((1, 4, 1, 2), 100.0)
     k = jnp.asarray([[[[-100.0, 0]], [[100.0, 0]], [[0, 0]], [[1e3, 0]]]])
-    step = jax.jit(lambda q: jax.vjp(lambda q: causal_attention(q, k, k, 1.0), q), compiler_options=QUICK)
+    step = jax.jit(lambda q: jax.vjp(lambda q: attend(q, k, k, 1.0, Mask()), q), compiler_options=QUICK)
     out, pull = step(q)
     assert np.all(np.isfinite(pull(jnp.ones_like(out))[0]))
     np.testing.assert_allclose(out[0, :, 0, 0], [-100, 100, 100, 1000])

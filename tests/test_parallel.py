@@ -1,6 +1,6 @@
 """Every way to split a run over a mesh gives the numbers of one device, by the collectives it should and no others.
 
-The check is the whole training block: 20 steps on eight simulated devices against 20 on one.
+The check is the compiled steps: 20 steps on eight simulated devices against 20 on one.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from kleiber.experiments.bench.block import Block
+from kleiber.experiments.bench.timed_steps import TimedSteps
 from kleiber.experiments.compilation.collectives import collectives
 from kleiber.experiments.compilation.hlo import parse
 from kleiber.model.config import ExpertsConfig, ModelConfig
@@ -19,8 +19,10 @@ from kleiber.model.functional import abstract_params
 from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.mesh import make_mesh, use_mesh
 from kleiber.train.config import DelayedSyncConfig, OptimizerConfig, TrainConfig
+from kleiber.train.data.batch import Batch
 from kleiber.train.placement import abstract_state, initial_state, place_batches, state_shardings
-from kleiber.train.step import Hyperparameters, make_block
+from kleiber.train.state import Hyperparameters
+from kleiber.train.step import compile_steps
 from kleiber.train.update.optimizer import make_optimizer
 
 STEPS, BATCH = 20, 16
@@ -56,15 +58,15 @@ def run(config, steps=STEPS, num_members=1, has_documents=False):
     def each(value):
         return np.stack([value] * num_members) if is_population else value
 
-    def placed(rows):
-        return place_batches(mesh, lambda i: rows[i], each(INDICES[:steps]), STEPS, is_population)
+    def read(indices):
+        return Batch(TOKENS[indices], segments=DOCUMENTS[indices] if has_documents else None)
 
     with use_mesh(mesh):
         state = initial_state([dataclasses.replace(config, seed=i) for i in range(num_members)], optimizer, mesh)
-        segments = placed(DOCUMENTS) if has_documents else None
+        batches = place_batches(mesh, read, each(INDICES[:steps]), STEPS, is_population)
         hyper = Hyperparameters(each(np.float32(config.optimizer.learning_rate)), each(np.float32(0.1)))
         rest = each(np.ones(STEPS, np.float32)), each(np.uint32(0)), np.int32(steps)
-        state, log = make_block(config, optimizer, num_members)(state, hyper, placed(TOKENS), segments, *rest)
+        state, log = compile_steps(config, optimizer, num_members)(state, hyper, batches, *rest)
         return jax.tree.map(np.asarray, (log, state))
 
 
@@ -114,7 +116,7 @@ def test_micro_batches_of_devices_that_share_the_batch_are_summed_over_them_once
     np.testing.assert_allclose(log.losses, expected_log.losses, rtol=1e-5)
     np.testing.assert_allclose(log.gradient_norms, expected_log.gradient_norms, rtol=1e-5)
     assert distance(first_moment(state), first_moment(expected_state)) < 1e-5
-    text = Block(config, members.get("num_members", 1)).compiled.as_text()
+    text = TimedSteps(config, members.get("num_members", 1)).compiled.as_text()
     loops = [line.split('op_name="')[1].count("while/body") for line in text.splitlines() if " all-reduce(" in line]
     assert loops and max(loops) == 1  # the steps of a call are a loop, and the micro-batches of a step another in it
 
@@ -146,10 +148,10 @@ def compiled_collectives(model, mesh, **fields):
             shapes,
             state_shardings(config, mesh, shapes),
         )
-        tokens = place_batches(mesh, lambda i: TOKENS[i], INDICES[:1], 1, False)
+        batches = place_batches(mesh, lambda i: Batch(TOKENS[i]), INDICES[:1], 1, False)
         hyper = Hyperparameters(np.float32(1e-3), np.float32(0.1))
-        block = make_block(config, optimizer)
-        lowered = block.lower(state, hyper, tokens, None, np.ones(1, np.float32), np.uint32(0), np.int32(1))
+        steps = compile_steps(config, optimizer)
+        lowered = steps.lower(state, hyper, batches, np.ones(1, np.float32), np.uint32(0), np.int32(1))
     return collectives(parse(lowered.compile().as_text()), config.mesh.sizes)
 
 

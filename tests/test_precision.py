@@ -11,7 +11,9 @@ from kleiber.model.config import ModelConfig
 from kleiber.model.functional import abstract_params, init_params
 from kleiber.model.kernels.float8 import float8_matmul, quantise
 from kleiber.train.config import GuardConfig, OptimizerConfig, TrainConfig
-from kleiber.train.step import Hyperparameters, make_block, start_state
+from kleiber.train.data.batch import Batch
+from kleiber.train.state import Hyperparameters, start_state
+from kleiber.train.step import compile_steps
 from kleiber.train.update.loss_scale import FIRST, GROW_AFTER, LossScale, next_scale
 from kleiber.train.update.optimizer import make_optimizer
 
@@ -61,7 +63,7 @@ def train(scale=None, learning_rate=0.01, **fields):
     tokens = np.tile(np.arange(17, dtype=np.int32) * 5 % 32, (STEPS, 4, 1))
     hyper = Hyperparameters(np.float32(learning_rate), np.float32(0.0))
     fractions = np.ones(STEPS, np.float32)
-    return make_block(config, optimizer)(state, hyper, tokens, None, fractions, np.uint32(0), np.int32(STEPS))
+    return compile_steps(config, optimizer)(state, hyper, Batch(tokens), fractions, np.uint32(0), np.int32(STEPS))
 
 
 def test_every_precision_learns_what_float32_learns():

@@ -284,11 +284,44 @@ def test_an_edited_ledger_is_called_out(finished, tmp_path):
     assert "cannot be trusted" in tables.ledger_table(drawing.Study(read_results(copy))).html
 
 
-def test_checklist_answers_from_the_directory_and_marks_what_nobody_recorded(finished):
-    items = {item.question: item for item in checklist(read_results(finished))}
-    assert [q for q, item in items.items() if item.is_missing] == ["Loss lost to untuned learning rates, measured"]
+def test_checklist_answers_from_the_directory_and_says_what_would_answer_the_rest(finished):
+    study = drawing.Study(read_results(finished))
+    items = {item.question: item for item in checklist(study.results)}
+    assert [q for q, item in items.items() if item.is_missing] == ["Loss lost to untuned learning rates"]
+    assert (
+        "not measured: three trunks or more alike in all but learning rate would tell"
+        in tables.checklist_table(study).html
+    )
     assert items["Number, seeds, ranges"].answer.startswith("34 fitted points on 10 trunks, 2 distinct seeds")
     assert "2 points lost" in items["Which points were dropped, and why?"].answer
+    assert "overlap with training not measured" in items["Validation set, and its overlap with training"].answer
+
+
+def test_checklist_says_the_overlap_that_was_recorded(finished):
+    results = read_results(finished)
+    recorded = replace(results, records=tuple({**r, "split_overlap": 0.0387} for r in results.records))
+    answer = {item.question: item.answer for item in checklist(recorded)}[
+        "Validation set, and its overlap with training"
+    ]
+    assert "3.87\N{NO-BREAK SPACE}% of its 64-byte windows also stand in the training text" in answer
+
+
+def test_checklist_says_what_the_learning_rate_lost_where_several_were_tried(finished):
+    results = read_results(finished)
+    # A parabola in the log of the rate with its vertex at .004: at .008, one octave off, 2 % of the loss is lost.
+    tried = [
+        record(64, 9, 10**6, 1.5 * math.exp(math.log(1.02) * octaves**2), learning_rate=0.004 * 2.0**octaves)
+        for octaves in (-2, -1, 0, 1, 2)
+    ]
+    lost = "Loss lost to untuned learning rates"
+    answers = {item.question: item.answer for item in checklist(replace(results, records=(*results.records, *tried)))}
+    answer = answers[lost].replace("\N{NO-BREAK SPACE}", " ")
+    assert answer.startswith("2.00 % of the loss: 0.008 against 0.004, the best by a parabola through 5 rates at ")
+    ends = replace(results, records=(*results.records, *tried[3:], {**tried[4], "learning_rate": 0.032, "loss": 2.0}))
+    item = {i.question: i for i in checklist(ends)}
+    assert (
+        "not measured: 0.008 is no rate within a bowl of 3 rates" in item["Loss lost to untuned learning rates"].answer
+    )
 
 
 def test_json_of_the_command_is_one_object(finished, monkeypatch, capsys):

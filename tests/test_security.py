@@ -13,7 +13,7 @@ import pytest
 
 from kleiber.experiments.config_file import from_data, load_experiment, to_data
 from kleiber.experiments.directory.doctor import diagnose
-from kleiber.experiments.directory.record import planned_record, read_records, versions
+from kleiber.experiments.directory.record import planned_records, read_records, versions
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.report import markup
 from kleiber.experiments.sweeping.ownership import own_directory
@@ -162,7 +162,7 @@ def test_no_record_and_no_message_carries_the_environment(monkeypatch, tmp_path)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", canary)
     monkeypatch.setenv("KLEIBER_SECRET", canary)
     experiment = load_experiment("miniature")
-    record = planned_record("e", "fit", experiment.trunks[0], 100_000) | versions()
+    record = planned_records("e", "fit", experiment.trunks[0])[100_000].to_json() | versions()
     own_directory(experiment, prepare(tmp_path / "sweep"))
     checkpoint.save(tmp_path / "sweep" / "checkpoints", 1, STATE, {})
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())

@@ -5,10 +5,11 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import t as student
 
-from kleiber.scaling.designing.simulate import RunNoise, simulate
-from kleiber.scaling.explaining.approaches import approaches_report, compare_approaches
+from kleiber.scaling.designing.simulate import simulate_table
+from kleiber.scaling.explaining.approaches import compare_approaches
 from kleiber.scaling.explaining.select import _log_density, rolling_origin, stacking_weights
 from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.fitting.noise import RunNoise
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.table.table import RunTable, from_columns
 from truth.designs import REFERENCE, grid, isoflop, optimal_params
@@ -17,7 +18,7 @@ PRODUCT = {"E": 0.8, "K": 60.0, "alpha": 0.16, "beta": 0.18}
 
 
 def slices(constants: dict[str, float] = REFERENCE, seed: int = 3) -> RunTable:
-    return simulate("chinchilla", constants, isoflop(constants), RunNoise(0.005), seed)
+    return simulate_table("chinchilla", constants, isoflop(constants), RunNoise(0.005), seed)
 
 
 def fits_of(table: RunTable, *laws: str) -> list[FitResult]:
@@ -26,7 +27,7 @@ def fits_of(table: RunTable, *laws: str) -> list[FitResult]:
 
 def test_the_true_form_wins_whichever_it_is() -> None:
     additive = rolling_origin(fits_of(slices(), "product", "chinchilla"))
-    table = simulate("product", PRODUCT, grid(), RunNoise(0.005), 4)
+    table = simulate_table("product", PRODUCT, grid(), RunNoise(0.005), 4)
     product = rolling_origin(fits_of(table, "chinchilla", "product"))
     assert additive.best == "chinchilla" and product.best == "product"
     assert additive.scores[0].weight > 0.9 and product.scores[0].weight > 0.9
@@ -71,24 +72,25 @@ def test_the_parabola_is_biased_as_published_and_says_so() -> None:
     # arXiv:2603.22339: +-16 times, alpha .465, beta .155: D 23.1% too low at 1e24, so N 1 / .769 too high.
     constants = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.465, "beta": 0.155}
     columns = isoflop(constants, 16, 5, 15, (1e17, 1e21))
-    table = simulate("chinchilla", constants, columns, RunNoise(1e-9), 0)
-    found = {each.name: each for each in compare_approaches(fit_law(table, "chinchilla"), 1e24)}
+    table = simulate_table("chinchilla", constants, columns, RunNoise(1e-9), 0)
+    found = {each.name: each for each in compare_approaches(fit_law(table, "chinchilla"), 1e24).approaches}
     assert 1 / (1 + found["parabola"].bias) - 1 == pytest.approx(-0.231, abs=0.0005)
     assert found["parametric"].num_params == pytest.approx(float(optimal_params(constants, 1e24)), rel=1e-5)
     assert found["akima"].a == pytest.approx(0.25, abs=0.01)
 
 
 def test_the_envelope_needs_curves_and_the_slices_need_budgets() -> None:
-    fit = fit_law(simulate("chinchilla", REFERENCE, grid(12, 12), RunNoise(1e-4), 1), "chinchilla")
-    found = {each.name: each for each in compare_approaches(fit, 1e18)}
+    fit = fit_law(simulate_table("chinchilla", REFERENCE, grid(12, 12), RunNoise(1e-4), 1), "chinchilla")
+    compared = compare_approaches(fit, 1e18)
+    found = {each.name: each for each in compared.approaches}
     assert found["envelope"].a == pytest.approx(0.34 / 0.69, abs=0.08)
     assert found["envelope"].bias is not None and abs(found["envelope"].bias) < 0.5
-    text = approaches_report(list(found.values()), 1e18)
+    text = compared.report()
     assert "bias" in text and "parametric" in text
     sparse = from_columns({name: values[::7] for name, values in {**grid(), "loss": fit_losses()}.items()})
-    few = {each.name: each for each in compare_approaches(fit_law(sparse, "chinchilla"), 1e18)}
+    few = {each.name: each for each in compare_approaches(fit_law(sparse, "chinchilla"), 1e18).approaches}
     assert few["parabola"].num_params is None and few["parabola"].remark.startswith("not possible")
 
 
 def fit_losses() -> np.ndarray:
-    return simulate("chinchilla", REFERENCE, grid(), RunNoise(1e-3), 1)["loss"]
+    return simulate_table("chinchilla", REFERENCE, grid(), RunNoise(1e-3), 1)["loss"]

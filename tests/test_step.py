@@ -1,5 +1,6 @@
-"""The compiled training block, against slow clear versions of itself."""
+"""The compiled steps, against slow clear versions of itself."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -10,12 +11,24 @@ import pytest
 
 from kleiber.model.config import ModelConfig
 from kleiber.model.functional import apply, init_params
-from kleiber.model.layers.product import rows_times_weight
+from kleiber.model.kernels.rows_times_weight import rows_times_weight
 from kleiber.parallel.config import MeshConfig
-from kleiber.train.config import DelayedSyncConfig, OptimizerConfig, TrainConfig
-from kleiber.train.data.run_data import RunData
+from kleiber.train.config import (
+    DataConfig,
+    DelayedSyncConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+    num_micro_batches,
+)
+from kleiber.train.data.batch import Batch
+from kleiber.train.data.run_data import RunData, open_run_data
+from kleiber.train.data.tokens import TokenFile
+from kleiber.train.data.windows import TokenSource
 from kleiber.train.evaluate import cluster_standard_error, evaluate
-from kleiber.train.step import Hyperparameters, TrainState, make_block, num_micro_batches
+from kleiber.train.state import Hyperparameters, TrainState
+from kleiber.train.step import compile_steps
+from kleiber.train.trunk import Trunk, TrunkIO
 from kleiber.train.update.optimizer import make_optimizer
 
 MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, vocab_size=32, seq_len=8, base_d_model=16, base_num_layers=1)
@@ -30,8 +43,8 @@ def train(config, num_steps=4, seed=0, rate=0.01, tokens=TOKENS):
     state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
     state = jax.tree.map(jnp.asarray, state)
     hyper = Hyperparameters(jnp.float32(rate), jnp.float32(config.optimizer.weight_decay))
-    block = make_block(config, optimizer)
-    state, log = block(state, hyper, tokens, None, FRACTIONS, np.uint32(0), np.int32(num_steps))
+    steps = compile_steps(config, optimizer)
+    state, log = steps(state, hyper, Batch(tokens), FRACTIONS, np.uint32(0), np.int32(num_steps))
     return state, log.losses
 
 
@@ -39,7 +52,7 @@ def largest_difference(a, b):
     return max(float(jnp.max(jnp.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def test_a_block_equals_optax_adamw_step_by_step():
+def test_the_steps_equal_optax_adamw_step_by_step():
     config = replace(CONFIG, optimizer=OptimizerConfig(0.01, weight_decay=0.1, clip_norm=1.0))
     state, losses = train(config)
     params = jax.tree.map(jnp.asarray, init_params(MODEL, 0))
@@ -124,9 +137,9 @@ def test_a_population_equals_its_members_trained_alone():
     rates = jnp.array([rate for _, rate in members], jnp.float32)
     hyper = Hyperparameters(rates, jnp.full(3, CONFIG.optimizer.weight_decay, jnp.float32))
     repeat = lambda array: np.stack([array] * 3)  # noqa: E731
-    block = make_block(CONFIG, optimizer, num_members=3)
-    state, log = block(
-        state, hyper, repeat(TOKENS), None, repeat(FRACTIONS), np.arange(3, dtype=np.uint32), np.int32(4)
+    steps = compile_steps(CONFIG, optimizer, num_members=3)
+    state, log = steps(
+        state, hyper, Batch(repeat(TOKENS)), repeat(FRACTIONS), np.arange(3, dtype=np.uint32), np.int32(4)
     )
     for index, (one, one_losses) in enumerate(alone):
         np.testing.assert_allclose(log.losses[index], one_losses, rtol=1e-5)
@@ -153,10 +166,10 @@ def test_every_optimizer_learns_a_repeated_batch(name):
     state = jax.tree.map(jnp.asarray, TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32)))
     hyper = Hyperparameters(jnp.float32(0.02), jnp.float32(0.0))
     tokens = np.stack([TOKENS[0]] * 4)
-    block = make_block(config, optimizer)
+    steps = compile_steps(config, optimizer)
     history = []
     for _ in range(10):
-        state, log = block(state, hyper, tokens, None, np.ones(4, np.float32), np.uint32(0), np.int32(4))
+        state, log = steps(state, hyper, Batch(tokens), np.ones(4, np.float32), np.uint32(0), np.int32(4))
         history.append(float(log.losses[0]))
     assert history[-1] < history[0] - 0.2
 
@@ -171,6 +184,39 @@ def test_evaluation_is_the_mean_over_every_target_token_even_with_a_partial_last
     assert result.loss == pytest.approx(float(losses.mean()), rel=1e-6)
     expected = float(np.std(np.asarray(losses.mean(axis=1)), ddof=1) / np.sqrt(21))
     assert result.loss_standard_error == pytest.approx(expected, rel=1e-4)
+
+
+def documents_of_eight_tokens(seq_len):
+    """Eight documents of eight tokens and a last token: four windows of 16 tokens, or eight of one document each."""
+    tokens = np.random.default_rng(2).integers(0, 32, 65).astype(np.uint8)
+    file = TokenFile(tokens, np.array([*range(0, 65, 8), 65]), np.arange(9, dtype=np.int32), "bytes", 32, 65, "x/0")
+    return TokenSource(file, seq_len, "test", "train")
+
+
+def test_attention_within_documents_trains_on_packed_rows_as_on_rows_of_one_document_each(tmp_path, monkeypatch):
+    source = lambda data, split, seq_len: documents_of_eight_tokens(seq_len)  # noqa: E731
+    monkeypatch.setattr("kleiber.train.data.run_data.open_tokens", source)
+
+    def losses(name, seq_len, batch_size, document_attention):  # each step on the whole epoch, so in any order
+        config = TrainConfig(
+            replace(MODEL, seq_len=seq_len, has_previous_token_mix=True),
+            OptimizerConfig(0.05),
+            (4 * 64,),
+            batch_size=batch_size,
+            data=DataConfig(document_attention=document_attention, max_epochs=9),
+            schedule=ScheduleConfig("constant", warmup_steps=1),
+            steps_per_call=1,
+        )
+        points, folder = [], tmp_path / name
+        Trunk([config], open_run_data(config), TrunkIO(folder, [folder], points.append, lambda tokens: False)).run()
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [row["loss"] for row in rows] + [points[0].evaluation.loss]
+
+    alone = losses("alone", 8, 8, False)
+    assert len(alone) == 5 and alone[-1] < alone[0] - 0.1
+    np.testing.assert_allclose(losses("packed", 16, 4, True), alone, rtol=1e-5)
+    seeing_more = losses("seeing more", 16, 4, False)
+    assert np.abs(np.subtract(seeing_more, alone)).min() > 1e-3
 
 
 def test_clustered_standard_error_of_identical_copies_is_that_of_the_originals():

@@ -103,6 +103,7 @@ def test_a_sweep_measures_every_planned_point_and_scores_a_forecast_made_before_
     _, out = undisturbed
     table = rows(out)
     assert len(table) == 19 and all(row["status"] == "done" and row["loss"] > 0 for row in table)
+    assert all(0 <= row["split_overlap"] < 1 for row in table)
     assert {row["num_tokens"] for row in table if row["split"] == "fit"} == {6_400, 12_800, 64_000}
     events = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["forecast", "outcome"]

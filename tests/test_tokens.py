@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from kleiber.train.config import DataConfig
-from kleiber.train.data.corpora.catalogue import prepare_corpus, read_manifest, read_split
+from kleiber.train.data.corpora.catalogue import prepare_corpus
+from kleiber.train.data.corpora.prepared import read_corpus_manifest, read_split
 from kleiber.train.data.tokenizers import (
     ByteTokenizer,
     SentencePieceTokenizer,
@@ -94,7 +95,7 @@ def test_a_damaged_model_is_refused(copied):
 def test_a_token_file_is_the_documents_one_after_another(prepared):
     for split in ("train", "validation"):
         file = open_token_file(prepared, "bytes", split)
-        documents = [text for _, texts in read_split(prepared, read_manifest(prepared), split) for text in texts]
+        documents = [text for _, texts in read_split(prepared, read_corpus_manifest(prepared), split) for text in texts]
         assert file.tokens.tobytes() == b"".join(text + b"\n" for text in documents)
         starts, ends = file.offsets[:-1], file.offsets[1:]
         assert [file.tokens[a:b].tobytes() for a, b in zip(starts, ends, strict=True)] == [d + b"\n" for d in documents]
@@ -163,7 +164,7 @@ def test_damaged_records_are_found_when_they_are_encoded(copied, damage):
     elif damage == "missing":
         records.unlink()
     else:  # whole by their own hashes, but not the text that the manifest describes
-        manifest = read_manifest(copied)
+        manifest = read_corpus_manifest(copied)
         manifest["splits"]["train"]["sha256"] = "0" * 64
         (copied / "manifest.json").write_text(json.dumps(manifest))
     shutil.rmtree(tokens_folder(copied, "bytes"))

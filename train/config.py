@@ -3,8 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kleiber.fields import check_fields
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
+
+Objective = Literal["next_token"]
+"""What training may minimise; train/objective/table.py says where each stands."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,9 @@ class DataConfig:
     """Train on this many tokens of the corpus only, repeated as needed; None means the whole corpus."""
     max_epochs: float = 1.0
     """Passes over the (unique) tokens that are allowed; a plan that needs more is refused."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, num_unique_tokens="[1, inf); None is the whole corpus", max_epochs="(0, inf)")
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,15 @@ class OptimizerConfig:
     """Largest global gradient norm; None does not clip."""
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}, expected a positive number.")
+        check_fields(
+            self,
+            learning_rate="(0, inf)",
+            beta1="[0, 1)",
+            beta2="[0, 1)",
+            epsilon="(0, inf)",
+            weight_decay="[0, inf)",
+            clip_norm="(0, inf); None does not clip",
+        )
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,9 @@ class ScheduleConfig:
     cooldown_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
     """Source of 1-sqrt: Hägele et al. 2024, arXiv:2405.18392."""
 
+    def __post_init__(self) -> None:
+        check_fields(self, warmup_steps="[0, inf)", cooldown_fraction="[0, 1]")
+
 
 @dataclass(frozen=True)
 class EvalConfig:
@@ -66,6 +83,9 @@ class EvalConfig:
     """Validation tokens, in windows spread evenly over the split; the same for every run of an experiment."""
     batch_size: int = 16
     """Sequences per evaluation batch."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, num_tokens="[1, inf)", batch_size="[1, inf)")
 
 
 @dataclass(frozen=True)
@@ -84,13 +104,12 @@ class GuardConfig:
     run. The order of all others stays, so the run up to `first` is that of a run without it (`kleiber rewind`)."""
 
     def __post_init__(self) -> None:
-        if self.max_consecutive_skips < 1 or self.spike_window < 2:
-            raise ValueError(
-                f"max_consecutive_skips is {self.max_consecutive_skips} and spike_window {self.spike_window}, expected "
-                f"at least 1 and 2."
-            )
-        if self.spike_sigmas is not None and not self.spike_sigmas > 0:
-            raise ValueError(f"spike_sigmas is {self.spike_sigmas}, expected a positive number, or None for no rule.")
+        check_fields(
+            self,
+            max_consecutive_skips="[1, inf)",
+            spike_sigmas="(0, inf); None is no rule",
+            spike_window="[2, inf)",
+        )
         end_before = 0
         for first, end in self.skip_batches:
             if not end_before <= first < end:
@@ -125,16 +144,8 @@ class DelayedSyncConfig:
     20 to 100 a run loses 16 % by it and 1 to 3 % by 0.5 (experiments/configs/delayed_synchronisation.py)."""
 
     def __post_init__(self) -> None:
-        if self.num_replicas < 1 or self.num_inner_steps < 1:
-            raise ValueError(
-                f"delayed_sync: num_replicas is {self.num_replicas} and num_inner_steps {self.num_inner_steps}, "
-                f"expected at least 1."
-            )
-        if not (self.outer_learning_rate > 0 and 0 <= self.outer_momentum < 1):
-            raise ValueError(
-                f"delayed_sync: outer_learning_rate is {self.outer_learning_rate} and outer_momentum "
-                f"{self.outer_momentum}, expected > 0 and 0 <= momentum < 1."
-            )
+        counts = dict.fromkeys(("num_replicas", "num_inner_steps"), "[1, inf)")
+        check_fields(self, outer_learning_rate="(0, inf)", outer_momentum="[0, 1)", **counts)
 
 
 @dataclass(frozen=True)
@@ -147,6 +158,8 @@ class TrainConfig:
     """Training tokens of each measured point, increasing. More than one needs the wsd schedule."""
     batch_size: int = 4
     """Sequences per optimizer step, over all devices."""
+    objective: Objective = "next_token"
+    """What training minimises: a row of train/objective/table.py."""
     seed: int = 0
     """Seeds the initial parameters, the data order and dropout, each through a named stream."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -159,10 +172,10 @@ class TrainConfig:
     """Where initial weights are drawn: host gives the same numbers on every machine and mesh; device draws each part
     where it stays, for weights larger than one host."""
     loss_blocks: int = 1
-    """Parts of each sequence whose logits exist at a time: n parts need 1/n of the memory, the same numbers."""
+    """Chunks of each sequence whose logits exist at a time: n chunks need 1/n of the memory, the same numbers."""
     accumulation_steps: int | None = None
     """Micro-batches per optimizer step; must divide batch_size. None: one, but on CPU as many as let the activations
-    of a micro-batch stay in a core's cache (kleiber.train.step.num_micro_batches), the same numbers to rounding."""
+    of a micro-batch stay in a core's cache (num_micro_batches), the same numbers to rounding."""
     z_loss: float = 0.0
     """Weight of the squared log-normaliser added to the training loss; never part of the reported loss."""
     steps_per_call: int = 64
@@ -180,8 +193,16 @@ class TrainConfig:
     """Further columns of the run record, such as ("bits", 8): levels of whatever the experiment varies."""
 
     def __post_init__(self) -> None:
-        if not self.num_tokens or any(n < 1 for n in self.num_tokens):
-            raise ValueError(f"num_tokens is {self.num_tokens}, expected one or more positive token counts.")
+        counts = ("num_tokens", "batch_size", "accumulation_steps", "loss_blocks", "steps_per_call", "keep_checkpoints")
+        check_fields(
+            self,
+            seed=f"[0, {2**32})",  # 32 bits, from which every draw comes
+            z_loss="[0, inf)",
+            checkpoint_seconds="[0, inf)",
+            **dict.fromkeys(counts, "[1, inf)"),
+        )
+        if not self.num_tokens:
+            raise ValueError("num_tokens is empty, expected one or more token counts.")
         if list(self.num_tokens) != sorted(set(self.num_tokens)):
             raise ValueError(f"num_tokens {self.num_tokens} must increase, each count once.")
         if len(self.num_tokens) > 1 and self.schedule.kind != "wsd":
@@ -189,14 +210,17 @@ class TrainConfig:
                 f"{len(self.num_tokens)} token counts on one trunk need schedule kind 'wsd', got "
                 f"'{self.schedule.kind}': its learning rate depends on the length, so give each count its own run."
             )
-        if self.accumulation_steps is not None and (
-            self.accumulation_steps < 1 or self.batch_size % self.accumulation_steps
-        ):
+        if self.accumulation_steps is not None and self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"accumulation_steps {self.accumulation_steps} does not divide batch_size {self.batch_size}."
             )
-        if self.loss_blocks < 1 or self.model.seq_len % self.loss_blocks:
+        if self.model.seq_len % self.loss_blocks:
             raise ValueError(f"loss_blocks {self.loss_blocks} does not divide seq_len {self.model.seq_len}.")
+        if self.model.param_dtype == "float16" and self.optimizer.name != "sgd":
+            raise ValueError(
+                f"model.param_dtype is float16 with optimizer '{self.optimizer.name}', whose epsilon and second moment "
+                f"are too small for it: training diverges. Use param_dtype float32 (compute_dtype may be float16)."
+            )
         _check_mesh(self)
 
     @property
@@ -207,6 +231,30 @@ class TrainConfig:
     def steps_at(self, num_tokens: int) -> int:
         """Returns the optimizer steps that train on num_tokens tokens, rounded to the nearest step."""
         return max(1, round(num_tokens / self.tokens_per_step))
+
+
+CACHED_TOKENS = 512
+"""Tokens of a micro-batch on CPU: its activations stay in a core's cache, its products are still large ones."""
+
+
+def num_micro_batches(config: TrainConfig, platform: str) -> int:
+    """Returns the micro-batches of equal size in which a step works through its rows.
+
+    Where the config leaves it open that is one, but on CPU as many as leave CACHED_TOKENS or more to each device. Loss
+    and gradients are means over tokens, so the numbers are the same to rounding; what is not a plain mean (the balance
+    of experts) or draws by position (dropout) stays whole, and a pipeline has micro-batches of its own.
+
+    Args:
+      config: the trunk.
+      platform: `cpu`, `gpu` or `tpu`.
+    """
+    if config.accumulation_steps is not None:
+        return config.accumulation_steps
+    if platform != "cpu" or config.model.experts or config.model.dropout or config.mesh.stage > 1:
+        return 1
+    replicas = config.delayed_sync.num_replicas if config.delayed_sync else 1
+    rows, length = config.batch_size // replicas // config.mesh.num_batch_shards, config.model.seq_len
+    return max((n for n in range(1, rows + 1) if rows % n == 0 and rows // n * length >= CACHED_TOKENS), default=1)
 
 
 def _check_mesh(config: TrainConfig) -> None:

@@ -10,8 +10,10 @@ import numpy as np
 
 from kleiber.parallel.rules import constrain
 from kleiber.train.config import OptimizerConfig, TrainConfig
+from kleiber.train.data.batch import Batch
 from kleiber.train.data.run_data import RunData
-from kleiber.train.step import token_losses
+from kleiber.train.objective.mean import weighted_mean
+from kleiber.train.objective.table import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class Evaluation:
 
 
 @partial(jax.jit, static_argnums=0)
-def _window_losses(config: TrainConfig, params: Any, batches: jax.Array, segments: Any) -> jax.Array:
-    def one(batch):
-        tokens, segments = batch
-        return jnp.mean(token_losses(config, params, tokens, segments)[0], axis=-1)
+def _window_losses(config: TrainConfig, params: Any, batches: Batch) -> tuple[jax.Array, jax.Array | None]:
+    """Returns the mean loss of each row of batches [n, B, ...], float32 [n B], and its weight, None for all alike."""
 
-    return constrain(jax.lax.map(one, (batches, segments)).reshape(-1), (None,))
+    def one(batch: Batch):
+        losses, weights, _, _ = OBJECTIVES[config.objective].losses(config, params, batch, None)
+        return weighted_mean(losses, weights, axis=-1), None if weights is None else jnp.sum(weights, axis=-1)
+
+    return jax.tree.map(lambda rows: constrain(rows.reshape(-1), (None,)), jax.lax.map(one, batches))
 
 
 def evaluate(config: TrainConfig, params: Any, data: RunData) -> Evaluation:
@@ -43,25 +47,31 @@ def evaluate(config: TrainConfig, params: Any, data: RunData) -> Evaluation:
       params: parameters of one member.
       data: gives the windows, padded here to a whole number of batches, and their groups.
     """
-    windows, segments = data.windows, data.segments
-    count, shards = len(windows), config.mesh.num_batch_shards
+    count, shards = len(data.windows), config.mesh.num_batch_shards
     size = -(-config.evaluation.batch_size // shards) * shards
     padding = -count % size
 
-    def batched(array):
+    def batched(array: np.ndarray) -> np.ndarray:
         padded = np.concatenate([array, np.repeat(array[-1:], padding, axis=0)])
-        return padded.reshape(-1, size, array.shape[-1])
+        return padded.reshape(-1, size, *array.shape[1:])
 
-    key = _evaluation_key(config)
-    losses = _window_losses(key, params, batched(windows), None if segments is None else batched(segments))
+    batches = jax.tree.map(batched, Batch(data.windows, segments=data.segments))
+    losses, weights = _window_losses(_evaluation_key(config), params, batches)
     losses = np.asarray(losses, np.float64)[:count]
-    return Evaluation(float(losses.mean()), cluster_standard_error(losses, data.groups), count * (windows.shape[1] - 1))
+    if weights is not None:  # the terms of the ratio sum(weight * loss) / sum(weight), whose mean is the ratio itself
+        share = np.asarray(weights, np.float64)[:count]
+        share /= share.mean()
+        mean = np.mean(share * losses)
+        losses = mean + share * (losses - mean)
+    num_tokens = count * (data.windows.shape[1] - 1)
+    return Evaluation(float(losses.mean()), cluster_standard_error(losses, data.groups), num_tokens)
 
 
 def _evaluation_key(config: TrainConfig) -> TrainConfig:
     """Returns config with everything evaluation does not depend on set alike, so that one shape compiles once."""
     model = replace(config.model, dropout=0.0)
-    return TrainConfig(model, OptimizerConfig(1.0), (1,), evaluation=config.evaluation, loss_blocks=config.loss_blocks)
+    kept = {name: getattr(config, name) for name in ("evaluation", "loss_blocks", "objective")}
+    return TrainConfig(model, OptimizerConfig(1.0), (1,), **kept)
 
 
 def cluster_standard_error(values: np.ndarray, groups: np.ndarray) -> float:

@@ -4,7 +4,7 @@ Optimizer moments lie as their weights do (the path of a moment ends with the pa
 on every device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding
 from kleiber.model.functional import abstract_params, init_params, init_params_on_device, logical_axes
 from kleiber.parallel.rules import place, sharding
 from kleiber.train.config import TrainConfig
-from kleiber.train.step import TrainState, start_state
+from kleiber.train.data.batch import Batch
+from kleiber.train.state import TrainState, start_state
 from kleiber.train.update.optimizer import Optimizer
 
 
@@ -103,12 +104,14 @@ def initial_state(members: Sequence[TrainConfig], optimizer: Optimizer, mesh: Me
     return jax.jit(start, out_shardings=shardings)(place(params, one_replica))
 
 
-def place_batches(mesh: Mesh, read: Any, indices: np.ndarray, num_steps: int, is_population: bool) -> Any:
-    """Returns what a block trains on; on several devices each process reads only the rows its devices hold.
+def place_batches(
+    mesh: Mesh, read: Callable[[np.ndarray], Batch], indices: np.ndarray, num_steps: int, is_population: bool
+) -> Batch:
+    """Returns what a call of the steps trains on; on several devices each process reads only the rows its devices hold.
 
     Args:
       mesh: as make_mesh returns.
-      read: window indices int [..., B] -> integers [..., B, T + 1].
+      read: window indices int [..., B] -> Batch of leaves [..., B, ...].
       indices: int64 [K, B], or [members, K, B].
       num_steps: K of the result; steps past those given repeat the first window and are never trained on.
       is_population: whether indices have a leading member axis.
@@ -117,6 +120,24 @@ def place_batches(mesh: Mesh, read: Any, indices: np.ndarray, num_steps: int, is
     padded = np.pad(indices, padding)
     if mesh.size == 1:
         return read(padded)
-    shape = (*padded.shape, read(padded.ravel()[:1]).shape[-1])
-    where = sharding(mesh, ("members",) * is_population + (None, "global_batch", None), shape, name="tokens")
-    return jax.make_array_from_callback(shape, where, lambda index: read(padded[(index or ())[:-1]]))
+    where = batch_sharding(mesh, padded.shape, is_population)
+    held = where.addressable_devices_indices_map(padded.shape).items()
+    rows = [jax.device_put(read(padded[index]), device) for device, index in held]
+
+    def joined(*parts: jax.Array) -> jax.Array:
+        shape = (*padded.shape, *parts[0].shape[padded.ndim :])
+        return jax.make_array_from_single_device_arrays(shape, where, parts)
+
+    return jax.tree.map(joined, *rows)
+
+
+def batch_sharding(mesh: Mesh, shape: tuple[int, ...], is_population: bool) -> NamedSharding:
+    """Returns where the rows of batches lie, of shape [K, B] or [members, K, B]; every leaf of a Batch lies so."""
+    return sharding(mesh, ("members",) * is_population + (None, "global_batch"), shape, name="batch")
+
+
+def abstract_batches(config: TrainConfig, mesh: Mesh, num_members: int = 1) -> Batch:
+    """Returns what a call of the steps trains on as jax.ShapeDtypeStruct, placed on the mesh."""
+    shape = (num_members,) * (num_members > 1) + (config.steps_per_call, config.batch_size)
+    where = batch_sharding(mesh, shape, num_members > 1)
+    return Batch(jax.ShapeDtypeStruct((*shape, config.model.seq_len + 1), jnp.int32, sharding=where))

@@ -68,12 +68,12 @@ def peak_rounds(rounds: int, num_members: int, sizes: list[int], **config: Any) 
     """Returns a function that trains and multiplies in turns: tokens/s, FLOP/s, and the peak of the data sheet."""
     import jax
 
-    from kleiber.experiments.bench.block import Block, training_config
     from kleiber.experiments.bench.kernels import xla_rate
     from kleiber.experiments.bench.peaks import bfloat16_peak
+    from kleiber.experiments.bench.timed_steps import TimedSteps, training_config
     from kleiber.model.counts import flops_per_token, flops_per_token_causal
 
-    block = Block(training_config(**config), num_members)
+    block = TimedSteps(training_config(**config), num_members)
     peak, model = xla_rate(sizes, "bfloat16"), block.config.model
 
     def measure() -> dict[str, Any]:
@@ -96,9 +96,9 @@ def population_rounds(rounds: int, num_members: int, **config: Any) -> Callable[
     member's losses are those of the model alone."""
     import numpy as np
 
-    from kleiber.experiments.bench.block import Block, training_config
+    from kleiber.experiments.bench.timed_steps import TimedSteps, training_config
 
-    many, one = (Block(training_config(**config), count) for count in (num_members, 1))
+    many, one = (TimedSteps(training_config(**config), count) for count in (num_members, 1))
 
     def measure() -> dict[str, Any]:
         difference = float(np.max(np.abs(many.train()[0] / one.train() - 1)))
@@ -115,9 +115,9 @@ def _rate(block: Any) -> float:
 
 def host_rounds(rounds: int, num_members: int, **config: Any) -> Callable[[], dict[str, Any]]:
     """Returns a function that says the host's microseconds a step: reading tokens and handing the block over."""
-    from kleiber.experiments.bench.block import Block, training_config
+    from kleiber.experiments.bench.timed_steps import TimedSteps, training_config
 
-    block = Block(training_config(**config), num_members)
+    block = TimedSteps(training_config(**config), num_members)
 
     def microseconds() -> float:
         block.train()

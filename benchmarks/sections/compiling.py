@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.bench.block import Block, training_config
 from kleiber.experiments.bench.figures import spread_figure
 from kleiber.experiments.bench.interleave import interleaved
 from kleiber.experiments.bench.partner import measure_fresh
 from kleiber.experiments.bench.setting import Setting
+from kleiber.experiments.bench.timed_steps import TimedSteps, training_config
 
 SHAPES: dict[str, dict[str, Any]] = {
     "d24, 2 layers": {"d_model": 24, "num_layers": 2, "num_heads": 4, "has_previous_token_mix": True},
@@ -25,7 +25,7 @@ def compile_seconds(**config: Any) -> Callable[[], list[float]]:
     """Returns a function that traces and compiles the block of a config once: seconds of both."""
 
     def measure() -> list[float]:
-        block = Block(training_config(**config))
+        block = TimedSteps(training_config(**config))
         return [block.trace_seconds, block.compile_seconds]
 
     return measure

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.bench.block import Block, training_config
 from kleiber.experiments.bench.figures import Figure
 from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.partner import measure_fresh
 from kleiber.experiments.bench.setting import Setting
-from kleiber.model.counts import memory_bytes
+from kleiber.experiments.bench.timed_steps import TimedSteps, training_config
+from kleiber.experiments.compilation.memory import step_memory
+from kleiber.parallel.environment import runs_on_cpu
 
 SHAPES: dict[str, tuple[dict[str, Any], int]] = {
     "d24, batch 4": ({"d_model": 24, "num_layers": 2, "num_heads": 4}, 4),
@@ -30,7 +31,7 @@ def training_bytes(**config: Any) -> Callable[[], dict[str, int]]:
     def measure() -> dict[str, int]:
         import jax
 
-        block = Block(training_config(**config))
+        block = TimedSteps(training_config(**config))
         gc.collect()
         before = _forget_peak()
         block.train()
@@ -67,7 +68,7 @@ def measure_footprint(setting: Setting) -> dict[str, Any]:
         setting.tell(name)
         options = {"model": model, "batch_size": batch_size, "steps_per_call": 4}
         found = measure_fresh("sections.footprint:training_bytes", options)
-        estimate = memory_bytes(training_config(model, batch_size).model, batch_size)
+        estimate = step_memory(training_config(model, batch_size), "cpu" if runs_on_cpu() else "gpu")
         on_device = found["device_bytes"] > 0
         peak = found["device_bytes"] if on_device else found["resident_bytes"]
         where = "peak on the device" if on_device else "resident peak"

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-from kleiber.experiments.bench.block import Block, training_config
 from kleiber.experiments.bench.figures import Figure
 from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.interleave import Samples, interleaved, median_interval, seconds_of
 from kleiber.experiments.bench.partner import measure_fresh
 from kleiber.experiments.bench.setting import Setting
+from kleiber.experiments.bench.timed_steps import TimedSteps, training_config
 
 SHAPE = {"model": {"d_model": 128, "num_layers": 2, "num_heads": 4}, "batch_size": 8, "steps_per_call": 2}
 SHORT_SHAPE = {"model": {"d_model": 8, "num_layers": 1, "num_heads": 1, "seq_len": 16}, "batch_size": 2}
@@ -18,9 +18,9 @@ ROUNDS, SHORT_ROUNDS = 150, 4
 
 def paired_steps(rounds: int, **config: Any) -> Callable[[], dict[str, list[float]]]:
     """Returns a function that trains with the guard and without in turns: seconds of every call."""
-    guarded = Block(training_config(**config))
+    guarded = TimedSteps(training_config(**config))
     with mock.patch("kleiber.train.step.judge", _trust), mock.patch("kleiber.train.step.choose", _take):
-        bare = Block(training_config(**config))
+        bare = TimedSteps(training_config(**config))
 
     def measure() -> dict[str, list[float]]:
         candidates = {"guarded": seconds_of(guarded.train), "bare": seconds_of(bare.train)}

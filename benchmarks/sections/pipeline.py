@@ -26,10 +26,11 @@ SECONDS = 0.2
 
 
 def batch_rate(corpus: str, seq_len: int) -> Callable[[], float]:
-    """Returns a function that measures tokens per second of the batches that a trunk reads between two blocks."""
+    """Returns a function that measures tokens per second of the batches that a trunk reads."""
     from kleiber.parallel.config import MeshConfig
     from kleiber.parallel.mesh import make_mesh
     from kleiber.train.config import DataConfig
+    from kleiber.train.data.batch import Batch
     from kleiber.train.data.batches import TrainBatches
     from kleiber.train.data.windows import open_tokens
     from kleiber.train.placement import place_batches
@@ -39,11 +40,11 @@ def batch_rate(corpus: str, seq_len: int) -> Callable[[], float]:
     mesh = make_mesh(MeshConfig())
 
     def measure() -> float:
-        start, blocks = time.perf_counter(), 0
+        start, calls = time.perf_counter(), 0
         while time.perf_counter() - start < SECONDS:
-            place_batches(mesh, source.windows, batches.next_indices(STEPS), STEPS, False)
-            blocks += 1
-        return blocks * STEPS * BATCH_SIZE * seq_len / (time.perf_counter() - start)
+            place_batches(mesh, lambda i: Batch(source.windows(i)), batches.next_indices(STEPS), STEPS, False)
+            calls += 1
+        return calls * STEPS * BATCH_SIZE * seq_len / (time.perf_counter() - start)
 
     measure()
     return measure

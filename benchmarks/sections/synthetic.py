@@ -2,15 +2,17 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kleiber.experiments.config_file import to_data
-from kleiber.experiments.directory.record import versions, write_json
+from kleiber.experiments.directory.record import RunRecord, record_path, versions
 from kleiber.experiments.experiment import AssumedLaw, Experiment, Target
 from kleiber.experiments.planning.cells import trunk_cells
+from kleiber.files import write_json
 from kleiber.model.config import ModelConfig
 from kleiber.train.config import OptimizerConfig, TrainConfig
 
@@ -55,7 +57,7 @@ def _train(shape: tuple[int, int], ratios: tuple[float, ...], seed: int) -> Trai
     return TrainConfig(model=model, optimizer=OptimizerConfig(learning_rate=0.008), num_tokens=tokens, seed=seed)
 
 
-def synthetic_records(experiment: Experiment, seed: int = 0) -> list[dict[str, Any]]:
+def synthetic_records(experiment: Experiment, seed: int = 0) -> list[RunRecord]:
     """Returns a finished record of every fitted point: losses of the experiment's assumed law and noise.
 
     Args:
@@ -63,24 +65,24 @@ def synthetic_records(experiment: Experiment, seed: int = 0) -> list[dict[str, A
       seed: of the noise; equal seeds give equal losses.
     """
     law, rng = experiment.assumed, np.random.default_rng(seed)
-    common = {**versions(), "device": "cpu:cpu", "data_fingerprint": "0123456789abcdef"}
+    common: dict[str, Any] = {**versions(), "device": "cpu:cpu", "data_fingerprint": "0123456789abcdef"}
     records = []
     for cell in trunk_cells(experiment, "fit"):
         shift = law.trunk_noise * rng.standard_normal()
-        for planned in cell.planned(experiment.name).values():
+        for planned in cell.planned.values():
             noise = shift + law.point_noise * rng.standard_normal()
-            loss = _loss(law, planned["num_params_total"], planned["num_tokens"]) * float(np.exp(noise))
-            measured = {
+            loss = _loss(law, planned.num_params_total, planned.num_tokens) * float(np.exp(noise))
+            measured: dict[str, Any] = {
                 "status": "done",
                 "epochs": 1.0,
-                "num_unique_tokens": planned["num_tokens"],
+                "num_unique_tokens": planned.num_tokens,
                 "loss": loss,
                 "loss_standard_error": 0.004,
                 "bits_per_byte": loss / float(np.log(2)),
-                "wall_seconds": round(planned["flops"] / 3e10, 3),
-                "tokens_per_second": round(3e10 * planned["num_tokens"] / planned["flops"], 1),
+                "wall_seconds": round(planned.flops / 3e10, 3),
+                "tokens_per_second": round(3e10 * planned.num_tokens / planned.flops, 1),
             }
-            records.append({**planned, **common, **measured})
+            records.append(replace(planned, **common, **measured))
     return records
 
 
@@ -88,16 +90,16 @@ def _loss(law: AssumedLaw, num_params: float, num_tokens: float) -> float:
     return law.E + law.A / num_params**law.alpha + law.B / num_tokens**law.beta
 
 
-def write_sweep(directory: Path, experiment: Experiment, records: list[dict[str, Any]]) -> None:
+def write_sweep(directory: Path, experiment: Experiment, records: list[RunRecord]) -> None:
     """Writes what workers leave behind: the experiment, a record for each run, a step log for each trunk."""
     write_json(directory / "experiment.json", to_data(experiment))
     lengths: dict[str, tuple[int, int]] = {}
     for record in records:
-        folder = directory / "runs" / record["run_id"]
-        folder.mkdir(parents=True)
-        (folder / "record.json").write_text(json.dumps(record, indent=1))
-        longest = max(record["num_tokens"], lengths.get(record["trunk_id"], (0, 0))[0])
-        lengths[record["trunk_id"]] = (longest, record["num_params_total"])
+        path = record_path(directory, record.run_id)
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(record.to_json(), indent=1))
+        longest = max(record.num_tokens, lengths.get(record.trunk_id, (0, 0))[0])
+        lengths[record.trunk_id] = (longest, record.num_params_total)
     for trunk, (num_tokens, num_params) in lengths.items():
         folder = directory / "runs" / trunk
         folder.mkdir()
@@ -116,10 +118,10 @@ def _step_log(law: AssumedLaw, num_params: int, num_tokens: int) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def write_csv(path: Path, records: list[dict[str, Any]]) -> None:
+def write_csv(path: Path, records: list[RunRecord]) -> None:
     """Writes what somebody else's sweep would look like: sizes, tokens, loss and a name for each run."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["run", "params", "tokens", "val_loss", "lr"])
         for r in records:
-            writer.writerow([r["run_id"], r["num_params_total"], r["num_tokens"], r["loss"], r["learning_rate"]])
+            writer.writerow([r.run_id, r.num_params_total, r.num_tokens, r.loss, r.learning_rate])

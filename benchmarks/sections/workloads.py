@@ -18,7 +18,7 @@ class Workload:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments of kleiber.experiments.bench.block.training_config."""
+        """The arguments of kleiber.experiments.bench.timed_steps.training_config."""
         return {
             "model": self.model,
             "batch_size": self.batch_size,

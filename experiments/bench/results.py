@@ -5,7 +5,7 @@ from typing import Any
 
 from kleiber.experiments.bench.machine import machine_name
 from kleiber.experiments.bench.session import FORMAT, summarised
-from kleiber.experiments.directory.record import read_json, write_json
+from kleiber.files import read_json, write_json
 
 
 def result_path(folder: Path, machine: dict[str, Any]) -> Path:

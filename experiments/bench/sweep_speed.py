@@ -89,7 +89,7 @@ class Sweep:
             raise RuntimeError(f"kleiber sweep ended with {done.returncode}: {done.stderr[-2000:]}")
         names = {cell.run_ids[tokens]: (cell.trunk_id, tokens) for cell in self.cells for tokens in cell.run_ids}
         records = read_records(folder / "sweep")
-        self.losses["kleiber"] = {names[record["run_id"]]: float(record["loss"]) for record in records}
+        self.losses["kleiber"] = {names[r.run_id]: r.loss for r in records if r.loss is not None}
 
     def torch(self, name: str, num_workers: int, num_threads: int) -> None:
         """Runs PyTorch workers, each taking the next trunk.

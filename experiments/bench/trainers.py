@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from kleiber.experiments.bench.block import Block, random_windows, training_config
 from kleiber.experiments.bench.step_shapes import Arrangement, StepShape, arrangements, shapes
+from kleiber.experiments.bench.timed_steps import TimedSteps, random_windows, training_config
 from kleiber.model.functional import init_params
 from kleiber.train.config import TrainConfig
 
@@ -23,7 +23,7 @@ def steps(arrangement: str, shape: str) -> Callable[[], dict[str, Any]]:
     """
     how = arrangements()[arrangement]
     config = _config(shapes()[shape], how)
-    train = Block(config).train if how.kind == "kleiber" else _one_by_one(config, how)
+    train = TimedSteps(config).train if how.kind == "kleiber" else _one_by_one(config, how)
 
     def measure() -> dict[str, Any]:
         started = time.perf_counter()

@@ -21,10 +21,12 @@ from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE
 from kleiber.parallel.config import MeshConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kleiber.experiments.compilation.report import CompileReport
     from kleiber.experiments.compilation.search import Candidate
     from kleiber.experiments.compilation.step import OutOfMemory
-    from kleiber.experiments.compilation.topology import Chip
+    from kleiber.experiments.compilation.topology import Chip, Links
     from kleiber.train.config import TrainConfig
 
 
@@ -58,12 +60,17 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Target:
+class Hardware:
     """What to compile for."""
 
     name: str
     devices: list[Any]
     chip: "Chip | None"
+
+    @property
+    def platform(self) -> str:
+        """`cpu`, `gpu` or `tpu`."""
+        return self.devices[0].platform
 
 
 def run(options: Options) -> int:
@@ -98,16 +105,16 @@ def _config(options: Options) -> "TrainConfig":
     )
 
 
-def _target(topology: str | None) -> Target:
+def _target(topology: str | None) -> Hardware:
     from kleiber.experiments.compilation.topology import chip_of, parse_topology, topology_devices
 
     if topology is None:
         import jax
 
         devices = jax.devices()
-        return Target(f"{len(devices)} x {devices[0].device_kind}", list(devices), chip_of(devices[0]))
+        return Hardware(f"{len(devices)} x {devices[0].device_kind}", list(devices), chip_of(devices[0]))
     box = parse_topology(topology)
-    return Target(str(box), topology_devices(box), box.chip)
+    return Hardware(str(box), topology_devices(box), box.chip)
 
 
 def parse_mesh(text: str) -> MeshConfig:
@@ -127,7 +134,7 @@ def parse_mesh(text: str) -> MeshConfig:
     return MeshConfig(**sizes)
 
 
-def _with_mesh(options: Options, config: "TrainConfig", target: Target) -> "TrainConfig":
+def _with_mesh(options: Options, config: "TrainConfig", target: Hardware) -> "TrainConfig":
     if options.mesh is None:
         return _candidates(config, target)[0].config
     mesh = parse_mesh(options.mesh)
@@ -139,15 +146,17 @@ def _with_mesh(options: Options, config: "TrainConfig", target: Target) -> "Trai
     return dataclasses.replace(config, mesh=mesh)
 
 
-def _candidates(config: "TrainConfig", target: Target) -> "list[Candidate]":
+def _candidates(config: "TrainConfig", target: Hardware) -> "list[Candidate]":
     from kleiber.experiments.compilation.search import candidates
     from kleiber.experiments.compilation.topology import UNKNOWN, axis_links
     from kleiber.parallel.mesh import make_mesh
 
     chip = target.chip or UNKNOWN
-    found = candidates(
-        config, len(target.devices), chip, lambda mesh: axis_links(make_mesh(mesh, target.devices), chip)
-    )
+
+    def links(mesh: MeshConfig) -> "Mapping[str, Links]":
+        return axis_links(make_mesh(mesh, target.devices), chip)
+
+    found = candidates(config, len(target.devices), chip, links, target.platform)
     if not found:
         raise ValueError(
             f"no mesh of {len(target.devices)} devices splits a batch of {config.batch_size} sequences; choose another "
@@ -156,7 +165,7 @@ def _candidates(config: "TrainConfig", target: Target) -> "list[Candidate]":
     return found
 
 
-def _compile(options: Options, config: "TrainConfig", target: Target) -> "CompileReport | OutOfMemory":
+def _compile(options: Options, config: "TrainConfig", target: Hardware) -> "CompileReport | OutOfMemory":
     """Returns the report, or what the compiler said when it refused."""
     from kleiber.experiments.compilation.report import make_report
     from kleiber.experiments.compilation.step import OutOfMemory, compile_step, heartbeat
@@ -180,7 +189,7 @@ def _print(options: Options, report: "CompileReport") -> None:
         show_report(report)
 
 
-def _refuse(options: Options, config: "TrainConfig", target: Target, said: "CompileReport | OutOfMemory") -> int:
+def _refuse(options: Options, config: "TrainConfig", target: Hardware, said: "CompileReport | OutOfMemory") -> int:
     """Says that it does not fit, and what would, which the compiler is asked about first."""
     from kleiber.experiments.compilation.memory import step_memory
     from kleiber.experiments.compilation.step import OutOfMemory
@@ -201,7 +210,7 @@ def _refuse(options: Options, config: "TrainConfig", target: Target, said: "Comp
     if options.json:
         row: dict[str, Any] = {"preset": options.preset, "where": target.name, "mesh": str(config.mesh)}
         row |= {"batch_size": config.batch_size, "fits": False, "reason": reason, "needed_bytes": needed}
-        row |= {"available_bytes": available, "predicted_bytes": step_memory(config).total_bytes}
+        row |= {"available_bytes": available, "predicted_bytes": step_memory(config, target.platform).total_bytes}
         print(json.dumps(row | {"suggestion": fitting.to_json() if fitting else None}, indent=1))
     else:
         print(f"{options.preset} on {target.name}, {config.mesh}, batch {config.batch_size}: does not fit: {reason}.")
@@ -209,7 +218,7 @@ def _refuse(options: Options, config: "TrainConfig", target: Target, said: "Comp
     return EXIT_GATE
 
 
-def _smaller(config: "TrainConfig", target: Target) -> "list[TrainConfig]":
+def _smaller(config: "TrainConfig", target: Hardware) -> "list[TrainConfig]":
     """Returns up to three configs to try in place of one that does not fit: other meshes, then smaller batches."""
     from kleiber.experiments.compilation.topology import UNKNOWN
 
@@ -231,7 +240,7 @@ def _flag(mesh: MeshConfig) -> str:
     return ",".join(f"{name}={size}" for name, size in mesh.sizes.items() if size > 1) or "data=1"
 
 
-def _search(options: Options, config: "TrainConfig", target: Target) -> int:
+def _search(options: Options, config: "TrainConfig", target: Hardware) -> int:
     from kleiber.experiments.compilation.show import show_candidates, show_report
     from kleiber.experiments.compilation.step import OutOfMemory
     from kleiber.experiments.compilation.topology import UNKNOWN

@@ -16,7 +16,8 @@ import tyro
 
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_USAGE
 from kleiber.train.data.cache import cache_folder
-from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder, read_manifest
+from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder
+from kleiber.train.data.corpora.prepared import read_corpus_manifest
 from kleiber.train.data.corpora.sources import SOURCES
 from kleiber.train.data.tokenizers import vocabulary_size
 from kleiber.train.data.tokens import open_token_file, prepare_tokens
@@ -88,7 +89,7 @@ def prepare(name: str, tokenizer: str) -> dict[str, Any]:
 
     folder = prepare_corpus(name, report)
     prepare_tokens(folder, tokenizer, report)
-    manifest = read_manifest(folder)
+    manifest = read_corpus_manifest(folder)
     splits = {}
     for split, measured in manifest["splits"].items():
         encoded = open_token_file(folder, tokenizer, split)

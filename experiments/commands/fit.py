@@ -6,11 +6,14 @@ generalised_mean --json > fit.json
 
 import json
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from kleiber.experiments.arguments import numbers, pairs
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,9 @@ class Options:
     table: tyro.conf.Positional[str]
     """A .csv, .tsv or .parquet file, one row a run."""
     law: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A law of `kleiber laws`; several (repeated or joined by commas) are compared. Without it chinchilla is
-    fitted, and four rival forms with it: which is right decides a forecast, and a table can hardly tell."""
+    """A law of `kleiber laws`, or a function of yours as my_laws.py:my_law; several (repeated or joined by commas) are
+    compared. Without it chinchilla is fitted, and four rival forms with it: which is right decides a forecast, and a
+    table can hardly tell."""
     columns: str = ""
     """Our names to the table's, or to formulas of its columns, as loss=val_loss,num_params_total=params_b*1e9."""
     cluster: str | None = None
@@ -48,53 +52,32 @@ class Options:
     """Print the whole fit as one JSON object (several laws asked for: {"fits": ..., "comparison": ...})."""
 
 
-def pairs(text: str, option: str) -> dict[str, str]:
-    """Returns {"a": "b"} for "a=b,..."; ValueError naming the option otherwise."""
-    out = {}
-    for part in filter(None, (each.strip() for each in text.split(","))):
-        name, equals, value = part.partition("=")
-        if not (name and equals and value):
-            raise ValueError(f"--{option} {text!r}: expected NAME=VALUE,NAME=VALUE, got {part!r}.")
-        out[name.strip()] = value.strip()
-    return out
-
-
-def numbers(text: str, option: str) -> dict[str, float]:
-    """Returns {"a": 1.0} for "a=1,..."; ValueError naming the option otherwise."""
-    try:
-        return {name: float(value) for name, value in pairs(text, option).items()}
-    except ValueError:
-        raise ValueError(f"--{option} {text!r}: expected NAME=NUMBER,NAME=NUMBER.") from None
-
-
 def run(options: Options) -> int:
     """Prints the fits; returns 0."""
-    from kleiber.scaling.explaining.analysis import analyse
-    from kleiber.scaling.table.table import read_table
-    from kleiber.scaling.table.warned import noted_warnings
+    from kleiber.experiments.api.fits import fit
+    from kleiber.scaling.table.warned import TableWarning
 
-    noted: list[str] = []
-    try:
-        with noted_warnings() as noted:
-            found = analyse(
-                read_table(options.table, pairs(options.columns, "columns"), options.drop),
-                [name for each in options.law for name in each.split(",") if name],
-                cluster=options.cluster,
-                objective=options.objective,
-                delta=options.delta,
-                fixed=numbers(options.fix, "fix"),
-                starts=options.starts,
-                in_depth=options.in_depth,
-                is_protected=options.protect != "none",
-            )
-    finally:
-        for message in noted:
-            print(f"kleiber fit: {message}", file=sys.stderr)
-    print(json.dumps(found.to_json(noted), indent=1, allow_nan=False) if options.json else found.report())
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TableWarning)
+        warnings.showwarning = lambda message, *_: print(f"kleiber fit: {message}", file=sys.stderr)
+        found = fit(
+            options.table,
+            [name for each in options.law for name in each.split(",") if name],
+            cluster=options.cluster,
+            objective=options.objective,
+            delta=options.delta,
+            drop=options.drop,
+            fix=numbers(options.fix, "fix"),
+            starts=options.starts,
+            in_depth=options.in_depth,
+            protect=options.protect,
+            **pairs(options.columns, "columns"),
+        )
+    print(json.dumps(found.to_json(), indent=1, allow_nan=False) if options.json else found.report())
     if options.figures:
         from kleiber.scaling.figures.table import write_figures
 
-        for fit in found.fits[: 1 if found.is_default else None]:
-            for name, claim in write_figures(fit, options.figures).items():
+        for each in found.fits[: 1 if found.analysis.is_default else None]:
+            for name, claim in write_figures(each, options.figures).items():
                 print(f"{options.figures / name}: {claim}", file=sys.stderr)
     return 0

@@ -7,14 +7,15 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+from kleiber.experiments.arguments import numbers
 
 if TYPE_CHECKING:
     from kleiber.scaling.fitting.result import FitResult
     from kleiber.scaling.forecasting.forecast import Forecast
-    from kleiber.scaling.forecasting.optimum import FlopsRule
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Options:
     """Whether the interval takes in how well the fitted table forecast its own dearer runs; none for the fits' own."""
     at: str = ""
     """Further variables of the law, as num_unique_tokens=1e9."""
+    law: tuple[str, ...] = ()
+    """Your own law, as my_laws.py:my_law, where the fit was of one whose file has moved."""
     register: Path | None = None
     """A ledger (.jsonl) to write this forecast down in before the run is trained; `kleiber ledger` scores it later."""
     name: str = ""
@@ -55,77 +58,45 @@ class Options:
     """Print one JSON object."""
 
 
-def read_fit_file(path: str) -> dict[str, Any]:
-    """Returns what `kleiber fit --json` or a sweep wrote to a JSON file."""
-    file = Path(path)
-    if file.is_dir():
-        file = file / "fit.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no fit at {file}; write one with kleiber fit TABLE --json > {file}.")
-    try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError:
-        raise ValueError(f"{file} is not JSON; write a fit with kleiber fit TABLE --json > FILE.") from None
-
-
-def read_fits(path: str) -> list["FitResult"]:
-    """Returns the fits of a JSON file written by `kleiber fit --json` or by a sweep."""
-    return fits_of(read_fit_file(path))
-
-
-def fits_of(data: dict[str, Any]) -> list["FitResult"]:
-    """Returns the fits in what `kleiber fit --json` or a sweep wrote."""
-    from kleiber.scaling.fitting.result import FitResult
-
-    found = data["fits"] if "fits" in data else [data, *data.get("rivals", [])]
-    return [FitResult.from_json(each) for each in found]
-
-
 def run(options: Options) -> int:
     """Prints the forecast; returns 0."""
-    from kleiber.experiments.commands.fit import numbers
-    from kleiber.scaling.forecasting.forecast import combined_forecast
-    from kleiber.scaling.forecasting.rolling import protect, read_protection
+    from kleiber.experiments.api.fits import read_fit, together
 
-    given = options.num_params is not None and options.num_tokens is not None
-    if [given, options.flops is not None, options.reach is not None].count(True) != 1:
+    at, counts = numbers(options.at, "at"), {"num_params_total": options.num_params, "num_tokens": options.num_tokens}
+    run_given = at | {name: count for name, count in counts.items() if count is not None}
+    budget = [each for each in (options.flops, options.reach) if each is not None]
+    if len(budget) > 1 or (budget and run_given != at) or not (budget or run_given):
         raise ValueError(
             "say --num-params N --num-tokens D for one run, --flops C for the best run of a budget, or --reach L for "
             "the cheapest run to a loss."
         )
-    data = read_fit_file(options.fit)
-    more = [each for path in options.rivals for each in read_fits(path)]
-    fits = fits_of(data) + more
-    fit = fits[0]
-    at = numbers(options.at, "at")
-    params, tokens, best = options.num_params, options.num_tokens, None
-    if not given:
-        best = best_run(options, fit)
-        params, tokens = best["num_params_total"], best["num_tokens"]
-        if "num_unique_tokens" in fit.model.law.variable_names:
-            at.setdefault("num_unique_tokens", tokens / best["epochs"])
-    assert params is not None and tokens is not None
-    protection = None
-    if options.protect != "none":
-        protection = protect(fits) if more else read_protection(data, fits)
-    found = combined_forecast(fits, params, tokens, options.level, at, protection)
+    fitted = together([read_fit(path, options.law) for path in (options.fit, *options.rivals)])
+    best = None
+    if budget:
+        best = fitted.optimum(
+            flops=options.flops,
+            reach=options.reach,
+            inference_tokens=options.inference_tokens,
+            unique_tokens=options.unique_tokens,
+            flops_per_param_token=options.flops_per_param_token,
+            level=options.level,
+        )
+    columns = {**(best.columns if best else {}), **run_given}
+    found = fitted.forecast(**columns, level=options.level, protect=options.protect)
     if options.register:
-        register(options, fit, found)
+        register(options, fitted.fits[0], found)
     if options.json:
-        print(json.dumps({**found.to_json(), "optimum": best}, indent=1, allow_nan=False))
+        print(json.dumps({**found.to_json(), "optimum": asdict(best) if best else None}, indent=1, allow_nan=False))
         return 0
     if best:
-        (low, high), (few, many) = best["num_params_interval"], best["num_tokens_interval"]
-        served = f", {best['inference_flops']:.4g} of them to serve" if best["inference_flops"] else ""
-        print(f"best run of {best['flops']:.4g} FLOPs{served} ({best['kind']}; {best['flops_rule']}):")
-        print(f"  parameters {params:.4g}  {best['level']:.0%} [{low:.4g}, {high:.4g}]")
-        print(f"  tokens     {tokens:.4g}  {best['level']:.0%} [{few:.4g}, {many:.4g}]")
+        print(best.report())
     print(found.report())
     return 0
 
 
 def register(options: Options, fit: "FitResult", found: "Forecast") -> None:
     """Writes a forecast down in a ledger, with what simple rules say of the same run."""
+    from kleiber.experiments.api.fits import flops_rule
     from kleiber.scaling.forecasting.forecast import baseline_losses
     from kleiber.scaling.forecasting.ledger import Ledger
 
@@ -133,11 +104,13 @@ def register(options: Options, fit: "FitResult", found: "Forecast") -> None:
     if not options.name:
         raise ValueError("--register needs --name, by which the outcome is written down later.")
     size, tokens = found.num_params_total, found.num_tokens
+    if size is None or tokens is None:
+        raise ValueError("--register needs --num-params and --num-tokens, by which a run is known in the ledger.")
     entry = Ledger(options.register).register(
         target=options.name,
         num_params_total=size,
         num_tokens=tokens,
-        flops=flops_rule(options, fit).flops(size, tokens),
+        flops=flops_rule(fit, options.flops_per_param_token).flops(size, tokens),
         compute_ratio=found.compute_ratio,
         law=found.law,
         predicted_loss=found.predicted_loss,
@@ -146,27 +119,3 @@ def register(options: Options, fit: "FitResult", found: "Forecast") -> None:
         baselines=baseline_losses(fit, size, tokens),
     )
     print(f"registered {options.name} in {options.register}, hash {entry['hash'][:12]}", file=sys.stderr)
-
-
-def flops_rule(options: Options, fit: "FitResult") -> "FlopsRule":
-    """Returns what training costs, as the options say."""
-    from kleiber.scaling.forecasting.optimum import counted_rule, plain_rule
-
-    per = options.flops_per_param_token
-    return counted_rule(fit) if per == "counted" else plain_rule(per)
-
-
-def best_run(options: Options, fit: "FitResult") -> dict[str, Any]:
-    """Returns the best run of a budget, or the cheapest to a loss, with intervals."""
-    from kleiber.scaling.forecasting.allocation import Demand, allocate
-    from kleiber.scaling.forecasting.optimum import optimum
-
-    rule = flops_rule(options, fit)
-    if options.flops is not None and not options.inference_tokens and options.unique_tokens is None:
-        plain = asdict(optimum(fit, options.flops, options.level, rule))
-        return {**plain, "kind": "compute-optimal", "inference_flops": 0.0, "epochs": 1.0}
-    demand = Demand(options.flops, options.reach, options.inference_tokens, options.unique_tokens, rule)
-    found = asdict(allocate(fit, demand, options.level))
-    names = ("num_params_total", "num_params_interval", "num_tokens", "num_tokens_interval", "level")
-    out = {name: found[name] for name in (*names, "kind", "inference_flops", "epochs")}
-    return {**out, "flops": found["training_flops"] + found["inference_flops"], "flops_rule": rule.text}

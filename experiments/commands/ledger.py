@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from kleiber.experiments.arguments import numbers
+
 
 @dataclass(frozen=True)
 class Options:
@@ -30,14 +32,14 @@ class Options:
 
 def run(options: Options) -> int:
     """Prints the scoreboard of an intact ledger; returns 0. A ledger that was tampered with is an error."""
-    from kleiber.experiments.commands.fit import numbers
+    from kleiber.experiments.terminal import printable
     from kleiber.scaling.forecasting.ledger import Ledger
 
     path = Path(options.ledger)
     path = path / "ledger.jsonl" if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no ledger at {path}; kleiber forecast ... --register {path} begins one.")
     ledger = Ledger(path)
+    if not path.is_file() and not ledger.head_path.exists():  # where only the ledger went, its head says what was there
+        raise FileNotFoundError(f"there is no ledger at {path}; kleiber forecast ... --register {path} begins one.")
     for name, loss in numbers(options.outcome, "outcome").items():
         ledger.outcome(name, name, loss)
     count = ledger.verify()
@@ -49,7 +51,7 @@ def run(options: Options) -> int:
     if options.json:
         print(json.dumps({"intact": True, "num_entries": count, **board}, indent=1, allow_nan=False))
     else:
-        print(_text(count, board))
+        print(printable(_text(count, board)))
     return 0
 
 
@@ -62,7 +64,9 @@ def _text(count: int, board: dict[str, Any]) -> str:
         if row["observed_loss"] is not None:
             inside = "inside" if row["inside"] else "OUTSIDE"
             line += f"  observed {row['observed_loss']:.4f}  {row['signed_error']:+.2%}  {inside}"
-        lines.append(line)
+        lines.append(line + ("  LATE: its run had begun" if row["late"] else ""))
+    if late := board["late"]["num_forecasts"]:
+        lines.append(f"  {late} late, made after the run had begun: not counted below, for it proves nothing")
     if board["num_scored"]:
         lines.append(
             f"  mean absolute error {board['mean_absolute_error']:.2%}, coverage {board['coverage']:.0%} "

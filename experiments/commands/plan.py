@@ -9,8 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from kleiber.experiments.config_file import load_experiment
-from kleiber.experiments.directory.record import collector_paused
+from kleiber.collector import collector_paused
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_USAGE
 
 
@@ -29,11 +28,9 @@ class Options:
 @collector_paused()
 def run(options: Options) -> int:
     """Prints the plan; exit code 2 when the plan is refused."""
-    from kleiber.experiments.planning.plan import make_plan
-    from kleiber.experiments.sweeping.workers import default_workers
+    from kleiber.experiments.api.runs import plan as make_plan
 
-    experiment = load_experiment(options.experiment)
-    plan = make_plan(experiment, options.workers or default_workers(experiment.trunks))
+    plan = make_plan(options.experiment, options.workers)
     if options.json:
         print(json.dumps(plan.to_json(), indent=1))
     else:

@@ -43,9 +43,10 @@ def run(options: Options) -> int:
     result = run_sweep(experiment, options.out, 1, is_quiet=options.json, has_report=False)
     records = read_records(options.out)
     if options.json:
-        print(json.dumps({**result.summary, "from_step": step, "records": records}, indent=1))
+        rows = [record.to_json() for record in records]
+        print(json.dumps({**result.summary, "from_step": step, "records": rows}, indent=1))
         return result.exit_code
     for record in records:
-        scored = f"loss {record['loss']:.4f} nats per token" if record["loss"] else record["reason"]
-        print(f"{record['run_id']}: {record['status']}, {scored}")
+        scored = f"loss {record.loss:.4f} nats per token" if record.loss else record.reason
+        print(f"{record.run_id}: {record.status}, {scored}")
     return result.exit_code

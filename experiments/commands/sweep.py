@@ -10,8 +10,6 @@ from typing import Annotated
 
 import tyro
 
-from kleiber.experiments.config_file import load_experiment
-
 
 @dataclass(frozen=True)
 class Options:
@@ -40,21 +38,19 @@ class Options:
 
 def run(options: Options) -> int:
     """Runs the sweep; 0 done, 3 done but its gate or a run failed, 75 stopped and resumable."""
-    from kleiber.experiments.sweeping.sweep import run_sweep, summary_lines, with_seed
+    from kleiber.experiments.api.runs import sweep
+    from kleiber.experiments.sweeping.sweep import summary_lines
 
-    experiment = load_experiment(options.experiment)
-    if options.seed:
-        experiment = with_seed(experiment, options.seed)
-    directory = options.out or Path("out") / experiment.name
-    result = run_sweep(
-        experiment,
-        directory,
-        options.workers,
-        options.retry_failed,
-        is_quiet=options.json,
-        has_report=options.report,
+    result = sweep(
+        options.experiment,
+        options.out,
+        workers=options.workers,
+        seed=options.seed or 0,
+        retry_failed=options.retry_failed,
         max_seconds=options.max_seconds,
         allow=options.allow,
+        report=options.report,
+        is_quiet=options.json,
     )
     print(json.dumps(result.summary, indent=1) if options.json else "\n".join(summary_lines(result.summary)))
     return result.exit_code

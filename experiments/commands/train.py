@@ -61,12 +61,12 @@ def run(options: Options) -> int:
     )
     records = read_records(directory)
     if options.json:
-        print(json.dumps({**result.summary, "records": records}, indent=1))
+        print(json.dumps({**result.summary, "records": [record.to_json() for record in records]}, indent=1))
         return result.exit_code
     for record in records:
-        said = record["reason"]
-        if record.get("loss"):  # a run that failed has none, nor a speed
-            loss, error = record["loss"], record["loss_standard_error"]
-            said = f"loss {loss:.4f} +- {error:.4f} nats per token, {record['tokens_per_second']:,.0f} tokens/s"
-        print(f"{record['run_id']}: {record['status']}, {said}")
+        said = record.reason
+        if record.loss:  # a run that failed has none, nor a speed
+            said = f"loss {record.loss:.4f} +- {record.loss_standard_error:.4f} nats per token, "
+            said += f"{record.tokens_per_second:,.0f} tokens/s"
+        print(f"{record.run_id}: {record.status}, {said}")
     return result.exit_code

@@ -1,13 +1,21 @@
-"""The memory of a training step on one device, on paper: what the compiler will ask for, within about a third.
+"""The memory of a training step on one device, on paper: what `kleiber plan` and `kleiber compile` say of it.
 
-Exact for the state (the shardings give it), a model for the rest; `kleiber compile` has the last word.
+Read off XLA's buffers: within 15 % of what its compiler for CPUs takes (tests/test_memory.py). Compilers for TPUs and
+GPUs keep other copies; `kleiber compile` has the last word there. Left out: what Muon's products need, replicas of
+delayed synchronisation and members of a population beyond the first, the tokens, the program, and the gaps between
+buffers (up to 8 %).
 """
 
 from dataclasses import dataclass
 
 from kleiber.experiments.compilation.roofline import layer_params
 from kleiber.model.counts import BYTES, num_params_total
-from kleiber.train.config import TrainConfig
+from kleiber.train.config import TrainConfig, num_micro_batches
+
+SLOTS = {"adamw": 2, "sgd": 1, "muon": 1, "adafactor": 1}
+"""float32 numbers that an optimizer keeps of a parameter."""
+KEPT_WIDTHS = {"relu_squared": 2, "silu": 3, "gelu": 3}
+"""Arrays of the feed-forward width that its backward pass reads; a gate makes two more."""
 
 
 @dataclass(frozen=True)
@@ -16,64 +24,104 @@ class StepMemory:
 
     state_bytes: float
     """Parameters and optimizer state."""
+    copied_bytes: float
+    """Optimizer state once more: XLA's code for CPUs copies it before the steps begin."""
     gradient_bytes: float
     """Of its part of the parameters, as they are stored."""
+    held_bytes: float
+    """Gradients that are there before the backward pass begins: sums over micro-batches, stacks of scanned layers."""
     saved_bytes: float
     """What the forward pass keeps for the backward pass."""
-    layer_bytes: float
-    """The layer at work: gathered weights, their gradient, activations, scores."""
-    head_bytes: float
-    """Gathered head, its gradient, and the logits of one part of the sequence."""
+    work_bytes: float
+    """What is at work when most is kept: a layer or the head, with gathered weights."""
 
     @property
     def total_bytes(self) -> float:
-        """The peak: a layer and the head are not at work together."""
-        return self.state_bytes + self.gradient_bytes + self.saved_bytes + max(self.layer_bytes, self.head_bytes)
+        """The peak: when the backward pass begins, or when it has all gradients."""
+        begin, end = self.held_bytes + self.saved_bytes + self.work_bytes, self.held_bytes + self.gradient_bytes
+        return self.state_bytes + self.copied_bytes + max(begin, end)
 
 
-def step_memory(config: TrainConfig, state_bytes: float | None = None) -> StepMemory:
+@dataclass(frozen=True)
+class _Layer:
+    """Bytes of one layer's activations on one device, of one micro-batch."""
+
+    stream: float
+    """One array of the model width."""
+    width: float
+    """One array of the feed-forward width, all experts' places included."""
+    scores: float
+    last_scores: tuple[float, float]
+    """Those of the last block of queries, and of the one before (0 if there is one block)."""
+    kept: float
+    """Everything its backward pass reads."""
+    kept_streams: float
+    """Part of it, of the model width."""
+    kept_widths: float
+    """Part of it, of the feed-forward width."""
+
+
+def step_memory(config: TrainConfig, platform: str, state_bytes: float | None = None) -> StepMemory:
     """Returns the estimate for a config with its mesh.
 
     Args:
       config: the trunk; config.mesh says how it is split.
-      state_bytes: of one device (kleiber.experiments.compilation.step.state_bytes); None estimates three float32
-        numbers a parameter, all split over fsdp, tensor and expert.
+      platform: what it is compiled for, `cpu`, `gpu` or `tpu`.
+      state_bytes: of one device (kleiber.experiments.compilation.step.state_bytes); None estimates it from the
+        optimizer's slots, all split over fsdp, tensor and expert.
     """
-    model, mesh = config.model, config.mesh
-    compute, stored = BYTES[model.compute_dtype], BYTES[model.param_dtype]
-    rows = config.batch_size / (mesh.num_batch_shards * (config.accumulation_steps or 1))
-    tokens = rows * model.seq_len / mesh.context
+    model, mesh, on_cpu = config.model, config.mesh, platform == "cpu"
+    compute, stored = 4 if on_cpu else BYTES[model.compute_dtype], BYTES[model.param_dtype]
+    parts = num_micro_batches(config, platform)
+    tokens = config.batch_size / (mesh.num_batch_shards * parts) * model.seq_len / mesh.context
     dense, experts = layer_params(model)
     held = model.num_layers * (dense + experts / mesh.expert) / (mesh.fsdp * mesh.tensor * mesh.stage)
     held += (num_params_total(model) - model.num_layers * (dense + experts)) / (mesh.fsdp * mesh.tensor)
-    layer = dense / mesh.tensor + experts / (mesh.tensor * mesh.expert)
-    activations = _layer_activations(config, tokens)
-    kept = model.d_model * compute * tokens if model.has_remat else activations
-    head = model.vocab_size * model.d_model / mesh.tensor
-    logits = tokens * model.vocab_size / (mesh.tensor * config.loss_blocks)
+    slots = 4 * SLOTS[config.optimizer.name] * held
+    layer = _layer(config, tokens, compute)
+    # Unrolled layers are one program to XLA's compiler for CPUs: it finds what was computed before and keeps that.
+    is_recomputed = model.has_remat and (model.has_scanned_layers or not on_cpu)
+    saved = model.num_layers / mesh.stage * (layer.stream if is_recomputed else layer.kept)
+    attention = 3 * layer.last_scores[0] + layer.last_scores[1] - layer.kept_widths  # the feed-forward is done then
+    at_work = max(attention, 2 * layer.width) + (layer.kept - layer.kept_streams if is_recomputed else 0)
+    if on_cpu and model.has_scanned_layers and not model.has_remat:
+        at_work += layer.scores * 5 / 4  # the masks of a loop's body, made before it: float32 and bool
+    head = 2 * 4 * tokens * model.vocab_size / (mesh.tensor * config.loss_blocks)
+    if mesh.fsdp > 1 or compute < stored:  # copies of weights: this layer's and the next one's, and a gradient
+        at_work += 3 * compute * (dense / mesh.tensor + experts / (mesh.tensor * mesh.expert))
+        head += model.vocab_size * model.d_model / mesh.tensor * (compute + 4)
     return StepMemory(
-        state_bytes=held * (stored + 8) if state_bytes is None else state_bytes,
+        state_bytes=held * stored + slots if state_bytes is None else state_bytes,
+        copied_bytes=slots if on_cpu else 0.0,
         gradient_bytes=held * stored,
-        saved_bytes=model.num_layers / mesh.stage * kept * (1 if mesh.stage == 1 else 2),
-        # Weights of this layer and of the next, and the gradient before it is summed; backward, what a layer computed
-        # and the gradients of that.
-        layer_bytes=3 * compute * layer + 2 * activations,
-        head_bytes=head * (compute + 4) + 2 * 4 * logits,
+        held_bytes=held * stored * ((parts > 1) + model.has_scanned_layers),
+        saved_bytes=saved * (1 if mesh.stage == 1 else 2),
+        work_bytes=max(at_work, head),
     )
 
 
-def _layer_activations(config: TrainConfig, tokens: float) -> float:
-    """Bytes of what one layer's backward pass reads on one device."""
+def _layer(config: TrainConfig, tokens: float, size: int) -> _Layer:
+    """Returns the activations of a layer; size is the bytes of a number."""
     model, mesh = config.model, config.mesh
-    size = BYTES[model.compute_dtype]
-    heads = (3 * model.num_heads + 3 * model.kv_heads) * model.d_head
-    width = float(model.feed_forward_width * (3 if model.is_gated else 2))
-    sent = 0.0
+    stream, width = size * tokens * model.d_model, size * tokens * model.feed_forward_width / mesh.tensor
+    queries = size * tokens * model.num_heads * model.d_head / mesh.tensor
+    keys = size * tokens * model.kv_heads * model.d_head / mesh.tensor
+    blocks = model.attention_blocks
+    square = 4 * tokens * model.num_heads / mesh.tensor * model.seq_len / mesh.context
+    scores = square * (blocks + 1) / (2 * blocks)
+    # The residual stream before, between and normed (scanned, each in two layouts); queries, their output and its
+    # scale; keys and values, which unrolled blocks of queries each keep up to their own end.
+    kept_streams = (7 if model.has_scanned_layers else 4) * stream
+    kept = kept_streams + 4 * queries + scores
+    kept += 2 * keys * (1 if model.has_scanned_layers else (blocks + 1) / 2)
+    kept += 4 * stream * ((model.norm == "layernorm") + (model.dropout > 0)) + model.has_qk_norm * (queries + keys)
+    widths = KEPT_WIDTHS[model.activation] + 2 * model.is_gated
     if experts := model.experts:
         places = experts.num_active * experts.capacity_factor
+        kept += 2 * places * stream
         width *= places + experts.num_shared
-        sent = 4 * places * model.d_model
-    streams = size * (8 * model.d_model + sent + (heads + width) / mesh.tensor)
-    seen = model.seq_len * (model.attention_blocks + 1) / (2 * model.attention_blocks) / mesh.context
-    scores = model.num_heads / mesh.tensor * seen * (4 + size)
-    return tokens * (streams + scores)
+    signs = model.has_scanned_layers and model.activation == "relu_squared"
+    kept_widths = widths * width + signs * width / size
+    last = square / blocks
+    before = last * (blocks - 1) / blocks
+    return _Layer(stream, width, scores, (last, before), kept + kept_widths, kept_streams, kept_widths)

@@ -14,7 +14,7 @@ from kleiber.experiments.compilation.roofline import Roofline, executed_flops, o
 from kleiber.experiments.compilation.search import utilisation
 from kleiber.experiments.compilation.step import CompiledStep, state_bytes
 from kleiber.experiments.compilation.topology import Chip, Links, axis_links
-from kleiber.model.counts import count
+from kleiber.model.families.table import FAMILIES
 from kleiber.train.config import TrainConfig
 
 
@@ -128,7 +128,7 @@ def make_report(
     if text is None:
         raise ValueError("this backend's compiler gives no program text; compile for a topology or on CPU.")
     program, memory, cost = parse(text), step.compiled.memory_analysis(), step.compiled.cost_analysis()
-    held, counts = state_bytes(config, mesh), count(config.model)
+    held, counts = state_bytes(config, mesh), FAMILIES[config.model.family].counts(config.model)
     links = axis_links(mesh, chip) if chip else {}
     found = collectives(program, config.mesh.sizes)
     traffic = _traffic(config, found, links)
@@ -156,7 +156,7 @@ def make_report(
         aliased_bytes=memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         program_bytes=memory.generated_code_size_in_bytes,
-        predicted_bytes=step_memory(config, held).total_bytes,
+        predicted_bytes=step_memory(config, mesh.devices.flat[0].platform, held).total_bytes,
         available_bytes=chip.hbm_bytes / chip.devices_per_chip if chip else None,
         counted_flops=float(counts.flops_per_token * config.tokens_per_step),
         counted_flops_causal=float(counts.flops_per_token_causal * config.tokens_per_step),

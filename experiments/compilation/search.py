@@ -34,7 +34,11 @@ class Candidate:
 
 
 def candidates(
-    config: TrainConfig, num_devices: int, chip: Chip, links: Callable[[MeshConfig], Mapping[str, Links]]
+    config: TrainConfig,
+    num_devices: int,
+    chip: Chip,
+    links: Callable[[MeshConfig], Mapping[str, Links]],
+    platform: str,
 ) -> list[Candidate]:
     """Returns the meshes a config divides over, those that fit first, each part best first.
 
@@ -43,12 +47,13 @@ def candidates(
       num_devices: all are used.
       chip: peak, memory and links.
       links: what the axes of a mesh have of the network; meshes for which it raises ValueError are left out.
+      platform: of the devices, `cpu`, `gpu` or `tpu`.
     """
     found = []
     for mesh in meshes(config, num_devices):
         try:
             split = dataclasses.replace(config, mesh=mesh)
-            memory = step_memory(split)
+            memory = step_memory(split, platform)
             roofline = on_paper(split, chip, links(mesh), memory.state_bytes)
         except ValueError:
             continue

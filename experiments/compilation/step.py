@@ -1,6 +1,7 @@
 """One training step compiled for devices that may not exist, on abstract state."""
 
 import contextlib
+import dataclasses
 import math
 import re
 import sys
@@ -16,10 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kleiber.model.functional import abstract_params
 from kleiber.parallel.mesh import use_mesh
-from kleiber.parallel.rules import sharding
 from kleiber.train.config import TrainConfig
-from kleiber.train.placement import abstract_state, state_shardings
-from kleiber.train.step import Hyperparameters, make_block
+from kleiber.train.placement import abstract_batches, abstract_state, state_shardings
+from kleiber.train.state import Hyperparameters
+from kleiber.train.step import compile_steps
 from kleiber.train.update.optimizer import make_optimizer
 
 HEARTBEAT_SECONDS = 5.0
@@ -74,7 +75,7 @@ def state_bytes(config: TrainConfig, mesh: Mesh) -> int:
 
 
 def compile_step(config: TrainConfig, mesh: Mesh, label: str = "", is_quick: bool = False) -> CompiledStep:
-    """Returns the training block of one step (kleiber.train.step.make_block), compiled for the devices of a mesh.
+    """Returns one training step (kleiber.train.step.compile_steps), compiled for the devices of a mesh.
 
     Args:
       config: the trunk; its mesh is not read.
@@ -95,17 +96,15 @@ def compile_step(config: TrainConfig, mesh: Mesh, label: str = "", is_quick: boo
     def scalar(dtype: Any, *shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
 
-    shape = (1, config.batch_size, config.model.seq_len + 1)
-    where = sharding(mesh, (None, "global_batch", None), shape, name="tokens")
-    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where)
+    config = dataclasses.replace(config, steps_per_call=1)
     hyper = Hyperparameters(scalar(jnp.float32), scalar(jnp.float32))
     platform = mesh.devices.flat[0].platform
     is_quick = is_quick and platform == "tpu"
     with use_mesh(mesh), heartbeat(label), _effort(-1.0 if is_quick else 0.0):
         began = time.perf_counter()
-        block = make_block(config, optimizer, platform=platform)
+        steps = compile_steps(config, optimizer, platform=platform)
         fractions, seed, num_steps = scalar(jnp.float32, 1), scalar(jnp.uint32), scalar(jnp.int32)
-        lowered = block.lower(state, hyper, tokens, None, fractions, seed, num_steps)
+        lowered = steps.lower(state, hyper, abstract_batches(config, mesh), fractions, seed, num_steps)
         lowered_at = time.perf_counter()
         try:
             compiled = lowered.compile()

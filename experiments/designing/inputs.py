@@ -4,29 +4,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kleiber.experiments.arguments import numbers, pairs
+from kleiber.experiments.designing.options import Options
+
 if TYPE_CHECKING:
-    from kleiber.experiments.commands.design import Options
     from kleiber.scaling.fitting.known import Known
     from kleiber.scaling.fitting.result import FitResult
 
 
-def starting_point(options: "Options") -> tuple["FitResult | Known", "Known"]:
+def starting_point(options: Options) -> tuple["FitResult | Known", "Known"]:
     """Returns the fit or law given, and what the designer knows from it."""
     from dataclasses import replace
 
     import numpy as np
 
-    from kleiber.experiments.commands.fit import numbers
-    from kleiber.experiments.commands.forecast import read_fits
-    from kleiber.scaling.designing.simulate import RunNoise
     from kleiber.scaling.fitting.known import known_from_fit, known_from_law
-    from kleiber.scaling.laws import get_law, registry
+    from kleiber.scaling.fitting.noise import RunNoise
+    from kleiber.scaling.laws import get_law
 
-    looks_like_file = options.source.endswith(".json") or Path(options.source).exists()
-    if looks_like_file and options.source not in registry():
+    if fits := given_fits(options.source):
         if options.constants:
             raise ValueError("--constants belong to a law; a fit has its own.")
-        fit = read_fits(options.source)[0]
+        fit = fits[0]
         known = known_from_fit(fit)
         noise = RunNoise(options.sigma or known.noise.sigma, known.noise.tau if options.tau is None else options.tau)
         return fit, replace(known, noise=noise)
@@ -41,13 +40,23 @@ def starting_point(options: "Options") -> tuple["FitResult | Known", "Known"]:
     return known, known
 
 
-def target_run(options: "Options", source: "FitResult | Known") -> dict[str, Any]:
+def given_fits(source: "str | list[FitResult]") -> "list[FitResult]":
+    """Returns the fits at hand, or of a file or directory; none for a law."""
+    from kleiber.scaling.fitting.result import read_fits
+    from kleiber.scaling.laws import registry
+
+    if isinstance(source, list):
+        return source
+    is_place = isinstance(source, str) and source not in registry()
+    return list(read_fits(source)[0]) if is_place and (source.endswith(".json") or Path(source).exists()) else []
+
+
+def target_run(options: Options, source: "FitResult | Known") -> dict[str, Any]:
     """Returns the run to forecast: as given, or the best of its budget."""
     import numpy as np
 
-    from kleiber.experiments.commands.fit import numbers
     from kleiber.scaling.forecasting.allocation import Demand, allocate
-    from kleiber.scaling.forecasting.optimum import plain_rule
+    from kleiber.scaling.forecasting.flops_rule import plain_rule
 
     params, tokens, unique = options.target_params, options.target_tokens, options.unique_tokens
     if (params is None) != (tokens is None):
@@ -64,23 +73,23 @@ def target_run(options: "Options", source: "FitResult | Known") -> dict[str, Any
         found["flops"] = found.pop("training_flops")
         del found["level"]
     found |= numbers(options.at, "at")
-    names = source.model.law.variable_names
+    names = source.scaled.law.variable_names
     if "num_unique_tokens" in names:
         found["num_unique_tokens"] = found["num_tokens"] / found["epochs"]
     lost = [name for name in names if name not in found]
     if lost:
-        raise ValueError(f"law {source.model.law.id} needs {', '.join(lost)} at the target: --at {lost[0]}=VALUE.")
+        raise ValueError(f"law {source.scaled.law.id} needs {', '.join(lost)} at the target: --at {lost[0]}=VALUE.")
     columns = {name: np.array([float(found[name])]) for name in names}
-    found["predicted_loss"] = float(np.exp(source.model.log_loss(source.z[None], columns)[0, 0]))
+    found["predicted_loss"] = float(np.exp(source.scaled.log_loss(source.z[None], columns)[0, 0]))
     return found
 
 
 def search_ranges(
-    options: "Options", known: "Known", max_run: float
+    options: Options, known: "Known", max_run: float
 ) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
     """Returns the limits of sizes, token counts and tokens per parameter, around the best of runs of these budgets."""
     from kleiber.scaling.forecasting.allocation import Demand, allocate
-    from kleiber.scaling.forecasting.optimum import plain_rule
+    from kleiber.scaling.forecasting.flops_rule import plain_rule
 
     params, tokens, ratio = options.num_params, options.num_tokens, options.ratio
     if params and tokens:
@@ -98,10 +107,8 @@ def search_ranges(
     )
 
 
-def factor_levels(options: "Options", names: tuple[str, ...]) -> dict[str, list[float]]:
+def factor_levels(options: Options, names: tuple[str, ...]) -> dict[str, list[float]]:
     """Returns the values of each further variable to choose from."""
-    from kleiber.experiments.commands.fit import pairs
-
     levels = {}
     for name, text in pairs(options.levels, "levels").items():
         try:
@@ -122,19 +129,19 @@ def factor_levels(options: "Options", names: tuple[str, ...]) -> dict[str, list[
 
 
 def rival_laws(
-    options: "Options", source: "FitResult | Known", known: "Known", columns: Any
+    options: Options, source: "FitResult | Known", known: "Known", columns: Any
 ) -> tuple["Known", list["Known"]]:
     """Returns what is known, scaled to the candidates if it is a law, and the rivals to tell it from."""
-    from kleiber.experiments.commands.forecast import read_fits
-    from kleiber.scaling.fitting.known import Known, known_from_law, rivals_from_fits, rivals_from_laws
+    from kleiber.scaling.designing.rivals import rivals_from_fits, rivals_from_laws
+    from kleiber.scaling.fitting.known import Known, known_from_law
 
     if isinstance(source, Known):
-        constants = {name: float(value) for name, value in known.model.reported(known.z).items()}
-        known = known_from_law(known.model.law, constants, known.noise, columns)
+        constants = {name: float(value) for name, value in known.scaled.reported(known.z).items()}
+        known = known_from_law(known.scaled.law, constants, known.noise, columns)
         return known, rivals_from_laws(known, options.rivals, columns)
     files = [each for each in options.rivals if Path(each).exists()]
     laws = [each for each in options.rivals if each not in files]
     if laws:
         raise ValueError(f"--rivals {laws[0]}: with a fit, give the JSON of a rival fitted to the same runs.")
-    fits = read_fits(options.source) + [fit for path in files for fit in read_fits(path)]
+    fits = [fit for each in (options.source, *files) for fit in given_fits(each)]
     return known, rivals_from_fits(fits) if len(fits) > 1 else []

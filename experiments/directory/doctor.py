@@ -1,7 +1,6 @@
 """The state of a sweep or run directory: what is whole, what is damaged, and how it can be saved. Changes nothing."""
 
 import json
-import math
 import os
 import platform
 from collections.abc import Iterator
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kleiber.experiments.config_file import from_data
+from kleiber.experiments.directory.record import record_problem
 from kleiber.experiments.experiment import Experiment
 from kleiber.scaling.forecasting.ledger import Ledger
 
-STATUSES = ("done", "failed", "diverged", "pending")
 SAME_LINE = "type the line that made this directory again"
 
 
@@ -113,7 +112,7 @@ class _Doctor:
         yield from self.metrics(folder / "metrics.jsonl")
         for stacks in folder.glob("stacks.txt"):
             yield self.finding(stacks, "note", "its watchdog ended a worker here; the file says where it hung")
-        for leftover in (*folder.glob(".*.json.*"), *folder.glob("*.partial")):
+        for leftover in (*folder.glob(".*.*.*"), *folder.glob("*.partial")):
             yield self.finding(leftover, "leftover", "of a write that was cut off; it was never believed")
         for place in sorted((folder / "checkpoints").glob("*")):
             yield from self.checkpoints(place)
@@ -125,8 +124,9 @@ class _Doctor:
         self.checked["records"] += 1
         again = f"remove it and {SAME_LINE}: that point is measured again"
         record, problem = _read(path)
-        if not problem:
-            problem = _record_problem(record, folder.name)
+        problem = problem or record_problem(record)
+        if not problem and record["run_id"] != folder.name:
+            problem = f"it is not the record of {folder.name}"
         if problem:
             yield self.finding(path, "damaged", problem, again)
         else:
@@ -213,7 +213,7 @@ class _Doctor:
 
     def ledger(self) -> Iterator[Finding]:
         path = self.directory / "ledger.jsonl"
-        if not path.exists():
+        if not path.exists() and not Ledger(path).head_path.exists():
             return
         try:
             self.checked["forecasts"] = Ledger(path).verify()
@@ -254,17 +254,6 @@ def _read(path: Path) -> tuple[Any, str]:
     except (OSError, ValueError, RecursionError) as problem:
         return {}, f"not whole JSON ({problem})"
     return (data, "") if isinstance(data, dict | list) else ({}, "not an object")
-
-
-def _record_problem(record: Any, name: str) -> str:
-    if not isinstance(record, dict) or record.get("run_id") != name:
-        return f"it is not the record of {name}"
-    if record.get("status") not in STATUSES:
-        return f"its status is {record.get('status')!r}, expected one of {', '.join(STATUSES)}"
-    loss = record.get("loss")
-    if record["status"] == "done" and not (isinstance(loss, float) and math.isfinite(loss)):
-        return f"it is done, and its loss is {loss!r}"
-    return ""
 
 
 def _is_alive(pid: int) -> bool:

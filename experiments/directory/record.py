@@ -1,27 +1,180 @@
 """The run record: one measured point with everything needed to use it later; all of them are one Parquet table."""
 
-import contextlib
-import gc
 import importlib.metadata
-import json
-import os
+import math
 import platform
-from collections.abc import Iterator
+import typing
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from kleiber.collector import collector_paused
 from kleiber.experiments.config_file import config_hash
-from kleiber.model.counts import (
-    num_params_active,
-    num_params_non_embedding,
-    num_params_total,
-    training_flops,
-)
+from kleiber.files import read_json, replacing
+from kleiber.model.counts import num_params_active, num_params_non_embedding, num_params_total, training_flops
 from kleiber.train.config import TrainConfig
 from kleiber.train.update.exchanged_bytes import exchanged_bytes
 
 TIMING_COLUMNS = ("wall_seconds", "tokens_per_second")
 """The only columns that may differ between two runs of one experiment on one machine."""
+STATUSES = ("done", "failed", "diverged", "pending")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """One point, planned or measured: a field is a column of record.json and table.parquet, in their order."""
+
+    run_id: str
+    """Name of the point and its folder: that of its trunk and the tokens asked for."""
+    trunk_id: str
+    """Name of the trunk, whose points share noise."""
+    experiment: str
+    """Name of the experiment."""
+    split: str
+    """`fit`, `target` or `pilot`."""
+    target: str
+    """Name of the target, in split `target`; else empty."""
+    status: str
+    """One of STATUSES."""
+    reason: str
+    """Why it failed or diverged; else empty."""
+    family: str
+    """Parametrisation and number of layers: runs that a ladder of widths may compare."""
+    d_model: int
+    """Model width."""
+    num_layers: int
+    """Blocks of the model."""
+    num_params_total: int
+    """All trainable parameters, embeddings included."""
+    num_params_non_embedding: int
+    """Without the embeddings."""
+    num_params_active: int
+    """Those that a token passes: fewer than all in a mixture of experts."""
+    num_tokens: int
+    """Training tokens up to the point, in whole steps, repeats included."""
+    num_steps: int
+    """Optimizer steps up to the point."""
+    batch_size: int
+    """Sequences a step, over all devices."""
+    seq_len: int
+    """Tokens of a sequence."""
+    vocab_size: int
+    """Rows of the embedding."""
+    flops: float
+    """Training FLOPs, counted (model/counts.py)."""
+    flops_6nd: float
+    """Training FLOPs by the rule 6 x num_params_total x num_tokens."""
+    exchanged_bytes: int | None = None
+    """That each replica sends for gradients or synchronisation; None in a record older than the column."""
+    tokens_per_parameter: float
+    """num_tokens over num_params_total."""
+    seed: int
+    """Of the initial weights and of the data order."""
+    learning_rate: float
+    """At the base shape."""
+    optimizer: str
+    """Its name."""
+    weight_decay: float
+    """Of the optimizer."""
+    schedule: str
+    """Kind of learning-rate schedule."""
+    corpus: str
+    """Of the training text."""
+    tokenizer: str
+    """Its name."""
+    config_hash: str
+    """12 hexadecimal digits of the trunk's whole config."""
+    dtype: str
+    """Of the arithmetic."""
+    factors: tuple[tuple[str, float | str], ...] = ()
+    """What else the experiment varies, (name, level) each: a column of its own for each, here in the order."""
+    code_version: str | None = None
+    """Of kleiber; this and all below are None, and not written, where nothing was trained."""
+    python_version: str | None = None
+    jax_version: str | None = None
+    jaxlib_version: str | None = None
+    flax_version: str | None = None
+    optax_version: str | None = None
+    orbax_checkpoint_version: str | None = None
+    numpy_version: str | None = None
+    device: str | None = None
+    """Platform and kind."""
+    data_fingerprint: str | None = None
+    """Corpus, tokenizer and a digest of the text: equal for equal data only."""
+    epochs: float | None = None
+    """Passes over the training tokens."""
+    num_unique_tokens: int | None = None
+    """Distinct training tokens seen."""
+    loss: float | None = None
+    """Mean nats per target token on the validation windows; None if the run diverged."""
+    loss_standard_error: float | None = None
+    """Nats per token, from the spread over groups of documents."""
+    bits_per_byte: float | None = None
+    """The loss in bits per byte of validation text."""
+    wall_seconds: float | None = None
+    """Seconds of training the shared part and this branch since the last resume, without evaluation."""
+    tokens_per_second: float | None = None
+    """Of training."""
+    split_overlap: float | None = None
+    """Share of the validation text that also stands in the training text; None where nobody measured it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the columns by name, as record.json and a row of table.parquet hold them."""
+        row = {name: getattr(self, name) for name in _PLANNED} | dict(self.factors)
+        measured = {name: getattr(self, name) for name in _MEASURED}
+        if any(value is not None for value in measured.values()):
+            row |= measured
+        return {name: value for name, value in row.items() if value is not None or name not in _LATER}
+
+    @classmethod
+    def from_json(cls, data: Any, path: Path) -> "RunRecord":
+        """Returns the record that to_json wrote, now or in an older release; further columns count as factors.
+
+        Raises:
+          ValueError: it is none; names the file, the field, what it holds and what was expected.
+        """
+        if problem := record_problem(data):
+            raise ValueError(f"{path}: {problem}; remove the file to have that point measured again.")
+        known = {name: data[name] for name in _KINDS if name in data}
+        return cls(**known, factors=tuple((name, value) for name, value in data.items() if name not in known))
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """Returns what JSON may hold for a field of this type: a whole number is a float too."""
+    kinds = typing.get_args(hint) or (hint,)
+    return (*kinds, int) if float in kinds else kinds
+
+
+_NAMES = [field.name for field in fields(RunRecord)]
+_PLANNED = _NAMES[: _NAMES.index("factors")]
+_MEASURED = _NAMES[_NAMES.index("factors") + 1 :]
+_LATER = ("exchanged_bytes", "split_overlap")
+"""Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
+_KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunRecord).items() if name != "factors"}
+
+
+def record_problem(data: Any) -> str:
+    """Returns why data is no run record, such as `seed is "x", expected int`; nothing if it is one."""
+    if not isinstance(data, dict):
+        return f"it holds {type(data).__name__}, expected the columns of a run record"
+    for name, kinds in _KINDS.items():
+        value = data.get(name)
+        if name not in data and type(None) not in kinds:
+            return f"it has no {name}"
+        if value is None and type(None) in kinds:
+            continue
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            return f"{name} is {str(value)[:60]!r}, expected {expected}"
+    for name in data.keys() - _KINDS.keys():
+        if isinstance(data[name], dict | list):
+            return f"{name[:60]} is {str(data[name])[:60]!r}, expected a number or text"
+    if data["status"] not in STATUSES:
+        return f"its status is {data['status'][:60]!r}, expected one of {', '.join(STATUSES)}"
+    loss = data.get("loss")
+    if data["status"] == "done" and (loss is None or not math.isfinite(loss)):
+        return f"it is done, and its loss is {loss!r}"
+    return ""
 
 
 def trunk_id(config: TrainConfig) -> str:
@@ -29,25 +182,19 @@ def trunk_id(config: TrainConfig) -> str:
     return f"d{config.model.d_model}-L{config.model.num_layers}-s{config.seed}-{config_hash(config)[:6]}"
 
 
-def planned_record(experiment: str, split: str, config: TrainConfig, num_tokens: int, target: str = "") -> dict:
-    """Returns the part of a run record that is known before anything runs.
+def planned_records(experiment: str, split: str, config: TrainConfig, target: str = "") -> dict[int, RunRecord]:
+    """Returns the record of every point of a trunk before anything runs, by the tokens asked for.
 
     Args:
       experiment: name of the experiment.
       split: `fit`, `target` or `pilot`.
       config: the trunk.
-      num_tokens: tokens asked for at this point; recorded as the whole steps that are trained.
       target: name of the target, for split `target`.
     """
-    return point_record(trunk_columns(experiment, split, config, target), config, num_tokens)
-
-
-def trunk_columns(experiment: str, split: str, config: TrainConfig, target: str = "") -> dict[str, Any]:
-    """Returns the planned record of a trunk: what its points have in common, and None where they differ."""
-    model = config.model
-    return {
-        "run_id": None,
-        "trunk_id": trunk_id(config),
+    model, name = config.model, trunk_id(config)
+    total = num_params_total(model)
+    shared: dict[str, Any] = {
+        "trunk_id": name,
         "experiment": experiment,
         "split": split,
         "target": target,
@@ -56,18 +203,12 @@ def trunk_columns(experiment: str, split: str, config: TrainConfig, target: str 
         "family": f"{model.parametrization}-L{model.num_layers}",
         "d_model": model.d_model,
         "num_layers": model.num_layers,
-        "num_params_total": num_params_total(model),
+        "num_params_total": total,
         "num_params_non_embedding": num_params_non_embedding(model),
         "num_params_active": num_params_active(model),
-        "num_tokens": None,
-        "num_steps": None,
         "batch_size": config.batch_size,
         "seq_len": model.seq_len,
         "vocab_size": model.vocab_size,
-        "flops": None,
-        "flops_6nd": None,
-        "exchanged_bytes": None,
-        "tokens_per_parameter": None,
         "seed": config.seed,
         "learning_rate": config.optimizer.learning_rate,
         "optimizer": config.optimizer.name,
@@ -77,55 +218,30 @@ def trunk_columns(experiment: str, split: str, config: TrainConfig, target: str 
         "tokenizer": config.data.tokenizer,
         "config_hash": config_hash(config),
         "dtype": model.compute_dtype,
-        **dict(config.factors),
+        "factors": config.factors,
     }
-
-
-def point_record(columns: dict[str, Any], config: TrainConfig, num_tokens: int) -> dict[str, Any]:
-    """Returns the planned record of one point of a trunk, from its `trunk_columns`."""
-    num_steps, total = config.steps_at(num_tokens), columns["num_params_total"]
-    trained = num_steps * config.tokens_per_step
-    return {
-        **columns,
-        "run_id": f"{columns['trunk_id']}-D{num_tokens}",
-        "num_tokens": trained,
-        "num_steps": num_steps,
-        "flops": training_flops(config.model, trained),
-        "flops_6nd": 6.0 * total * trained,
-        "exchanged_bytes": exchanged_bytes(config, num_steps),
-        "tokens_per_parameter": trained / total,
-    }
+    records = {}
+    for num_tokens in config.num_tokens:
+        num_steps = config.steps_at(num_tokens)
+        trained = num_steps * config.tokens_per_step  # whole steps
+        records[num_tokens] = RunRecord(
+            **shared,
+            run_id=f"{name}-D{num_tokens}",
+            num_tokens=trained,
+            num_steps=num_steps,
+            flops=training_flops(model, trained),
+            flops_6nd=6.0 * total * trained,
+            exchanged_bytes=exchanged_bytes(config, num_steps),
+            tokens_per_parameter=trained / total,
+        )
+    return records
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions a number can depend on."""
+    """Returns the versions a number can depend on, by column."""
     packages = ("kleiber", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     found = {f"{name.replace('-', '_')}_version": importlib.metadata.version(name) for name in packages}
     return {"code_version": found.pop("kleiber_version"), "python_version": platform.python_version(), **found}
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Writes data as JSON durably and whole: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w") as file:
-        json.dump(data, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def read_json(path: Path) -> Any:
-    """Returns the JSON of path.
-
-    Raises:
-      ValueError: the file is damaged; says which.
-    """
-    try:
-        return json.loads(path.read_text())
-    except ValueError as problem:
-        raise ValueError(f"{path} is not whole JSON ({problem}); remove it to have that part done again.") from None
 
 
 def record_path(directory: Path, name: str) -> Path:
@@ -133,36 +249,36 @@ def record_path(directory: Path, name: str) -> Path:
     return directory / "runs" / name / "record.json"
 
 
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """Pauses the search for reference cycles while very many records are made, of which none is garbage.
+def read_record(path: Path) -> RunRecord:
+    """Returns the record of a file.
 
-    Each record that is kept makes the search look at all those before it again: half of the time of reading 100,000.
+    Raises:
+      ValueError: it is damaged, or none; says which file, and what is wrong.
     """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+    return RunRecord.from_json(read_json(path), path)
 
 
 @collector_paused()
-def read_records(directory: Path) -> list[dict[str, Any]]:
-    """Returns every run record of a sweep directory, by run id."""
-    return [read_json(path) for path in sorted((directory / "runs").glob("*/record.json"))]
+def read_records(directory: Path) -> list[RunRecord]:
+    """Returns every run record of a sweep directory, by run id.
+
+    Raises:
+      ValueError: one is damaged, or none; says which file, and what is wrong.
+    """
+    return [read_record(path) for path in sorted((directory / "runs").glob("*/record.json"))]
 
 
-def write_table(directory: Path, records: list[dict[str, Any]]) -> Path:
-    """Writes table.parquet from records and returns its path. Columns are the union, in order of appearance."""
+def record_columns(records: list[RunRecord]) -> dict[str, list[Any]]:
+    """Returns the records as columns: the union of theirs in order of appearance, None where a record has no value."""
+    rows = [record.to_json() for record in records]
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+
+
+def write_table(directory: Path, records: list[RunRecord]) -> None:
+    """Writes table.parquet, whole, from records."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    table = pa.table({name: [record.get(name) for record in records] for name in columns})
-    path = directory / "table.parquet"
-    partial = path.with_suffix(f".partial{os.getpid()}")
-    pq.write_table(table, partial)
-    os.replace(partial, path)
-    return path
+    table = pa.table(record_columns(records))
+    with replacing(directory / "table.parquet") as partial:
+        pq.write_table(table, partial)

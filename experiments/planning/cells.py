@@ -5,9 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from kleiber.experiments.directory.record import point_record, read_json, record_path, trunk_columns, trunk_id
+from kleiber.experiments.directory.record import RunRecord, planned_records, read_record, record_path, trunk_id
 from kleiber.experiments.experiment import Experiment
 from kleiber.model.counts import training_flops
 from kleiber.train.config import TrainConfig
@@ -22,16 +21,12 @@ class TrunkCell:
     """`fit` or `target`."""
     config: TrainConfig
     target: str = ""
+    experiment: str = ""
 
     @cached_property
     def trunk_id(self) -> str:
         """Name of the trunk and its folder."""
         return trunk_id(self.config)
-
-    @cached_property
-    def _columns(self) -> dict[str, Any]:
-        """What all points have in common; worked out once, as it hashes the config."""
-        return trunk_columns("", self.split, self.config, self.target)
 
     @cached_property
     def run_ids(self) -> dict[int, str]:
@@ -55,10 +50,10 @@ class TrunkCell:
         """FLOPs actually spent on training, counted."""
         return training_flops(self.config.model, self.trained_tokens)
 
-    def planned(self, experiment: str) -> dict[int, dict[str, Any]]:
-        """Returns the planned record of each point, by token count."""
-        shared = {**self._columns, "experiment": experiment}
-        return {num_tokens: point_record(shared, self.config, num_tokens) for num_tokens in self.config.num_tokens}
+    @cached_property
+    def planned(self) -> dict[int, RunRecord]:
+        """The planned record of each point, by token count; made once, as it hashes the config."""
+        return planned_records(self.experiment, self.split, self.config, self.target)
 
     def missing(self, directory: Path) -> list[int]:
         """Returns the token counts that have no record yet."""
@@ -67,7 +62,7 @@ class TrunkCell:
     def failed(self, directory: Path) -> list[str]:
         """Returns the run ids whose record says failed."""
         paths = (record_path(directory, name) for name in self.run_ids.values())
-        return [p.parent.name for p in paths if p.exists() and read_json(p)["status"] == "failed"]
+        return [p.parent.name for p in paths if p.exists() and read_record(p).status == "failed"]
 
 
 def populations(cells: list[TrunkCell], size: int) -> list[list[TrunkCell]]:
@@ -107,9 +102,9 @@ def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
       ValueError: two trunks that are the same run.
     """
     if split == "fit":
-        cells = [TrunkCell("fit", config) for config in experiment.trunks]
+        cells = [TrunkCell("fit", config, "", experiment.name) for config in experiment.trunks]
     else:
-        cells = [TrunkCell("target", target.train, target.name) for target in experiment.targets]
+        cells = [TrunkCell("target", target.train, target.name, experiment.name) for target in experiment.targets]
     for name, count in Counter(cell.trunk_id for cell in cells).items():
         if count > 1:
             raise ValueError(f"trunk {name} appears {count} times: give each its own seed or factor level.")

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from kleiber.experiments.compilation.memory import step_memory
+from kleiber.experiments.directory.record import RunRecord
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, trunk_cells
 from kleiber.experiments.planning.speed import SpeedEstimate, estimate_speed
-from kleiber.model.counts import memory_bytes
+from kleiber.parallel.environment import runs_on_cpu
 
 MIN_RATIO_SPREAD = 4.0
 """Largest over smallest tokens per parameter below which a design cannot tell the two exponents apart (laws within a
@@ -71,16 +73,22 @@ class Plan:
     @cached_property
     def largest_fit_flops(self) -> float:
         """Counted FLOPs of the largest fitted point."""
-        return max(point["flops"] for cell in self.fit_cells for point in cell.planned("").values())
+        return max(point.flops for cell in self.fit_cells for point in cell.planned.values())
+
+    @property
+    def memory_bytes(self) -> float:
+        """Bytes of a step of the largest cell on one device."""
+        platform = "cpu" if runs_on_cpu() else "gpu"
+        return max(step_memory(cell.config, platform).total_bytes for cell in self.fit_cells + self.target_cells)
 
     def points(self) -> list[dict[str, Any]]:
         """Returns the planned record of every point, with its trunk's seconds and compute relative to the fit."""
         rows = []
         for cell in self.fit_cells + self.target_cells:
             seconds = self.trunk_seconds(cell)
-            for point in cell.planned(self.experiment.name).values():
-                ratio = point["flops"] / self.largest_fit_flops
-                rows.append({**point, "compute_ratio": ratio, "trunk_seconds": seconds})
+            for point in cell.planned.values():
+                ratio = point.flops / self.largest_fit_flops
+                rows.append({**point.to_json(), "compute_ratio": ratio, "trunk_seconds": seconds})
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -95,10 +103,7 @@ class Plan:
             "flops": self.total_flops,
             "largest_fit_flops": self.largest_fit_flops,
             "seconds": {"fit": self.fit_seconds, "target": self.target_seconds, "source": self.speed.source},
-            "memory_bytes": max(
-                memory_bytes(cell.config.model, cell.config.batch_size).total_bytes
-                for cell in self.fit_cells + self.target_cells
-            ),
+            "memory_bytes": round(self.memory_bytes),
             "expected": self.expected,
             "refusals": list(self.refusals),
             "warnings": list(self.warnings),
@@ -107,27 +112,36 @@ class Plan:
 
 
 def make_plan(experiment: Experiment, num_workers: int) -> Plan:
-    """Returns the plan of an experiment; starts nothing."""
+    """Returns the plan of an experiment; starts nothing.
+
+    Raises:
+      ValueError: two runs are the same, or a law of the experiment is in no registry (with the nearest).
+    """
+    if experiment.laws:
+        from kleiber.scaling.laws import get_law  # only a plan with laws needs the room of laws
+
+        for law in experiment.laws:
+            get_law(law)
     fit_cells, target_cells = trunk_cells(experiment, "fit"), trunk_cells(experiment, "target")
-    points = [p for cell in fit_cells for p in cell.planned("").values()]
-    targets = [p for cell in target_cells for p in cell.planned("").values()]
+    points = [p for cell in fit_cells for p in cell.planned.values()]
+    targets = [p for cell in target_cells for p in cell.planned.values()]
     expected = expectation(experiment, points, targets) if experiment.laws else {}
     refusals, warnings = _objections(experiment, points)
     speed = estimate_speed()
     return Plan(experiment, num_workers, fit_cells, target_cells, speed, expected, refusals, warnings)
 
 
-def _objections(experiment: Experiment, points: list[dict[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _objections(experiment: Experiment, points: list[RunRecord]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns (refusals, warnings) of a design."""
     refusals: list[str] = []
     warnings: list[str] = []
-    short = [p for p in points if p["num_steps"] < MIN_STEPS_AFTER_WARMUP]
+    short = [p for p in points if p.num_steps < MIN_STEPS_AFTER_WARMUP]
     if short:
         warnings.append(f"{len(short)} points have fewer than {MIN_STEPS_AFTER_WARMUP} steps: start-up, not the law")
     if not experiment.laws:
         return tuple(refusals), tuple(warnings)
-    ratios = np.array([p["tokens_per_parameter"] for p in points])
-    sizes, lengths = {p["num_params_total"] for p in points}, {p["num_tokens"] for p in points}
+    ratios = np.array([p.tokens_per_parameter for p in points])
+    sizes, lengths = {p.num_params_total for p in points}, {p.num_tokens for p in points}
     spread = ratios.max() / ratios.min()
     if len(sizes) < 3:
         refusals.append(f"{len(sizes)} model sizes; the size exponent needs at least 3 (set laws=() to fit nothing)")
@@ -144,31 +158,33 @@ def _objections(experiment: Experiment, points: list[dict[str, Any]]) -> tuple[t
     return tuple(refusals), tuple(warnings)
 
 
-def expectation(experiment: Experiment, points: list[dict], targets: list[dict]) -> dict[str, dict[str, float]]:
+def expectation(
+    experiment: Experiment, points: list[RunRecord], targets: list[RunRecord]
+) -> dict[str, dict[str, float]]:
     """Returns the standard errors to expect if the experiment's assumed law and noise were true.
 
     Returns:
       {"exponents": {"alpha", "beta"}, "forecasts": {target: relative standard error of its forecast}}; empty when the
       design cannot identify the law.
     """
-    from kleiber.scaling.designing.design import expected_errors  # only a plan with laws needs the room of laws
-    from kleiber.scaling.designing.simulate import RunNoise
+    from kleiber.scaling.designing.design import expected_errors
+    from kleiber.scaling.fitting.noise import RunNoise
 
     assumed = experiment.assumed
     names = ("num_params_total", "num_tokens")
     expected = expected_errors(
         "chinchilla",
         {name: getattr(assumed, name) for name in ("E", "A", "B", "alpha", "beta")},
-        {name: np.array([point[name] for point in points], np.float64) for name in names},
+        {name: np.array([getattr(point, name) for point in points], np.float64) for name in names},
         RunNoise(assumed.point_noise, assumed.trunk_noise),
-        targets={name: np.array([point[name] for point in targets], np.float64) for name in names},
-        trunk=[point["trunk_id"] for point in points],
+        targets={name: np.array([getattr(point, name) for point in targets], np.float64) for name in names},
+        trunk=[point.trunk_id for point in points],
     )
     if expected.is_singular:
         return {}
     return {
         "exponents": {name: expected.standard_errors[name] for name in ("alpha", "beta")},
-        "forecasts": {p["target"]: float(e) for p, e in zip(targets, expected.new_run, strict=True)},
+        "forecasts": {p.target: float(e) for p, e in zip(targets, expected.new_run, strict=True)},
     }
 
 

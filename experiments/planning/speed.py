@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kleiber.experiments.config_file import config_hash
+from kleiber.files import write_json
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import flops_per_token
 from kleiber.parallel.environment import num_cores
@@ -43,6 +44,31 @@ class SpeedEstimate:
         return "speeds measured here before" if self.measured else "speeds guessed from this machine's matmul rate"
 
 
+TRUSTED_SECONDS = 5.0
+"""Seconds of steps from which on what was measured counts more than the plan."""
+
+
+def seconds_left(planned_left: float, planned_won: float, measured_seconds: float, num_workers: int) -> float:
+    """Returns the wall seconds that work still takes: the plan's pace at first, then more and more the measured one.
+
+    The pace, wall seconds a planned second of work, is the plan's 1 / num_workers to the power 1 - w times the measured
+    one to the power w = measured_seconds / (measured_seconds + TRUSTED_SECONDS): a machine ten times slower or faster
+    than planned is told within a fifth after a minute of steps.
+
+    Args:
+      planned_left: seconds on one worker that the plan gives what is left.
+      planned_won: alike, of what has been done since steps began; 0 leaves the plan's pace.
+      measured_seconds: wall seconds since then.
+      num_workers: that work beside each other.
+    """
+    planned_pace = 1.0 / max(1, num_workers)
+    if planned_won <= 0 or measured_seconds <= 0:
+        return max(0.0, planned_left) * planned_pace
+    weight = measured_seconds / (measured_seconds + TRUSTED_SECONDS)
+    pace = planned_pace ** (1 - weight) * (measured_seconds / planned_won) ** weight
+    return max(0.0, planned_left) * pace
+
+
 def estimate_speed() -> SpeedEstimate:
     """Returns the speeds measured before on this machine, and its matmul rate now (takes about 0.2 s)."""
     try:
@@ -55,11 +81,7 @@ def estimate_speed() -> SpeedEstimate:
 def remember_speed(speeds: dict[str, float]) -> None:
     """Keeps tokens per second by shape hash for the next plan on this machine."""
     path = _speed_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    merged = {**estimate_speed().measured, **speeds}
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(merged, indent=1))
-    partial.replace(path)
+    write_json(path, {**estimate_speed().measured, **speeds})
 
 
 def matmul_rate(size: int = 384, repeats: int = 12) -> float:

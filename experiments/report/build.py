@@ -21,10 +21,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 from nbconvert.exporters import HTMLExporter
 
-from kleiber.experiments.directory.files import write_whole
 from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.results import read_results
 from kleiber.experiments.report.story import summary
+from kleiber.files import write_whole
 
 FOLDER = Path(__file__).parent
 TIMEOUT_SECONDS = 300

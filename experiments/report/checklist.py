@@ -1,4 +1,5 @@
-"""The reporting checklist of a scaling study, filled from its sweep directory; what nobody recorded is marked.
+"""The reporting checklist of a scaling study, filled from its sweep directory; where that does not say, what would
+answer stands in its place.
 
 Source: the items follow Li et al. 2025, arXiv:2502.18969, who found most of over fifty papers to under-report.
 """
@@ -9,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.report.results import SweepResults
+import numpy as np
 
-MISSING = "missing"
+from kleiber.experiments.report.results import MIN_LEVELS, SweepResults, factor_names
+from kleiber.scaling.figures.levels import Series, best_level, regret
+from kleiber.scaling.figures.style import count, percent
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Item:
     topic: str
     question: str
     answer: str
+    remedy: str
+    """What would answer it."""
 
     @property
     def is_missing(self) -> bool:
@@ -30,7 +35,7 @@ class Item:
 
 def checklist(results: SweepResults) -> list[Item]:
     """Returns the checklist in order, each answer taken from the sweep directory alone."""
-    return [Item(topic, question, answer(results)) for topic, question, answer in QUESTIONS]
+    return [Item(topic, question, answer(results), remedy) for topic, question, answer, remedy in QUESTIONS]
 
 
 def _values(results: SweepResults, column: str) -> list[Any]:
@@ -88,11 +93,14 @@ def _data(results: SweepResults) -> str:
     return "; ".join(f"{name} {value}" for name, value in said if value)
 
 
+UNKNOWN_OVERLAP = "overlap with training not measured: `kleiber data prepare` measures it, runs from then on record it"
+
+
 def _split(results: SweepResults) -> str:
-    overlap = _said(results, "validation_overlap") or _said(results, "split_overlap")
+    overlap = ", ".join(percent(value) for value in _values(results, "split_overlap"))
     tokens = _configs(results, "evaluation", "num_tokens")
     parts = [f"{tokens} validation tokens, the same for every run" if tokens else ""]
-    parts.append(f"overlap of training and validation {overlap}" if overlap else "")
+    parts.append(f"{overlap} of its 64-byte windows also stand in the training text" if overlap else UNKNOWN_OVERLAP)
     return "; ".join(part for part in parts if part)
 
 
@@ -137,7 +145,29 @@ def _tuning(results: SweepResults) -> str:
 
 
 def _regret(results: SweepResults) -> str:
-    return _said(results, "learning_rate_regret")
+    """Says what the largest runs lose by their learning rate, from the largest size at which several were tried."""
+    tried = [s for s in rates_tried(results) if len(set(s.level)) >= MIN_LEVELS]
+    rows = [r for r in results.records if r["status"] == "done" and r.get("learning_rate")]
+    if not tried or not rows:
+        return ""
+    rate = float(max(rows, key=lambda r: (r["num_params_total"], r["num_tokens"], -r["loss"]))["learning_rate"])
+    series = max(tried, key=lambda s: (s.num_params, s.num_tokens))
+    basis = (
+        f"{len(set(series.level))} rates at {count(series.num_params)} parameters, {count(series.num_tokens)} tokens"
+    )
+    lost, best = regret(series, rate), best_level(series)
+    if lost is None or best is None:
+        return f"not measured: {rate:.3g} is no rate within a bowl of {basis}; try rates on both sides of the best"
+    return f"{percent(lost)} of the loss: {rate:.3g} against {best:.3g}, the best by a parabola through {basis}"
+
+
+def rates_tried(results: SweepResults) -> list[Series]:
+    """Returns the fitted runs alike in all but learning rate and seed, as series over the learning rate."""
+    alike = ("num_params_total", "num_tokens", "batch_size", "weight_decay", *factor_names(results))
+    groups: dict[tuple, list[tuple[float, float]]] = {}
+    for row in (row for row in results.fitted if row.get("learning_rate")):
+        groups.setdefault(tuple(row.get(c) for c in alike), []).append((row["learning_rate"], row["loss"]))
+    return [Series("", float(key[0]), float(key[1]), *np.array(sorted(g)).T) for key, g in groups.items()]
 
 
 def _numbers(results: SweepResults) -> str:
@@ -228,28 +258,34 @@ def _raw(results: SweepResults) -> str:
     return f"table.parquet, {len(results.records)} rows, SHA-256 {digest[:16]}…; configs and step logs in runs/"
 
 
-QUESTIONS: tuple[tuple[str, str, Callable[[SweepResults], str]], ...] = (
-    ("Hypothesis", "What is asked?", lambda results: str(results.experiment.get("question") or "")),
-    ("Hypothesis", "Which form, and against which rivals?", _form),
-    ("Variables", "How are N, D and C counted?", _counting),
-    ("Data", "Corpus, tokeniser, vocabulary, context", _data),
-    ("Data", "Validation set, and its overlap with training", _split),
-    ("Data", "How often were tokens repeated?", _epochs),
-    ("Model", "Ladder of shapes", _shapes),
-    ("Model", "Architecture", _architecture),
-    ("Training", "Optimiser and batch", _optimizer),
-    ("Training", "Schedule", _schedule),
-    ("Training", "Learning rate over sizes", _tuning),
-    ("Training", "Loss lost to untuned learning rates, measured", _regret),
-    ("Runs", "Number, seeds, ranges", _numbers),
-    ("Runs", "Which points were dropped, and why?", _dropped),
-    ("Runs", "Are checkpoints used as points?", _checkpoints),
-    ("Fit", "Objective", _objective),
-    ("Fit", "Starts and optimiser", _search),
-    ("Fit", "Uncertainty", _uncertainty),
-    ("Fit", "Identifiability", _identifiability),
-    ("Test", "Extrapolation", _extrapolation),
-    ("Record", "Hardware and versions", _hardware),
-    ("Record", "Raw table of runs", _raw),
+A_RUN, A_FIT, CONFIGS = "a run that has ended", "a fit (fit.json)", "the experiment's configs (experiment.json)"
+QUESTIONS: tuple[tuple[str, str, Callable[[SweepResults], str], str], ...] = (
+    ("Hypothesis", "What is asked?", lambda results: str(results.experiment.get("question") or ""), CONFIGS),
+    ("Hypothesis", "Which form, and against which rivals?", _form, A_FIT),
+    ("Variables", "How are N, D and C counted?", _counting, A_RUN),
+    ("Data", "Corpus, tokeniser, vocabulary, context", _data, A_RUN),
+    ("Data", "Validation set, and its overlap with training", _split, CONFIGS),
+    ("Data", "How often were tokens repeated?", _epochs, A_RUN),
+    ("Model", "Ladder of shapes", _shapes, CONFIGS),
+    ("Model", "Architecture", _architecture, CONFIGS),
+    ("Training", "Optimiser and batch", _optimizer, CONFIGS),
+    ("Training", "Schedule", _schedule, CONFIGS),
+    ("Training", "Learning rate over sizes", _tuning, CONFIGS),
+    (
+        "Training",
+        "Loss lost to untuned learning rates",
+        _regret,
+        "three trunks or more alike in all but learning rate",
+    ),
+    ("Runs", "Number, seeds, ranges", _numbers, A_RUN),
+    ("Runs", "Which points were dropped, and why?", _dropped, A_RUN),
+    ("Runs", "Are checkpoints used as points?", _checkpoints, CONFIGS),
+    ("Fit", "Objective", _objective, A_FIT),
+    ("Fit", "Starts and optimiser", _search, A_FIT),
+    ("Fit", "Uncertainty", _uncertainty, A_FIT),
+    ("Fit", "Identifiability", _identifiability, A_FIT),
+    ("Test", "Extrapolation", _extrapolation, "a target of the experiment that has been trained"),
+    ("Record", "Hardware and versions", _hardware, A_RUN),
+    ("Record", "Raw table of runs", _raw, "table.parquet, which a sweep writes as it goes"),
 )
-"""(topic, question, what answers it); an answer is empty when the directory does not hold it."""
+"""(topic, question, what answers it, what would where that is empty)."""

@@ -22,8 +22,8 @@ from kleiber.scaling.figures import forecast as forecast_figures
 from kleiber.scaling.figures import law as law_figures
 from kleiber.scaling.figures import levels as level_figures
 from kleiber.scaling.figures import runs as run_figures
-from kleiber.scaling.figures.fitted import FittedLaw, estimates_of
-from kleiber.scaling.figures.study import Points, Target, cost_model
+from kleiber.scaling.figures.fitted import FittedLaw
+from kleiber.scaling.figures.study import ForecastRun, Points, cost_model
 from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.rolling import read_protection
@@ -56,7 +56,7 @@ class Study:
             raise NotThereYet(f"{problem} yet") from None
 
     @cached_property
-    def targets(self) -> list[Target]:
+    def targets(self) -> list[ForecastRun]:
         """The registered forecasts."""
         return targets_of(self.results)
 
@@ -138,7 +138,7 @@ def _residuals(study: Study) -> "Figure":
 
 
 def _parameters(study: Study) -> "Figure":
-    return law_figures.parameters_by_law([estimates_of(fit) for fit in study.fits])
+    return law_figures.parameters_by_law(study.fits)
 
 
 def _truth(study: Study) -> "Figure":
@@ -226,8 +226,8 @@ def write_figure(directory: Path, name: str, out: Path) -> str:
       ValueError: `out` does not end in .png, or the sweep has not made what the figure needs.
       FileNotFoundError: no such sweep directory.
     """
-    from kleiber.experiments.directory.files import write_whole
     from kleiber.experiments.report.results import read_results
+    from kleiber.files import write_whole
 
     if out.suffix != ".png":
         raise ValueError(f"--out {out}: expected a name ending in .png.")

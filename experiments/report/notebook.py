@@ -117,7 +117,7 @@ show("time")
 # %% [markdown]
 # ## Reporting checklist
 #
-# Filled by the software from the sweep directory. What is marked missing was not recorded by anyone.
+# Filled by the software from the sweep directory. What was not measured says what would.
 
 # %%
 display(tables.checklist_table(study))

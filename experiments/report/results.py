@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from kleiber.experiments.directory.record import collector_paused
+from kleiber.collector import collector_paused
 from kleiber.scaling.figures.levels import Series
-from kleiber.scaling.figures.study import MOST_SIZES, Curve, Points, Target, even_rows
+from kleiber.scaling.figures.study import MOST_SIZES, Curve, ForecastRun, Points, even_rows
 from kleiber.scaling.table.reading import parquet_values
 
 MOST_CURVES = 96
@@ -57,10 +57,6 @@ class SweepResults:
         """Every size of the study, targets not trained yet included, so that figures agree on colours."""
         sizes = {float(r["num_params_total"]) for r in self.records}
         return sorted(sizes | {float(e["num_params_total"]) for e in self.ledger if e.get("event") == "forecast"})
-
-    def record_of(self, run_id: str) -> dict[str, Any] | None:
-        """Returns the record of a run, or None."""
-        return next((r for r in self.records if r["run_id"] == run_id), None)
 
 
 @collector_paused()
@@ -203,7 +199,7 @@ def points_of(results: SweepResults) -> Points:
     return Points(column("num_params_total"), column("num_tokens"), column("flops"), column("loss"), trunks)
 
 
-def targets_of(results: SweepResults) -> list[Target]:
+def targets_of(results: SweepResults) -> list[ForecastRun]:
     """Returns the registered forecasts in the order of the ledger, each with its outcome where there is one."""
     outcomes = {e["target"]: e for e in results.ledger if e.get("event") == "outcome"}
     targets = {}
@@ -212,7 +208,7 @@ def targets_of(results: SweepResults) -> list[Target]:
             continue
         name = event["target"]
         outcome = outcomes.get(name, {}).get("observed_loss")
-        targets[name] = Target(
+        targets[name] = ForecastRun(
             name=name,
             num_params=float(event["num_params_total"]),
             num_tokens=float(event["num_tokens"]),
@@ -235,7 +231,7 @@ MIN_LEVELS = 3
 
 def varied_knob(results: SweepResults) -> str | None:
     """Returns the numeric column with the most levels at equal size, length and named factors; None below three."""
-    columns = [*_factors(results), *KNOBS]
+    columns = [*factor_names(results), *KNOBS]
     numeric = [c for c in columns if all(_is_positive(r.get(c)) for r in results.fitted)]
     levels = {c: max((len(set(s.level)) for s in series_of(results, c)), default=0) for c in numeric}
     best = max(levels, key=lambda c: levels[c], default=None)
@@ -244,7 +240,7 @@ def varied_knob(results: SweepResults) -> str | None:
 
 def series_of(results: SweepResults, knob: str) -> list[Series]:
     """Returns the measured runs grouped by size, length and the factors that are names, with their levels of a knob."""
-    named = [c for c in _factors(results) if not all(_is_positive(r.get(c)) for r in results.fitted)]
+    named = [c for c in factor_names(results) if not all(_is_positive(r.get(c)) for r in results.fitted)]
     groups: dict[tuple, list[tuple[float, float]]] = {}
     for r in results.fitted:
         panel = ", ".join(str(r[c]) for c in named if r.get(c) is not None)
@@ -253,7 +249,7 @@ def series_of(results: SweepResults, knob: str) -> list[Series]:
     return [Series(*key, *np.array(sorted(pairs)).T) for key, pairs in sorted(groups.items())]
 
 
-def _factors(results: SweepResults) -> list[str]:
+def factor_names(results: SweepResults) -> list[str]:
     """Returns the names of the experiment's own factors, in order."""
     trunks = results.experiment.get("trunks", [])
     return list(dict.fromkeys(str(name) for trunk in trunks for name, _ in trunk.get("factors") or []))

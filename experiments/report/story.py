@@ -23,7 +23,7 @@ def gate_of(study: Study) -> list[dict[str, Any]]:
         return []
     from kleiber.experiments.config_file import from_data
     from kleiber.experiments.experiment import Experiment
-    from kleiber.experiments.sweeping.law_stage import gate_verdict
+    from kleiber.experiments.gate import gate_verdict
 
     try:
         # The verdict needs the promises and the laws; reading thousands of trunks for them would take minutes.
@@ -173,9 +173,7 @@ def _span(values: list[float], noun: str, unit: str) -> str:
 def law_sentences(study: Study) -> list[str]:
     """Returns what the fit says, in plain sentences; an unidentified exponent is not said."""
     fit = study.fits[0]
-    from kleiber.scaling.laws import get_law
-
-    law = get_law(fit.law)
+    law = fit.definition
     sentences = [f"{law.title.capitalize()} ({fit.law}), {law.formula}; {law.citation}."]
     a, spread = fit.optimum.get("a"), fit.optimum.get("a_interval_95")
     if a is not None and spread:
@@ -184,10 +182,10 @@ def law_sentences(study: Study) -> list[str]:
             "parameters times tokens; the figure of the frontier uses the counted FLOPs."
         )
     noise = fit.noise
-    if noise.cluster:
+    if fit.cluster:
         sentences.append(
             f"Noise of one log loss: {percent(noise.sigma)} of its own and {percent(noise.tau)} shared by the points "
-            f"of one trunk ({noise.num_clusters} trunks); the intervals take both into account."
+            f"of one trunk ({fit.num_clusters} trunks); the intervals take both into account."
         )
     else:
         sentences.append(f"Noise of one log loss: {percent(noise.sigma)}, taken as independent between runs.")

@@ -193,9 +193,9 @@ def if_there(make: Callable[[Study], Markup], study: Study) -> Markup:
 
 
 def checklist_table(study: Study) -> Markup:
-    """Returns the reporting checklist; what the directory does not say is marked."""
+    """Returns the reporting checklist; where the directory does not say, it says what would."""
     rows = [
-        (item.topic, item.question, badge(False, no="missing") if item.is_missing else item.answer)
+        (item.topic, item.question, f"not measured: {item.remedy} would tell" if item.is_missing else item.answer)
         for item in checklist(study.results)
     ]
     return table(("topic", "question", "answer"), rows)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kleiber.scaling.figures.style import QUIET, house_style, new_figure, plain, plural, set_claim
+from kleiber.scaling.figures.style import QUIET, house_style, new_figure, plain, plural, set_claim, value_ticks
 from kleiber.train.watch.goodput import KINDS, total_seconds
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def time_figure(directory: Path) -> "Figure | None":
             label = f"{WORDS.get(kind, kind)} {share}"
             axis.barh(shown, widths, left=list(left.values()), color=COLORS[kind], label=label, height=0.72)
             left = {name: left[name] + width for name, width in zip(shown, widths, strict=True)}
+        value_ticks(axis.xaxis, most=8)
         axis.set_xlabel("seconds, over all launches")
         axis.set_yticks(range(len(shown)), [plain(name.rsplit("-", 1)[0]) for name in shown])
         axis.grid(axis="y", visible=False)

@@ -11,11 +11,14 @@ from typing import Any
 
 from filelock import FileLock
 
-from kleiber.experiments.directory.record import read_json, write_json
-from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE
+from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_USAGE
+from kleiber.files import read_json, write_json
 from kleiber.train.checkpoints.manifest import CannotSave
 
-WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+WRITE_ERRORS = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO)
+"""Of a path that is no file, no folder, or none at all."""
 MAX_ATTEMPTS = 3
 """Times a trunk is started in one launch of a sweep before it counts as failed."""
 
@@ -49,10 +52,28 @@ def write_problem(problem: BaseException, directory: Path) -> str:
     place = next((p for p in (directory, *directory.absolute().parents) if p.exists()), Path("/"))
     free = shutil.disk_usage(place).free / 1e6
     what = str(problem).rstrip(".")
+    is_full = isinstance(problem, CannotSave) or getattr(problem, "errno", None) in NO_SPACE
     return (
-        f"cannot write under {directory}: {what} ({free:,.1f} MB free there). What is saved is kept; make room, then "
-        "type the same line"
+        f"cannot write under {directory}: {what} ({free:,.1f} MB free there). What is saved is kept; "
+        f"{'make room' if is_full else 'mend that'}, then type the same line"
     )
+
+
+def file_problem(problem: OSError, directory: Path) -> tuple[str, int]:
+    """Returns what was wrong with a file or folder, with its path, and the exit code: 74 where writing failed and may
+    go better another time, 2 where something stands in the way.
+
+    Args:
+      problem: with its path, if the system gave one.
+      directory: that was worked in.
+    """
+    path = Path(str(problem.filename)) if problem.filename else None
+    if cannot_write(problem):
+        return write_problem(problem, path.parent if path else directory), EXIT_CANNOT_WRITE
+    what = f"{path or directory}: {problem.strerror or problem}"
+    if problem.errno in IN_THE_WAY:
+        return f"{what}. Move it out of the way, then type the same line", EXIT_USAGE
+    return f"{what}. What is saved is kept; the same line goes on once that is mended", EXIT_CANNOT_WRITE
 
 
 def exit_reason(code: int) -> str:

@@ -4,19 +4,25 @@ Only the first process plans, fits, registers and writes. `launch.json` in the d
 tells the others when it has ended, and how.
 """
 
+import json
+import os
 import subprocess
-import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.directory.record import read_json, write_json
-from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_RESUMABLE
-from kleiber.experiments.sweeping.workers import MAX_RESTARTS, STOP_SECONDS, worker_environment
+from kleiber.experiments.config_file import to_data
+from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
+from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.sweeping.workers import MAX_RESTARTS, STOP_SECONDS, WARNING, heard, start_worker
+from kleiber.files import read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
 
+GIVEN = "KLEIBER_GIVEN_EXPERIMENT"
+"""The variable with the path of the experiment of a follower's own command line."""
 LAUNCH = "launch.json"
 
 
@@ -29,16 +35,23 @@ def lead_launch(directory: Path, run: Callable[[], Any]) -> Any:
         result = run()
         exit_code = result.exit_code
         return result
+    except OSError:
+        exit_code = EXIT_CANNOT_WRITE
+        raise
+    except Exception:  # a mistake of the config, say: nothing that a second try mends
+        exit_code = EXIT_USAGE
+        raise
     finally:
         write_json(directory / LAUNCH, {**launch, "exit_code": exit_code})
 
 
-def follow(directory: Path, num_devices: int) -> int:
+def follow(directory: Path, num_devices: int, experiment: Experiment) -> int:
     """Takes part in the lead's phases until its launch has ended, and returns its exit code.
 
     Args:
       directory: of the lead's run or sweep, on a file system that all hosts share.
       num_devices: devices of the largest mesh, for simulated ones.
+      experiment: of this process's command line, to be compared with the lead's.
     """
     earlier = _launch(directory)  # a launch that has ended already is not the one to take part in
     stale = earlier.get("id") if earlier.get("exit_code") is not None else None
@@ -50,14 +63,15 @@ def follow(directory: Path, num_devices: int) -> int:
             print(f"no run appeared in {directory} within {start_seconds():.0f} s: do all processes share that folder?")
             return EXIT_RESUMABLE
         time.sleep(0.2)
-    command = [sys.executable, "-m", "kleiber.experiments.sweeping.worker", str(directory), "follow", "0", "follow"]
     failures = 0
-    with open(directory / f"log-{number}.txt", "a") as log:
+    with open(directory / f"log-{number}.txt", "a") as log, tempfile.NamedTemporaryFile("w", suffix=".json") as given:
+        json.dump(to_data(experiment), given)
+        given.flush()
         while failures <= MAX_RESTARTS:
             if (exit_code := _ended(directory, stale)) is not None:
                 return exit_code
-            environment = worker_environment(num_devices)
-            worker = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+            arguments = [str(directory), "follow", "0", "follow"]
+            worker, pipe = start_worker(arguments, log, num_devices, {GIVEN: given.name})
             try:
                 while worker.poll() is None:
                     time.sleep(0.2)
@@ -65,6 +79,14 @@ def follow(directory: Path, num_devices: int) -> int:
                         return exit_code
             finally:
                 _end(worker)
+                said = [line for line in heard(pipe) if not line.startswith(WARNING)]
+                os.close(pipe)
+                for line in said:
+                    print(f"process {number} of {count}: {line}", flush=True)
+            if worker.returncode == EXIT_USAGE:
+                return EXIT_USAGE
+            if said and worker.returncode == EXIT_RESUMABLE and _launch(directory).get("id") == stale:
+                return EXIT_RESUMABLE  # the lead did not come at all
             failures = 0 if worker.returncode == EXIT_DONE else failures + 1
             time.sleep(0.5)
     print(f"gave up after {failures} workers that failed; see {log.name}. The same line goes on.", flush=True)

@@ -5,9 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.directory.record import read_json, read_records, record_path, write_json, write_table
+from kleiber.experiments.directory.record import (
+    RunRecord,
+    read_record,
+    read_records,
+    record_columns,
+    record_path,
+    write_table,
+)
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import trunk_cells
+from kleiber.files import read_json, write_json
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import Forecast, baseline_losses, combined_forecast
@@ -26,25 +34,25 @@ def fit_laws(experiment: Experiment, table: RunTable) -> list[FitResult]:
 
 def forecast_targets(
     experiment: Experiment, fits: list[FitResult], protection: Protection | None
-) -> dict[str, tuple[dict[str, Any], Forecast]]:
+) -> dict[str, tuple[RunRecord, Forecast]]:
     """Returns (planned record, forecast) of each target by name, from all laws of the experiment together."""
     result = {}
     for cell in trunk_cells(experiment, "target"):
-        (planned,) = cell.planned(experiment.name).values()
-        size, tokens = planned["num_params_total"], planned["num_tokens"]
+        (planned,) = cell.planned.values()
+        size, tokens = planned.num_params_total, planned.num_tokens
         result[cell.target] = (planned, combined_forecast(fits, size, tokens, experiment.level, None, protection))
     return result
 
 
 def forecast_so_far(experiment: Experiment, directory: Path) -> str:
     """Returns ` | name so far 1.25 +- .02` for each target from the points there are, or nothing when too few."""
-    records = [r for r in read_records(directory) if r["split"] == "fit" and r["status"] == "done"]
+    records = [r for r in read_records(directory) if r.split == "fit" and r.status == "done"]
     if len(records) < MIN_POINTS_SO_FAR:
         return ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            table = read_table({name: [r[name] for r in records] for name in records[0]})
+            table = read_table(record_columns(records))
             fits = fit_laws(experiment, table)
             forecasts = forecast_targets(experiment, fits, protect(fits))
     except ValueError:
@@ -63,7 +71,7 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Callable[[str
     """
     records = read_records(directory)
     write_table(directory, records)
-    largest = max((r["flops"] for r in records if r["split"] == "fit" and r["status"] == "done"), default=1.0)
+    largest = max((r.flops for r in records if r.split == "fit" and r.status == "done"), default=1.0)
     del records  # the table has them now, in a tenth of the memory
     path, ledger = directory / "fit.json", Ledger(directory / "ledger.jsonl")
     ledger.verify()
@@ -84,13 +92,13 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Callable[[str
         law = predicted.law
         if name in registered:
             continue
-        size, tokens = planned["num_params_total"], planned["num_tokens"]
+        size, tokens = planned.num_params_total, planned.num_tokens
         entry = ledger.register(
             target=name,
             num_params_total=size,
             num_tokens=tokens,
-            flops=planned["flops"],
-            compute_ratio=planned["flops"] / largest,
+            flops=planned.flops,
+            compute_ratio=planned.flops / largest,
             law=predicted.law,
             predicted_loss=predicted.predicted_loss,
             interval=predicted.interval,
@@ -111,46 +119,12 @@ def score_targets(experiment: Experiment, directory: Path, say: Callable[[str], 
     results = []
     for cell in trunk_cells(experiment, "target"):
         (name,) = cell.run_ids.values()
-        record = read_json(record_path(directory, name))
-        if record["status"] != "done":
-            results.append({"target": cell.target, "status": record["status"], "reason": record["reason"]})
+        record = read_record(record_path(directory, name))
+        if record.status != "done" or record.loss is None:
+            results.append({"target": cell.target, "status": record.status, "reason": record.reason})
             continue
         if cell.target not in outcomes:
-            outcomes[cell.target] = ledger.outcome(cell.target, name, record["loss"])
+            outcomes[cell.target] = ledger.outcome(cell.target, name, record.loss)
         results.append({**forecasts[cell.target], **outcomes[cell.target], "status": "done"})
     say("the targets are scored in ledger.jsonl")
     return {"targets": results, "scoreboard": ledger.scoreboard()}
-
-
-def gate_verdict(experiment: Experiment, summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns what the experiment promised of its result, and whether it holds.
-
-    Returns:
-      A list of {"claim": sentence, "value", "limit", "passed"}; empty for an experiment without laws.
-    """
-    if not experiment.laws:
-        return []
-    gate, rms = experiment.gate, summary["residual_rms"]
-    verdicts = [_verdict(f"residual rms {rms:.2%}, at most {gate.max_residual_rms:.2%}", rms, gate.max_residual_rms)]
-    for outcome in summary.get("targets", []):
-        name = outcome["target"]
-        if outcome["status"] != "done":
-            claim = f"{name} did not finish: {outcome['reason']}"
-            verdicts.append({"claim": claim, "value": None, "limit": None, "passed": False})
-            continue
-        error, (low, high) = outcome["signed_error"], outcome["interval"]
-        predicted = outcome["predicted_loss"]
-        width = max(high - predicted, predicted - low) / predicted
-        verdicts.append(
-            _verdict(f"{name}: error {error:+.2%}, at most {gate.max_error:.1%}", abs(error), gate.max_error)
-        )
-        claim = f"{name}: interval +-{width:.2%}, at most {gate.max_interval:.1%}"
-        verdicts.append(_verdict(claim, width, gate.max_interval))
-        if gate.requires_inside:
-            claim = f"{name}: outcome {'inside' if outcome['inside'] else 'outside'} its interval"
-            verdicts.append({"claim": claim, "value": outcome["inside"], "limit": True, "passed": outcome["inside"]})
-    return verdicts
-
-
-def _verdict(claim: str, value: float, limit: float) -> dict[str, Any]:
-    return {"claim": claim, "value": value, "limit": limit, "passed": bool(value <= limit)}

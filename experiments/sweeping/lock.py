@@ -15,6 +15,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from kleiber.files import replacing
+
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
 """A heartbeat older than this is that of a driver that is gone."""
@@ -60,9 +62,8 @@ class DirectoryLock:
 
     def _write(self, released: bool = False) -> None:
         data = {"pid": os.getpid(), "host": platform.node(), "since": self.since, "released": released}
-        partial = self.beat.with_name(f".sweep.json.{os.getpid()}")
-        partial.write_text(json.dumps(data) + "\n")
-        partial.replace(self.beat)
+        with replacing(self.beat, is_durable=False) as partial:
+            partial.write_text(json.dumps(data) + "\n")
 
     def _holder(self) -> tuple[dict[str, Any], float]:
         """Returns (who wrote the heartbeat, its age in seconds by the clock of the folder's own file system)."""

@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 from kleiber.experiments.config_file import from_data, to_data
-from kleiber.experiments.directory.record import read_json, trunk_id, write_json
+from kleiber.experiments.directory.record import trunk_id
 from kleiber.experiments.experiment import Experiment
+from kleiber.files import read_json, write_json
 from kleiber.train.checkpoints.identity import allow_words, differences, is_allowed, show
 
 
@@ -65,16 +66,17 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
             f"Use another --out, restore the config that made it, or allow what may differ: {allow_words(refused)}"
         )
     if changed:
-        write_json(directory / "allowed.json", sorted({*allow, *_allowed_before(directory)}))
+        write_json(directory / "allowed.json", sorted({*allow, *allowed_fields(directory)}))
         if old is not None:
             _carry_over(old, experiment, directory)
         write_json(path, data)
         (directory / "result.json").unlink(missing_ok=True)
 
 
-def _allowed_before(directory: Path) -> list[str]:
+def allowed_fields(directory: Path) -> tuple[str, ...]:
+    """Returns the fields in which checkpoints of a sweep may differ from its config, as the user has allowed so far."""
     path = directory / "allowed.json"
-    return read_json(path) if path.exists() else []
+    return tuple(read_json(path)) if path.exists() else ()
 
 
 def _carry_over(old: Experiment, new: Experiment, directory: Path) -> None:

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from kleiber.experiments.config_file import from_data, to_data
-from kleiber.experiments.directory.record import read_json, trunk_id, write_json
+from kleiber.experiments.directory.record import trunk_id
 from kleiber.experiments.experiment import Experiment
+from kleiber.files import read_json, write_json
 from kleiber.train.checkpoints.manifest import CheckpointError
 from kleiber.train.config import TrainConfig
 from kleiber.train.watch.metrics import Metrics

@@ -6,19 +6,21 @@ are in the ledger before a target starts.
 """
 
 import contextlib
+import math
 import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from kleiber.experiments.config_file import config_hash
-from kleiber.experiments.directory.record import read_json, read_records, record_path, write_json, write_table
-from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
+from kleiber.experiments.directory.record import RunRecord, read_records, record_path, write_table
+from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.gate import gate_verdict
 from kleiber.experiments.planning.cells import TrunkCell, trunk_cells
 from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.planning.speed import remember_speed
@@ -27,8 +29,10 @@ from kleiber.experiments.sweeping.lock import DirectoryLock
 from kleiber.experiments.sweeping.ownership import make_directory, own_directory
 from kleiber.experiments.sweeping.progress import SweepProgress
 from kleiber.experiments.sweeping.workers import WorkerPool, default_workers, num_devices
-from kleiber.parallel.environment import process_in_environment
+from kleiber.files import read_json, write_json
+from kleiber.parallel.environment import process_in_environment, start_seconds
 from kleiber.train.config import TrainConfig
+from kleiber.train.watch.watchdog import hang_seconds
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,14 @@ def run_sweep(
     """
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"{num_workers} workers asked for, expected 1 or more, or none for one on each core.")
-    if max_seconds is not None and max_seconds <= 0:
+    if max_seconds is not None and not 0 < max_seconds < math.inf:
         raise ValueError(f"a time limit of {max_seconds:g} seconds, expected a positive one, or none.")
+    hang_seconds(), start_seconds()  # a wrong variable is told before anything is made
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     configs = [*experiment.trunks, *(target.train for target in experiment.targets)]
     number, count = process_in_environment()
     if number > 0:
-        code = follow(directory, num_devices(configs))
+        code = follow(directory, num_devices(configs), experiment)
         return SweepResult(code, {"experiment": experiment.name, "process": number, "exit_code": code})
     make_directory(directory)
     with DirectoryLock(directory) as lock:
@@ -137,22 +142,17 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
+@dataclass
 class _Sweep:
-    def __init__(
-        self,
-        experiment: Experiment,
-        directory: Path,
-        num_workers: int,
-        log: IO[str],
-        is_quiet: bool,
-        has_report: bool,
-        deadline: float | None = None,
-    ):
-        self.experiment, self.directory, self.num_workers, self.log = experiment, directory, num_workers, log
-        self.is_quiet, self.has_report = is_quiet, has_report
-        self.deadline = deadline
-        self.stopped_by = ""
-        self.session = uuid.uuid4().hex[:8]
+    experiment: Experiment
+    directory: Path
+    num_workers: int
+    log: IO[str]
+    is_quiet: bool
+    has_report: bool
+    deadline: float | None
+    stopped_by: str = ""
+    session: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def run(self, retry_failed: bool) -> SweepResult:
         fit_cells, target_cells = trunk_cells(self.experiment, "fit"), trunk_cells(self.experiment, "target")
@@ -177,7 +177,7 @@ class _Sweep:
             return self._stopped(code)
         summary: dict[str, Any] = {"experiment": self.experiment.name, "directory": str(self.directory), "gate": []}
         if self.experiment.laws:
-            from kleiber.experiments.sweeping.law_stage import fit_and_register, gate_verdict, score_targets
+            from kleiber.experiments.sweeping.law_stage import fit_and_register, score_targets
 
             summary |= fit_and_register(self.experiment, self.directory, self.say)
             if target_cells:
@@ -187,7 +187,7 @@ class _Sweep:
                 summary |= score_targets(self.experiment, self.directory, self.say)
         records = read_records(self.directory)
         write_table(self.directory, records)
-        summary["runs"] = {s: sum(r["status"] == s for r in records) for s in ("done", "failed", "diverged")}
+        summary["runs"] = {s: sum(r.status == s for r in records) for s in ("done", "failed", "diverged")}
         if self.experiment.laws:
             summary["gate"] = gate_verdict(self.experiment, summary)
         passed = all(item["passed"] for item in summary["gate"])
@@ -203,17 +203,8 @@ class _Sweep:
             return EXIT_DONE
         workers = min(self.num_workers, len(cells))
         devices = num_devices(cell.config for cell in cells)
-        pool = WorkerPool(
-            self.directory,
-            split,
-            workers,
-            self.session,
-            self.log,
-            self.say,
-            num_trunks=len(cells),
-            num_devices=devices,
-            deadline=self.deadline,
-        )
+        place = (self.directory, split, workers, self.session, self.log, self.say)
+        pool = WorkerPool(*place, num_trunks=len(cells), num_devices=devices, deadline=self.deadline)
         with SweepProgress(self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet) as progress:
             code = pool.run(progress.tick)
             progress.tick()
@@ -221,24 +212,19 @@ class _Sweep:
         records = read_records(self.directory)
         write_table(self.directory, records)
         models = {cell.trunk_id: config_hash(cell.config.model) for cell in cells}
-        remember_speed(
-            {
-                models[r["trunk_id"]]: r["tokens_per_second"]
-                for r in records
-                if r["trunk_id"] in models and r["status"] == "done"
-            }
-        )
-        self._tell_bad_ends([r for r in records if r["split"] == split and r["status"] in ("failed", "diverged")])
+        done = (r for r in records if r.trunk_id in models and r.status == "done")
+        remember_speed({models[r.trunk_id]: r.tokens_per_second for r in done if r.tokens_per_second is not None})
+        self._tell_bad_ends([r for r in records if r.split == split and r.status in ("failed", "diverged")])
         missing = [name for cell in cells for name in cell.missing(self.directory)]
         return code if not missing or code != EXIT_DONE else EXIT_RESUMABLE
 
-    def _tell_bad_ends(self, records: list[dict[str, Any]]) -> None:
+    def _tell_bad_ends(self, records: list[RunRecord]) -> None:
         """Says which runs did not end well, a line for each trunk, and what to type, once for each kind."""
-        ends = [(r["trunk_id"], r["status"], r["reason"]) for r in records]
+        ends = [(r.trunk_id, r.status, r.reason) for r in records]
         for (trunk, status, reason), count in Counter(ends).items():
             self.say(f"{trunk} {status}, {count} {'point' if count == 1 else 'points'}: {reason}")
-        failed = [r["trunk_id"] for r in records if r["status"] == "failed"]
-        diverged = [r["trunk_id"] for r in records if r["status"] == "diverged"]
+        failed = [r.trunk_id for r in records if r.status == "failed"]
+        diverged = [r.trunk_id for r in records if r.status == "diverged"]
         if failed:
             where = self.directory / "runs" / failed[0] / "error.txt"
             found = f"the traceback is in {where}" if where.exists() else f"the log is {self.directory / 'log.txt'}"
@@ -268,14 +254,10 @@ class _Sweep:
 
     def _stopped(self, code: int) -> SweepResult:
         self.say(f"stopped early{': ' + self.stopped_by if self.stopped_by else ''}")
-        self.say("what is done is kept, and the same line goes on")
-        summary = {
-            "experiment": self.experiment.name,
-            "status": "stopped",
-            "reason": self.stopped_by,
-            "exit_code": code,
-        }
-        return SweepResult(code, summary)
+        mended = "" if code in (EXIT_RESUMABLE, EXIT_CANNOT_WRITE) else "once that is mended "
+        self.say(f"what is done is kept, and {mended}the same line goes on")
+        summary = {"experiment": self.experiment.name, "status": "stopped", "reason": self.stopped_by}
+        return SweepResult(code, {**summary, "exit_code": code})
 
     def say(self, text: str) -> None:
         """Prints a line, unless quiet, and logs it."""

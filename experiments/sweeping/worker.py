@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,14 @@ import jax
 from filelock import FileLock, Timeout
 
 from kleiber.experiments.config_file import from_data, to_data
-from kleiber.experiments.directory.record import read_json, record_path, versions, write_json
-from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_RESUMABLE
+from kleiber.experiments.directory.record import RunRecord, record_path, versions
+from kleiber.experiments.exit_codes import (
+    EXIT_CANNOT_WRITE,
+    EXIT_DONE,
+    EXIT_OUT_OF_MEMORY,
+    EXIT_RESUMABLE,
+    EXIT_USAGE,
+)
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, group_id, populations, trunk_cells
 from kleiber.experiments.sweeping.failures import (
@@ -32,7 +39,10 @@ from kleiber.experiments.sweeping.failures import (
     is_out_of_memory,
     write_problem,
 )
-from kleiber.experiments.sweeping.workers import WARNING
+from kleiber.experiments.sweeping.ownership import allowed_fields
+from kleiber.experiments.sweeping.peers import PeersDiffer, agree_on_data, agree_on_hosts, is_here, presence
+from kleiber.experiments.sweeping.workers import DRIVER_PIPE, WARNING
+from kleiber.files import read_json, replacing, write_json
 from kleiber.parallel import hosts
 from kleiber.parallel.environment import process_in_environment, runs_on_cpu
 from kleiber.train.checkpoints.manifest import CannotSave
@@ -44,16 +54,26 @@ SPLITS = ("fit", "target", "follow")
 
 
 def main(directory: Path, split: str, index: int, session: str) -> int:
-    """Works until every trunk of the split has its records, or a stop is asked for."""
+    """Works until every trunk of the split has its records, or a stop is asked for.
+
+    A mistake before a trunk is taken up, which every other worker would meet too, is told to the driver: exit code 2.
+    """
     _stay_on_core(index)
-    threading.Thread(target=_beat, args=[directory], name="kleiber-heartbeat", daemon=True).start()
-    hosts.connect()
-    logging.getLogger("kleiber").addHandler(_WarningsToDriver(logging.WARNING))
-    logging.getLogger("kleiber").propagate = False
-    stop = StopRequest()  # after connecting, which takes SIGTERM for itself
-    split = SPLITS[hosts.from_lead(SPLITS.index(split))]
-    experiment = from_data(Experiment, read_json(directory / "experiment.json"))
-    groups = populations(trunk_cells(experiment, split), experiment.population_size)
+    try:
+        experiment, groups, stop = _start(directory, split)
+    except hosts.PeerMissing as missing:
+        tell_driver(str(missing))
+        os._exit(EXIT_RESUMABLE)  # an orderly end would wait for who did not come
+    except PeersDiffer as difference:
+        tell_driver(str(difference))
+        hosts.disconnect()
+        return EXIT_USAGE
+    except (ValueError, TypeError, LookupError, ImportError) as mistake:
+        if is_lost_peer(mistake):
+            raise
+        traceback.print_exc()
+        tell_driver(str(mistake) if isinstance(mistake, ValueError) else f"{type(mistake).__name__}: {mistake}")
+        os._exit(EXIT_USAGE)  # nor with those who wait for this one
     try:
         for group in _pending(groups, directory, session):
             if hosts.is_lead():
@@ -71,6 +91,25 @@ def main(directory: Path, split: str, index: int, session: str) -> int:
         return EXIT_CANNOT_WRITE
     hosts.disconnect()
     return EXIT_DONE
+
+
+def _start(directory: Path, split: str) -> tuple[Experiment, list[list[TrunkCell]], StopRequest]:
+    """Meets the other processes, and returns what there is to train once all of them are found alike."""
+    number, count = process_in_environment()
+    beats = [directory / "runs" / f".beat-{os.getpid()}", *([presence(directory, number)] if count > 1 else [])]
+    threading.Thread(target=_beat, args=[beats], name="kleiber-heartbeat", daemon=True).start()
+    hosts.connect(lambda other: is_here(directory, other, number))
+    logging.getLogger("kleiber").addHandler(_WarningsToDriver(logging.WARNING))
+    logging.getLogger("kleiber").propagate = False
+    experiment = from_data(Experiment, read_json(directory / "experiment.json"))
+    if count > 1:
+        agree_on_hosts(experiment)
+    stop = StopRequest()  # after connecting, which takes SIGTERM for itself
+    split = SPLITS[hosts.from_lead(SPLITS.index(split))]
+    groups = populations(trunk_cells(experiment, split), experiment.population_size)
+    if count > 1:
+        agree_on_data(cell.config for group in groups for cell in group)
+    return experiment, groups, stop
 
 
 def _pending(groups: list[list[TrunkCell]], directory: Path, session: str) -> Iterator[list[TrunkCell]]:
@@ -102,7 +141,8 @@ def is_compiling(group: list[TrunkCell], groups: list[list[TrunkCell]], director
 
 def _follow(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
     """Trains a trunk together with the lead, which writes everything there is to write."""
-    from kleiber.train.trunk import Diverged, Stopped
+    from kleiber.train.trunk import Stopped
+    from kleiber.train.watch.skip_counts import Diverged
 
     with contextlib.suppress(Stopped, Diverged, ValueError, TypeError, NotImplementedError):
         _run_trunk(experiment, group, directory, stop)
@@ -111,10 +151,10 @@ def _follow(experiment: Experiment, group: list[TrunkCell], directory: Path, sto
 
 def tell_driver(text: str) -> None:
     """Says something to the user by way of the driver: a pipe works where a full disk does not."""
-    pipe = os.environ.get("KLEIBER_DRIVER_PIPE")
+    pipe = os.environ.get(DRIVER_PIPE)
     if pipe:
         with contextlib.suppress(OSError):
-            os.write(int(pipe), text.encode()[:4000] + b"\n")
+            os.write(int(pipe), " ".join(text.splitlines()).encode()[:4000] + b"\n")
     with contextlib.suppress(OSError):
         print(f"worker: {text}", flush=True)
 
@@ -147,13 +187,13 @@ def _missing(group: list[TrunkCell], directory: Path) -> bool:
     return any(cell.missing(directory) for cell in group)
 
 
-def _beat(directory: Path) -> None:
-    """Shows the driver for as long as this process lives, idle or not, that it runs its threads: one that is stopped or
-    frozen does not."""
-    path = directory / "runs" / f".beat-{os.getpid()}"
+def _beat(paths: list[Path]) -> None:
+    """Shows the driver and other hosts for as long as this process lives, idle or not, that it runs its threads: one
+    that is stopped or frozen does not."""
     while True:
-        with contextlib.suppress(OSError):  # a full disk is reported by whoever must write
-            path.touch()
+        for path in paths:
+            with contextlib.suppress(OSError):  # a full disk is reported by whoever must write
+                path.touch()
         time.sleep(min(1.0, hang_seconds() / 5))
 
 
@@ -173,7 +213,8 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
     Mistakes of a config fail at once. Anything else, a lack of memory and a hang included, is tried again from the
     trunk's own checkpoint, up to MAX_ATTEMPTS times in one launch.
     """
-    from kleiber.train.trunk import Diverged, Stopped
+    from kleiber.train.trunk import Stopped
+    from kleiber.train.watch.skip_counts import Diverged
 
     for cell in group:
         config_path = directory / "runs" / cell.trunk_id / "config.json"
@@ -225,15 +266,15 @@ def _record_failure(
     reason = problem if isinstance(problem, str) else f"{type(problem).__name__}: {problem}"
     for cell in group:
         for num_tokens in cell.missing(directory):
-            record = cell.planned(experiment.name)[num_tokens]
-            _write_record(directory, cell, num_tokens, {**record, "status": status, "reason": reason})
-            print(f"{record['run_id']} {status}: {reason}", flush=True)
+            record = replace(cell.planned[num_tokens], status=status, reason=reason)
+            _write_record(directory, cell, num_tokens, record)
+            print(f"{record.run_id} {status}: {reason}", flush=True)
 
 
-def _write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: dict[str, Any]) -> None:
-    path = record_path(directory, record["run_id"])
+def _write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: RunRecord) -> None:
+    path = record_path(directory, record.run_id)
     write_json(path.parent / "config.json", {"num_tokens": num_tokens, "trunk": to_data(cell.config)})
-    write_json(path, record)
+    write_json(path, record.to_json())
 
 
 def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
@@ -244,24 +285,29 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
 
     data = open_run_data(group[0].config)
     folders = [directory / "runs" / cell.trunk_id for cell in group]
-    common = {**versions(), **_device_columns(), "data_fingerprint": data.train.fingerprint}
+    device = jax.devices()[0]
+    common: dict[str, Any] = {**versions(), "device": f"{device.platform}:{device.device_kind}"}
+    common["data_fingerprint"] = data.train.fingerprint
     last_write = [0.0]
 
     def on_point(point: Point) -> None:
         cell, evaluation = group[point.member], point.evaluation
         if point.num_tokens not in cell.missing(directory):
             return
-        record = {**cell.planned(experiment.name)[point.num_tokens], **common}
-        record.update(
+        planned = cell.planned[point.num_tokens]
+        record = replace(
+            planned,
+            **common,
             status="done" if evaluation else "diverged",
             reason=point.reason,
-            epochs=record["num_tokens"] / data.num_unique_tokens,
-            num_unique_tokens=min(record["num_tokens"], data.num_unique_tokens),
+            epochs=planned.num_tokens / data.num_unique_tokens,
+            num_unique_tokens=min(planned.num_tokens, data.num_unique_tokens),
             loss=evaluation.loss if evaluation else None,
             loss_standard_error=evaluation.loss_standard_error if evaluation else None,
             bits_per_byte=data.bits_per_byte(evaluation.loss) if evaluation else None,
             wall_seconds=round(point.train_seconds, 3),
             tokens_per_second=round(point.tokens_per_second, 1),
+            split_overlap=data.split_overlap,
         )
         _write_record(directory, cell, point.num_tokens, record)
 
@@ -271,9 +317,8 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
         if hosts.is_lead() and now - last_write[0] > 0.5:
             last_write[0] = now
             for folder in folders:
-                partial = folder / ".progress.json"
-                partial.write_text(json.dumps(progress))
-                partial.replace(folder / "progress.json")
+                with replacing(folder / "progress.json", is_durable=False) as partial:
+                    partial.write_text(json.dumps(progress))
 
     def is_measured(num_tokens: int) -> bool:
         return not any(num_tokens in cell.missing(directory) for cell in group)
@@ -282,22 +327,11 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
     stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
     watchdog = Watchdog(clock, own / stacks)
-    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allowed(directory))
+    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allowed_fields(directory))
     try:
         Trunk([cell.config for cell in group], data, io).run()
     finally:
         watchdog.close()
-
-
-def allowed(directory: Path) -> tuple[str, ...]:
-    """Returns the fields in which checkpoints of this sweep may differ from its config, as the user allowed."""
-    path = directory / "allowed.json"
-    return tuple(read_json(path)) if path.exists() else ()
-
-
-def _device_columns() -> dict[str, str]:
-    device = jax.devices()[0]
-    return {"device": f"{device.platform}:{device.device_kind}"}
 
 
 if __name__ == "__main__":

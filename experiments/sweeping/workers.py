@@ -2,15 +2,23 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_RESUMABLE
+from kleiber.experiments.exit_codes import (
+    EXIT_CANNOT_WRITE,
+    EXIT_DONE,
+    EXIT_GATE,
+    EXIT_OUT_OF_MEMORY,
+    EXIT_RESUMABLE,
+    EXIT_USAGE,
+)
 from kleiber.experiments.sweeping.failures import MAX_ATTEMPTS, exit_reason, note_death
 from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.environment import has_accelerator, num_cores, process_in_environment, runs_on_cpu
@@ -22,6 +30,10 @@ MAX_RESTARTS = 10
 STOP_SECONDS = 20.0
 """Time a worker has to save and leave before it is killed."""
 
+DRIVER_PIPE = "KLEIBER_DRIVER_PIPE"
+"""The variable with the pipe by which a worker speaks to its driver."""
+EQUAL_DEATHS = 3
+"""Workers that may end alike, one after the other and before they take up a run, before the driver gives up."""
 WARNING = "warning: "
 """How a line of a worker begins that the user should see while the work goes on."""
 
@@ -48,12 +60,16 @@ class WorkerPool:
     restarts: int = 0
     messages: list[str] = field(default_factory=list)
     """Why the phase ended early."""
+    _deaths: list[str] = field(default_factory=list)
+    """How the last workers ended that had not taken up a run."""
+    _words: dict[int, list[str]] = field(default_factory=dict)
+    """What each worker said of why it cannot go on."""
     _beats: dict[int, tuple[int, float]] = field(default_factory=dict)
     _frozen: set[int] = field(default_factory=set)
 
     def run(self, on_tick: Callable[[], None]) -> int:
         """Starts the workers, calls on_tick about twice a second, and returns 0 when all work is done, 75 if stopped,
-        74 if a worker could not write.
+        74 if a worker could not write, 2 or 3 if none can work.
 
         A worker that dies, hangs or freezes is started again; it takes up the trunk from its checkpoint.
         """
@@ -69,8 +85,8 @@ class WorkerPool:
     def _watch(self, on_tick: Callable[[], None]) -> int:
         while self.processes:
             time.sleep(0.2)
-            for pipe in self.pipes.values():
-                self._hear(pipe)
+            for index in self.pipes:
+                self._hear(index)
             on_tick()
             if not (self.directory / "experiment.json").exists():
                 self.messages.append(f"cannot write under {self.directory}: it was moved or removed")
@@ -86,14 +102,17 @@ class WorkerPool:
                 self._forget(index)
                 if code == EXIT_DONE:
                     continue
-                if code in (EXIT_RESUMABLE, EXIT_CANNOT_WRITE) and not self._was_hung(process.pid):
+                words = self._words.pop(index, [])
+                if code in (EXIT_RESUMABLE, EXIT_CANNOT_WRITE, EXIT_USAGE) and not self._was_hung(process.pid):
+                    self.messages += words
                     return code
-                if not self._restart(index, process.pid, code):
-                    return EXIT_RESUMABLE
+                if (code := self._restart(index, process.pid, code, "; ".join(words))) != EXIT_DONE:
+                    return code
         return EXIT_DONE
 
-    def _restart(self, index: int, pid: int, code: int) -> bool:
-        """Starts a worker in place of one that died, and notes why; returns False when too many have."""
+    def _restart(self, index: int, pid: int, code: int, words: str) -> int:
+        """Starts a worker in place of one that died, and notes why; returns 75 when too many have, 3 when they die
+        alike before they take up a run: the next would, too."""
         reason = "hung: no progress (see stacks.txt)" if code == EXIT_RESUMABLE else exit_reason(code)
         if pid in self._frozen:
             reason = "frozen: its heartbeat had stopped"
@@ -101,13 +120,27 @@ class WorkerPool:
             trunk = note_death(self.directory, self.session, pid, reason)
         else:
             trunk, reason = "", "out of memory"
+        if words or (code > 0 and not trunk and code != EXIT_OUT_OF_MEMORY):
+            reason = f"{reason}: {words or self._last_logged()}"
+        if not trunk and code not in (EXIT_OUT_OF_MEMORY, -signal.SIGKILL):  # those may go better another time
+            self._deaths = [death for death in self._deaths if death == reason] + [reason]
+        if len(self._deaths) == EQUAL_DEATHS:
+            self.messages.append(f"{EQUAL_DEATHS} workers in a row, before they took up a run, {reason}")
+            return EXIT_GATE
         self.say(f"worker {index} (pid {pid}) {reason}{' on ' + trunk if trunk else ''}; starting it again")
         self.restarts += 1
         if self.restarts > MAX_RESTARTS + MAX_ATTEMPTS * self.num_trunks:
             self.messages.append(f"{self.restarts} workers died in this phase, the last {reason}: giving up for now")
-            return False
+            return EXIT_RESUMABLE
         self._start(index)
-        return True
+        return EXIT_DONE
+
+    def _last_logged(self) -> str:
+        """Returns the last line of the log, which is that of the traceback of a worker that said nothing else."""
+        with contextlib.suppress(OSError):
+            lines = Path(self.log.name).read_text(errors="replace")[-5000:].splitlines()
+            return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+        return ""
 
     def _was_hung(self, pid: int) -> bool:
         """Returns whether a worker was ended by its watchdog: it left stacks behind, and nobody asked it to stop."""
@@ -131,35 +164,22 @@ class WorkerPool:
     def _forget(self, index: int) -> None:
         process = self.processes.pop(index)
         (self.directory / "runs" / f".beat-{process.pid}").unlink(missing_ok=True)
-        pipe = self.pipes.pop(index)
-        self._hear(pipe)
-        os.close(pipe)
+        self._hear(index)
+        os.close(self.pipes.pop(index))
 
-    def _hear(self, pipe: int) -> None:
+    def _hear(self, index: int) -> None:
         """Takes what a worker has to say: warnings are shown at once, the rest is why it cannot go on."""
-        with contextlib.suppress(BlockingIOError):
-            for line in os.read(pipe, 65_536).decode(errors="replace").splitlines():
-                if line.startswith(WARNING):
-                    self.say(line)
-                else:
-                    self.messages.append(line)
+        for line in heard(self.pipes[index]):
+            if line.startswith(WARNING):
+                self.say(line)
+            else:
+                self._words.setdefault(index, []).append(line)
 
     def _start(self, index: int) -> None:
-        command = [sys.executable, "-m", "kleiber.experiments.sweeping.worker", str(self.directory), self.split]
         with contextlib.suppress(OSError):
             self.log.flush()
-        read, write = os.pipe()
-        os.set_blocking(read, False)
-        self.processes[index] = subprocess.Popen(
-            [*command, str(index), self.session],
-            stdout=self.log,
-            stderr=self.log,
-            env={**worker_environment(self.num_devices), "KLEIBER_DRIVER_PIPE": str(write)},
-            pass_fds=(write,),
-            start_new_session=True,  # Ctrl-C reaches the driver, which then asks the workers to save
-        )
-        os.close(write)
-        self.pipes[index] = read
+        arguments = [str(self.directory), self.split, str(index), self.session]
+        self.processes[index], self.pipes[index] = start_worker(arguments, self.log, self.num_devices)
 
     def stop(self) -> None:
         """Asks every worker to save and leave; after STOP_SECONDS kills those that have not."""
@@ -174,6 +194,38 @@ class WorkerPool:
                 process.wait()
         for index in list(self.processes):
             self._forget(index)
+
+
+def start_worker(
+    arguments: list[str], log: IO[str], num_devices: int, variables: Mapping[str, str] | None = None
+) -> tuple[subprocess.Popen, int]:
+    """Starts a worker, and returns its process and the pipe by which it speaks.
+
+    Args:
+      arguments: of kleiber.experiments.sweeping.worker.
+      log: takes what it prints.
+      num_devices: that it needs.
+      variables: of its environment, besides those of worker_environment.
+    """
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kleiber.experiments.sweeping.worker", *arguments],
+        stdout=log,
+        stderr=log,
+        env={**worker_environment(num_devices), DRIVER_PIPE: str(write), **(variables or {})},
+        pass_fds=(write,),
+        start_new_session=True,  # Ctrl-C reaches the driver, which then asks the workers to save
+    )
+    os.close(write)
+    return process, read
+
+
+def heard(pipe: int) -> list[str]:
+    """Returns the lines that a worker has said since it was last listened to."""
+    with contextlib.suppress(BlockingIOError):
+        return os.read(pipe, 65_536).decode(errors="replace").splitlines()
+    return []
 
 
 def num_devices(configs: Iterable[TrainConfig]) -> int:

@@ -3,14 +3,30 @@
 B batch, T position, D model width, V vocabulary.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from kleiber.model.config import ModelConfig
+from kleiber.model.layers.product import look_up, read
 from kleiber.model.layers.weight import declare
 from kleiber.model.parametrization import rules
 from kleiber.parallel.rules import constrain
+
+
+def fill(parts: Sequence[tuple[jax.Array, jax.Array | None]]) -> jax.Array:
+    """Returns the residual stream x_BTD that the encoders of a model's inputs fill, the later over the earlier.
+
+    Args:
+      parts: of each encoder, its embeddings [B, S, D] and the places [B, S] of a row that they take; the first gives
+        every place, with None.
+    """
+    x_BTD = parts[0][0]
+    for embeddings_BSD, places_BS in parts[1:]:
+        x_BTD = x_BTD.at[jnp.arange(len(x_BTD))[:, None], places_BS].set(embeddings_BSD)
+    return x_BTD
 
 
 class Embedding(nnx.Module):
@@ -25,16 +41,26 @@ class Embedding(nnx.Module):
         if config.has_previous_token_mix:
             self.mix = declare(config, rngs, "mix", (d_model,), ("embed",))
 
-    def __call__(self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None) -> jax.Array:
-        """Returns x_BTD in the compute dtype: embeddings times the parametrization's input multiplier."""
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        segment_ids_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+    ) -> jax.Array:
+        """Returns x_BTD in the compute dtype: embeddings times the parametrization's input multiplier.
+
+        Args:
+          tokens_BT: int32 token ids; T at most seq_len when positions are learned.
+          segment_ids_BT: integer document of each; None for one document a row.
+          positions_BT: integer position of each; None for 0 .. T-1.
+        """
         length = tokens_BT.shape[1]
         if length > self.config.seq_len and self.config.positions == "learned":
             raise ValueError(f"{length} tokens, but seq_len gives learned positions for {self.config.seq_len} only.")
-        # Whole rows, gathered over fsdp as any weight is, so that looking up leaves the batch split as it is.
-        table_VD = constrain(self.embedding[...].astype(self.config.compute_dtype), ("vocab", None))
-        x_BTD = constrain(table_VD[tokens_BT], ("batch", "seq", None))
+        dtype = self.config.compute_dtype
+        x_BTD = constrain(look_up(self.embedding, tokens_BT, dtype, "vocab"), ("batch", "seq", None))
         if self.config.positions == "learned":
-            x_BTD = x_BTD + self.positions[...][:length].astype(x_BTD.dtype)
+            x_BTD = x_BTD + look_up(self.positions, slice(length) if positions_BT is None else positions_BT, dtype)
         x_BTD = constrain(x_BTD * rules(self.config)["embedding"].multiplier, ("batch", "seq", None))
         return self._mix_previous(x_BTD, segment_ids_BT) if self.config.has_previous_token_mix else x_BTD
 
@@ -44,4 +70,4 @@ class Embedding(nnx.Module):
         if segment_ids_BT is not None:
             is_same_BT = jnp.pad(segment_ids_BT[:, 1:] == segment_ids_BT[:, :-1], ((0, 0), (1, 0)))
             previous_BTD = previous_BTD * is_same_BT[..., None].astype(x_BTD.dtype)
-        return x_BTD + self.mix[...].astype(x_BTD.dtype) * previous_BTD
+        return x_BTD + read(self.mix, x_BTD.dtype) * previous_BTD

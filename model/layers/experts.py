@@ -1,4 +1,4 @@
-"""Mixture of experts: a router sends each token to a few of many feed-forward blocks.
+"""Mixture of experts: a router sends each token to a few of many feed-forwards.
 
 B batch, G groups of a row, S tokens of a group, D model width, E experts, A experts a token is sent to, C capacity
 (tokens an expert takes from a group), F width of one expert.
@@ -14,6 +14,7 @@ arXiv:2101.03961), eq. 4; router z-loss, ST-MoE (Zoph et al. 2022, arXiv:2202.08
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from flax import nnx
 
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.layers.feed_forward import FeedForward, activate
+from kleiber.model.layers.product import contraction
 from kleiber.model.layers.weight import declare
 from kleiber.parallel.rules import constrain
 
@@ -44,7 +46,7 @@ def capacity(experts: ExpertsConfig, group_size: int) -> int:
 
 
 class Experts(nnx.Module):
-    """The feed-forward part of a block as a mixture of experts, with shared experts that every token passes."""
+    """The feed-forward part of a layer as a mixture of experts, with shared experts that every token passes."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs, num_stacked: int | None = None):
         assert config.experts is not None
@@ -61,7 +63,7 @@ class Experts(nnx.Module):
             self.shared = FeedForward(config, rngs, num_stacked, d_ff=self.experts.num_shared * d_ff)
 
     def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, Routing]:
-        """Returns what the experts of one block add to x, before the branch multiplier, and what the router did."""
+        """Returns what the experts of one layer add to x, before the branch multiplier, and what the router did."""
         batch, length, d_model = x_BTD.shape
         size = self.experts.group_size or length
         if length % size:
@@ -85,7 +87,7 @@ class Experts(nnx.Module):
         """Returns the weight and the place of each choice [B, G, S, A]; the place past the last one is the bin."""
         num, active = self.experts.num_experts, self.experts.num_active
         # In float32: two experts whose scores bfloat16 cannot tell apart would be drawn by rounding.
-        logits_BGSE = x_BGSD.astype(jnp.float32) @ self.router[...].astype(jnp.float32)
+        logits_BGSE = contraction("BGSD,DE->BGSE", x_BGSD.astype(jnp.float32), self.router)
         probabilities_BGSE = jax.nn.softmax(logits_BGSE, axis=-1)
         weights_BGSA, choice_BGSA = jax.lax.top_k(probabilities_BGSE, active)
         if self.experts.has_normalised_weights:
@@ -104,10 +106,7 @@ class Experts(nnx.Module):
 
     def _compute(self, x_BGECD: jax.Array) -> jax.Array:
         """Returns each expert's feed-forward of the tokens sent to it."""
-
-        def each(x: jax.Array, weight: nnx.Param) -> jax.Array:
-            return jnp.einsum("BGECD,EDF->BGECF", x, weight[...].astype(x.dtype))
-
+        each = partial(contraction, "BGECD,EDF->BGECF")
         up_BGECF = each(x_BGECD, self.up)
         if self.config.is_gated:
             hidden_BGECF = activate(each(x_BGECD, self.gate), self.config.activation) * up_BGECF

@@ -1,4 +1,4 @@
-"""The feed-forward block, plain or gated.
+"""The feed-forward, plain or gated.
 
 B batch, T position, D model width, F feed-forward width.
 """
@@ -33,7 +33,7 @@ class FeedForward(nnx.Module):
         self.down = declare(config, rngs, "down", (d_ff, d_model), ("mlp", "embed"), num_stacked)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """Returns what the feed-forward of one block adds to x, before the branch multiplier."""
+        """Returns what the feed-forward of one layer adds to x, before the branch multiplier."""
         up_BTF = product(self.config, x_BTD, self.up)
         if self.config.is_gated:
             hidden_BTF = activate(product(self.config, x_BTD, self.gate), self.config.activation) * up_BTF

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kleiber.model.config import ModelConfig
+from kleiber.model.layers.product import read
 from kleiber.model.layers.weight import declare
 
 EPSILON = 1e-6  # on the mean square; far below the activations, which are of order one
@@ -37,7 +38,7 @@ class Norm(nnx.Module):
             x32_BTD = x32_BTD - jnp.mean(x32_BTD, axis=-1, keepdims=True)
         y_BTD = rms_normalise(x32_BTD)
         if self.config.has_norm_gain:
-            y_BTD = y_BTD * self.gain[...].astype(jnp.float32)
+            y_BTD = y_BTD * read(self.gain, jnp.float32)
             if self.config.norm == "layernorm":
-                y_BTD = y_BTD + self.bias[...].astype(jnp.float32)
+                y_BTD = y_BTD + read(self.bias, jnp.float32)
         return y_BTD.astype(x_BTD.dtype)

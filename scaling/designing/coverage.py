@@ -7,9 +7,8 @@ import numpy as np
 
 from kleiber.scaling.fitting.estimates import interval, transformed_gradient
 from kleiber.scaling.fitting.noise import Uncertainty, make_clusters
-from kleiber.scaling.fitting.objective import Objective
 from kleiber.scaling.fitting.refit import Refits, refit_uncertainty
-from kleiber.scaling.fitting.scaled_law import Model
+from kleiber.scaling.fitting.scaled_law import ScaledLaw
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Coverage:
 class Truth:
     """What the intervals should hold."""
 
-    model: Model
+    scaled: ScaledLaw
     constants: Mapping[str, float]
     point: Mapping[str, float]
     """A run to predict."""
@@ -47,16 +46,13 @@ class Truth:
     def log_loss(self) -> float:
         """Returns the true log loss at the point."""
         columns = {name: np.array([value]) for name, value in self.point.items()}
-        return float(self.model.log_loss(self.model.working(self.constants)[None], columns)[0, 0])
+        return float(self.scaled.log_loss(self.scaled.working(self.constants)[None], columns)[0, 0])
 
 
 def refitted(refits: Refits, log_losses: np.ndarray, cluster: np.ndarray | None = None) -> list[tuple]:
     """Returns (z, Uncertainty) of every refit, for `coverages`."""
     clusters = None if cluster is None else make_clusters(np.asarray(cluster))
-    return [
-        (refits.z[index], refit_uncertainty(refits, log_losses, index, clusters, Objective()))
-        for index in range(len(refits.z))
-    ]
+    return [(refits.z[index], refit_uncertainty(refits, log_losses, index, clusters)) for index in range(len(refits.z))]
 
 
 def coverages(
@@ -102,18 +98,18 @@ def _quantities(
     truth: Truth, z: np.ndarray, target: float, new: float
 ) -> dict[str, tuple[float, np.ndarray, float, bool, float]]:
     """Returns (value, gradient, share of new-run noise, whether it is in logarithms, true value) by name."""
-    model = truth.model
+    scaled = truth.scaled
     out: dict[str, tuple[float, np.ndarray, float, bool, float]] = {}
-    for name in model.free:
-        value, gradient, is_log = transformed_gradient(model, z, name)
+    for name in scaled.free:
+        value, gradient, is_log = transformed_gradient(scaled, z, name)
         out[name] = (value, gradient, 0.0, is_log, float(truth.constants[name]))
-    frontier = model.law.frontier
-    if frontier and set(frontier) <= set(model.free):
+    frontier = scaled.law.frontier
+    if frontier and set(frontier) <= set(scaled.free):
         (x, slope_x, *_), (y, slope_y, *_) = (out[name] for name in frontier)
         true = truth.constants[frontier[1]] / truth.constants[frontier[0]]
         out["a"] = (y / x, slope_y - slope_x, 0.0, True, true)
     columns = {name: np.array([value]) for name, value in truth.point.items()}
-    mean, jacobian = model.log_loss_and_jacobian(z[None], columns)
+    mean, jacobian = scaled.log_loss_and_jacobian(z[None], columns)
     out["loss"] = (float(mean[0, 0]), jacobian[0, 0], 0.0, False, target)
     out["new run"] = (float(mean[0, 0]), jacobian[0, 0], 1.0, False, new)
     return out

@@ -5,14 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kleiber.scaling.designing.purchases import FINAL_PRIOR, Form, Problem, criterion, information, search
-from kleiber.scaling.designing.simulate import RunNoise
+from kleiber.scaling.designing.purchases import FINAL_PRIOR, Form, Problem, criterion, information, search_design
 from kleiber.scaling.fitting.estimates import transformed_gradient
 from kleiber.scaling.fitting.identifiability import fisher
-from kleiber.scaling.fitting.known import Columns, Known
-from kleiber.scaling.fitting.noise import make_clusters, whiten
-from kleiber.scaling.fitting.scaled_law import Model, make_model
-from kleiber.scaling.law import Law
+from kleiber.scaling.fitting.known import Known
+from kleiber.scaling.fitting.noise import RunNoise, make_clusters, whiten
+from kleiber.scaling.fitting.scaled_law import ScaledLaw, make_scaled_law
+from kleiber.scaling.law import Law, Values
 from kleiber.scaling.laws import get_law
 
 SINGULAR = 1e14
@@ -40,7 +39,7 @@ class ExpectedErrors:
         return self.condition > SINGULAR
 
 
-def independent_rows(rows: np.ndarray, trunk: np.ndarray | None, noise: RunNoise) -> np.ndarray:
+def independent_rows(rows: np.ndarray, trunk: Sequence[str] | np.ndarray | None, noise: RunNoise) -> np.ndarray:
     """Returns rows [runs, P] turned so that errors are independent and of unit variance.
 
     Args:
@@ -57,12 +56,11 @@ def independent_rows(rows: np.ndarray, trunk: np.ndarray | None, noise: RunNoise
 def expected_errors(
     law: str | Law,
     constants: Mapping[str, float],
-    design_points: Columns,
+    design_points: Values,
     noise: RunNoise,
     *,
-    targets: Columns | None = None,
+    targets: Values | None = None,
     trunk: Sequence[str] | np.ndarray | None = None,
-    fixed: Mapping[str, float] | None = None,
 ) -> ExpectedErrors:
     """Returns the standard errors to expect from a fit of planned runs, if the law and the noise are true.
 
@@ -75,42 +73,41 @@ def expected_errors(
       noise: of log losses.
       targets: the law's variables [targets] of runs to forecast.
       trunk: name of each run's trunk [runs]; None if each run has its own.
-      fixed: constants that the fit will hold.
     """
-    law = get_law(law) if isinstance(law, str) else law
-    model = make_model(law, design_points, fixed)
-    return _errors(model, model.working({**constants, **(fixed or {})}), noise, trunk, targets)
+    law = get_law(law)
+    scaled = make_scaled_law(law, design_points)
+    return _errors(scaled, scaled.working(constants), noise, trunk, targets)
 
 
 def _errors(
-    model: Model, z: np.ndarray, noise: RunNoise, trunk: Sequence[str] | np.ndarray | None, targets: Columns | None
+    scaled: ScaledLaw, z: np.ndarray, noise: RunNoise, trunk: Sequence[str] | np.ndarray | None, targets: Values | None
 ) -> ExpectedErrors:
-    """Returns the errors of a fit of the model's own runs."""
-    jacobian = model.log_loss_and_jacobian(z[None])[1][0]
-    values = fisher(model, z, jacobian)[0]
+    """Returns the errors of a fit of the scaled law's own runs."""
+    jacobian = scaled.log_loss_and_jacobian(z[None])[1][0]
+    values = fisher(scaled, z, jacobian)[0]
     condition = float(values[0] / values[-1]) if values[-1] > 0 and len(jacobian) >= len(z) else np.inf
     rows = np.zeros((0, len(z)))
     if targets is not None:
-        arrays = {name: np.atleast_1d(np.asarray(targets[name], np.float64)) for name in model.law.variable_names}
-        rows = model.log_loss_and_jacobian(z[None], arrays)[1][0]
+        arrays = {name: np.atleast_1d(np.asarray(targets[name], np.float64)) for name in scaled.law.variable_names}
+        rows = scaled.log_loss_and_jacobian(z[None], arrays)[1][0]
     if condition > SINGULAR:
         infinite = np.full(len(rows), np.inf)
-        return ExpectedErrors(dict.fromkeys(model.free, np.inf), np.inf, infinite, infinite, condition)
-    whitened = independent_rows(jacobian, None if trunk is None else np.asarray(trunk), noise)
+        return ExpectedErrors(dict.fromkeys(scaled.free, np.inf), np.inf, infinite, infinite, condition)
+    whitened = independent_rows(jacobian, trunk, noise)
     _, upper = np.linalg.qr(whitened / (size := np.linalg.norm(whitened, axis=0)))
 
     def error(contrast: np.ndarray) -> float:
         return float(np.linalg.norm(np.linalg.solve(upper.T, contrast / size)))
 
     errors, slopes = {}, {}
-    for name in model.free:
-        value, slopes[name], is_log = transformed_gradient(model, z, name)
+    for name in scaled.free:
+        value, slopes[name], is_log = transformed_gradient(scaled, z, name)
         errors[name] = error(slopes[name]) * (value if is_log else 1.0)
     forecast = np.array([error(row) for row in rows])
-    found = model.reported(z)
+    found = scaled.reported(z)
     a = None
-    if model.law.frontier and set(model.law.frontier) <= set(model.free):
-        first, second = model.law.frontier
+    if scaled.law.frontier and set(scaled.law.frontier) <= set(scaled.free):
+        first, second = scaled.law.frontier
         share = float(found[second] / (found[first] + found[second]))
         a = share * (1 - share) * error(slopes[second] - slopes[first])
     return ExpectedErrors(errors, a, forecast, np.hypot(forecast, noise.new_run), condition)
@@ -120,7 +117,7 @@ def _errors(
 class Pool:
     """Candidates to buy."""
 
-    columns: Columns
+    columns: Values
     """float64 [candidates], the laws' variables."""
     flops: np.ndarray
     """float64 [candidates], each as a run by itself."""
@@ -188,7 +185,7 @@ def make_pool(
 class BoughtRuns:
     """A design: which runs, what they cost, and what they will say together with the runs already there."""
 
-    columns: Columns
+    columns: Values
     """float64 [runs], in the order in which to buy."""
     trunk: np.ndarray
     """Text [runs]; equal names share a trunk."""
@@ -207,7 +204,7 @@ class BoughtRuns:
 def design_problem(
     known: Known,
     pool: Pool,
-    targets: Columns,
+    targets: Values,
     rivals: Sequence[Known] = (),
     aim: str = "prediction",
     max_repeats: int = 10**9,
@@ -216,10 +213,10 @@ def design_problem(
     forms = []
     for index, each in enumerate([known, *rivals]):
         parts = []
-        own = each.model.columns if known.has_runs else pool.columns
+        own = each.scaled.columns if known.has_runs else pool.columns
         for columns in (pool.columns, targets, own):
             arrays = {name: np.atleast_1d(np.asarray(value, np.float64)) for name, value in columns.items()}
-            value, jacobian = each.model.log_loss_and_jacobian(each.z[None], arrays)
+            value, jacobian = each.scaled.log_loss_and_jacobian(each.z[None], arrays)
             rows = jacobian[0]
             if index:
                 rows = np.column_stack([rows, known.predict(arrays) - value[0]])
@@ -227,18 +224,17 @@ def design_problem(
         rows, wanted, there = parts
         base = np.zeros((rows.shape[1],) * 2)
         if known.has_runs:
-            there = independent_rows(there, None if known.trunk is None else np.asarray(known.trunk), known.noise)
+            there = independent_rows(there, known.trunk, known.noise)
             base = there.T @ there
-        forms.append(Form(rows, wanted, base, each.weight, index > 0))
-    noise = known.noise
-    point, shared = noise.point**2, noise.tau**2
-    return Problem(pool.flops, tuple(forms), point, shared, pool.trunk, pool.cooldown, max_repeats, aim)
+        forms.append(Form(rows, wanted, base, each.weight))
+    variances = known.noise.point**2, known.noise.tau**2
+    return Problem(pool.flops, tuple(forms), *variances, pool.trunk, pool.cooldown, max_repeats, aim)
 
 
 def design_runs(
     known: Known,
     pool: Pool,
-    targets: Columns,
+    targets: Values,
     budget: float,
     *,
     max_runs: int = 48,
@@ -247,7 +243,7 @@ def design_runs(
     stop_at: float = 0.0,
     max_repeats: int = 10**9,
 ) -> BoughtRuns:
-    """Returns the runs to buy: greedy by gain over cost ** 0.4, then exchanged until no exchange helps.
+    """Returns the runs to buy: greedy by gain over cost ** 0.4, then swapped until no swap helps.
 
     Args:
       known: the law designed for; see `kleiber.scaling.fitting.known`.
@@ -267,15 +263,15 @@ def design_runs(
     if aim not in ("prediction", "constants"):
         raise ValueError(f"aim {aim!r}: choose prediction or constants.")
     problem = design_problem(known, pool, targets, rivals, aim, max_repeats)
-    found = search(problem, budget, max_runs, stop_at**2)
+    found = search_design(problem, budget, max_runs, stop_at**2)
     if not found.chosen:
         cheapest = float(problem.added_cost([]).min())
         raise ValueError(f"a budget of {budget:.3g} FLOPs buys no run; the cheapest candidate costs {cheapest:.3g}.")
     picks = np.array(found.chosen)
     columns = {name: values[picks] for name, values in pool.columns.items()}
-    label = picks * 0 + np.arange(len(picks)) if pool.trunk is None else pool.trunk[picks]
+    label = np.arange(len(picks)) if pool.trunk is None else pool.trunk[picks]
     trunk = np.array([f"new-{each}" for each in label])
-    before = _errors(known.model, known.z, known.noise, known.trunk, targets) if known.has_runs else None
+    before = _errors(known.scaled, known.z, known.noise, known.trunk, targets) if known.has_runs else None
     path = found.path
     if aim == "constants":
         whole = replace(problem, aim="prediction")
@@ -283,24 +279,18 @@ def design_runs(
             float(criterion(whole, [each[None] for each in information(whole, found.chosen[: k + 1])], FINAL_PRIOR)[0])
             for k in range(len(picks))
         ]
-    return BoughtRuns(
-        columns,
-        trunk,
-        problem.cost(found.chosen),
-        expected_from(known, columns, trunk, targets),
-        before,
-        np.sqrt(path).tolist(),
-    )
+    expected = expected_from(known, columns, trunk, targets)
+    return BoughtRuns(columns, trunk, problem.cost(found.chosen), expected, before, np.sqrt(path).tolist())
 
 
-def expected_from(known: Known, columns: Columns, trunk: np.ndarray | None, targets: Columns) -> ExpectedErrors:
+def expected_from(known: Known, columns: Values, trunk: np.ndarray | None, targets: Values) -> ExpectedErrors:
     """Returns the expected errors from the runs already there and new ones."""
     trunk = np.array([f"new-{index}" for index in range(len(next(iter(columns.values()))))]) if trunk is None else trunk
-    names = known.model.law.variable_names
+    names = known.scaled.law.variable_names
     joined = {name: np.asarray(columns[name], np.float64) for name in names}
     if known.has_runs:
-        there = known.model.columns
+        there = known.scaled.columns
         joined = {name: np.concatenate([there[name], joined[name]]) for name in names}
         own = known.trunk or tuple(f"run-{index}" for index in range(len(there[names[0]])))
         trunk = np.concatenate([[f"old-{each}" for each in own], trunk])
-    return _errors(replace(known.model, columns=joined), known.z, known.noise, trunk, targets)
+    return _errors(replace(known.scaled, columns=joined), known.z, known.noise, trunk, targets)

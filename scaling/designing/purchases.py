@@ -1,4 +1,4 @@
-"""The search for a design: greedy purchases by gain over cost, then exchanges, with shared trunks counted as such."""
+"""The search for a design: greedy purchases by gain over cost, then swaps, with shared trunks counted as such."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -8,11 +8,11 @@ import numpy as np
 COST_POWER = 0.4
 """Greedy purchases take the largest gain / cost ** 0.4 (Li 2026, arXiv:2604.22753)."""
 OTHER_POWERS = (1.0, 0.7)
-"""Further greedy starts for the exchanges: with few affordable runs a thriftier start ends better."""
+"""Further greedy starts for the swaps: with few affordable runs a thriftier start ends better."""
 GREEDY_PRIOR = 1.0
 """Standard deviation of every working coordinate (mostly logarithms) while too few runs are bought to fit the law."""
 FINAL_PRIOR = 30.0
-"""And while exchanging, so that the runs bought must identify the law by themselves."""
+"""And while swapping, so that the runs bought must identify the law by themselves."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,6 @@ class Form:
     """float64 [K, K], information of the runs already there."""
     weight: float = 1.0
     """Of a rival against the law designed for, from the runs already there."""
-    is_rival: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,16 +172,16 @@ def _disagreement(form: Form, matrix: np.ndarray, prior: float) -> tuple[np.ndar
     return weight, (distance**2).mean(axis=-1)
 
 
-def search(problem: Problem, budget: float, max_runs: int, stop_at: float = 0.0, max_passes: int = 40) -> Design:
-    """Returns the runs to buy for a budget: greedy purchases, then exchanges until none helps, from several starts.
+def search_design(problem: Problem, budget: float, max_runs: int, stop_at: float = 0.0, max_passes: int = 40) -> Design:
+    """Returns the runs to buy for a budget: greedy purchases, then swaps until none helps, from several starts.
 
     Args:
       problem: see `Problem`.
       budget: FLOPs.
       max_runs: runs at most.
-      stop_at: if above 0, the greedy purchases end once the criterion without a prior is at most this, and exchanges
+      stop_at: if above 0, the greedy purchases end once the criterion without a prior is at most this, and swaps
         are left out.
-      max_passes: rounds of exchanges at most.
+      max_passes: rounds of swaps at most.
     """
     limit = Limit(budget, max_runs, stop_at)
     greedy, path = _buy(problem, [], limit, COST_POWER)
@@ -212,10 +211,10 @@ class Limit:
 
 
 def _improve(problem: Problem, chosen: list[int], limit: Limit, power: float, max_passes: int) -> list[int]:
-    """Returns the purchases after exchanges, with more bought where that leaves money, until nothing gets better."""
+    """Returns the purchases after swaps, with more bought where that leaves money, until nothing gets better."""
     chosen = list(chosen)
     for _ in range(max_passes):
-        if not _exchange(problem, chosen, limit.budget):
+        if not _swap(problem, chosen, limit.budget):
             break
         chosen = _buy(problem, chosen, limit, power)[0]
     return chosen
@@ -252,7 +251,7 @@ def _buy(
     return chosen, path
 
 
-def _exchange(problem: Problem, chosen: list[int], budget: float) -> bool:
+def _swap(problem: Problem, chosen: list[int], budget: float) -> bool:
     """Replaces each run by the best candidate that the budget allows; returns whether anything got better."""
     improved = False
     for position in range(len(chosen)):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kleiber.scaling.designing.design import ExpectedErrors, expected_from
-from kleiber.scaling.fitting.known import Columns, Known
+from kleiber.scaling.fitting.known import Known
+from kleiber.scaling.law import Values
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Grid:
 
     num_params: np.ndarray
     num_tokens: np.ndarray
-    columns: Columns
+    columns: Values
     """float64 [runs]."""
     flops: float
     expected: ExpectedErrors
@@ -23,7 +24,7 @@ class Grid:
 
 def best_grid(
     known: Known,
-    targets: Columns,
+    targets: Values,
     budget: float,
     num_runs: int,
     num_params: tuple[float, float],

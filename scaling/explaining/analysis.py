@@ -2,30 +2,30 @@
 
 import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kleiber.scaling.explaining.approaches import Approach, approaches_json, approaches_report, compare_approaches
+from kleiber.scaling.explaining.approaches import Approaches, compare_approaches
 from kleiber.scaling.explaining.factors import Factors, describe_factors
 from kleiber.scaling.explaining.select import Selection, rolling_origin
 from kleiber.scaling.fitting.fit import fit_law
-from kleiber.scaling.fitting.report import comparison_report
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import form_weights
 from kleiber.scaling.forecasting.mixture import mixture_weights
 from kleiber.scaling.forecasting.rolling import Origin, Protection, protect, protection_json, roll_origin
+from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import RunTable
 from kleiber.scaling.table.warned import TableWarning
 
 FORMS = ("chinchilla", "generalised_mean", "saturating", "product", "kaplan")
 """Fitted when no law is asked for: which is right decides a forecast, and a table can hardly tell."""
+LEFT_OUT = "not asked for"
 BEYOND = 10.0
 """The three approaches advise for this many times the compute of the largest run."""
-
 MOST_FOR_APPROACHES = 20_000
 """Runs; the search for slices of equal compute takes minutes beyond."""
 
@@ -42,9 +42,8 @@ class Analysis:
     """What the table's own forecasts say of intervals; None where it was asked off."""
     factors: tuple[Factors | str, ...]
     """One a fit."""
-    approaches: tuple[tuple[float, list[Approach]] | str, ...]
-    """One a fit: the budget in FLOPs, and what each approach advises for it."""
-
+    approaches: tuple[Approaches | str, ...]
+    """One a fit."""
     is_default: bool
     """Whether no law was asked for, so that the first is told of in full and the others are its rivals."""
 
@@ -59,10 +58,8 @@ class Analysis:
             {
                 **fit.to_json(),
                 "warnings": list(noted),
-                "factors": {"withheld": factors} if isinstance(factors, str) else factors.to_json(),
-                "approaches": {"withheld": advice}
-                if isinstance(advice, str)
-                else approaches_json(advice[1], advice[0]),
+                "factors": _json(factors),
+                "approaches": _json(advice),
             }
             for fit, factors, advice in parts
         ]
@@ -71,9 +68,7 @@ class Analysis:
                 {"law": fit.law, "aicc": fit.aicc, "weight": weight}
                 for fit, weight in zip(self.fits, self.weights, strict=True)
             ],
-            "cross_validation": {"withheld": self.selection}
-            if isinstance(self.selection, str)
-            else self.selection.to_json(),
+            "cross_validation": _json(self.selection),
             **protection_json(self.fits, self.protection),
         }
         if len(found) > 1 and not self.is_default:
@@ -82,24 +77,25 @@ class Analysis:
 
     def report(self) -> str:
         """Returns the fits, how they compare, and what the best of them says about factors, for people."""
-        told = {0, self.best} if self.is_default else range(len(self.fits))
-        parts = [self.fits[index].report() for index in sorted(told)]
+        parts = [fit.report() for fit in self.told]
         if len(self.fits) > 1:
-            parts.append(comparison_report(self.fits, self.weights, mixture_weights(self.fits).tolist()))
-        parts.append(
-            f"rolling origin in compute: not possible, {self.selection}"
-            if isinstance(self.selection, str)
-            else self.selection.report()
-        )
+            parts.append(_comparison(self.fits, self.weights))
+        if not isinstance(self.selection, str):
+            parts.append(self.selection.report())
+        elif self.selection != LEFT_OUT:
+            parts.append(f"rolling origin in compute: not possible, {self.selection}")
         if self.protection:
             parts.append(f"forecasts of the table's own dearer runs\n{self.protection.report()}")
         best = self.best
         for found in (self.factors[best], self.approaches[best]):
-            if isinstance(found, Factors):
+            if not isinstance(found, str):
                 parts.append(found.report())
-            elif not isinstance(found, str):
-                parts.append(approaches_report(found[1], found[0]))
         return "\n\n".join(parts)
+
+    @property
+    def told(self) -> tuple[FitResult, ...]:
+        """The fits to tell of in full: those of laws asked for, else the first, and the best if it is another."""
+        return tuple(self.fits[i] for i in sorted({0, self.best})) if self.is_default else self.fits
 
     @property
     def best(self) -> int:
@@ -109,9 +105,13 @@ class Analysis:
         return [fit.law for fit in self.fits].index(self.selection.best)
 
 
+def _json(found: Selection | Factors | Approaches | str) -> dict[str, Any]:
+    return {"withheld": found} if isinstance(found, str) else found.to_json()
+
+
 def analyse(
     table: RunTable,
-    laws: Sequence[str] = (),
+    laws: Sequence[str | Law | Callable[..., Any]] = (),
     *,
     cluster: str | None = None,
     objective: str = "gaussian",
@@ -125,7 +125,7 @@ def analyse(
 
     Args:
       table, cluster, objective, delta, starts: as for `fit_law`.
-      laws: ids of registered laws; without any FORMS, of which those after the first may fail.
+      laws: as for `fit_law`, each; without any FORMS, of which those after the first may fail.
       fixed: constants held at a value in the laws that have them; with one law, all must be its own.
       in_depth: whether more is found than the fits.
       is_protected: whether the table's own forecasts widen the intervals of forecasts.
@@ -133,51 +133,60 @@ def analyse(
     Raises:
       TableError, ValueError, FitFailedError: as `fit_law`.
     """
-    names, fixed = list(dict.fromkeys(laws or FORMS)), dict(fixed or {})
-    held = {name: fixed if len(names) == 1 else _own(name, fixed, names) for name in names}
+    chosen, fixed = list({law.id: law for law in map(get_law, laws or FORMS)}.values()), dict(fixed or {})
+    held = [fixed] if len(chosen) == 1 else [_own(law, fixed, chosen) for law in chosen]
     common: dict[str, Any] = {"cluster": cluster, "objective": objective, "delta": delta, "starts": starts}
-    if laws:
-        fits = tuple(fit_law(table, name, fixed=held[name], **common) for name in names)
-    else:
-        first = fit_law(table, names[0], fixed=held[names[0]], **common)
-        fits = (first, *_rivals(table, {name: held[name] for name in names[1:]}, common))
-    weights = tuple(form_weights(fits))
+    first = 1 if not laws else len(chosen)
+    fits = tuple(fit_law(table, law, fixed=own, **common) for law, own in zip(chosen[:first], held, strict=False))
+    fits += _rivals(table, zip(chosen[first:], held[first:], strict=True), common)
     origins = roll_origin(fits) if in_depth or is_protected else []
-    told = range(len(fits)) if laws else range(1)
-    left_out = "not asked for"
+    told = fits[:first] if in_depth else ()
+    left_out = (LEFT_OUT,) * (len(fits) - len(told))
     return Analysis(
         fits,
-        weights,
-        _selection(fits, origins) if in_depth else left_out,
+        tuple(form_weights(fits)),
+        _selection(fits, origins) if in_depth else LEFT_OUT,
         protect(fits, origins) if is_protected else None,
-        tuple(describe_factors(fit) if in_depth and i in told else left_out for i, fit in enumerate(fits)),
-        tuple(_approaches(fit) if in_depth and i in told else left_out for i, fit in enumerate(fits)),
+        (*map(describe_factors, told), *left_out),
+        (*map(_approaches, told), *left_out),
         not laws,
     )
 
 
-def _rivals(table: RunTable, held: Mapping[str, Mapping[str, float]], options: Mapping[str, Any]) -> list[FitResult]:
+def _rivals(
+    table: RunTable, held: Iterable[tuple[Law, Mapping[str, float]]], options: Mapping[str, Any]
+) -> tuple[FitResult, ...]:
     """Returns the laws that the table can carry; what there is to warn of was said of the first law."""
     fits = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TableWarning)
-        for name, fixed in held.items():
+        for law, fixed in held:
             with contextlib.suppress(ValueError):
-                fits.append(fit_law(table, name, fixed=fixed, **options))
-    return fits
+                fits.append(fit_law(table, law, fixed=fixed, **options))
+    return tuple(fits)
 
 
-def _own(law: str, fixed: Mapping[str, float], laws: Sequence[str]) -> dict[str, float]:
+def _comparison(fits: Sequence[FitResult], weights: Sequence[float]) -> str:
+    """Returns several fits of the same runs side by side, best first."""
+    best, shares = min(fit.aicc for fit in fits), mixture_weights(fits).tolist()
+    lines = [f"{'law':<18}{'AICc - best':>12}{'weight':>9}{'in forecasts':>14}{'residual rms':>14}{'points':>8}"]
+    for fit, weight, share in sorted(zip(fits, weights, shares, strict=True), key=lambda row: row[0].aicc):
+        row = f"{fit.law:<18}{fit.aicc - best:>12.1f}{weight:>9.3f}{share:>14.3f}{fit.residual_rms:>14.3%}"
+        lines.append(row + f"{fit.num_points:>8}")
+    return "\n".join(lines)
+
+
+def _own(law: Law, fixed: Mapping[str, float], laws: Sequence[Law]) -> dict[str, float]:
     """Returns the fixed constants that this law has.
 
     Raises:
       ValueError: for a constant that none of the laws has.
     """
-    known = {name for each in laws for name in get_law(each).names}
+    known = {name for each in laws for name in each.names}
     unknown = [name for name in fixed if name not in known]
     if unknown:
-        raise ValueError(f"none of {', '.join(laws)} has a constant {unknown[0]!r} to fix.")
-    return {name: value for name, value in fixed.items() if name in get_law(law).names}
+        raise ValueError(f"none of {', '.join(each.id for each in laws)} has a constant {unknown[0]!r} to fix.")
+    return {name: value for name, value in fixed.items() if name in law.names}
 
 
 def _selection(fits: Sequence[FitResult], origins: Sequence[Origin]) -> Selection | str:
@@ -187,13 +196,13 @@ def _selection(fits: Sequence[FitResult], origins: Sequence[Origin]) -> Selectio
         return str(reason)
 
 
-def _approaches(fit: FitResult) -> tuple[float, list[Approach]] | str:
+def _approaches(fit: FitResult) -> Approaches | str:
     if fit.num_points > MOST_FOR_APPROACHES:
         return f"{fit.num_points} runs are more than the {MOST_FOR_APPROACHES} that are looked through for slices"
     if fit.optimum.get("a") is None:
         return str(fit.optimum.get("withheld"))
     flops = BEYOND * 6 * float(np.max(fit.points["num_params_total"] * fit.points["num_tokens"]))
     try:
-        return flops, compare_approaches(fit, flops)
+        return compare_approaches(fit, flops)
     except ValueError as reason:
         return str(reason)

@@ -4,24 +4,19 @@ The bias of an approach depends on the surface and on where the runs are. So eac
 noise-free losses of the fitted law at the same runs: what it then gets wrong is its bias.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
-from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.forecasting.optimum import log_optimal_params, plain_rule
+from kleiber.scaling.fitting.result import FitResult, without_nan
+from kleiber.scaling.forecasting.allocation import Demand, allocate
 
 SAME_BUDGET = 1.05
 """Runs whose compute agrees within this factor belong to one isoFLOP slice."""
-LABELS = {
-    "envelope": "1 envelope",
-    "parabola": "2 parabola",
-    "akima": "2 Akima",
-    "parametric": "3 parametric",
-}
+LABELS = {"envelope": "1 envelope", "parabola": "2 parabola", "akima": "2 Akima", "parametric": "3 parametric"}
 KNOWN = {
     "envelope": "sees only the sizes that were run, so the first and last size pull the exponent",
     "parabola": "the loss is no parabola in log N: intercepts shift with the width of the slice (arXiv:2603.22339)",
@@ -45,40 +40,66 @@ class Approach:
     """Its known weakness, or why it could not be used."""
 
 
-def compare_approaches(fit: FitResult, flops: float, flops_per_param_token: float = 6.0) -> list[Approach]:
+@dataclass(frozen=True)
+class Approaches:
+    """What each approach advises for one budget."""
+
+    flops: float
+    approaches: tuple[Approach, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {**without_nan(asdict(self)), "withheld": None}
+
+    def report(self) -> str:
+        """Returns the comparison as text."""
+        lines = [
+            f"best parameters for {self.flops:.3g} FLOPs by each approach (bias: on noise-free losses of this fit)"
+        ]
+        for each in self.approaches:
+            if each.num_params is None:
+                lines.append(f"  {LABELS[each.name]:<13}{each.remark}")
+                continue
+            a = "withheld" if each.a is None else f"{each.a:.4f}"
+            lines.append(
+                f"  {LABELS[each.name]:<13}{each.num_params:>10.4g}  a {a}  bias {each.bias:+.2%}  ({each.remark})"
+            )
+        return "\n".join(lines)
+
+
+def compare_approaches(fit: FitResult, flops: float) -> Approaches:
     """Returns approach 1 (envelope), 2 (parabola), 2 with Akima minima, and 3 (the fit itself) for one budget.
 
     Args:
       fit: approach 3, of a law of parameters and tokens with an interior optimum.
-      flops: budget to advise for.
-      flops_per_param_token: training FLOPs per parameter and token.
+      flops: budget to advise for, at 6 FLOPs a parameter and token.
 
     Raises:
       ValueError: if the law has no compute-optimal size.
     """
-    product = flops / flops_per_param_token
-    best = float(np.exp(log_optimal_params(fit, fit.z[None], flops, plain_rule(flops_per_param_token))[0]))
+    product = flops / 6
+    best = allocate(fit, Demand(flops)).num_params_total
     params, tokens = fit.points["num_params_total"], fit.points["num_tokens"]
     clean = fit.predict(fit.points)
     methods: dict[str, Callable[[Losses], tuple[np.ndarray, np.ndarray]]] = {
         "envelope": lambda loss: envelope(params, tokens, loss),
-        "parabola": lambda loss: slice_minima(params, tokens, loss, _parabola, 3),
+        "parabola": lambda loss: slice_minima(params, tokens, loss, parabola, 3),
         "akima": lambda loss: slice_minima(params, tokens, loss, _akima, 5),
     }
     out = []
     for name, method in methods.items():
         try:
-            a, advised = _power_law(*method(fit.points["loss"]), product)
-            _, noiseless = _power_law(*method(clean), product)
+            a, advised = advised_size(*method(fit.points["loss"]), product)
+            _, noiseless = advised_size(*method(clean), product)
             out.append(Approach(name, a, advised, noiseless / best - 1, KNOWN[name]))
         except ValueError as reason:
             out.append(Approach(name, None, None, None, f"not possible: {reason}"))
     own = fit.optimum.get("a")
-    return [*out, Approach("parametric", own, best, 0.0, KNOWN["parametric"])]
+    return Approaches(flops, (*out, Approach("parametric", own, best, 0.0, KNOWN["parametric"])))
 
 
-def _power_law(log_product: np.ndarray, log_params: np.ndarray, product: float) -> tuple[float, float]:
-    """Returns the exponent and the parameters advised for a product of parameters and tokens."""
+def advised_size(log_product: np.ndarray, log_params: np.ndarray, product: float) -> tuple[float, float]:
+    """Returns the exponent a of a power law through best sizes, and the size it advises for a product N D."""
     slope, level = np.polyfit(log_product, log_params, 1)
     return float(slope), float(np.exp(level + slope * np.log(product)))
 
@@ -140,7 +161,14 @@ def slice_minima(
     return products, best
 
 
-def _parabola(x: np.ndarray, loss: np.ndarray) -> float:
+def parabola(x: np.ndarray, loss: np.ndarray) -> float:
+    """Returns the lowest point of a parabola through losses over log sizes.
+
+    Known bias: the loss is no parabola in log N, so the lowest point is shifted by a constant that depends on the
+    exponents and the width of the slice; the exponents of the power law survive, its intercepts do not.
+
+    Source: Hoffmann et al. 2022, section 3.2; the bias: Czech 2026, arXiv:2603.22339.
+    """
     curvature, slope, _ = np.polyfit(x - x.mean(), loss, 2)
     if curvature <= 0:
         raise ValueError("a slice has no lowest point; widen it.")
@@ -156,22 +184,3 @@ def _akima(x: np.ndarray, loss: np.ndarray) -> float:
     if best in (0, len(axis) - 1):
         raise ValueError("a slice is lowest at its end; widen it.")
     return float(axis[best])
-
-
-def approaches_json(found: Sequence[Approach], flops: float) -> dict[str, Any]:
-    """Returns plain JSON values."""
-    return {"flops": flops, "approaches": [asdict(each) for each in found], "withheld": None}
-
-
-def approaches_report(found: Sequence[Approach], flops: float) -> str:
-    """Returns the comparison as text."""
-    lines = [f"best parameters for {flops:.3g} FLOPs by each approach (bias: on noise-free losses of this fit)"]
-    for each in found:
-        if each.num_params is None:
-            lines.append(f"  {LABELS[each.name]:<13}{each.remark}")
-            continue
-        a = "withheld" if each.a is None else f"{each.a:.4f}"
-        lines.append(
-            f"  {LABELS[each.name]:<13}{each.num_params:>10.4g}  a {a}  bias {each.bias:+.2%}  ({each.remark})"
-        )
-    return "\n".join(lines)

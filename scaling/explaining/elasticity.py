@@ -1,11 +1,11 @@
 """Local exponents of each factor with intervals, whether they are constant, and what one factor is worth in another."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from kleiber.scaling.fitting.estimates import interval
+from kleiber.scaling.fitting.estimates import stepped, stepped_interval
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.fitting.scaled_law import STEP
 
@@ -66,17 +66,13 @@ def elasticities(fit: FitResult, points: list[Point] | None = None, level: float
         for factor in factors_of(fit):
             if not point[factor] > 0:
                 continue  # a share of zero has no logarithm
-
-            def one(z: np.ndarray, factor: str = factor, columns: dict = columns) -> np.ndarray:
-                return _elasticity(fit, z, columns, factor)[:, 0]
-
-            out.append(Elasticity(factor, dict(point), *_with_interval(fit, one, level)))
+            out.append(Elasticity(factor, dict(point), *_contrast(fit, columns, factor, (1.0,), level)))
     return out
 
 
 def factors_of(fit: FitResult) -> list[str]:
     """Returns the variables of a law that are no mere settings."""
-    return [each.name for each in fit.model.law.variables if not each.setting]
+    return [each.name for each in fit.scaled.law.variables if not each.setting]
 
 
 def reference_points(fit: FitResult) -> list[dict[str, float]]:
@@ -87,7 +83,7 @@ def reference_points(fit: FitResult) -> list[dict[str, float]]:
     points = []
     for share in (0.25, 0.5, 0.75):
         point = {}
-        for variable in fit.model.law.variables:
+        for variable in fit.scaled.law.variables:
             name, values = variable.name, fit.points[variable.name]
             if variable.may_be_zero:
                 point[name] = float(values.min() + share * np.ptp(values))
@@ -105,7 +101,7 @@ def constancy(fit: FitResult, level: float = 0.95) -> list[Constancy]:
     The verdict is within the fitted law: choose the law first (`explaining.select`), and fit one whose exponents vary.
     The generalised mean holds both the sum and the product.
     """
-    law, middle = fit.model.law, reference_points(fit)[1]
+    law, middle = fit.scaled.law, reference_points(fit)[1]
     out = []
     for factor in factors_of(fit):
         values = fit.points[factor]
@@ -113,16 +109,8 @@ def constancy(fit: FitResult, level: float = 0.95) -> list[Constancy]:
         if not low > 0:
             continue
         columns = _columns(fit, [{**middle, factor: low}, {**middle, factor: high}])
-
-        def ends(z: np.ndarray, factor: str = factor, columns: dict = columns) -> np.ndarray:
-            return _elasticity(fit, z, columns, factor)
-
-        def difference(z: np.ndarray, ends: Callable = ends) -> np.ndarray:
-            found = ends(z)
-            return found[:, 1] - found[:, 0]
-
-        first, last = (float(each) for each in ends(fit.z[None])[0])
-        value, reach = _with_interval(fit, difference, level)
+        first, last = (float(each) for each in _elasticity(fit, fit.z[None], columns, factor)[0])
+        value, reach = _contrast(fit, columns, factor, (-1.0, 1.0), level)
         verdict = _verdict(law.id, factor, (low, high), (first, last), reach)
         out.append(Constancy(factor, (low, high), (first, last), value, reach, verdict))
     return out
@@ -157,11 +145,7 @@ def interaction(fit: FitResult, first: str, second: str, level: float = 0.95) ->
 
 
 def exchange_rate(
-    fit: FitResult,
-    change: Point,
-    at: Point,
-    of: str = "num_params_total",
-    level: float = 0.95,
+    fit: FitResult, change: Point, at: Point, of: str = "num_params_total", level: float = 0.95
 ) -> ExchangeRate:
     """Returns how many times as much of one factor gives the loss that a change of others gives.
 
@@ -175,7 +159,7 @@ def exchange_rate(
     Raises:
       ValueError: for a factor that the law does not have, or if no amount of `of` gives that loss.
     """
-    names = fit.model.law.variable_names
+    names = fit.scaled.law.variable_names
     unknown = [name for name in (*change, of) if name not in names]
     if unknown or of in change:
         raise ValueError(f"law {fit.law} has the factors {', '.join(names)}; cannot express {dict(change)} in {of!r}.")
@@ -184,13 +168,13 @@ def exchange_rate(
     reach = float(np.log(LARGEST_RATE))
 
     def log_rate(z: np.ndarray) -> np.ndarray:
-        wanted = fit.model.log_loss(z, changed)[:, 0]
+        wanted = fit.scaled.log_loss(z, changed)[:, 0]
         low, high = np.full(len(z), -reach), np.full(len(z), reach)
 
         def excess(log_factor: np.ndarray) -> np.ndarray:
             moved = {name: np.broadcast_to(values, (len(z), 1)) for name, values in columns.items()}
             moved[of] = moved[of] * np.exp(log_factor)[:, None]
-            return fit.model.log_loss(z, moved)[:, 0] - wanted
+            return fit.scaled.log_loss(z, moved)[:, 0] - wanted
 
         falling = excess(high) < excess(low)
         sign = np.where(falling, 1.0, -1.0)
@@ -212,7 +196,7 @@ def exchange_rate(
 
 
 def _columns(fit: FitResult, points: list[Point]) -> dict[str, np.ndarray]:
-    names = fit.model.law.variable_names
+    names = fit.scaled.law.variable_names
     lost = [name for point in points for name in names if name not in point]
     if lost:
         raise ValueError(f"a point of law {fit.law} needs a value for {', '.join(sorted(set(lost)))}.")
@@ -221,14 +205,21 @@ def _columns(fit: FitResult, points: list[Point]) -> dict[str, np.ndarray]:
 
 def _elasticity(fit: FitResult, z: np.ndarray, columns: Mapping[str, np.ndarray], factor: str) -> np.ndarray:
     """Returns the elasticity [b, points] at working points z [b, P], by a complex step in the factor."""
-    model = fit.model
-    x: dict[str, np.ndarray] = dict(model.centred(columns))
+    scaled = fit.scaled
+    x: dict[str, np.ndarray] = dict(scaled.centred(columns))
     x[factor] = x[factor] * (1 + 1j * STEP)
-    constants = model.constants(z)
-    loss = model.law.loss(constants, x)
-    name = model.law.floor
-    floor = model.reported(z)[name][:, None] if name in model.law.names else 0.0
+    constants = scaled.constants(z)
+    loss = scaled.law.loss(constants, x)
+    name = scaled.law.floor
+    floor = scaled.reported(z)[name][:, None] if name in scaled.law.names else 0.0
     return -(loss.imag / STEP) / (loss.real - floor)
+
+
+def _contrast(
+    fit: FitResult, columns: Mapping[str, np.ndarray], factor: str, weights: Sequence[float], level: float
+) -> tuple[float, tuple[float, float]]:
+    """Returns the weighted sum of a factor's elasticities at some points, with its interval."""
+    return _with_interval(fit, lambda z: (_elasticity(fit, z, columns, factor) * weights).sum(axis=1), level)
 
 
 def _with_interval(
@@ -241,10 +232,5 @@ def _with_interval(
       quantity: z [b, P] -> [b].
       level: probability.
     """
-    steps = WIDTH * np.eye(len(fit.z))
-    found = quantity(np.concatenate([fit.z[None], fit.z + steps, fit.z - steps]))
-    count = len(fit.z)
-    gradient = (found[1 : count + 1] - found[count + 1 :]) / (2 * WIDTH)
-    variance, degrees = fit.uncertainty.degrees(gradient)
-    value = float(found[0])
-    return value, interval(value, float(np.sqrt(max(variance, 0.0))), degrees, False, level)
+    found = quantity(stepped(fit.z, WIDTH))
+    return float(found[0]), stepped_interval(found, WIDTH, fit.uncertainty, level)

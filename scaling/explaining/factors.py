@@ -18,21 +18,21 @@ from kleiber.scaling.explaining.elasticity import (
     interaction,
     reference_points,
 )
-from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.fitting.result import FitResult, without_nan
 
 MOST_LEVELS = 8
 """A factor such as bits with more values than this is not compared value by value."""
 
 
 @dataclass(frozen=True)
-class Exchange:
+class FactorChange:
     """What a change of one factor is worth in another, with everything else at the middle of the runs."""
 
     factor: str
     value: float
     instead_of: float
     of: str
-    found: ExchangeRate | None
+    worth: ExchangeRate | None
     """None where no amount of the other has the same effect."""
 
 
@@ -55,33 +55,31 @@ class Factors:
     exponents: tuple[Elasticity, ...]
     verdicts: tuple[Constancy, ...]
     interactions: tuple[Interaction, ...]
-    exchanges: tuple[Exchange, ...]
+    changes: tuple[FactorChange, ...]
     withheld: str | None
     """Why nothing is said."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
-        return {
+        out = {
             "level": self.level,
             "local_exponents": [
-                {"factor": each.factor, "at": dict(each.point), "value": each.value, "interval": list(each.interval)}
+                {"factor": each.factor, "at": dict(each.point), "value": each.value, "interval": each.interval}
                 for each in self.exponents
             ],
-            "constancy": [
-                {**asdict(each), "range": list(each.range), "ends": list(each.ends), "interval": list(each.interval)}
-                for each in self.verdicts
-            ],
-            "interactions": [{**asdict(each), "interval": list(each.interval)} for each in self.interactions],
+            "constancy": [asdict(each) for each in self.verdicts],
+            "interactions": [asdict(each) for each in self.interactions],
             "exchange_rates": [
                 {
                     **{name: getattr(each, name) for name in ("factor", "value", "instead_of", "of")},
-                    "rate": each.found.rate if each.found else None,
-                    "interval": list(each.found.interval) if each.found else None,
+                    "rate": each.worth.rate if each.worth else None,
+                    "interval": each.worth.interval if each.worth else None,
                 }
-                for each in self.exchanges
+                for each in self.changes
             ],
             "withheld": self.withheld,
         }
+        return without_nan(out)
 
     def report(self) -> str:
         """Returns the factors as a few lines for people."""
@@ -100,11 +98,11 @@ class Factors:
             low, high = pair.interval
             names = f"{pair.first} and {pair.second}"
             lines.append(f"  interaction of {names}: rho {pair.rho:+.3f} [{low:.3f}, {high:.3f}], 0 in a product")
-        for each in self.exchanges:
+        for each in self.changes:
             what = f"{each.factor} {each.value:.4g} instead of {each.instead_of:.4g}"
-            if each.found:
-                low, high = each.found.interval
-                lines.append(f"  worth      {what}: {each.found.rate:.3g} of {each.of} [{low:.3g}, {high:.3g}]")
+            if each.worth:
+                low, high = each.worth.interval
+                lines.append(f"  worth      {what}: {each.worth.rate:.3g} of {each.of} [{low:.3g}, {high:.3g}]")
             else:
                 lines.append(f"  worth      {what}: no amount of {each.of} does the same")
         return "\n".join(lines)
@@ -116,14 +114,13 @@ def describe_factors(fit: FitResult, level: float = 0.95) -> Factors:
     Exchange rates are told in the first variable of the law: of each value of a factor such as bits against the one
     that changes nothing, and of doubling a count.
     """
-    law = fit.model.law
+    law = fit.scaled.law
     reason = _withheld(fit)
     if reason:
         return Factors(law.id, level, (), (), (), (), reason)
     middle = reference_points(fit)[1]
     of, *others = factors_of(fit)
-    changes = [change for name in others for change in _changes(fit, name, middle)]
-    exchanges = [_exchange(fit, change, middle, of, level) for change in changes]
+    changes = [_worth(fit, change, middle, of, level) for name in others for change in _changes(fit, name, middle)]
     pairs = itertools.combinations((of, *others), 2)
     return Factors(
         law.id,
@@ -131,14 +128,14 @@ def describe_factors(fit: FitResult, level: float = 0.95) -> Factors:
         tuple(elasticities(fit, level=level)),
         tuple(constancy(fit, level)),
         tuple(Interaction(*pair, *interaction(fit, *pair, level)) for pair in pairs),
-        tuple(exchanges),
+        tuple(changes),
         None,
     )
 
 
 def _withheld(fit: FitResult) -> str | None:
-    if fit.model.law.quantity != "loss":
-        return f"the law is of the {fit.model.law.quantity}, not of a loss"
+    if fit.scaled.law.quantity != "loss":
+        return f"the law is of the {fit.scaled.law.quantity}, not of a loss"
     lost = [name for name, each in fit.parameters.items() if each.withheld]
     if not lost:
         return None
@@ -148,7 +145,7 @@ def _withheld(fit: FitResult) -> str | None:
 
 def _changes(fit: FitResult, name: str, middle: dict[str, float]) -> Sequence[tuple[str, float, float]]:
     """Returns (factor, new value, old value) of the changes that are worth telling."""
-    variable = next(each for each in fit.model.law.variables if each.name == name)
+    variable = next(each for each in fit.scaled.law.variables if each.name == name)
     if variable.neutral is None:
         return [(name, 2 * middle[name], middle[name])]
     levels = np.unique(fit.points[name])
@@ -159,12 +156,11 @@ def _changes(fit: FitResult, name: str, middle: dict[str, float]) -> Sequence[tu
     return [(name, float(each), plain) for each in levels if each != plain]
 
 
-def _exchange(
+def _worth(
     fit: FitResult, change: tuple[str, float, float], middle: dict[str, float], of: str, level: float
-) -> Exchange:
+) -> FactorChange:
     name, new, old = change
     try:
-        found = exchange_rate(fit, {name: new}, {**middle, name: old}, of, level)
+        return FactorChange(name, new, old, of, exchange_rate(fit, {name: new}, {**middle, name: old}, of, level))
     except ValueError:
-        found = None
-    return Exchange(name, new, old, of, found)
+        return FactorChange(name, new, old, of, None)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from kleiber.scaling.fitting.part import PartFit
-from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.fitting.result import FitResult, without_nan
 from kleiber.scaling.forecasting.mixture import log_gradients
 from kleiber.scaling.forecasting.rolling import Origin, roll_origin
 
@@ -42,9 +42,6 @@ class Selection:
     """Best log score first."""
     folds: tuple[tuple[int, int, float], ...]
     """Of each: runs fitted, runs scored, largest scored over largest fitted compute."""
-    densities: np.ndarray
-    """float64 [scored runs, laws], log predictive densities in the order of `laws`."""
-    laws: tuple[str, ...]
 
     @property
     def best(self) -> str:
@@ -54,10 +51,7 @@ class Selection:
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values; what is not finite is None."""
         names = ("fitted", "scored", "compute_ratio")
-        scores = [
-            {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
-            for row in map(asdict, self.scores)
-        ]
+        scores = without_nan([asdict(each) for each in self.scores])
         folds = [dict(zip(names, fold, strict=True)) for fold in self.folds]
         return {"best": self.best, "scores": scores, "folds": folds, "withheld": None}
 
@@ -116,14 +110,14 @@ def rolling_origin(fits: Sequence[FitResult], origins: Sequence[Origin] | None =
     ]
     scores.sort(key=lambda each: -each.log_score)
     folds = tuple((len(each.rows), len(each.block), each.compute_ratio) for each in origins)
-    return Selection(tuple(scores), folds, density, tuple(fit.law for fit in fits))
+    return Selection(tuple(scores), folds)
 
 
 def _score(part: PartFit | None, fit: FitResult, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns log densities and relative errors [runs] of some rows of a fit by what was fitted to others."""
     if part is None:
         return np.full(len(rows), FAILED), np.full(len(rows), np.nan)
-    mean, gradient = log_gradients(part, fit.model.on(rows).columns)
+    mean, gradient = log_gradients(part, fit.scaled.on(rows).columns)
     variance, degrees = part.uncertainty.degrees_of(gradient, 1.0)
     residual = np.log(fit.points["loss"][rows]) - mean
     densities = _log_density(residual, np.sqrt(variance), np.minimum(degrees, 1e6))

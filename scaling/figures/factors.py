@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kleiber.scaling.explaining.elasticity import constancy, elasticities, factors_of, reference_points
-from kleiber.scaling.figures.style import INK, QUIET, count, house_style, listing, new_figure, plain, set_claim
+from kleiber.scaling.figures.style import (
+    INK,
+    QUIET,
+    claimed_figure,
+    count_ticks,
+    listing,
+    plain,
+    value_ticks,
+)
 from kleiber.scaling.fitting.bootstrap import Profile, profile
 from kleiber.scaling.fitting.result import FitResult
 
@@ -26,10 +34,8 @@ def local_exponents(fit: FitResult, level: float = 0.95) -> "Figure":
     if all(verdicts[name].verdict.startswith("assumed") for name in factors):
         claim = f"Law {fit.law} gives each factor one exponent, whatever the runs say"
     middle = reference_points(fit)[1]
-    with house_style():
-        figure = new_figure(10.2, 3.9)
-        detail = f"-d ln(L - E) / d ln X by {fit.law}; band: {level:.0%} interval; ticks below: the runs' values"
-        set_claim(figure, claim, detail)
+    detail = f"-d ln(L - E) / d ln X by {fit.law}; band: {level:.0%} interval; ticks below: the runs' values"
+    with claimed_figure(10.2, 3.9, claim, detail) as figure:
         axes = figure.subplots(1, len(factors), sharey=True, squeeze=False)[0]
         for axis, name in zip(axes, factors, strict=True):
             values = np.geomspace(fit.points[name].min(), fit.points[name].max(), CURVE)
@@ -42,8 +48,8 @@ def local_exponents(fit: FitResult, level: float = 0.95) -> "Figure":
             axis.plot(values, [each.value for each in found], color=INK, linewidth=1.8)
             runs = np.unique(fit.points[name])
             axis.plot(runs, np.zeros_like(runs), "|", color=QUIET, markersize=7, clip_on=False)
-            axis.set_xscale("log")
-            axis.set_xlabel(plain(name))
+            axis.set(xscale="log", xlabel=plain(name))
+            count_ticks(axis.xaxis)
             axis.axhline(0, color=QUIET, linewidth=0.8)
         axes[0].set_ylabel("local exponent")
     return figure
@@ -55,21 +61,19 @@ def profiles(fit: FitResult) -> "Figure":
     Raises:
       ValueError: for a fit by another objective than squares, or a law without a constant that can be profiled.
     """
-    model = fit.model
-    names = [name for name in model.free if not any(isinstance(power, str) for _, power in model.law[name].scale)]
+    scaled = fit.scaled
+    names = [name for name in scaled.free if not any(isinstance(power, str) for _, power in scaled.law[name].scale)]
     found = [profile(fit, name) for name in names]
     open_ended = [each.name for each in found if not _is_closed(each)]
     claim = "Every constant is bounded on both sides by the runs"
     if open_ended:
         claim = f"The runs do not bound {listing(open_ended)} on both sides"
-    with house_style():
-        figure = new_figure(10.2, 3.6)
-        set_claim(figure, claim, "rise of the objective over its minimum; dashed: the 95 % limit; shaded: the interval")
+    detail = "rise of the objective over its minimum; dashed: the 95 % limit; shaded: the interval"
+    with claimed_figure(10.2, 3.6, claim, detail) as figure:
         axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
         for axis, each in zip(axes, found, strict=True):
             _draw_profile(axis, each, fit)
-        axes[0].set_ylabel("rise of the objective")
-        axes[0].set_ylim(0, 3 * _limit(fit))
+        axes[0].set(ylabel="rise of the objective", ylim=(0, 3 * _limit(fit)))
     return figure
 
 
@@ -94,5 +98,6 @@ def _draw_profile(axis: "Axes", each: Profile, fit: FitResult) -> None:
     axis.set_xlabel(plain(each.name))
     if each.values.min() > 0 and each.values.max() > 20 * each.values.min():
         axis.set_xscale("log")
-    elif each.values.max() > 1e4:
-        axis.set_xticks(axis.get_xticks(), [count(value) for value in axis.get_xticks()])
+        count_ticks(axis.xaxis)
+    else:
+        value_ticks(axis.xaxis)

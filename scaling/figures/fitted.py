@@ -1,11 +1,11 @@
 """A FitResult as the figures use it: loss and interval over sizes and token counts, and draws of the law."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
-from kleiber.scaling.figures.study import Estimates, Floats, Predict
+from kleiber.scaling.figures.study import Floats, Predict
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import combined_forecast
 from kleiber.scaling.forecasting.mixture import mixture_weights
@@ -35,7 +35,7 @@ class FittedLaw:
 
     @cached_property
     def _middle(self) -> dict[str, float]:
-        names = self.fit.model.law.variable_names
+        names = self.fit.scaled.law.variable_names
         return {name: float(np.exp(np.mean(np.log(self.fit.points[name])))) for name in names}
 
     def predict(self, num_params: Floats, num_tokens: Floats) -> Floats:
@@ -50,7 +50,7 @@ class FittedLaw:
 
     def _loss_at(self, z: Floats, num_params: Floats, num_tokens: Floats) -> Floats:
         shape = np.broadcast_shapes(np.shape(num_params), np.shape(num_tokens))
-        return np.exp(self.fit.model.log_loss(z, self.columns(num_params, num_tokens))).reshape(shape)
+        return np.exp(self.fit.scaled.log_loss(z, self.columns(num_params, num_tokens))).reshape(shape)
 
     def band(self, num_params: Floats, num_tokens: Floats) -> tuple[Floats, Floats]:
         """Returns (low, high), [points] each: the prediction interval of one new run, spread between forms included."""
@@ -68,19 +68,5 @@ class FittedLaw:
         values, vectors = np.linalg.eigh(self.fit.uncertainty.covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0))
         points = self.fit.z + rng.standard_normal((count, len(self.fit.z))) @ root.T
-        low, high = self.fit.model.bounds
-        return [self._draw(np.clip(z, low, high)) for z in points]
-
-    def _draw(self, z: Floats) -> Predict:
-        return lambda num_params, num_tokens: self._loss_at(z, num_params, num_tokens)
-
-
-def estimates_of(fit: FitResult) -> Estimates:
-    """Returns a fit's constants with 95 % intervals, withheld ones with the reason, for the figure of rivals."""
-    parameters: dict[str, tuple[float, float, float] | str] = {}
-    for name, each in fit.parameters.items():
-        if each.withheld:
-            parameters[name] = each.withheld
-        elif not each.fixed:
-            parameters[name] = (each.estimate, *each.interval_95)
-    return Estimates(fit.law, parameters, fit.residual_rms)
+        low, high = self.fit.scaled.bounds
+        return [partial(self._loss_at, np.clip(z, low, high)) for z in points]

@@ -1,27 +1,27 @@
 """The two figures about the forecast: the whole study on one page, and the errors beside simple baselines."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kleiber.scaling.figures.study import Band, Cost, Points, Predict, Target, cost_model, frontier
+from kleiber.scaling.figures.study import Band, Cost, ForecastRun, Points, Predict, cost_model, frontier
 from kleiber.scaling.figures.style import (
     FORECAST,
     INK,
     UNTRAINED,
+    claimed_figure,
     compute,
+    compute_ticks,
     count,
     draw_dots,
     draw_forecast,
     draw_measured,
-    house_style,
     loss_ticks,
-    new_figure,
     percent,
     plain,
     plural,
-    set_claim,
+    signed_ticks,
     size_colors,
 )
 
@@ -38,7 +38,9 @@ MAX_FULL_LABELS = 2
 """Targets that fit beside each other with size, length and compute under each; more are named only."""
 
 
-def hero(points: Points, predict: Predict | None, band: Band | None = None, targets: Sequence[Target] = ()) -> "Figure":
+def hero(
+    points: Points, predict: Predict | None, band: Band | None = None, targets: Sequence[ForecastRun] = ()
+) -> "Figure":
     """Draws loss against compute: runs, fitted frontier with its band, and each forecast with its outcome.
 
     Args:
@@ -48,10 +50,8 @@ def hero(points: Points, predict: Predict | None, band: Band | None = None, targ
       targets: registered forecasts, measured or not.
     """
     colors = size_colors([*points.num_params, *(t.num_params for t in targets)])
-    with house_style():
-        figure = new_figure(10.2, 5.2)
-        claim = forecast_claim(targets) if predict is not None or targets else _loss_claim(points)
-        set_claim(figure, claim, _hero_detail(points, targets, predict is not None))
+    claim = forecast_claim(targets) if predict is not None or targets else _loss_claim(points)
+    with claimed_figure(10.2, 5.2, claim, _hero_detail(points, targets, predict is not None)) as figure:
         if targets:
             axis, zoom = figure.subplots(1, 2, width_ratios=(2.7, 1))
             _draw_errors(zoom, targets, colors)
@@ -75,7 +75,7 @@ def _loss_claim(points: Points) -> str:
     )
 
 
-def forecast_claim(targets: Sequence[Target]) -> str:
+def forecast_claim(targets: Sequence[ForecastRun]) -> str:
     """Returns the headline of a study: how far off the forecasts were, at what distance, inside what interval."""
     if not targets:
         return "The law is fitted; no forecast was registered"
@@ -97,7 +97,7 @@ def forecast_claim(targets: Sequence[Target]) -> str:
     return f"Forecasts within {worst} at {distance} compute, {share} inside their intervals{pending}"
 
 
-def _hero_detail(points: Points, targets: Sequence[Target], is_fitted: bool) -> str:
+def _hero_detail(points: Points, targets: Sequence[ForecastRun], is_fitted: bool) -> str:
     sizes, done = len(np.unique(points.num_params)), "fitted" if is_fitted else "measured"
     text = f"{plural(len(points), 'run')} of {plural(sizes, 'size')} {done}, up to {compute(points.flops.max())} FLOPs"
     if targets:
@@ -106,25 +106,23 @@ def _hero_detail(points: Points, targets: Sequence[Target], is_fitted: bool) -> 
     return text + points.drawn_note + (points.sizes_note if is_fitted else "")
 
 
-def _draw_frame(axis: "Axes", points: Points, targets: Sequence[Target]) -> None:
+def _draw_frame(axis: "Axes", points: Points, targets: Sequence[ForecastRun]) -> None:
     """Sets the axes and shades the compute that no fitted run has reached."""
     edge = float(points.flops.max())
     low, high = points.flops.min() / 1.5, 1.8 * max([edge, *(t.flops for t in targets)])
     top, bottom = points.loss.max(), min([points.loss.min(), *(t.low for t in targets)])
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xlim(low, high)
     spread = max(top / bottom, 1.05)
-    axis.set_ylim(bottom * spread**-0.09, top * spread**0.05)
-    loss_ticks(axis)
-    axis.set_xlabel("training compute (FLOPs, counted)")
-    axis.set_ylabel("validation loss (nats per token)")
+    axis.set(xscale="log", xlim=(low, high), xlabel="training compute (FLOPs, counted)")
+    axis.set(yscale="log", ylim=(bottom * spread**-0.09, top * spread**0.05), ylabel="validation loss (nats per token)")
+    loss_ticks(axis.yaxis)
+    compute_ticks(axis.xaxis)
     if targets:
         axis.axvspan(edge, high, color=UNTRAINED, linewidth=0, zorder=0)
         axis.axvline(edge, color=FORECAST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        words = "not trained when the\nforecast was written"
-        place = axis.get_xaxis_transform()
-        axis.text(edge * 1.06, 0.985, words, transform=place, ha="left", va="top", fontsize=9.5, color=FORECAST)
+        is_wide = np.log(high / edge) > 0.3 * np.log(high / low)  # room for the words in the shade, or else before it
+        at, side = (edge * (high / low) ** 0.01, "left") if is_wide else (edge / (high / low) ** 0.01, "right")
+        look: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "ha": side, "va": "top", "fontsize": 9.5}
+        axis.text(at, 0.985, "not trained when the\nforecast was written", color=FORECAST, **look)
 
 
 def _draw_law(
@@ -132,7 +130,7 @@ def _draw_law(
     points: Points,
     predict: Predict,
     band: Band | None,
-    targets: Sequence[Target],
+    targets: Sequence[ForecastRun],
     colors: dict[float, str],
 ) -> None:
     """Draws the law at each size over its runs, dashed on to the targets, and the frontier with its band."""
@@ -163,14 +161,24 @@ def _draw_size(
 
 
 def _draw_legend(axis: "Axes") -> None:
-    """Lists the sizes first, then the law, the forecast and the outcome."""
+    """Lists the sizes first, then the law, the forecast and the outcome; in the corner under the
+    runs, unless one of them or the law is there."""
     handles, labels = axis.get_legend_handles_labels()
     last = [handles[labels.index(name)] for name in LEGEND if name in labels]
     first = [handle for handle in handles if handle not in last]
-    axis.legend(handles=first + last, loc="lower left", title="parameters", title_fontsize=9.5, alignment="left")
+    lines = [line.get_xydata() for line in axis.lines if line.get_label() in labels]
+    places = axis.transAxes.inverted().transform(axis.transData.transform(np.concatenate(lines)))
+    is_free = not np.any((places < (0.33, 0.08 + 0.06 * len(labels))).all(axis=1) & (places > 0).all(axis=1))
+    axis.legend(
+        handles=first + last,
+        loc="lower left" if is_free else "center right",
+        title="parameters",
+        title_fontsize=9.5,
+        alignment="left",
+    )
 
 
-def _draw_targets(axis: "Axes", targets: Sequence[Target], colors: dict[float, str]) -> None:
+def _draw_targets(axis: "Axes", targets: Sequence[ForecastRun], colors: dict[float, str]) -> None:
     for index, target in enumerate(targets):
         names = LEGEND[1:] if index == 0 else (None, None)
         draw_forecast(axis, target.flops, target.low, target.predicted, target.high, label=names[0])
@@ -179,7 +187,7 @@ def _draw_targets(axis: "Axes", targets: Sequence[Target], colors: dict[float, s
             draw_measured(axis, target.flops, target.observed, color, markersize=5.5, label=names[1])
 
 
-def _draw_errors(axis: "Axes", targets: Sequence[Target], colors: dict[float, str]) -> None:
+def _draw_errors(axis: "Axes", targets: Sequence[ForecastRun], colors: dict[float, str]) -> None:
     """Draws each forecast around its measurement in per cent (or around itself until there is one)."""
     for place, target in enumerate(targets):
         truth = target.observed or target.predicted
@@ -202,12 +210,12 @@ def _draw_errors(axis: "Axes", targets: Sequence[Target], colors: dict[float, st
     axis.set_title("the forecasts, enlarged", fontsize=9.5, color="#666666", loc="left")
 
 
-def _target_label(target: Target) -> str:
+def _target_label(target: ForecastRun) -> str:
     return f"{count(target.num_params)} params\n{count(target.num_tokens)} tokens\n{target.compute_ratio:.1f}× compute"
 
 
 def forecast_against_truth(
-    targets: Sequence[Target],
+    targets: Sequence[ForecastRun],
     rivals: dict[str, dict[str, float]],
     names: dict[str, str] | None = None,
     sizes: Sequence[float] = (),
@@ -228,11 +236,9 @@ def forecast_against_truth(
         for method, losses in rows.items()
     }
     errors = {method: values for method, values in errors.items() if values}
-    with house_style():
-        figure = new_figure(10.2, 1.9 + 0.42 * max(len(errors), 1.1 * len(done), 2))
-        set_claim(
-            figure, _skill_claim(errors, names), "signed error of the forecast loss; bar: the registered interval"
-        )
+    height = 1.9 + 0.42 * max(len(errors), 1.1 * len(done), 2)
+    detail = "signed error of the forecast loss; bar: the registered interval"
+    with claimed_figure(10.2, height, _skill_claim(errors, names), detail) as figure:
         axis = figure.subplots()
         colors = size_colors([*sizes, *(t.num_params for t in done)])
         markers = "oDs^vP*X"
@@ -241,27 +247,16 @@ def forecast_against_truth(
                 if target.name not in rows[method] or not target.observed:
                     continue
                 y = row + 0.22 * (index - (len(done) - 1) / 2) / max(1, (len(done) - 1) / 2)
-                if method == "registered forecast":
-                    axis.plot(
-                        [100 * (target.low / target.observed - 1), 100 * (target.high / target.observed - 1)],
-                        [y, y],
-                        color=FORECAST,
-                        linewidth=6,
-                        alpha=0.25,
-                        solid_capstyle="butt",
-                        zorder=2,
-                    )
-                axis.plot(
-                    100 * (rows[method][target.name] / target.observed - 1),
-                    y,
-                    markers[index % len(markers)],
-                    color=colors[target.num_params],
-                    markersize=8,
-                    markeredgecolor=INK,
-                    markeredgewidth=0.7,
-                    zorder=3,
-                    label=plain(_one_line(target)) if row == 0 else None,
+                low, error, high = (
+                    100 * (loss / target.observed - 1) for loss in (target.low, rows[method][target.name], target.high)
                 )
+                if method == "registered forecast":
+                    bar: dict[str, Any] = {"linewidth": 6, "alpha": 0.25, "solid_capstyle": "butt"}
+                    axis.plot([low, high], [y, y], color=FORECAST, zorder=2, **bar)
+                dot: dict[str, Any] = {"markersize": 8, "markeredgecolor": INK, "markeredgewidth": 0.7}
+                label = plain(_one_line(target)) if row == 0 else None
+                mark, color = markers[index % len(markers)], colors[target.num_params]
+                axis.plot(error, y, mark, color=color, zorder=3, label=label, **dot)
         axis.axvline(0, color=INK, linewidth=1, zorder=1)
         axis.set_yticks(range(len(errors)), [plain(names.get(method, method)) for method in errors])
         axis.set_ylim(len(errors) - 0.5, -0.5)
@@ -277,17 +272,13 @@ def _mark_scale(axis: "Axes", errors: dict[str, list[float]]) -> None:
     worst = 100 * max((abs(v) for values in errors.values() for v in values), default=1.0)
     if worst > 8:
         axis.set_xscale("symlog", linthresh=2, linscale=1.4)
-        ticks = [t for t in (-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50, 100) if abs(t) <= 1.6 * worst]
         low = 1.3 * min(100 * min(v for values in errors.values() for v in values), -1)
         high = 1.3 * max(100 * max(v for values in errors.values() for v in values), 1)
         axis.set_xlim(low, high)
-        axis.set_xticks(
-            [t for t in ticks if low <= t <= high], [f"{t:+d}" if t else "0" for t in ticks if low <= t <= high]
-        )
-        axis.minorticks_off()
+        signed_ticks(axis.xaxis)
 
 
-def _one_line(target: Target) -> str:
+def _one_line(target: ForecastRun) -> str:
     return f"{target.name}\n{count(target.num_params)} params, {count(target.num_tokens)} tokens"
 
 

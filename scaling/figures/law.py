@@ -1,23 +1,24 @@
 """Figures of the fitted law: its compute-optimal frontier, its residuals, and its parameters beside the rivals'."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kleiber.scaling.figures.study import Cost, Estimates, Floats, Points, Predict, even_rows, frontier, log_residuals
+from kleiber.scaling.figures.study import Cost, Floats, Points, Predict, even_rows, frontier, log_residuals
 from kleiber.scaling.figures.style import (
     INK,
     QUIET,
     UNTRAINED,
+    claimed_figure,
+    compute_ticks,
     count_ticks,
-    house_style,
-    new_figure,
     percent,
     plain,
-    set_claim,
     size_colors,
+    value_ticks,
 )
+from kleiber.scaling.fitting.result import Estimate, FitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,6 @@ def optimal_frontier(
     draws: Sequence[Predict],
     cost: Cost,
     reach: float = 1.0,
-    level: float = 0.95,
     sizes: Sequence[float] = (),
 ) -> "Figure":
     """Draws the compute-optimal size and token count against compute, with intervals from draws of the law.
@@ -46,7 +46,6 @@ def optimal_frontier(
       draws: laws drawn from the fit's uncertainty; each gives one frontier.
       cost: FLOPs per token of a size.
       reach: how far beyond the largest fitted run to go, as a factor of compute.
-      level: probability of the bands.
       sizes: all sizes of the study, so that a size keeps its colour.
     """
     edge = float(points.flops.max())
@@ -54,16 +53,11 @@ def optimal_frontier(
     span = (points.num_params.min() / 100, points.num_params.max() * 100)
     best, tokens = frontier(predict, cost, budgets, span)
     many = [frontier(draw, cost, budgets, span) for draw in draws]
-    slope, half = _slope(budgets, best, [m[0] for m in many], level)
-    with house_style():
-        figure = new_figure(10.2, 4.4)
-        margin = f" ± {half:.2f}" if np.isfinite(half) else ""
-        set_claim(
-            figure,
-            f"The best size grows as compute to the power {slope:.2f}{margin}, the tokens as {1 - slope:.2f}",
-            f"line: lowest loss for the counted compute; band: {100 * level:g} % interval; dots: the fitted runs"
-            + points.drawn_note,
-        )
+    slope, half = _slope(budgets, best, [m[0] for m in many])
+    margin = f" ± {half:.2f}" if np.isfinite(half) else ""
+    claim = f"The best size grows as compute to the power {slope:.2f}{margin}, the tokens as {1 - slope:.2f}"
+    detail = "line: lowest loss for the counted compute; band: 95 % interval; dots: the fitted runs" + points.drawn_note
+    with claimed_figure(10.2, 4.4, claim, detail) as figure:
         left, right = figure.subplots(1, 2)
         colors = size_colors([*sizes, *points.num_params])
         drawn = points.drawn
@@ -71,37 +65,28 @@ def optimal_frontier(
             (left, best, 0, drawn.num_params, "best size (parameters)"),
             (right, tokens, 1, drawn.num_tokens, "best training length (tokens)"),
         ):
-            axis.set_xscale("log")
-            axis.set_yscale("log")
+            axis.set(xscale="log", yscale="log", xlabel="training compute (FLOPs, counted)", ylabel=label)
             axis.axvspan(edge, budgets[-1], color=UNTRAINED, zorder=0)
             if many:
-                low, high = np.quantile([m[index] for m in many], [(1 - level) / 2, (1 + level) / 2], axis=0)
+                low, high = np.quantile([m[index] for m in many], [0.025, 0.975], axis=0)
                 axis.fill_between(budgets, low, high, color=INK, alpha=0.16, linewidth=0, zorder=2)
             axis.plot(budgets, line, color=INK, linewidth=2, zorder=3)
-            axis.scatter(
-                drawn.flops,
-                measured,
-                s=22,
-                c=[colors[s] for s in drawn.num_params],
-                edgecolors="white",
-                linewidths=0.5,
-                zorder=4,
-            )
+            shades = [colors[s] for s in drawn.num_params]
+            axis.scatter(drawn.flops, measured, s=22, c=shades, edgecolors="white", linewidths=0.5, zorder=4)
             axis.set_xlim(budgets[0] / 1.2, budgets[-1])
-            count_ticks(axis, "y")
-            axis.set_xlabel("training compute (FLOPs, counted)")
-            axis.set_ylabel(label)
+            count_ticks(axis.yaxis)
+            compute_ticks(axis.xaxis)
     return figure
 
 
-def _slope(budgets: Floats, sizes: Floats, many: Sequence[Floats], level: float) -> tuple[float, float]:
+def _slope(budgets: Floats, sizes: Floats, many: Sequence[Floats]) -> tuple[float, float]:
     """Returns the log-log slope of size against compute and half its interval (nan without draws)."""
     x = np.log(budgets)
     slope = float(np.polyfit(x, np.log(sizes), 1)[0])
     if not many:
         return slope, float("nan")
     slopes = [np.polyfit(x, np.log(s), 1)[0] for s in many]
-    low, high = np.quantile(slopes, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(slopes, [0.025, 0.975])
     return slope, float(high - low) / 2
 
 
@@ -119,22 +104,16 @@ def residuals(points: Points, predict: Predict, sizes: Sequence[float] = ()) -> 
     rows = even_rows(values)
     drawn, heights = points.rows(rows), values[rows]
     shades = [colors[s] for s in drawn.num_params]
-    with house_style():
-        figure = new_figure(10.2, 4.0)
-        set_claim(
-            figure,
-            f"The law misses its own runs by {percent(rms / 100)} (rms); {_trends(points, values)}",
-            "one dot a run; band: ± twice the root mean square; by trunk: runs of one trunk share their noise"
-            + points.drawn_note,
-        )
+    claim = f"The law misses its own runs by {percent(rms / 100)} (rms); {_trends(points, values)}"
+    detail = "one dot a run; band: ± twice the root mean square; by trunk: runs of one trunk share their noise"
+    with claimed_figure(10.2, 4.0, claim, detail + points.drawn_note) as figure:
         left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 1.25))
         left.scatter(drawn.num_params, heights, s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3)
         middle.scatter(drawn.num_tokens, heights, s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3)
         _draw_trunks(right, points, values, colors)
         for axis, label in ((left, "parameters"), (middle, "training tokens")):
-            axis.set_xscale("log")
-            count_ticks(axis, "x")
-            axis.set_xlabel(label)
+            axis.set(xscale="log", xlabel=label)
+            count_ticks(axis.xaxis)
         right.set_xticks([])
         left.set_ylabel("measured against law (%)")
         for axis in (left, middle, right):
@@ -180,18 +159,12 @@ def _trends(points: Points, values: Floats) -> str:
     return "no bend with size or tokens" if not bent else f"they bend with {' and '.join(bent)}"
 
 
-def parameters_by_law(laws: Sequence[Estimates], names: Sequence[str] | None = None) -> "Figure":
-    """Draws each parameter's estimate and 95 % interval under every law that has it.
-
-    Args:
-      laws: the registered law first.
-      names: parameters to show; None takes those of the registered law, in its order.
-    """
-    shown = list(names or laws[0].parameters)
-    with house_style():
-        figure = new_figure(10.2, 1.7 + 0.36 * max(len(laws), 2))
-        rms = ", ".join(f"{law.law} {percent(law.residual_rms)}" for law in laws)
-        set_claim(figure, _form_claim(laws), f"dot: estimate; bar: 95 % interval; root mean square residual: {rms}")
+def parameters_by_law(laws: Sequence[FitResult]) -> "Figure":
+    """Draws each parameter of the first, registered law: its estimate and 95 % interval under every law that has it."""
+    shown = list(_fitted(laws[0]))
+    rms = ", ".join(f"{law.law} {percent(law.residual_rms)}" for law in laws)
+    detail = f"dot: estimate; bar: 95 % interval; root mean square residual: {rms}"
+    with claimed_figure(10.2, 1.7 + 0.36 * max(len(laws), 2), _form_claim(laws), detail) as figure:
         axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         for axis, name in zip(axes, shown, strict=True):
             _draw_parameter(axis, laws, name)
@@ -200,39 +173,42 @@ def parameters_by_law(laws: Sequence[Estimates], names: Sequence[str] | None = N
     return figure
 
 
-def _draw_parameter(axis: "Axes", laws: Sequence[Estimates], name: str) -> None:
+def _fitted(fit: FitResult) -> dict[str, Estimate]:
+    return {name: each for name, each in fit.parameters.items() if not each.fixed}
+
+
+def _draw_parameter(axis: "Axes", laws: Sequence[FitResult], name: str) -> None:
     for row, law in enumerate(laws):
-        value = law.parameters.get(name)
-        if isinstance(value, tuple):
+        value = _fitted(law).get(name)
+        if value and not value.withheld:
             color = INK if row == 0 else QUIET
-            axis.plot(value[1:], [row, row], color=color, linewidth=2.4, alpha=0.55, solid_capstyle="butt")
-            axis.plot(value[0], row, "o", color=color, markersize=7)
+            axis.plot(value.interval_95, [row, row], color=color, linewidth=2.4, alpha=0.55, solid_capstyle="butt")
+            axis.plot(value.estimate, row, "o", color=color, markersize=7)
         else:
-            word = "withheld" if isinstance(value, str) else "–"
-            axis.text(
-                0.5, row, word, transform=axis.get_yaxis_transform(), ha="center", va="center", fontsize=9, color=QUIET
-            )
+            look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "color": QUIET}
+            axis.text(0.5, row, "withheld" if value else "–", transform=axis.get_yaxis_transform(), **look)
     axis.set_title(GREEK.get(name, plain(name)), loc="center", fontweight="bold")
     axis.grid(axis="y", visible=False)
     axis.margins(x=0.15)
-    axis.locator_params(axis="x", nbins=4)
+    value_ticks(axis.xaxis, most=4)
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="y", length=0)
 
 
-def _form_claim(laws: Sequence[Estimates]) -> str:
+def _form_claim(laws: Sequence[FitResult]) -> str:
     """Says how far the exponents depend on the form chosen, from the laws that give them."""
+    exponents = [
+        {name: each.estimate for name, each in _fitted(law).items() if name in ("alpha", "beta") and not each.withheld}
+        for law in laws
+    ]
     spreads = {}
     for name in ("alpha", "beta"):
-        found = [law.parameters.get(name) for law in laws]
-        values = [value[0] for value in found if isinstance(value, tuple)]
+        values = [found[name] for found in exponents if name in found]
         if len(values) > 1 and min(values) > 0:
             spreads[name] = max(values) / min(values) - 1
     if not spreads:
-        first = laws[0]
-        given = {k: v for k, v in first.parameters.items() if isinstance(v, tuple) and k in ("alpha", "beta")}
-        text = ", ".join(f"{k} {v[0]:.3f}" for k, v in given.items())
-        return f"{first.law}: {text}" if text else f"{first.law}: exponents withheld"
+        text = ", ".join(f"{name} {value:.3f}" for name, value in exponents[0].items()) or "exponents withheld"
+        return f"{laws[0].law}: {text}"
     worst = max(spreads.values())
     if worst < 0.1:
         return f"Exponents agree within {percent(worst)} over {len(laws)} forms"

@@ -8,15 +8,14 @@ import numpy as np
 
 from kleiber.scaling.figures.study import Floats
 from kleiber.scaling.figures.style import (
-    INK,
+    claimed_figure,
     count,
+    draw_diamond,
     draw_dots,
-    house_style,
+    level_ticks,
     listing,
     loss_ticks,
-    new_figure,
     plain,
-    set_claim,
     size_colors,
 )
 
@@ -39,13 +38,35 @@ class Series:
     """[runs], nats per token."""
 
 
+def _means(series: Series) -> tuple[Floats, Floats]:
+    levels = np.unique(series.level)
+    return levels, np.array([series.loss[series.level == level].mean() for level in levels])
+
+
 def best_level(series: Series) -> float | None:
-    """Returns the vertex of a parabola in the logarithm of the knob, or None if the lowest loss is at an end.
+    """Returns the vertex of a parabola in the logarithm of the knob, or None if the lowest loss is at an end."""
+    found = _parabola(series)
+    return found[0] if found else None
+
+
+def regret(series: Series, level: float) -> float | None:
+    """Returns the part of the loss that a level loses against the best one by the same parabola.
+
+    None if there is none, or the level lies outside of those that were run.
+    """
+    found = _parabola(series)
+    if found is None or not series.level.min() <= level <= series.level.max():
+        return None
+    vertex, bend = found
+    return float(np.expm1(bend * np.log(level / vertex) ** 2))
+
+
+def _parabola(series: Series) -> tuple[float, float] | None:
+    """Returns (vertex, bend) of log loss over the log of the knob.
 
     Seeds are averaged; the lowest mean and its two neighbours on each side, where there are as many, carry the fit.
     """
-    levels = np.unique(series.level)
-    means = np.array([series.loss[series.level == level].mean() for level in levels])
+    levels, means = _means(series)
     lowest = int(means.argmin())
     if len(levels) < 3 or lowest in (0, len(levels) - 1):
         return None
@@ -55,7 +76,7 @@ def best_level(series: Series) -> float | None:
     if bend <= 0:
         return None
     vertex = float(np.exp(middle - slope / (2 * bend)))
-    return min(max(vertex, float(levels[lowest - 1])), float(levels[lowest + 1]))
+    return min(max(vertex, float(levels[lowest - 1])), float(levels[lowest + 1])), float(bend)
 
 
 def varied_levels(all_series: Sequence[Series], knob: str, sizes: Sequence[float] = ()) -> "Figure":
@@ -68,47 +89,30 @@ def varied_levels(all_series: Sequence[Series], knob: str, sizes: Sequence[float
     """
     panels = sorted({s.panel for s in all_series})
     colors = size_colors([*sizes, *(s.num_params for s in all_series)])
-    with house_style():
-        figure = new_figure(10.2, 4.8)
-        set_claim(
-            figure, _claim(all_series, panels, knob), "dot: a run; line: mean of seeds; diamond: best by parabola"
-        )
+    detail = "dot: a run; line: mean of seeds; diamond: best by parabola"
+    with claimed_figure(10.2, 4.8, _claim(all_series, panels, knob), detail) as figure:
         axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-        axes[0].set_xscale("log")
-        axes[0].set_yscale("log")
+        axes[0].set(xscale="log", yscale="log", ylabel="validation loss (nats per token)")
         for axis, panel in zip(axes, panels, strict=True):
             mine = [s for s in all_series if s.panel == panel]
             for series in sorted(mine, key=lambda s: (s.num_params, s.num_tokens)):
                 _draw(axis, series, colors[series.num_params])
             axis.set_title(plain(panel), loc="left", fontweight="bold")
             axis.set_xlabel(plain(knob))
-        _label_levels(axes[0], np.unique(np.concatenate([s.level for s in all_series])))
-        loss_ticks(axes[0])
-        axes[0].set_ylabel("validation loss (nats per token)")
+        level_ticks(axes[0].xaxis, np.unique(np.concatenate([s.level for s in all_series])).tolist())
+        loss_ticks(axes[0].yaxis)
         axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="params, tokens", alignment="left")
     return figure
 
 
 def _draw(axis: "Axes", series: Series, color: str) -> None:
-    levels = np.unique(series.level)
-    means = np.array([series.loss[series.level == level].mean() for level in levels])
+    levels, means = _means(series)
     name = f"{count(series.num_params)}, {count(series.num_tokens)}"
     axis.plot(levels, means, color=color, linewidth=1.6, zorder=2, label=name)
     draw_dots(axis, series.level, series.loss, color)
     best = best_level(series)
     if best is not None:
-        height = float(np.interp(np.log(best), np.log(levels), means))
-        axis.plot(best, height, "D", color=INK, markerfacecolor="white", markersize=7, markeredgewidth=1.4, zorder=5)
-
-
-def _label_levels(axis: "Axes", levels: Floats) -> None:
-    """Labels the levels that were run, every so many of them when they would touch."""
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-
-    shown = levels[:: -(-len(levels) // 7)]
-    axis.xaxis.set_major_locator(FixedLocator(list(shown)))
-    axis.xaxis.set_major_formatter(FixedFormatter([f"{level:.3g}" for level in shown]))
-    axis.xaxis.set_minor_locator(NullLocator())
+        draw_diamond(axis, best, float(np.interp(np.log(best), np.log(levels), means)))
 
 
 def _claim(all_series: Sequence[Series], panels: Sequence[str], knob: str) -> str:

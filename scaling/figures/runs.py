@@ -1,7 +1,7 @@
 """Figures of what was measured: training curves, slices at equal compute, and the fitted surface under the runs."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,9 +9,9 @@ from kleiber.scaling.figures.study import (
     Cost,
     Curve,
     Floats,
+    ForecastRun,
     Points,
     Predict,
-    Target,
     cost_model,
     frontier,
     loss_at_budget,
@@ -22,14 +22,13 @@ from kleiber.scaling.figures.style import (
     INK,
     QUIET,
     UNTRAINED,
+    claimed_figure,
     compute,
     count,
     count_ticks,
+    draw_diamond,
     draw_dots,
-    house_style,
     loss_ticks,
-    new_figure,
-    set_claim,
     size_colors,
 )
 
@@ -62,17 +61,15 @@ def loss_curves(
     colors = size_colors([*sizes, *own])
     columns = len(own) if len(own) <= 5 else min(-(-len(own) // 2), 5)
     rows = -(-len(own) // columns)
-    with house_style():
-        figure = new_figure(10.2, 1.15 + 2.35 * rows)
-        trunks = sum(not c.is_branch for c in curves)
-        branches = len(curves) - trunks
-        ending = f"{num_failed} point{'s' if num_failed > 1 else ''} lost" if num_failed else "none lost"
-        claim = f"{trunks} trunks, {branches} cooldowns, {ending}" if branches else f"{trunks} runs, {ending}"
-        if num_trunks is not None and num_trunks > trunks:
-            claim = f"{trunks} of {num_trunks:,} trunks drawn, {ending}"
-        detail = "line: smoothed training loss, trunk then cooldowns; grey: the other sizes; dot: validation loss"
-        detail += points.drawn_note if points is not None else ""
-        set_claim(figure, claim, detail)
+    trunks = sum(not c.is_branch for c in curves)
+    branches = len(curves) - trunks
+    ending = f"{num_failed} point{'s' if num_failed > 1 else ''} lost" if num_failed else "none lost"
+    claim = f"{trunks} trunks, {branches} cooldowns, {ending}" if branches else f"{trunks} runs, {ending}"
+    if num_trunks is not None and num_trunks > trunks:
+        claim = f"{trunks} of {num_trunks:,} trunks drawn, {ending}"
+    detail = "line: smoothed training loss, trunk then cooldowns; grey: the other sizes; dot: validation loss"
+    detail += points.drawn_note if points is not None else ""
+    with claimed_figure(10.2, 1.15 + 2.35 * rows, claim, detail) as figure:
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         lines = [(c, *smooth(c, 10 if c.is_branch else 60)) for c in curves]
         for place, axis in enumerate(axes.flat):
@@ -104,15 +101,14 @@ def _frame_curves(axes: "np.ndarray", lines: Sequence[tuple[Curve, Floats, Float
     ends = [loss[-1] for _, _, loss in lines if loss.size] + ([] if points is None else list(points.loss))
     lows = [loss.min() for _, _, loss in lines if loss.size] + ([] if points is None else [points.loss.min()])
     first = axes.flat[0]
-    first.set_xscale("log")
-    first.set_yscale("log")
+    first.set(xscale="log", yscale="log")
     if lows:
         top = 1.5 * max(ends)
         first.set_ylim(0.95 * min(lows), top)
         starts = [tokens[loss < top][0] for _, tokens, loss in lines if (loss < top).any()]
         first.set_xlim(0.8 * min(starts), 1.4 * max(tokens[-1] for _, tokens, _ in lines if tokens.size))
-    loss_ticks(first)
-    count_ticks(first, "x", room=3)
+    loss_ticks(first.yaxis)
+    count_ticks(first.xaxis)
     visible = [axis for axis in axes.flat if axis.get_visible()]
     for axis in visible[-axes.shape[1] :]:
         axis.set_xlabel("tokens")
@@ -137,49 +133,30 @@ def isoflop_slices(points: Points, predict: Predict, num_budgets: int = 4, sizes
     budgets = _budgets(points, cost, num_budgets)
     span = (points.num_params.min() / 2.2, points.num_params.max() * 2.2)
     best, tokens = frontier(predict, cost, budgets, span)
-    with house_style():
-        figure = new_figure(10.2, 4.9)
-        moved = f"the best size grows from {count(best[0])} to {count(best[-1])} parameters"
-        set_claim(
-            figure,
-            f"With {budgets[-1] / budgets[0]:.0f}× the compute {moved}",
-            "each line: one compute budget; diamond: its best size; dot: a size read between its own runs"
-            + points.sizes_note,
-        )
+    moved = f"the best size grows from {count(best[0])} to {count(best[-1])} parameters"
+    claim = f"With {budgets[-1] / budgets[0]:.0f}× the compute {moved}"
+    detail = "each line: one compute budget; diamond: its best size; dot: a size read between its own runs"
+    with claimed_figure(10.2, 4.9, claim, detail + points.sizes_note) as figure:
         axis = figure.subplots()
-        axis.set_xscale("log")
-        axis.set_yscale("log")
+        axis.set(xscale="log", yscale="log", xlabel="parameters", ylabel="validation loss (nats per token)")
         grid = np.geomspace(*span, 200)
         shown = []
         for budget, size, count_tokens in zip(budgets, best, tokens, strict=True):
             line = predict(grid, budget / cost(grid))
             axis.plot(grid, line, color=QUIET, linewidth=1.3, zorder=2)
             lowest = float(predict(np.array([size]), np.array([count_tokens]))[0])
-            axis.plot(
-                size, lowest, "D", color=INK, markersize=6.5, markerfacecolor="white", markeredgewidth=1.4, zorder=3
-            )
-            axis.annotate(
-                f"{compute(budget)} FLOPs",
-                (size, lowest),
-                xytext=(0, -9),
-                textcoords="offset points",
-                fontsize=9.5,
-                color="#555555",
-                ha="center",
-                va="top",
-            )
+            draw_diamond(axis, size, lowest, markersize=6.5, zorder=3)
+            place: dict[str, Any] = {"xytext": (0, -9), "textcoords": "offset points", "ha": "center", "va": "top"}
+            axis.annotate(f"{compute(budget)} FLOPs", (size, lowest), fontsize=9.5, color="#555555", **place)
             shown.append(lowest)
             for own in points.drawn_sizes:
                 loss = loss_at_budget(points, predict, cost, float(own), float(budget))
                 if loss is not None:
                     draw_dots(axis, own, loss, colors[own], markersize=7)
                     shown.append(loss)
-        axis.set_xlim(*span)
-        axis.set_ylim(min(shown) / 1.045, max(shown) * 1.06)
-        count_ticks(axis, "x")
-        loss_ticks(axis)
-        axis.set_xlabel("parameters")
-        axis.set_ylabel("validation loss (nats per token)")
+        axis.set(xlim=span, ylim=(min(shown) / 1.045, max(shown) * 1.06))
+        count_ticks(axis.xaxis)
+        loss_ticks(axis.yaxis)
     return figure
 
 
@@ -193,7 +170,7 @@ def _budgets(points: Points, cost: Cost, num_budgets: int) -> Floats:
     return np.geomspace(low, high, num_budgets) if high > low else np.array([points.flops.min(), points.flops.max()])
 
 
-def fitted_surface(points: Points, predict: Predict, targets: Sequence[Target] = ()) -> "Figure":
+def fitted_surface(points: Points, predict: Predict, targets: Sequence[ForecastRun] = ()) -> "Figure":
     """Draws the law's loss over size and tokens as contours, with the runs, the targets and the frontier on it."""
     colors = size_colors([*points.num_params, *(t.num_params for t in targets)])
     params = np.concatenate([points.num_params, [t.num_params for t in targets]])
@@ -203,16 +180,12 @@ def fitted_surface(points: Points, predict: Predict, targets: Sequence[Target] =
     mesh_params, mesh_tokens = np.meshgrid(params_grid, tokens_grid)
     loss = predict(mesh_params, mesh_tokens)
     cost = cost_model(points, targets)
-    with house_style():
-        figure = new_figure(10.2, 5.4)
-        ratio = points.num_tokens / points.num_params
-        decades = np.log10(ratio.max() / ratio.min())
-        reach = f"; targets {max(t.compute_ratio for t in targets):.1f}× beyond" if targets else ""
-        set_claim(
-            figure,
-            f"Runs span {ratio.min():.3g} to {ratio.max():.3g} tokens per parameter ({decades:.1f} decades){reach}",
-            "contours: the fitted law, nats per token; shaded: more compute than any fitted run" + points.drawn_note,
-        )
+    ratio = points.num_tokens / points.num_params
+    decades = np.log10(ratio.max() / ratio.min())
+    reach = f"; targets {max(t.compute_ratio for t in targets):.1f}× beyond" if targets else ""
+    claim = f"Runs span {ratio.min():.3g} to {ratio.max():.3g} tokens per parameter ({decades:.1f} decades){reach}"
+    detail = "contours: the fitted law, nats per token; shaded: more compute than any fitted run" + points.drawn_note
+    with claimed_figure(10.2, 5.4, claim, detail) as figure:
         axis = figure.subplots()
         axis.set_xscale("log")
         axis.set_yscale("log")
@@ -233,22 +206,9 @@ def fitted_surface(points: Points, predict: Predict, targets: Sequence[Target] =
             name = "fitted run" if size == drawn.num_params.min() else None
             draw_dots(axis, drawn.num_params[mine], drawn.num_tokens[mine], colors[size], markersize=7, label=name)
         for index, target in enumerate(targets):
-            axis.plot(
-                target.num_params,
-                target.num_tokens,
-                "D",
-                color=FORECAST,
-                markerfacecolor="white",
-                markersize=9,
-                markeredgewidth=1.6,
-                zorder=5,
-                label="target" if index == 0 else None,
-            )
-        axis.set_xlim(params_grid[0], params_grid[-1])
-        axis.set_ylim(tokens_grid[0], tokens_grid[-1])
-        count_ticks(axis, "x")
-        count_ticks(axis, "y")
-        axis.set_xlabel("parameters")
-        axis.set_ylabel("training tokens")
+            look = {"markersize": 9, "markeredgewidth": 1.6, "label": "target" if index == 0 else None}
+            draw_diamond(axis, target.num_params, target.num_tokens, FORECAST, **look)
+        axis.set(xlim=params_grid[[0, -1]], ylim=tokens_grid[[0, -1]], xlabel="parameters", ylabel="training tokens")
+        count_ticks(axis.xaxis, axis.yaxis)
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

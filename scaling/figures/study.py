@@ -79,7 +79,7 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Target:
+class ForecastRun:
     """A run that was forecast, and its outcome if there is one."""
 
     name: str
@@ -126,18 +126,7 @@ class Curve:
     is_branch: bool
 
 
-@dataclass(frozen=True)
-class Estimates:
-    """One law's parameters with their intervals, for setting rivals side by side."""
-
-    law: str
-    parameters: dict[str, tuple[float, float, float] | str]
-    """name -> (estimate, low, high), or the reason why it is withheld."""
-    residual_rms: float
-    """Root mean square residual of log loss."""
-
-
-def cost_model(points: Points, targets: Sequence[Target] = ()) -> Cost:
+def cost_model(points: Points, targets: Sequence[ForecastRun] = ()) -> Cost:
     """Returns training FLOPs per token as a function of size, read off the counted runs.
 
     Counted cost is not 6 N at small sizes: attention and embeddings add parts that grow as lower powers of N. These

@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 INK = "#222222"
@@ -21,29 +22,18 @@ UNTRAINED = "#fbf1e7"
 """Ground of the region where nothing was trained when the forecast was written."""
 
 SETTINGS: dict[Any, Any] = {
-    "font.size": 10.5,
-    "axes.titlesize": 10.5,
-    "axes.labelsize": 10.5,
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 10.5),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9.5),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow", "text.parse_math"), True),
+    **dict.fromkeys(("text.color", "axes.labelcolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), "#444444"),
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), "white"),
     "axes.edgecolor": "#777777",
     "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": "#e9e9ec",
     "grid.linewidth": 0.7,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "xtick.labelsize": 9.5,
-    "ytick.labelsize": 9.5,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
     "figure.dpi": 110,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "text.parse_math": True,
 }
 
 
@@ -71,27 +61,32 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
+@contextmanager
+def claimed_figure(width: float, height: float, claim: str, detail: str = "") -> "Iterator[Figure]":
+    """Yields an empty figure in the house style, `width` by `height` inches, with its claim written above it."""
+    with house_style():
+        figure = new_figure(width, height)
+        set_claim(figure, claim, detail)
+        yield figure
+
+
 def draw_dots(axis: "Axes", x: Any, y: Any, color: str, **changes: Any) -> None:
     """Draws measured runs: filled dots with a thin white rim, so that overlapping seeds stay apart."""
     look = {"markersize": 6.0, "markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 4, **changes}
     axis.plot(x, y, "o", color=color, **look)
 
 
+def draw_diamond(axis: "Axes", x: float, y: float, color: str = INK, **changes: Any) -> None:
+    """Draws a hollow diamond: a best value, or a run that was not trained when it was forecast."""
+    look = {"markerfacecolor": "white", "markersize": 7, "markeredgewidth": 1.4, "zorder": 5, **changes}
+    axis.plot(x, y, "D", color=color, **look)
+
+
 def draw_forecast(axis: "Axes", x: float, low: float, middle: float, high: float, **changes: Any) -> None:
     """Draws a registered forecast: a hollow diamond with the bar of its interval."""
-    axis.errorbar(
-        x,
-        middle,
-        yerr=[[middle - low], [high - middle]],
-        fmt="D",
-        color=FORECAST,
-        markerfacecolor="white",
-        markersize=9,
-        markeredgewidth=1.6,
-        elinewidth=1.8,
-        capsize=5,
-        **{"zorder": 5, **changes},
-    )
+    look = {"markerfacecolor": "white", "markersize": 9, "markeredgewidth": 1.6, "elinewidth": 1.8, "capsize": 5}
+    reach = [[middle - low], [high - middle]]
+    axis.errorbar(x, middle, yerr=reach, fmt="D", color=FORECAST, **{"zorder": 5, **look, **changes})
 
 
 def draw_measured(axis: "Axes", x: float, y: float, color: str, **changes: Any) -> None:
@@ -172,29 +167,44 @@ def percent(fraction: float, signed: bool = False) -> str:
     )
 
 
-def count_ticks(axis: "Axes", which: str, room: int = 5) -> None:
-    """Labels a logarithmic axis of counts with prefixes instead of powers of ten.
+def count_ticks(*axes: "Axis") -> None:
+    """Labels logarithmic axes of counts with prefixes instead of powers of ten."""
+    from kleiber.scaling.figures.ticks import label, logarithmic
 
-    Args:
-      axis: what to label.
-      which: `x` or `y`.
-      room: how many labels one could fit, about.
-    """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    line = axis.xaxis if which == "x" else axis.yaxis
-    low, high = sorted(axis.get_xlim() if which == "x" else axis.get_ylim())
-    decades = np.log10(high / low)
-    subs = (1.0, 2.0, 5.0) if decades < 0.45 * room else (1.0, 3.0) if decades < 0.7 * room else (1.0,)
-    line.set_major_locator(LogLocator(subs=subs))
-    line.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
-    line.set_minor_locator(NullLocator())  # unlabelled ticks cost a third of the drawing time and say nothing
+    for axis in axes:
+        label(axis, logarithmic, count)
 
 
-def loss_ticks(axis: "Axes") -> None:
-    """Labels a logarithmic loss axis, whose range is a fraction of a decade, with plain numbers."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+def compute_ticks(axis: "Axis") -> None:
+    """Labels a logarithmic axis of FLOPs as the text writes them, `2e11`."""
+    from kleiber.scaling.figures.ticks import label, logarithmic
 
-    axis.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    axis.yaxis.set_minor_locator(NullLocator())
+    label(axis, logarithmic, lambda flops: compute(flops).replace(".0e", "e"))
+
+
+def loss_ticks(axis: "Axis") -> None:
+    """Labels a logarithmic loss axis, whose range is often a fraction of a decade, with plain numbers."""
+    from kleiber.scaling.figures.ticks import label, logarithmic
+
+    label(axis, logarithmic, "{:.4g}".format, most=7)
+
+
+def value_ticks(axis: "Axis", most: int = 5) -> None:
+    """Labels a linear axis of values of any size."""
+    from kleiber.scaling.figures.ticks import label, linear
+
+    label(axis, linear, lambda value: count(value) if value >= 1e4 else f"{value:.5g}", most)
+
+
+def signed_ticks(axis: "Axis") -> None:
+    """Labels a symmetric-log axis of differences, each with its sign."""
+    from kleiber.scaling.figures.ticks import label, signed
+
+    label(axis, signed, lambda value: f"{value:+g}".replace("-", "\N{MINUS SIGN}") if value else "0", most=13)
+
+
+def level_ticks(axis: "Axis", levels: Sequence[float]) -> None:
+    """Labels the levels that were run, every so many of them where they would touch."""
+    from kleiber.scaling.figures.ticks import label, thinned
+
+    label(axis, thinned(levels), "{:.3g}".format, most=7)

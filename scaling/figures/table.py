@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kleiber.scaling.figures import factors, law, runs
 from kleiber.scaling.figures.fitted import FittedLaw
 from kleiber.scaling.figures.forecast import forecast_against_truth
-from kleiber.scaling.figures.study import Points, Target, cost_model
+from kleiber.scaling.figures.study import ForecastRun, Points, cost_model
 from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.ledger import Ledger
@@ -30,14 +30,14 @@ def points_of(fit: FitResult) -> Points:
 def figures_of(fit: FitResult) -> dict[str, Callable[[], "Figure"]]:
     """Returns how to draw each figure that this fit has, by name."""
     out: dict[str, Callable[[], Figure]] = {}
-    if {"num_params_total", "num_tokens"} <= set(fit.model.law.variable_names):
+    if {"num_params_total", "num_tokens"} <= set(fit.scaled.law.variable_names):
         points, fitted = points_of(fit), FittedLaw(fit)
         out["surface"] = lambda: runs.fitted_surface(points, fitted.predict)
         out["residuals"] = lambda: law.residuals(points, fitted.predict)
         if fit.optimum.get("a") is not None:
             draws = fitted.draws(NUM_DRAWS)
             out["frontier"] = lambda: law.optimal_frontier(points, fitted.predict, draws, cost_model(points), REACH)
-    if fit.model.law.quantity == "loss" and not any(each.withheld for each in fit.parameters.values()):
+    if fit.scaled.law.quantity == "loss" and not any(each.withheld for each in fit.parameters.values()):
         out["exponents"] = lambda: factors.local_exponents(fit)
     if fit.objective_name == "gaussian":
         out["profiles"] = lambda: factors.profiles(fit)
@@ -53,7 +53,7 @@ def ledger_figure(ledger: Ledger) -> "Figure":
     entries = [entry for entry in ledger.entries() if entry["event"] == "forecast"]
     outcomes = {row["target"]: row["observed_loss"] for row in ledger.scoreboard()["targets"]}
     targets = [
-        Target(
+        ForecastRun(
             *(entry[key] for key in ("target", "num_params_total", "num_tokens", "flops", "compute_ratio")),
             *(entry["predicted_loss"], *entry["interval"], entry["level"], outcomes[entry["target"]]),
         )

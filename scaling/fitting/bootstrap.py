@@ -1,4 +1,4 @@
-"""Parametric and cluster bootstraps and profile likelihood: cross-checks of the default intervals."""
+"""Parametric bootstrap and profile likelihood: cross-checks of the default intervals."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,12 @@ from scipy.special import stdtrit
 
 from kleiber.scaling.fitting.minimise import levenberg_marquardt
 from kleiber.scaling.fitting.noise import make_clusters
-from kleiber.scaling.fitting.refit import Refits, fit_many, simulate
+from kleiber.scaling.fitting.refit import Refits, fit_many, simulate_losses
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.fitting.search import residual_function
+
+REACH, POINTS = 4.0, 41
+"""Of a profile: half-width in standard errors of the working coordinate, and values in it."""
 
 
 def parametric_bootstrap(fit: FitResult, count: int = 1000, seed: int = 0) -> Refits:
@@ -25,39 +28,8 @@ def parametric_bootstrap(fit: FitResult, count: int = 1000, seed: int = 0) -> Re
     """
     _by_squares(fit)
     cluster = None if fit.clusters is None else np.array(fit.clusters)
-    losses = simulate(fit.model, fit.z, count, seed, sigma=fit.noise.sigma, tau=fit.noise.tau, cluster=cluster)
-    return fit_many(fit.model, losses, fit.z[None], cluster=cluster)
-
-
-def cluster_bootstrap(fit: FitResult, count: int = 1000, seed: int = 0) -> np.ndarray:
-    """Returns working points [count, P] of refits to trunks drawn with replacement (runs, without clusters).
-
-    A diagnostic only: percentile intervals from it are too short with few trunks. A trunk drawn twice weighs
-    twice; sets that leave fewer distinct runs than constants are drawn again.
-
-    Raises:
-      ValueError: for a fit by another objective than squares.
-    """
-    _by_squares(fit)
-    rng = np.random.default_rng(seed)
-    num_runs = fit.num_points
-    groups = np.arange(num_runs) if fit.clusters is None else make_clusters(np.array(fit.clusters)).index
-    num_groups = int(groups.max()) + 1
-    weights = np.empty((count, num_runs))
-    for row in range(count):
-        while True:
-            drawn = np.bincount(rng.integers(0, num_groups, num_groups), minlength=num_groups)
-            if (drawn[groups] > 0).sum() > len(fit.z) and (drawn > 0).sum() > 2:
-                break
-        weights[row] = np.sqrt(drawn[groups])
-    plain = residual_function(fit.model, np.log(fit.points["loss"]))
-
-    def residuals(z: np.ndarray, problem: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        residual, jacobian = plain(z, problem)
-        weight = weights[problem]
-        return residual * weight, jacobian * weight[..., None]
-
-    return levenberg_marquardt(residuals, np.repeat(fit.z[None], count, axis=0), fit.model.bounds).z
+    losses = simulate_losses(fit.scaled, fit.z, count, seed, sigma=fit.noise.sigma, tau=fit.noise.tau, cluster=cluster)
+    return fit_many(fit.scaled, losses, fit.z[None], cluster=cluster)
 
 
 @dataclass(frozen=True)
@@ -73,29 +45,27 @@ class Profile:
     """Where the profile passes the F limit; infinite ends where it never does within the range."""
 
 
-def profile(fit: FitResult, name: str, reach: float = 4.0, points: int = 41) -> Profile:
+def profile(fit: FitResult, name: str) -> Profile:
     """Returns the profile of the sum of squares over one constant, the others refitted at each value.
 
     Args:
       fit: by squares; with clusters the whitening stays as fitted.
       name: a fitted constant that no unit rescales through an exponent (E, exponents, q).
-      reach: half-width of the range, in standard errors of the working coordinate.
-      points: values in the range.
 
     Raises:
       ValueError: for another objective, or a constant that cannot be profiled this way.
     """
     _by_squares(fit)
-    model = fit.model
-    if name not in model.free or any(isinstance(power, str) for _, power in model.law[name].scale):
-        choices = [each for each in model.free if not model.law[each].scale]
+    scaled = fit.scaled
+    if name not in scaled.free or any(isinstance(power, str) for _, power in scaled.law[name].scale):
+        choices = [each for each in scaled.free if not scaled.law[each].scale]
         raise ValueError(f"constant {name!r} cannot be profiled; choose one of {', '.join(choices)}.")
-    index = model.free.index(name)
+    index = scaled.free.index(name)
     deviation = float(np.sqrt(fit.uncertainty.covariance[index, index]))
-    values = fit.z[index] + deviation * np.linspace(-reach, reach, points)
+    values = fit.z[index] + deviation * np.linspace(-REACH, REACH, POINTS)
     clusters = None if fit.clusters is None else make_clusters(np.array(fit.clusters))
-    ratio = np.full(points, (fit.noise.tau / fit.noise.sigma) ** 2)
-    plain = residual_function(model, np.log(fit.points["loss"]), clusters, ratio)
+    ratio = np.full(POINTS, (fit.noise.tau / fit.noise.sigma) ** 2)
+    plain = residual_function(scaled, np.log(fit.points["loss"]), clusters, ratio)
 
     def residuals(z: np.ndarray, problem: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         residual, jacobian = plain(z, problem)
@@ -103,29 +73,23 @@ def profile(fit: FitResult, name: str, reach: float = 4.0, points: int = 41) -> 
         jacobian[..., index] = 0.0
         return residual, jacobian
 
-    start = np.repeat(fit.z[None], points, axis=0)
-    start[:, index] = np.clip(values, model.bounds[0][index], model.bounds[1][index])
-    found = levenberg_marquardt(residuals, start, model.bounds)
+    start = np.repeat(fit.z[None], POINTS, axis=0)
+    start[:, index] = np.clip(values, scaled.bounds[0][index], scaled.bounds[1][index])
+    found = levenberg_marquardt(residuals, start, scaled.bounds)
     degrees = fit.num_points - len(fit.z)
     limit = fit.objective * (1 + float(stdtrit(degrees, 0.975)) ** 2 / degrees)
-    ends = [
-        _crossing(values[:half][::sign], found.cost[:half][::sign], limit)
-        if sign < 0
-        else _crossing(values[half:], found.cost[half:], limit)
-        for half, sign in ((points // 2 + 1, -1), (points // 2, 1))
-    ]
-    is_log = model.law[name].transform == "log"
-    turn = np.exp if is_log else lambda value: value
-    low = turn(ends[0]) if np.isfinite(ends[0]) else (0.0 if is_log else -np.inf)
-    high = turn(ends[1]) if np.isfinite(ends[1]) else np.inf
-    return Profile(name, np.asarray(turn(values)), found.cost, (float(low), float(high)))
+    middle, is_log = POINTS // 2, scaled.law[name].transform == "log"
+    low = _crossing(values[middle::-1], found.cost[middle::-1], limit, -np.inf)
+    high = _crossing(values[middle:], found.cost[middle:], limit, np.inf)
+    turn = np.exp if is_log else np.asarray
+    return Profile(name, turn(values), found.cost, (float(turn(low)), float(turn(high))))
 
 
-def _crossing(values: np.ndarray, cost: np.ndarray, limit: float) -> float:
-    """Returns where the cost first exceeds the limit going outwards, by linear interpolation; NaN if nowhere."""
+def _crossing(values: np.ndarray, cost: np.ndarray, limit: float, nowhere: float) -> float:
+    """Returns where the cost first exceeds the limit going outwards, by linear interpolation; or `nowhere`."""
     above = np.flatnonzero(cost > limit)
     if not above.size or above[0] == 0:
-        return np.nan
+        return nowhere
     last = int(above[0])
     share = (limit - cost[last - 1]) / (cost[last] - cost[last - 1])
     return float(values[last - 1] + share * (values[last] - values[last - 1]))

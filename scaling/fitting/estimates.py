@@ -8,15 +8,15 @@ import numpy as np
 from kleiber.scaling.fitting.identifiability import Identifiability, identify
 from kleiber.scaling.fitting.noise import Uncertainty
 from kleiber.scaling.fitting.result import Estimate
-from kleiber.scaling.fitting.scaled_law import STEP, Model
+from kleiber.scaling.fitting.scaled_law import STEP, ScaledLaw, Solution
 
 
-def transformed_gradient(model: Model, z: np.ndarray, name: str) -> tuple[float, np.ndarray, bool]:
+def transformed_gradient(scaled: ScaledLaw, z: np.ndarray, name: str) -> tuple[float, np.ndarray, bool]:
     """Returns a constant's value, the gradient [P] of it (of its logarithm if positive by nature), and which."""
-    shifted = model.reported(z + 1j * STEP * np.eye(len(z)))[name]
-    value = float(shifted[0].real) if len(z) else float(model.reported(z)[name])
+    shifted = scaled.reported(z + 1j * STEP * np.eye(len(z)))[name]
+    value = float(shifted[0].real) if len(z) else float(scaled.reported(z)[name])
     gradient = shifted.imag / STEP
-    is_log = model.law[name].transform == "log"
+    is_log = scaled.law[name].transform == "log"
     return value, gradient / value if is_log else gradient, is_log
 
 
@@ -31,94 +31,103 @@ def interval(value: float, deviation: float, degrees: float, is_log: bool, level
     return value - reach, value + reach
 
 
+def stepped(z: np.ndarray, step: float) -> np.ndarray:
+    """Returns the working point [P], then it with each coordinate a step up, then a step down: [1 + 2 P, P]."""
+    steps = step * np.eye(len(z))
+    return np.concatenate([z[None], z + steps, z - steps])
+
+
+def stepped_interval(
+    found: np.ndarray, step: float, uncertainty: Uncertainty, level: float, is_log: bool = False
+) -> tuple[float, float]:
+    """Returns the t interval, by the delta method, of a quantity from its values [1 + 2 P] at the `stepped` points.
+
+    Args:
+      found: the quantity, or its logarithm.
+      step: as given to `stepped`.
+      uncertainty: of the working point.
+      level: probability.
+      is_log: whether `found` are logarithms; the interval is of the quantity itself either way.
+    """
+    count = (len(found) - 1) // 2
+    variance, degrees = uncertainty.degrees((found[1 : count + 1] - found[count + 1 :]) / (2 * step))
+    value = float(np.exp(found[0])) if is_log else float(found[0])
+    return interval(value, float(np.sqrt(max(variance, 0.0))), degrees, is_log, level)
+
+
 def describe(
-    model: Model,
-    z: np.ndarray,
-    residual: np.ndarray,
-    jacobian: np.ndarray,
-    uncertainty: Uncertainty,
-    free: np.ndarray,
-    others: Sequence[tuple[float, np.ndarray]] = (),
+    solution: Solution, uncertainty: Uncertainty, others: Sequence[tuple[float, np.ndarray]] = ()
 ) -> tuple[dict[str, Estimate], Identifiability]:
     """Returns every constant with its interval, and the identifiability report.
 
     Args:
-      model: law and runs.
-      z: float64 [P], the fitted working point.
-      residual: float64 [runs], measured minus predicted log loss.
-      jacobian: float64 [runs, P] of predicted log loss by z.
-      uncertainty: of z.
-      free: bool [P], coordinates not at a bound.
+      solution: law, runs and the fitted point.
+      uncertainty: of the point.
       others: competing optima.
     """
+    scaled, z, free = solution.scaled, solution.z, solution.free
     rough: dict[str, Estimate] = {}
     relative: dict[str, float] = {}
-    for name in model.law.names:
-        if name in model.fixed:
-            rough[name] = Estimate(float(model.fixed[name]), 0.0, (float(model.fixed[name]),) * 2, fixed=True)
+    for name in scaled.law.names:
+        if name in scaled.fixed:
+            rough[name] = Estimate(float(scaled.fixed[name]), 0.0, (float(scaled.fixed[name]),) * 2, fixed=True)
             continue
-        value, gradient, is_log = transformed_gradient(model, z, name)
+        value, gradient, is_log = transformed_gradient(scaled, z, name)
         variance, degrees = uncertainty.degrees(gradient)
         deviation = float(np.sqrt(variance))
         size = deviation * value if is_log else deviation
-        bound = not free[model.free.index(name)]
+        bound = not free[scaled.free.index(name)]
         rough[name] = Estimate(value, size, interval(value, deviation, degrees, is_log), at_bound=bool(bound))
         relative[name] = np.inf if bound else size / abs(value) if value else np.inf
-    drift = _drift(model, z, residual, jacobian, uncertainty, free)
-    ident, withheld = identify(model, z, jacobian, uncertainty.covariance, relative, drift, others)
+    drift = _drift(solution, uncertainty)
+    ident, withheld = identify(solution, uncertainty.covariance, relative, drift, others)
     nothing = (np.nan, np.nan)
     for name, reason in withheld.items():
         rough[name] = replace(rough[name], estimate=np.nan, standard_error=np.nan, interval_95=nothing, withheld=reason)
     return rough, ident
 
 
-def _drift(
-    model: Model,
-    z: np.ndarray,
-    residual: np.ndarray,
-    jacobian: np.ndarray,
-    uncertainty: Uncertainty,
-    free: np.ndarray,
-) -> dict[str, float]:
+def _drift(solution: Solution, uncertainty: Uncertainty) -> dict[str, float]:
     """Returns how far each exponent moves, in standard errors, when a fifth of the runs is left out; linearised."""
-    if not {"num_params_total", "num_tokens"} <= set(model.columns) or model.law.frontier is None:
+    scaled, free = solution.scaled, solution.free
+    if not {"num_params_total", "num_tokens"} <= set(scaled.columns) or scaled.law.frontier is None:
         return {}
-    compute = model.columns["num_params_total"] * model.columns["num_tokens"]
+    compute = scaled.columns["num_params_total"] * scaled.columns["num_tokens"]
     order = np.argsort(compute, kind="stable")
-    names = [name for name in model.law.frontier if name in model.free]
+    names = [name for name in scaled.law.frontier if name in scaled.free]
     moves = {name: 0.0 for name in names}
     deviation = np.sqrt(np.diag(uncertainty.covariance))
     for part in np.array_split(order, 5):
         kept = np.setdiff1d(order, part)
-        used = jacobian[np.ix_(kept, free)]
+        used = solution.jacobian[np.ix_(kept, free)]
         scale = np.maximum(np.linalg.norm(used, axis=0), 1e-300)
         if len(kept) <= used.shape[1] or np.linalg.matrix_rank(used / scale) < used.shape[1]:
             continue
-        step = np.zeros(len(z))
-        step[free] = np.linalg.lstsq(used / scale, residual[kept], rcond=None)[0] / scale
+        step = np.zeros(len(free))
+        step[free] = np.linalg.lstsq(used / scale, solution.residual[kept], rcond=None)[0] / scale
         for name in names:
-            index = model.free.index(name)
+            index = scaled.free.index(name)
             if deviation[index] > 0:
                 moves[name] = max(moves[name], float(abs(step[index]) / deviation[index]))
     return moves
 
 
 def frontier_exponents(
-    model: Model, z: np.ndarray, uncertainty: Uncertainty, parameters: Mapping[str, Estimate]
+    scaled: ScaledLaw, z: np.ndarray, uncertainty: Uncertainty, parameters: Mapping[str, Estimate]
 ) -> dict[str, object]:
     """Returns the exponents a and b of compute-optimal parameters and tokens, with intervals (delta in the logit)."""
-    if model.law.frontier is None:
-        return {"a": None, "b": None, "withheld": f"law {model.law.id} has no compute-optimal exponents"}
-    first, second = model.law.frontier
+    if scaled.law.frontier is None:
+        return {"a": None, "b": None, "withheld": f"law {scaled.law.id} has no compute-optimal exponents"}
+    first, second = scaled.law.frontier
     reason = parameters[first].withheld or parameters[second].withheld
     if reason:
         return {"a": None, "b": None, "withheld": reason}
     values, gradient = [], np.zeros(len(z))
     for name, sign in ((first, -1.0), (second, 1.0)):
-        if name in model.fixed:
-            values.append(float(model.fixed[name]))
+        if name in scaled.fixed:
+            values.append(float(scaled.fixed[name]))
         else:
-            value, slope, _ = transformed_gradient(model, z, name)
+            value, slope, _ = transformed_gradient(scaled, z, name)
             values.append(value)
             gradient += sign * slope
     a = values[1] / (values[0] + values[1])

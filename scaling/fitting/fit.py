@@ -1,8 +1,9 @@
 """Fits a law to a table of runs: many starts, one certificate, intervals that hold when points share a trunk."""
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +19,9 @@ from kleiber.scaling.fitting.noise import (
     whiten,
 )
 from kleiber.scaling.fitting.objective import Objective, variance_inflation
-from kleiber.scaling.fitting.result import FitResult, Noise, Starts
-from kleiber.scaling.fitting.scaled_law import Model, make_model
-from kleiber.scaling.fitting.search import search
+from kleiber.scaling.fitting.result import FitResult, Starts
+from kleiber.scaling.fitting.scaled_law import ScaledLaw, Solution, make_scaled_law, solution_at
+from kleiber.scaling.fitting.search import search_minima
 from kleiber.scaling.fitting.trunk_effect import refine_shared
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
@@ -33,7 +34,7 @@ OBJECTIVES = ("gaussian", "huber", "student")
 
 def fit_law(
     table: RunTable,
-    law: str | Law,
+    law: str | Law | Callable[..., Any],
     *,
     cluster: str | None = None,
     objective: str = "gaussian",
@@ -46,7 +47,7 @@ def fit_law(
     Args:
       table: runs with columns `loss` and the law's variables; only rows with status done and split fit are used
         where those columns exist.
-      law: id of a registered law, or a law.
+      law: id of a registered law, a law, or a user's function (own_law/function.py).
       cluster: column whose equal values share one random effect (`trunk_id`); needs squares as the objective.
       objective: "gaussian", "huber" or "student" (4 degrees of freedom), summed over log residuals.
       delta: Huber's turning point, or the scale of Student's t; from the residuals if left out.
@@ -58,39 +59,33 @@ def fit_law(
       ValueError: unknown law, objective or constant.
       FitFailedError: if no start gives a finite minimum.
     """
-    law = get_law(law) if isinstance(law, str) else law
+    law = get_law(law)
     if objective not in OBJECTIVES:
         raise ValueError(f"objective {objective!r}: choose one of {', '.join(OBJECTIVES)}.")
     if cluster and objective != "gaussian":
         raise ValueError(f"a random effect per {cluster} needs the gaussian objective, not {objective}.")
     table = usable_rows(table, law.variable_names, [each.name for each in law.variables if each.may_be_zero])
-    model = make_model(law, {name: table[name] for name in law.variable_names}, fixed)
-    check_design(table, [each.name for each in law.variables if not each.setting], len(model.free))
-    check_fixed_floor(table, model.fixed.get(law.floor, -np.inf))
-    shared = _shared(table, cluster)
-    kind, minimum, z, certificate = search(model, table["loss"], starts, objective, delta)
+    scaled = make_scaled_law(law, {name: table[name] for name in law.variable_names}, fixed)
+    check_design(table, [each.name for each in law.variables if not each.setting], len(scaled.free))
+    check_fixed_floor(table, scaled.fixed.get(law.floor, -np.inf))
+    labels = _shared_labels(table, cluster)
+    clusters = None if labels is None else make_clusters(labels)
+    kind, minimum, z, certificate = search_minima(scaled, table["loss"], starts, objective, delta)
     ratio = 0.0
-    if shared is not None:
-        refined, ratios = refine_shared(model, np.log(table["loss"])[None], z[None], shared.clusters)
+    if clusters is not None:
+        refined, ratios = refine_shared(scaled, np.log(table["loss"])[None], z[None], clusters)
         z, ratio = refined[0], float(ratios[0])
-    others = other_optima(model, minimum.z[minimum.converged], minimum.cost[minimum.converged])
-    fit = _finish(table, model, z, kind, shared, ratio, certificate, others)
-    if law.floor in model.free and not fit.parameters[law.floor].withheld:
+    others = other_optima(scaled, minimum.z[minimum.converged], minimum.cost[minimum.converged])
+    fit = _finish(table, scaled, z, kind, clusters, ratio, certificate, others)
+    if labels is not None:
+        fit = replace(fit, cluster=cluster, clusters=tuple(labels.tolist()))
+    if law.floor in scaled.free and not fit.parameters[law.floor].withheld:
         warn_below_floor(table.source, table["loss"], fit.parameters[law.floor].estimate)
     return fit
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What points have in common: the column that says so, its value for each point, and the groups."""
-
-    column: str
-    labels: tuple[str, ...]
-    clusters: Clusters
-
-
-def _shared(table: RunTable, cluster: str | None) -> _Shared | None:
-    """Returns the groups of a column; None without one, or when no two points share a value."""
+def _shared_labels(table: RunTable, cluster: str | None) -> np.ndarray | None:
+    """Returns the values [runs] of a column that says what points have in common; None if no two share one."""
     if cluster is None:
         if "trunk_id" in table and len(set(table.label("trunk_id"))) < len(table):
             warnings.warn(
@@ -106,59 +101,50 @@ def _shared(table: RunTable, cluster: str | None) -> _Shared | None:
     clusters = make_clusters(labels)
     if clusters.count < 3:
         raise TableError(f"{table.source}: column {cluster!r} has {clusters.count} values; 3 at least are needed.")
-    return None if clusters.sizes.max() == 1 else _Shared(cluster, tuple(labels.tolist()), clusters)
+    return None if clusters.sizes.max() == 1 else labels
 
 
 def _finish(
     table: RunTable,
-    model: Model,
+    scaled: ScaledLaw,
     z: np.ndarray,
     kind: Objective,
-    shared: _Shared | None,
+    clusters: Clusters | None,
     ratio: float,
     certificate: Starts,
     others: list[tuple[float, np.ndarray]],
 ) -> FitResult:
-    clusters = shared.clusters if shared else None
-    predicted, jacobian = (each[0] for each in model.log_loss_and_jacobian(z[None]))
-    residual = np.log(table["loss"]) - predicted
-    low, high = model.bounds
-    free = (z > low) & (z < high)
-    uncertainty = fit_uncertainty(residual, jacobian, kind, clusters, ratio, free)
+    solution = solution_at(scaled, z, np.log(table["loss"]))
+    residual = solution.residual
+    uncertainty = fit_uncertainty(solution, kind, clusters, ratio)
     whitened = residual if clusters is None else whiten(residual[None], clusters, np.array([ratio]))[0]
-    log_likelihood, aicc = information(residual, clusters, ratio, int(free.sum()))
-    parameters, ident = describe(model, z, residual, jacobian, uncertainty, free, others)
-    variances = uncertainty.variances
+    log_likelihood, aicc = information(residual, clusters, ratio, int(solution.free.sum()))
+    parameters, ident = describe(solution, uncertainty, others)
     return FitResult(
-        law=model.law.id,
+        law=scaled.law.id,
+        definition=scaled.law,
         parameters=parameters,
         objective=float(kind.cost(whitened)),
         objective_name=kind.kind,
         delta=None if kind.kind == "gaussian" else float(kind.delta),
         residual_rms=float(np.sqrt(np.mean(residual**2))),
         num_points=len(residual),
-        noise=Noise(
-            float(np.sqrt(variances[0])),
-            float(np.sqrt(variances[1])) if len(variances) > 1 else 0.0,
-            uncertainty.degrees(np.zeros(len(z)), 1.0)[1],
-            shared.column if shared else None,
-            shared.clusters.count if shared else len(residual),
-        ),
+        cluster=None,
         identifiability=ident,
-        optimum=frontier_exponents(model, z, uncertainty, parameters),
+        optimum=frontier_exponents(scaled, z, uncertainty, parameters),
         log_likelihood=log_likelihood,
         aicc=aicc,
         starts=certificate,
         other_optima=tuple(
-            {"objective": cost, **{name: float(each) for name, each in model.reported(point).items()}}
+            {"objective": cost, **{name: float(each) for name, each in scaled.reported(point).items()}}
             for cost, point in others
         ),
         residuals=residual,
-        points={"loss": table["loss"], **_flops(table), **model.columns},
-        clusters=shared.labels if shared else None,
+        points={"loss": table["loss"], **_flops(table), **scaled.columns},
+        clusters=None,
         z=z,
-        scales=model.scales,
-        fixed=model.fixed,
+        scales=scaled.scales,
+        fixed=scaled.fixed,
         uncertainty=uncertainty,
         source=table.source,
         notes=table.notes,
@@ -171,18 +157,13 @@ def _flops(table: RunTable) -> dict[str, np.ndarray]:
     return {"flops": flops} if flops is not None and np.all(np.isfinite(flops) & (flops > 0)) else {}
 
 
-def fit_uncertainty(
-    residual: np.ndarray,
-    jacobian: np.ndarray,
-    kind: Objective,
-    clusters: Clusters | None,
-    ratio: float,
-    free: np.ndarray,
-) -> Uncertainty:
-    """Returns the uncertainty of a fit from its residuals [runs] and their derivatives [runs, P] at the optimum."""
+def fit_uncertainty(solution: Solution, kind: Objective, clusters: Clusters | None, ratio: float) -> Uncertainty:
+    """Returns the uncertainty of a fit from its residuals and their derivatives at the optimum."""
+    residual, jacobian, free = solution.residual, solution.jacobian, solution.free
+    num_free = int(free.sum())
     if clusters is None:
-        sigma, inflation = variance_inflation(kind, residual, int(free.sum()))
+        sigma, inflation = variance_inflation(kind, residual, num_free)
         return independent_uncertainty(jacobian, max(sigma, 1e-15), inflation, free)
     whitened = whiten(residual[None], clusters, np.array([ratio]))[0]
-    sigma2 = max(float(whitened @ whitened) / max(len(residual) - int(free.sum()), 1), 1e-30)
+    sigma2 = max(float(whitened @ whitened) / max(len(residual) - num_free, 1), 1e-30)
     return clustered_uncertainty(jacobian, clusters, sigma2, ratio * sigma2, free)

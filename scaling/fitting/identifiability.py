@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kleiber.scaling.fitting.scaled_law import Model
+from kleiber.scaling.fitting.scaled_law import ScaledLaw, Solution
 
 LARGEST_CONDITION = 1e8
 """Beyond this the constants in the weakest direction are withheld; sound designs have 1e5 to 1e6."""
@@ -36,21 +36,21 @@ class Identifiability:
         return ", ".join(f"{name} {'up' if share * sign > 0 else 'down'}" for name, share in parts) + " together"
 
 
-def log_jacobian(model: Model, z: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+def log_jacobian(scaled: ScaledLaw, z: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
     """Returns the derivative of log loss by the logarithm of each constant, [runs, P]; a constant at 0 stays linear."""
-    factor = np.where(model.is_log, 1.0, np.where(np.abs(z) > 1e-12, np.abs(z), 1.0))
+    factor = np.where(scaled.is_log, 1.0, np.where(np.abs(z) > 1e-12, np.abs(z), 1.0))
     return jacobian * factor
 
 
-def fisher(model: Model, z: np.ndarray, jacobian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fisher(scaled: ScaledLaw, z: np.ndarray, jacobian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the eigenvalues (descending) and eigenvectors [P, P] (columns) of the unit-noise Fisher matrix."""
-    _, singular, turned = np.linalg.svd(log_jacobian(model, z, jacobian), full_matrices=False)
+    _, singular, turned = np.linalg.svd(log_jacobian(scaled, z, jacobian), full_matrices=False)
     return singular**2, turned.T
 
 
-def design_alarms(model: Model) -> dict[str, str]:
+def design_alarms(scaled: ScaledLaw) -> dict[str, str]:
     """Returns the alarms that follow from where the runs are, before any loss is seen, by name."""
-    columns = model.columns
+    columns = scaled.columns
     if not {"num_params_total", "num_tokens"} <= set(columns):
         return {}
     params, tokens = columns["num_params_total"], columns["num_tokens"]
@@ -91,9 +91,7 @@ def _most_ratios_at_a_budget(ratio: np.ndarray, compute: np.ndarray, enough: int
 
 
 def identify(
-    model: Model,
-    z: np.ndarray,
-    jacobian: np.ndarray,
+    solution: Solution,
     covariance: np.ndarray,
     relative_errors: Mapping[str, float],
     drift: Mapping[str, float],
@@ -102,23 +100,22 @@ def identify(
     """Returns the report, and why each withheld constant is withheld, by name.
 
     Args:
-      model: law and runs.
-      z: float64 [P], the fitted working point.
-      jacobian: float64 [runs, P] of log loss by z.
-      covariance: float64 [P, P] of z.
+      solution: law, runs and the fitted point.
+      covariance: float64 [P, P] of the point.
       relative_errors: standard error over estimate of every free constant.
       drift: see `Identifiability`.
       others: competing optima (`other_optima`).
     """
-    values, vectors = fisher(model, z, jacobian)
+    scaled, z = solution.scaled, solution.z
+    values, vectors = fisher(scaled, z, solution.jacobian)
     condition = float(values[0] / values[-1]) if values[-1] > 0 else np.inf
-    weakest = dict(zip(model.free, vectors[:, -1].tolist(), strict=True))
-    alarms = design_alarms(model)
+    weakest = dict(zip(scaled.free, vectors[:, -1].tolist(), strict=True))
+    alarms = design_alarms(scaled)
     withheld: dict[str, str] = {}
-    exponents = [name for name in model.free if name in _exponents(model)]
+    exponents = [name for name in scaled.free if name in _exponents(scaled)]
     if "constant-ratio" in alarms:
-        for name in model.free:
-            if name in exponents or model.law[name].scale or name == "q":
+        for name in scaled.free:
+            if name in exponents or scaled.law[name].scale or name == "q":
                 withheld[name] = "constant-ratio"
     if condition > LARGEST_CONDITION:
         alarms["condition"] = (
@@ -132,10 +129,10 @@ def identify(
             alarms[f"loose-{name}"] = f"the standard error of {name} exceeds half of it"
             withheld.setdefault(name, f"loose-{name}")
     if others:
-        alarms["several-optima"], loose = _several(model, z, others)
+        alarms["several-optima"], loose = _several(scaled, z, others)
         for name in loose:
             withheld.setdefault(name, "several-optima")
-    if "E" in model.free and not relative_errors["E"] <= 1.0:
+    if "E" in scaled.free and not relative_errors["E"] <= 1.0:
         alarms["floor"] = "E is within one standard error of zero; the floor of the loss is not seen in these runs"
     drifting = {name: size for name, size in drift.items() if size > 4}
     if drifting:
@@ -147,27 +144,27 @@ def identify(
         condition,
         tuple(values.tolist()),
         weakest,
-        _correlations(model.free, covariance),
+        _correlations(scaled.free, covariance),
         dict(drift),
         tuple(f"{name}: {text}." for name, text in alarms.items()),
     )
     return report, {name: f"{reason}: {alarms[reason]}." for name, reason in withheld.items()}
 
 
-def _exponents(model: Model) -> set[str]:
+def _exponents(scaled: ScaledLaw) -> set[str]:
     """Returns the constants that shape the law: those it is not linear in and that have no unit."""
-    linear = {name for group in model.law.linear for name in group}
-    return {each.name for each in model.law.parameters if each.name not in linear and not each.scale}
+    linear = {name for group in scaled.law.linear for name in group}
+    return {each.name for each in scaled.law.parameters if each.name not in linear and not each.scale}
 
 
-def other_optima(model: Model, z: np.ndarray, cost: np.ndarray) -> list[tuple[float, np.ndarray]]:
+def other_optima(scaled: ScaledLaw, z: np.ndarray, cost: np.ndarray) -> list[tuple[float, np.ndarray]]:
     """Returns (objective, working point) of up to 5 local optima that the runs hardly tell from the best one.
 
     They differ from it, and from each other, by a quarter in some constant, and their objective exceeds the best
     by less than a share 3.84 / runs: about what a likelihood-ratio test at 95% would let pass.
 
     Args:
-      model: law and runs.
+      scaled: law and runs.
       z: float64 [starts, P], minima.
       cost: float64 [starts], their objective.
     """
@@ -175,8 +172,8 @@ def other_optima(model: Model, z: np.ndarray, cost: np.ndarray) -> list[tuple[fl
         return []
     _, distinct = np.unique(z, axis=0, return_index=True)
     order = distinct[np.argsort(cost[distinct], kind="stable")]
-    unit = np.where(model.is_log, 1.0, np.maximum(np.abs(z[order[0]]), 1e-12))
-    num_runs = len(next(iter(model.columns.values())))
+    unit = np.where(scaled.is_log, 1.0, np.maximum(np.abs(z[order[0]]), 1e-12))
+    num_runs = len(next(iter(scaled.columns.values())))
     kept = [int(order[0])]
     for index in order[1:]:
         near = cost[index] <= cost[order[0]] * (1 + 3.84 / num_runs)
@@ -186,31 +183,31 @@ def other_optima(model: Model, z: np.ndarray, cost: np.ndarray) -> list[tuple[fl
     return [(float(cost[index]), z[index]) for index in kept[1:]]
 
 
-def _several(model: Model, z: np.ndarray, others: Sequence[tuple[float, np.ndarray]]) -> tuple[str, list[str]]:
+def _several(scaled: ScaledLaw, z: np.ndarray, others: Sequence[tuple[float, np.ndarray]]) -> tuple[str, list[str]]:
     """Returns the alarm in words, and the constants that differ by half or more between the optima."""
-    best = model.reported(z)
+    best = scaled.reported(z)
     loose: list[str] = []
     texts = []
     for objective, other in others:
-        values = model.reported(other)
+        values = scaled.reported(other)
         moved = [
             name
-            for name in model.free
+            for name in scaled.free
             if abs(values[name] - best[name]) > 0.5 * min(abs(values[name]), abs(best[name]))
         ]
         loose += [name for name in moved if name not in loose]
         texts.append(
-            f"{objective:.8g} at " + ", ".join(f"{name} {float(values[name]):.4g}" for name in moved or model.free)
+            f"{objective:.8g} at " + ", ".join(f"{name} {float(values[name]):.4g}" for name in moved or scaled.free)
         )
-    here = ", ".join(f"{name} {float(best[name]):.4g}" for name in loose or model.free)
+    here = ", ".join(f"{name} {float(best[name]):.4g}" for name in loose or scaled.free)
     return f"the best optimum, at {here}, is hardly told from others: objective " + "; ".join(texts), loose
 
 
 def _correlations(names: tuple[str, ...], covariance: np.ndarray) -> dict[str, float]:
     deviation = np.sqrt(np.diag(covariance))
-    out = {}
-    for i, first in enumerate(names):
-        for j, second in enumerate(names[:i]):
-            if deviation[i] > 0 and deviation[j] > 0:
-                out[f"{second},{first}"] = float(covariance[i, j] / (deviation[i] * deviation[j]))
-    return out
+    return {
+        f"{second},{first}": float(covariance[i, j] / (deviation[i] * deviation[j]))
+        for i, first in enumerate(names)
+        for j, second in enumerate(names[:i])
+        if deviation[i] > 0 and deviation[j] > 0
+    }

@@ -10,6 +10,32 @@ RATIOS = np.exp(np.linspace(np.log(1e-3), np.log(1e4), 25))
 
 
 @dataclass(frozen=True)
+class RunNoise:
+    """Standard deviations of log loss, so 0.005 is half a per cent."""
+
+    sigma: float
+    """Of a point by itself: seed, data order."""
+    tau: float = 0.0
+    """Shared by the points of one trunk (branches of one run, intermediate checkpoints)."""
+    evaluation: float = 0.0
+    """Of measuring one loss on a finite validation set."""
+
+    def __post_init__(self) -> None:
+        if not (self.sigma > 0 and self.tau >= 0 and self.evaluation >= 0):
+            raise ValueError(f"noise needs sigma > 0 and tau, evaluation >= 0, got {self}.")
+
+    @property
+    def point(self) -> float:
+        """Of one measured point apart from its trunk."""
+        return float(np.hypot(self.sigma, self.evaluation))
+
+    @property
+    def new_run(self) -> float:
+        """Of one new run on a trunk of its own, measured once."""
+        return float(np.hypot(self.point, self.tau))
+
+
+@dataclass(frozen=True)
 class Clusters:
     """Which rows share a trunk."""
 

@@ -10,7 +10,7 @@ from kleiber.scaling.fitting.noise import Uncertainty, information, make_cluster
 from kleiber.scaling.fitting.objective import Objective
 from kleiber.scaling.fitting.refit import fit_many
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.fitting.scaled_law import Model
+from kleiber.scaling.fitting.scaled_law import ScaledLaw, solution_at
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class PartFit:
     """What a forecast needs of a fit to some of the runs; a `FitResult` has all of it too."""
 
     law: str
-    model: Model
+    scaled: ScaledLaw
     z: np.ndarray
     """float64 [P], the working point."""
     uncertainty: Uncertainty
@@ -34,7 +34,7 @@ def fit_part(fit: FitResult, rows: np.ndarray, starts: Sequence[np.ndarray] = ()
       rows: int [part], which of them.
       starts: working points [P] to start from besides the whole fit's.
     """
-    model, log_loss = fit.model.on(rows), np.log(fit.points["loss"][rows])
+    scaled, log_loss = fit.scaled.on(rows), np.log(fit.points["loss"][rows])
     if len(rows) <= len(fit.z) + 1:
         return None
     labels = None if fit.clusters is None else np.asarray(fit.clusters)[rows]
@@ -42,14 +42,10 @@ def fit_part(fit: FitResult, rows: np.ndarray, starts: Sequence[np.ndarray] = ()
     if clusters is not None and (clusters.count < 3 or clusters.sizes.max() == 1):
         labels, clusters = None, None
     objective = Objective(fit.objective_name, np.inf if fit.delta is None else fit.delta)
-    found = fit_many(model, log_loss[None], np.stack([fit.z, *starts]), cluster=labels, objective=objective)
-    z, ratio = found.z[0], float(found.ratio[0])
-    predicted, jacobian = (each[0] for each in model.log_loss_and_jacobian(z[None]))
-    if not np.isfinite(found.cost[0]) or not np.isfinite(jacobian).all():
+    found = fit_many(scaled, log_loss[None], np.stack([fit.z, *starts]), cluster=labels, objective=objective)
+    ratio, solution = float(found.ratio[0]), solution_at(scaled, found.z[0], log_loss)
+    if not np.isfinite(found.cost[0]) or not np.isfinite(solution.jacobian).all():
         return None
-    low, high = model.bounds
-    free, residual = (z > low) & (z < high), log_loss - predicted
-    uncertainty = fit_uncertainty(residual, jacobian, objective, clusters, ratio, free)
-    return PartFit(
-        fit.law, model, z, uncertainty, information(residual, clusters, ratio, int(free.sum()))[1], len(rows)
-    )
+    uncertainty = fit_uncertainty(solution, objective, clusters, ratio)
+    _, aicc = information(solution.residual, clusters, ratio, int(solution.free.sum()))
+    return PartFit(fit.law, scaled, solution.z, uncertainty, aicc, len(rows))

@@ -10,7 +10,7 @@ from kleiber.scaling.fitting.fit import fit_uncertainty
 from kleiber.scaling.fitting.minimise import levenberg_marquardt
 from kleiber.scaling.fitting.noise import Clusters, Uncertainty, make_clusters
 from kleiber.scaling.fitting.objective import Objective
-from kleiber.scaling.fitting.scaled_law import Model
+from kleiber.scaling.fitting.scaled_law import ScaledLaw, solution_at
 from kleiber.scaling.fitting.search import residual_function
 from kleiber.scaling.fitting.trunk_effect import refine_shared
 
@@ -19,7 +19,7 @@ from kleiber.scaling.fitting.trunk_effect import refine_shared
 class Refits:
     """Fits of one law to B sets of losses on the same runs."""
 
-    model: Model
+    scaled: ScaledLaw
     z: np.ndarray
     """float64 [B, P], working points."""
     cost: np.ndarray
@@ -28,19 +28,9 @@ class Refits:
     """float64 [B], tau^2 / sigma^2; 0 without clusters."""
     num_failed: int
 
-    def constants(self) -> dict[str, np.ndarray]:
-        """Returns every constant [B] in the units of the columns."""
-        return self.model.reported(self.z)
-
-    def frontier(self) -> np.ndarray:
-        """Returns the exponent a [B] of compute-optimal parameters."""
-        first, second = self.model.law.frontier or ("", "")
-        values = self.constants()
-        return values[second] / (values[first] + values[second])
-
 
 def fit_many(
-    model: Model,
+    scaled: ScaledLaw,
     log_losses: np.ndarray,
     starts: np.ndarray,
     *,
@@ -50,15 +40,13 @@ def fit_many(
     """Returns the best of several local fits for each set of losses.
 
     Args:
-      model: law and runs (`make_model`).
+      scaled: law and runs (`make_scaled_law`).
       log_losses: float64 [B, runs].
       starts: float64 [S, P], tried for every set; [B, S, P] for starts of its own.
       cluster: trunk of each run, for a shared random effect.
       objective: squares if left out; with a cluster it must be.
     """
     objective = objective or Objective()
-    if cluster is not None and objective.kind != "gaussian":
-        raise ValueError(f"a shared random effect needs the gaussian objective, not {objective.kind}.")
     log_losses = np.asarray(log_losses, np.float64)
     num_sets, num_runs = log_losses.shape
     starts = np.broadcast_to(starts, (num_sets, *np.shape(starts)[-2:]))
@@ -71,7 +59,7 @@ def fit_many(
         losses = log_losses[part]
         expanded = np.repeat(losses, num_starts, axis=0) if num_starts > 1 else losses
         found = levenberg_marquardt(
-            residual_function(model, expanded), starts[part].reshape(-1, starts.shape[2]), model.bounds, objective
+            residual_function(scaled, expanded), starts[part].reshape(-1, starts.shape[2]), scaled.bounds, objective
         )
         costs = found.cost.reshape(-1, num_starts)
         best = costs.argmin(axis=1)
@@ -79,28 +67,20 @@ def fit_many(
         z[part] = found.z.reshape(len(losses), num_starts, -1)[rows, best]
         cost[part] = costs[rows, best]
         if clusters is not None:
-            z[part], ratio[part] = refine_shared(model, losses, z[part], clusters)
-    return Refits(model, z, cost, ratio, int((~np.isfinite(cost)).sum()))
+            z[part], ratio[part] = refine_shared(scaled, losses, z[part], clusters)
+    return Refits(scaled, z, cost, ratio, int((~np.isfinite(cost)).sum()))
 
 
 def refit_uncertainty(
-    refits: Refits,
-    log_losses: np.ndarray,
-    index: int,
-    clusters: Clusters | None = None,
-    objective: Objective | None = None,
+    refits: Refits, log_losses: np.ndarray, index: int, clusters: Clusters | None = None
 ) -> Uncertainty:
     """Returns the uncertainty of one of the refits, by the same code that a single fit uses."""
-    z = refits.z[index]
-    predicted, jacobian = (each[0] for each in refits.model.log_loss_and_jacobian(z[None]))
-    low, high = refits.model.bounds
-    free = (z > low) & (z < high)
-    ratio = float(refits.ratio[index])
-    return fit_uncertainty(log_losses[index] - predicted, jacobian, objective or Objective(), clusters, ratio, free)
+    solution = solution_at(refits.scaled, refits.z[index], log_losses[index])
+    return fit_uncertainty(solution, Objective(), clusters, float(refits.ratio[index]))
 
 
-def simulate(
-    model: Model,
+def simulate_losses(
+    scaled: ScaledLaw,
     z: np.ndarray,
     count: int,
     seed: int,
@@ -112,7 +92,7 @@ def simulate(
     """Returns log losses [count, runs] drawn from a law: its curve, plus normal noise of points and of trunks.
 
     Args:
-      model: law and runs.
+      scaled: law and runs.
       z: float64 [P], the true working point.
       count: how many sets.
       seed: of the draw; equal seeds give equal losses.
@@ -121,7 +101,7 @@ def simulate(
       cluster: trunk of each run; needed with tau.
     """
     rng = np.random.default_rng(seed)
-    clean = model.log_loss(z[None])[0]
+    clean = scaled.log_loss(z[None])[0]
     noise = sigma * rng.standard_normal((count, len(clean)))
     if tau:
         if cluster is None:

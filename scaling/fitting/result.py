@@ -2,16 +2,25 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kleiber.scaling.fitting.identifiability import Identifiability
-from kleiber.scaling.fitting.noise import Uncertainty
-from kleiber.scaling.fitting.scaled_law import Model
-from kleiber.scaling.laws import get_law
+from kleiber.scaling.fitting.noise import RunNoise, Uncertainty
+from kleiber.scaling.fitting.scaled_law import ScaledLaw
+from kleiber.scaling.law import Law
+from kleiber.scaling.laws import law_of_fit
+
+UNCERTAINTY = tuple(each.name for each in fields(Uncertainty))
+AS_THEY_ARE = (
+    *("law", "objective", "objective_name", "delta", "residual_rms", "num_points", "optimum", "log_likelihood"),
+    "source",
+)
+"""Fields that stand in the JSON as they are."""
 
 
 @dataclass(frozen=True)
@@ -25,25 +34,15 @@ class Estimate:
     at_bound: bool = False
     fixed: bool = False
 
-
-@dataclass(frozen=True)
-class Noise:
-    """Noise of one measured log loss."""
-
-    sigma: float
-    """Standard deviation of a point, independent of every other."""
-    tau: float
-    """Standard deviation shared by the points of one trunk; 0 without clusters."""
-    degrees_of_freedom: float
-    """Of the standard deviation of one new run."""
-    cluster: str | None
-    """Column that names the trunk."""
-    num_clusters: int
-
-    @property
-    def new_run(self) -> float:
-        """Standard deviation of the log loss of one new run on a trunk of its own."""
-        return math.hypot(self.sigma, self.tau)
+    def in_words(self) -> str:
+        """Returns the value with its interval, or why there is none, as a short phrase."""
+        if self.withheld:
+            return f"withheld ({self.withheld.split(':')[0]})"
+        if self.fixed:
+            return f"{self.estimate:.6g} (fixed)"
+        low, high = self.interval_95
+        bound = "   at its bound" if self.at_bound else ""
+        return f"{self.estimate:.6g} +- {self.standard_error:.2g}   95% [{low:.5g}, {high:.5g}]{bound}"
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ class FitResult:
     """What `fit_law` returns."""
 
     law: str
+    definition: Law
+    """The law itself."""
     parameters: Mapping[str, Estimate]
     objective: float
     """Sum over the points of the objective function of the log residuals (for squares: half their sum)."""
@@ -73,7 +74,8 @@ class FitResult:
     """Turning point or scale of a robust objective."""
     residual_rms: float
     num_points: int
-    noise: Noise
+    cluster: str | None
+    """Column that names the trunk of each run; None where runs share none."""
     identifiability: Identifiability
     optimum: Mapping[str, Any]
     """Exponents a and b of compute-optimal parameters and tokens, with intervals; None where withheld."""
@@ -98,34 +100,48 @@ class FitResult:
     notes: tuple[str, ...]
 
     @property
-    def model(self) -> Model:
+    def noise(self) -> RunNoise:
+        """The noise of one log loss, apart from its trunk and shared along it."""
+        return RunNoise(*np.sqrt(self.uncertainty.variances).tolist())
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of trunks; each run has its own where none are shared."""
+        return len(set(self.clusters)) if self.clusters else self.num_points
+
+    @property
+    def scaled(self) -> ScaledLaw:
         """The law on the fitted runs."""
-        law = get_law(self.law)
-        return Model(law, {name: self.points[name] for name in law.variable_names}, self.scales, self.fixed)
+        columns = {name: self.points[name] for name in self.definition.variable_names}
+        return ScaledLaw(self.definition, columns, self.scales, self.fixed)
 
     def predict(self, columns: Mapping[str, Any]) -> np.ndarray:
         """Returns the law's loss [runs] at columns by name."""
         arrays = {name: np.atleast_1d(np.asarray(value, np.float64)) for name, value in columns.items()}
-        return np.exp(self.model.log_loss(self.z, arrays))
+        return np.exp(self.scaled.log_loss(self.z, arrays))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fit as plain JSON values; `from_json` gives it back."""
-        ident = asdict(self.identifiability)
-        ident["alarms"], ident["eigenvalues"] = list(ident["alarms"]), list(ident["eigenvalues"])
-        ident["weakest_direction"] = self.identifiability.weakest_in_words()
+        ident = self.identifiability
         out = {
             "law": self.law,
-            "formula": get_law(self.law).formula,
-            "parameters": {
-                name: {**asdict(each), "interval_95": list(each.interval_95)} for name, each in self.parameters.items()
-            },
+            "formula": self.definition.formula,
+            **({"own_law": asdict(self.definition.origin)} if self.definition.origin else {}),
+            "parameters": {name: asdict(each) for name, each in self.parameters.items()},
             "objective": self.objective,
             "objective_name": self.objective_name,
             "delta": self.delta,
             "residual_rms": self.residual_rms,
             "num_points": self.num_points,
-            "noise": {**asdict(self.noise), "new_run": self.noise.new_run},
-            "identifiability": ident,
+            "noise": {
+                "sigma": self.noise.sigma,
+                "tau": self.noise.tau,
+                "degrees_of_freedom": self.uncertainty.degrees(np.zeros(len(self.z)), 1.0)[1],
+                "cluster": self.cluster,
+                "num_clusters": self.num_clusters,
+                "new_run": self.noise.new_run,
+            },
+            "identifiability": {**asdict(ident), "weakest_direction": ident.weakest_in_words()},
             "optimum": dict(self.optimum),
             "log_likelihood": self.log_likelihood,
             "aicc": self.aicc,
@@ -134,49 +150,87 @@ class FitResult:
             "other_optima": [dict(each) for each in self.other_optima],
             "residuals": self.residuals.tolist(),
             "points": {name: values.tolist() for name, values in self.points.items()},
-            "clusters": list(self.clusters) if self.clusters else None,
+            "clusters": self.clusters or None,
             "state": {
                 "z": self.z.tolist(),
-                "free": list(self.model.free),
+                "free": self.scaled.free,
                 "scales": dict(self.scales),
                 "fixed": dict(self.fixed),
                 "covariance": self.uncertainty.covariance.tolist(),
-                "root": self.uncertainty.root.tolist(),
-                "metric": self.uncertainty.metric.tolist(),
-                "slopes": self.uncertainty.slopes.tolist(),
-                "variances": self.uncertainty.variances.tolist(),
-                "variance_covariance": self.uncertainty.variance_covariance.tolist(),
+                **{name: getattr(self.uncertainty, name).tolist() for name in UNCERTAINTY},
             },
             "source": self.source,
-            "notes": list(self.notes),
+            "notes": self.notes,
         }
-        return _without_nan(out)
+        return without_nan(out)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any] | str) -> "FitResult":
+    def from_json(cls, data: Mapping[str, Any] | str, law: Law | None = None) -> "FitResult":
         """Returns the fit that `to_json` wrote.
 
+        Args:
+          data: the JSON, as text or read.
+          law: of a fit of a user's own law, that law; found again in its file if left out.
+
         Raises:
-          ValueError: if a key is missing.
+          ValueError: if a key is missing, or a user's own law is not there or has changed.
         """
         values = json.loads(data) if isinstance(data, str) else data
         try:
-            return _read(values)
+            return _read(values, law_of_fit(values, law))
         except (KeyError, TypeError) as mistake:
             raise ValueError(f"this is not a fit written by kleiber fit: {mistake} is missing or malformed.") from None
 
     def report(self) -> str:
-        """Returns the fit as a compact text for people."""
-        from kleiber.scaling.fitting.report import fit_report
+        """Returns the fit as text: constants with intervals, noise, alarms, and what was left out."""
+        lines = [f"{self.law}: {self.definition.formula}", f"  {self.num_points} points from {self.source}"]
+        lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  {name:<8} {each.in_words()}" for name, each in self.parameters.items()]
+        if self.optimum.get("a") is not None:
+            a, b, (low, high) = (self.optimum[name] for name in ("a", "b", "a_interval_95"))
+            lines.append(f"  optimum  N ~ C^a, D ~ C^b: a {a:.4f} 95% [{low:.3f}, {high:.3f}], b {b:.4f}")
+        name = self.objective_name + (f" delta {self.delta:.3g}" if self.delta else "")
+        noise, starts, ident = self.noise, self.starts, self.identifiability
+        tau = f", tau {noise.tau:.3%} shared by each of {self.num_clusters} {self.cluster}" if self.cluster else ""
+        lines += [
+            f"  {name} objective {self.objective:.7g}, residual rms {self.residual_rms:.3%}, AICc {self.aicc:.1f}",
+            f"  noise    sigma {noise.sigma:.3%} a point{tau}",
+            f"  starts   {starts.tried} tried, {starts.polished} polished, {starts.failed} failed, "
+            f"{starts.agreeing} reached the best optimum",
+            f"  identifiability: condition {ident.condition:.2g}; weakest direction: {ident.weakest_in_words()}",
+        ]
+        return "\n".join(lines + [f"  ALARM {alarm}" for alarm in ident.alarms])
 
-        return fit_report(self)
+
+def read_fits(path: str | Path, laws: Sequence[Law] = ()) -> tuple[tuple[FitResult, ...], Mapping[str, Any]]:
+    """Returns the fits of a JSON file of `kleiber fit --json` or of a sweep's directory, and all that the file says.
+
+    Args:
+      path: the file or directory.
+      laws: users' own laws that were fitted; found again in their files if left out.
+
+    Raises:
+      FileNotFoundError: there is no fit.
+      ValueError: it is no fit, or its own law is not there or has changed.
+    """
+    file = Path(path) / "fit.json" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no fit at {file}; write one with kleiber fit TABLE --json > {file}.")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        raise ValueError(f"{file} is not JSON; write a fit with kleiber fit TABLE --json > FILE.") from None
+    parts = data["fits"] if "fits" in data else [data, *data.get("rivals", [])]
+    given = {law.id: law for law in laws}
+    return tuple(FitResult.from_json(each, given.get(each.get("law"))) for each in parts), data
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Returns JSON values with None for what is not finite."""
     if isinstance(value, dict):
-        return {key: _without_nan(each) for key, each in value.items()}
+        return {key: without_nan(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
+        return [without_nan(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -186,7 +240,7 @@ def _nan(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _read(values: Mapping[str, Any]) -> FitResult:
+def _read(values: Mapping[str, Any], definition: Law) -> FitResult:
     parameters = {
         name: Estimate(
             _nan(each["estimate"]),
@@ -198,24 +252,16 @@ def _read(values: Mapping[str, Any]) -> FitResult:
         )
         for name, each in values["parameters"].items()
     }
-    noise = {name: each for name, each in values["noise"].items() if name != "new_run"}
-    noise["degrees_of_freedom"] = noise["degrees_of_freedom"] or math.inf
     ident = dict(values["identifiability"])
     del ident["weakest_direction"]
     report = replace(Identifiability(**ident), alarms=tuple(ident["alarms"]), eigenvalues=tuple(ident["eigenvalues"]))
     state = values["state"]
     return FitResult(
-        law=values["law"],
+        **{name: values[name] for name in AS_THEY_ARE},
+        definition=definition,
         parameters=parameters,
-        objective=values["objective"],
-        objective_name=values["objective_name"],
-        delta=values["delta"],
-        residual_rms=values["residual_rms"],
-        num_points=values["num_points"],
-        noise=Noise(**noise),
+        cluster=values["noise"]["cluster"],
         identifiability=replace(report, condition=math.inf if report.condition is None else report.condition),
-        optimum=values["optimum"],
-        log_likelihood=values["log_likelihood"],
         aicc=_nan(values["aicc"]),
         starts=Starts(**values["starts"]),
         other_optima=tuple(values["other_optima"]),
@@ -225,13 +271,6 @@ def _read(values: Mapping[str, Any]) -> FitResult:
         z=np.array(state["z"], dtype=np.float64),
         scales=state["scales"],
         fixed=state["fixed"],
-        uncertainty=Uncertainty(
-            np.array(state["root"]),
-            np.array(state["metric"]),
-            np.array(state["slopes"]),
-            np.array(state["variances"]),
-            np.array(state["variance_covariance"]),
-        ),
-        source=values["source"],
+        uncertainty=Uncertainty(*(np.array(state[name]) for name in UNCERTAINTY)),
         notes=tuple(values["notes"]),
     )

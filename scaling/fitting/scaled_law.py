@@ -14,7 +14,7 @@ STEP = 1e-30
 
 
 @dataclass(frozen=True)
-class Model:
+class ScaledLaw:
     """A law on given columns, divided by their geometric means, with some constants held fixed.
 
     A working point z [..., P] holds the free constants, positive ones as logarithms.
@@ -48,12 +48,12 @@ class Model:
                 np.where(self.is_log, np.log(high), high),
             )
 
-    def on(self, rows: np.ndarray) -> "Model":
+    def on(self, rows: np.ndarray) -> "ScaledLaw":
         """Returns the law on some of the runs, columns divided by the same scales."""
         return replace(self, columns={name: values[rows] for name, values in self.columns.items()})
 
     def centred(self, columns: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
-        """Returns the columns divided by their scales."""
+        """Returns the columns, of the runs if none are given, divided by their scales."""
         if columns is None:
             return dict(self._centred)
         return {name: np.asarray(columns[name], np.float64) / self.scales[name] for name in self.law.variable_names}
@@ -136,20 +136,46 @@ def _exponent(exponent: str | float, values: Mapping[str, Any]) -> Any:
     return -values[exponent[1:]] if exponent.startswith("-") else values[exponent]
 
 
-def make_model(law: Law, columns: Mapping[str, np.ndarray], fixed: Mapping[str, float] | None = None) -> Model:
-    """Returns the model of a law on measured columns, each divided by its geometric mean if the law allows it.
+def make_scaled_law(law: Law, columns: Mapping[str, np.ndarray], fixed: Mapping[str, float] | None = None) -> ScaledLaw:
+    """Returns a law on measured columns, each divided by its geometric mean if the law allows it.
 
     Raises:
-      ValueError: if a fixed constant is not one of the law's.
+      ValueError: if a fixed constant is not one of the law's, or a law of the user's own cannot be used here.
     """
     fixed = dict(fixed or {})
     unknown = [name for name in fixed if name not in law.names]
     if unknown:
         raise ValueError(f"law {law.id} has no constant {unknown[0]!r} to fix; it has {', '.join(law.names)}.")
     chosen = {name: np.asarray(columns[name], np.float64) for name in law.variable_names}
+    law = law.settle(chosen) if law.settle else law
     centring = {variable for parameter in law.parameters for variable, _ in parameter.scale}
     scales = {
         name: float(np.exp(np.mean(np.log(values)))) if name in centring else 1.0 for name, values in chosen.items()
     }
     scales |= {each.name: scales[each.same_scale_as] for each in law.variables if each.same_scale_as}
-    return Model(law, chosen, scales, fixed)
+    return ScaledLaw(law, chosen, scales, fixed)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A fitted working point, and the runs there."""
+
+    scaled: ScaledLaw
+    z: np.ndarray
+    """float64 [P]."""
+    residual: np.ndarray
+    """float64 [runs], measured minus predicted log loss."""
+    jacobian: np.ndarray
+    """float64 [runs, P], of predicted log loss by z."""
+
+    @property
+    def free(self) -> np.ndarray:
+        """bool [P], coordinates not at a bound."""
+        low, high = self.scaled.bounds
+        return (self.z > low) & (self.z < high)
+
+
+def solution_at(scaled: ScaledLaw, z: np.ndarray, log_loss: np.ndarray) -> Solution:
+    """Returns the solution at a working point [P] for measured log losses [runs]."""
+    predicted, jacobian = (each[0] for each in scaled.log_loss_and_jacobian(z[None]))
+    return Solution(scaled, z, log_loss - predicted, jacobian)

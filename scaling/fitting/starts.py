@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from kleiber.scaling.fitting.chunks import CHUNK, keep_freed_memory
-from kleiber.scaling.fitting.scaled_law import Model
+from kleiber.scaling.fitting.scaled_law import ScaledLaw
 
 GRID = {0: 1, 1: 256, 2: 1024}
 """Points of a regular grid over up to two nonlinear constants; more constants get quasi-random points."""
@@ -69,15 +69,15 @@ def solve_nonnegative(basis: np.ndarray, target: np.ndarray) -> tuple[np.ndarray
     return best, np.maximum(total - best_fall, 0.0)
 
 
-def start_points(model: Model, loss: np.ndarray, keep: int = 16) -> tuple[np.ndarray, int]:
+def start_points(scaled: ScaledLaw, loss: np.ndarray, keep: int = 16) -> tuple[np.ndarray, int]:
     """Returns the most promising working points [keep, P] and how many were tried.
 
     Args:
-      model: law and columns.
+      scaled: law and columns.
       loss: float64 [runs], nats per token.
       keep: points kept; they are chosen apart from each other, so that several valleys are entered.
     """
-    candidates, cost = start_candidates(model, loss, keep)
+    candidates, cost = start_candidates(scaled, loss, keep)
     if keep >= len(cost):
         return candidates, len(cost)
     order = np.argsort(cost, kind="stable")[: min(len(cost), 40 * keep)]
@@ -98,16 +98,16 @@ def sample_rows(count: int, wanted: int) -> np.ndarray:
     return np.unique((np.arange(wanted) * GOLDEN % 1 * count).astype(int))
 
 
-def start_candidates(model: Model, loss: np.ndarray, at_least: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def start_candidates(scaled: ScaledLaw, loss: np.ndarray, at_least: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Returns every start tried [count, P] with the linear constants solved for, and its squared relative error.
 
     Of a long table only SCREENED runs count here; what is followed from a start is followed on all of them.
     """
     keep_freed_memory()
-    law, free = model.law, model.free
+    law, free = scaled.law, scaled.free
     if len(loss) > SCREENED:
         rows = sample_rows(len(loss), SCREENED)
-        model, loss = model.on(rows), loss[rows]
+        scaled, loss = scaled.on(rows), loss[rows]
     groups = [tuple(name for name in group if name in free) for group in law.linear]
     groups = [group for group, whole in zip(groups, law.linear, strict=True) if group == whole]
     leaders = {group[0] for group in groups}
@@ -127,7 +127,7 @@ def start_candidates(model: Model, loss: np.ndarray, at_least: int = 0) -> tuple
     with np.errstate(all="ignore"):
         for first in range(0, len(z), size):
             part = slice(first, first + size)
-            basis, offset = _parts(model, z[part], groups)
+            basis, offset = _parts(scaled, z[part], groups)
             coefficients[part], cost[part] = _solve(basis / loss, offset / loss)
     if not groups:
         return z, cost
@@ -153,9 +153,9 @@ def _solve(basis: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return solve_nonnegative(np.swapaxes(basis, 1, 2), target)
 
 
-def _parts(model: Model, z: np.ndarray, groups: list[tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray]:
+def _parts(scaled: ScaledLaw, z: np.ndarray, groups: list[tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the part of the loss [b, K, runs] of each linear group at unit size, and what is left [b, runs]."""
-    law, x, values = model.law, model.centred(), model.constants(z)
+    law, x, values = scaled.law, scaled.centred(), scaled.constants(z)
     num_runs = len(next(iter(x.values())))
     basis = np.empty((len(z), len(groups), num_runs))
     for group in groups:

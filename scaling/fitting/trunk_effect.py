@@ -4,7 +4,7 @@ import numpy as np
 
 from kleiber.scaling.fitting.minimise import levenberg_marquardt
 from kleiber.scaling.fitting.noise import Clusters, estimate_ratio, likelihood
-from kleiber.scaling.fitting.scaled_law import Model
+from kleiber.scaling.fitting.scaled_law import ScaledLaw
 from kleiber.scaling.fitting.search import residual_function
 
 RUNAWAY = 1.5
@@ -14,7 +14,7 @@ PROFILE_RATIOS = np.exp(np.linspace(np.log(0.03), np.log(300.0), 17))
 
 
 def refine_shared(
-    model: Model, log_loss: np.ndarray, z: np.ndarray, clusters: Clusters, max_rounds: int = 12
+    scaled: ScaledLaw, log_loss: np.ndarray, z: np.ndarray, clusters: Clusters, max_rounds: int = 12
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the generalised-least-squares points [b, P] and tau^2 / sigma^2 [b], each round improving the other.
 
@@ -23,31 +23,31 @@ def refine_shared(
     searched for on a grid instead, each with its own optimum.
 
     Args:
-      model: law and columns.
+      scaled: law and columns.
       log_loss: float64 [b, runs].
       z: float64 [b, P], the least-squares points.
     """
-    refined, ratio = _alternate(model, log_loss, z, np.ones(len(z)), clusters, max_rounds)
-    ran_away = _rms(model, log_loss, refined) > RUNAWAY * _rms(model, log_loss, z)
+    refined, ratio = _alternate(scaled, log_loss, z, np.ones(len(z)), clusters, max_rounds)
+    ran_away = _rms(scaled, log_loss, refined) > RUNAWAY * _rms(scaled, log_loss, z)
     if ran_away.any():
         rows = np.flatnonzero(ran_away)
-        refined[rows], ratio[rows] = _profile_ratio(model, log_loss[rows], z[rows], clusters)
+        refined[rows], ratio[rows] = _profile_ratio(scaled, log_loss[rows], z[rows], clusters)
     return refined, ratio
 
 
-def _rms(model: Model, log_loss: np.ndarray, z: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.mean((log_loss - model.log_loss_and_jacobian(z)[0]) ** 2, axis=1))
+def _rms(scaled: ScaledLaw, log_loss: np.ndarray, z: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.mean((log_loss - scaled.log_loss_and_jacobian(z)[0]) ** 2, axis=1))
 
 
 def _alternate(
-    model: Model, log_loss: np.ndarray, z: np.ndarray, ratio: np.ndarray, clusters: Clusters, max_rounds: int
+    scaled: ScaledLaw, log_loss: np.ndarray, z: np.ndarray, ratio: np.ndarray, clusters: Clusters, max_rounds: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Alternates between the ratio given the constants and the constants given the ratio until both stay put."""
     z, ratio = z.copy(), ratio.copy()
-    low, high = model.bounds
+    low, high = scaled.bounds
     moving = np.arange(len(z))
     for _ in range(max_rounds):
-        predicted, jacobian = model.log_loss_and_jacobian(z[moving])
+        predicted, jacobian = scaled.log_loss_and_jacobian(z[moving])
         at_bound = (z[moving] <= low) | (z[moving] >= high)
         jacobian = np.where(at_bound[:, None, :], 0.0, jacobian)
         new = estimate_ratio(log_loss[moving] - predicted, jacobian, clusters)
@@ -56,20 +56,20 @@ def _alternate(
         moving = moving[~settled]
         if not len(moving):
             break
-        residuals = residual_function(model, log_loss[moving], clusters, ratio[moving])
-        z[moving] = levenberg_marquardt(residuals, z[moving], model.bounds).z
+        residuals = residual_function(scaled, log_loss[moving], clusters, ratio[moving])
+        z[moving] = levenberg_marquardt(residuals, z[moving], scaled.bounds).z
     return z, ratio
 
 
 def _profile_ratio(
-    model: Model, log_loss: np.ndarray, z: np.ndarray, clusters: Clusters
+    scaled: ScaledLaw, log_loss: np.ndarray, z: np.ndarray, clusters: Clusters
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the point and ratio of the highest normal likelihood over PROFILE_RATIOS, constants refitted at each."""
     best, chosen, score = z.copy(), np.full(len(z), PROFILE_RATIOS[0]), np.full(len(z), -np.inf)
     for ratio in PROFILE_RATIOS:
-        residuals = residual_function(model, log_loss, clusters, np.full(len(z), ratio))
-        point = levenberg_marquardt(residuals, z, model.bounds).z
-        left = log_loss - model.log_loss_and_jacobian(point)[0]
+        residuals = residual_function(scaled, log_loss, clusters, np.full(len(z), ratio))
+        point = levenberg_marquardt(residuals, z, scaled.bounds).z
+        left = log_loss - scaled.log_loss_and_jacobian(point)[0]
         found = np.array([likelihood(row, clusters, ratio)[0] for row in left])
         better = found > score
         best[better], chosen[better], score[better] = point[better], ratio, found[better]

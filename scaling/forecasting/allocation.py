@@ -1,29 +1,27 @@
 """How to spend one budget: parameters and tokens for training alone, with inference to come, or with little data."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from kleiber.scaling.fitting.estimates import interval
+from kleiber.scaling.fitting.estimates import stepped, stepped_interval
 from kleiber.scaling.fitting.known import Known
 from kleiber.scaling.fitting.noise import Uncertainty
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.forecasting.optimum import FlopsRule, plain_rule
+from kleiber.scaling.fitting.scaled_law import STEP
+from kleiber.scaling.forecasting.flops_rule import FlopsRule, plain_rule
 
 REACH = 16.0
 """Sizes are searched this far either way from the square root of the budget, in natural logarithms."""
 GRID = 257
-STEP = 1e-3
-"""Of the working coordinates, for derivatives of the optimum; the optimum itself is found to about 1e-8."""
+WIDTH = 1e-5
+"""Of the working coordinates, for derivatives of the optimum."""
 INFERENCE_FLOPS = 2.0
 """FLOPs per parameter and token served: one multiplication and one addition a weight."""
-Objective = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""(z [b, P], log parameters [b, G]) -> what is minimised and log tokens, [b, G] each."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class AllocationKind:
     """One way to choose the size and tokens of a run; it needs a fitted law and fits no constant itself."""
 
     id: str
@@ -33,22 +31,22 @@ class Plan:
     command: str
 
 
-PLANS = (
-    Plan(
+ALLOCATIONS = (
+    AllocationKind(
         "compute_optimal",
         "least loss for a training budget",
         "min L(N, D) with c N D = C; c is 6, another number, or as the runs counted",
         "Hoffmann et al. 2022, arXiv:2203.15556",
         "kleiber forecast fit.json --flops C",
     ),
-    Plan(
+    AllocationKind(
         "inference_aware",
         "least loss when the budget also pays for the tokens served, or fewest FLOPs for a loss",
         "min L(N, D) with 6 N D + 2 N D_served = C; or min 6 N D + 2 N D_served with L(N, D) = l",
         "Sardana et al. 2024, arXiv:2401.00448",
         "kleiber forecast fit.json --flops C --inference-tokens D_served, or --reach LOSS instead of --flops",
     ),
-    Plan(
+    AllocationKind(
         "data_constrained",
         "least loss when the distinct tokens run out, through a law that knows repeats",
         "min L(N, D, U) with 6 N D = C and U distinct tokens",
@@ -99,7 +97,7 @@ class Demand:
 
     @property
     def kind(self) -> str:
-        """What the plan is called."""
+        """What it is called."""
         if self.loss is not None:
             return "cheapest for a loss"
         parts = ["inference-aware"] * (self.inference_tokens > 0)
@@ -122,17 +120,12 @@ def allocate(source: FitResult | Known, demand: Demand, level: float = 0.9) -> A
     Source: compute-optimal, Hoffmann et al. 2022; with inference, Sardana et al. 2024, arXiv:2401.00448; with
     repeated data, Muennighoff et al. 2023, arXiv:2305.16264, through the law's own effective tokens.
     """
-    model, z = source.model, source.z
+    scaled, z = source.scaled, source.z
     uncertainty = source.uncertainty if isinstance(source, FitResult) else None
     _check(source, demand)
-    objective = _cheapest(source, demand) if demand.loss is not None else _best(source, demand)
-    points = z[None]
-    if uncertainty is not None:
-        steps = STEP * np.eye(len(z))
-        points = np.concatenate([points, z + steps, z - steps])
-    log_params = _minimise(objective, points, _middle(demand), f"law {model.law.id}: {model.law.formula}")
-    _, log_tokens = objective(points, log_params[:, None])
-    log_tokens = log_tokens[:, 0]
+    points = z[None] if uncertainty is None else stepped(z, WIDTH)
+    log_params = _best_size(source, demand, points)
+    log_tokens = _log_tokens(source, demand, points, log_params[:, None])[:, 0]
     params, tokens = float(np.exp(log_params[0])), float(np.exp(log_tokens[0]))
     columns = _columns(source, demand, log_params[:1, None], log_tokens[:1, None])
     unique = demand.num_unique_tokens
@@ -143,7 +136,7 @@ def allocate(source: FitResult | Known, demand: Demand, level: float = 0.9) -> A
         num_tokens=tokens,
         num_tokens_interval=_interval(log_tokens, uncertainty, level),
         level=level,
-        predicted_loss=float(np.exp(model.log_loss(z[None], columns)[0, 0])),
+        predicted_loss=float(np.exp(scaled.log_loss(z[None], columns)[0, 0])),
         training_flops=demand.rule.flops(params, tokens),
         inference_flops=INFERENCE_FLOPS * params * demand.inference_tokens,
         epochs=max(1.0, tokens / unique) if unique else 1.0,
@@ -151,7 +144,7 @@ def allocate(source: FitResult | Known, demand: Demand, level: float = 0.9) -> A
 
 
 def _check(source: FitResult | Known, demand: Demand) -> None:
-    law = source.model.law
+    law = source.scaled.law
     names = set(law.variable_names)
     if not {"num_params_total", "num_tokens"} <= names:
         raise ValueError(f"law {law.id} needs parameters and tokens to plan with; it has {', '.join(sorted(names))}.")
@@ -172,83 +165,89 @@ def _check(source: FitResult | Known, demand: Demand) -> None:
 
 def _columns(
     source: FitResult | Known, demand: Demand, log_params: np.ndarray, log_tokens: np.ndarray
-) -> Mapping[str, np.ndarray]:
+) -> dict[str, np.ndarray]:
+    """Returns the law's variables, real or complex, in the units of the fitted table."""
     tokens = np.exp(log_tokens)
     columns = {"num_params_total": np.exp(log_params), "num_tokens": tokens}
-    if "num_unique_tokens" in source.model.law.variable_names:
-        columns["num_unique_tokens"] = np.minimum(tokens, demand.num_unique_tokens or np.inf)
+    if "num_unique_tokens" in source.scaled.law.variable_names:
+        unique = demand.num_unique_tokens or np.inf
+        columns["num_unique_tokens"] = np.where(tokens.real < unique, tokens, unique)
     return columns
 
 
-def _middle(demand: Demand) -> float:
+def _log_tokens(source: FitResult | Known, demand: Demand, z: np.ndarray, log_params: np.ndarray) -> np.ndarray:
+    """Returns log tokens [b, G]: what the budget pays for, or the fewest that reach the loss; NaN where none do."""
     if demand.flops is not None:
-        return 0.5 * (np.log(demand.flops) - float(np.median(demand.rule.log_coefficient)))
-    return 20.0  # sizes of 50 to 4e15 parameters, whatever the loss
-
-
-def _best(source: FitResult | Known, demand: Demand) -> Objective:
-    """Returns the loss along a budget; tokens are what inference leaves."""
-
-    def objective(z: np.ndarray, log_params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        params = np.exp(log_params)
-        left = (demand.flops or 0.0) - INFERENCE_FLOPS * demand.inference_tokens * params
-        tokens = left / np.exp(demand.rule.log_per_token(log_params))
-        log_tokens = np.log(np.where(tokens > 0, tokens, 1e-300))
-        loss = source.model.log_loss(z, _columns(source, demand, log_params, log_tokens))
-        return np.where(tokens > 0, loss, np.inf), log_tokens
-
-    return objective
-
-
-def _cheapest(source: FitResult | Known, demand: Demand) -> Objective:
-    """Returns the log of all FLOPs to reach the loss; tokens are the fewest that do, infinite where none do."""
+        left = demand.flops - _served(demand, log_params)
+        return np.log(np.where(left > 0, left, np.nan)) - demand.rule.log_per_token(log_params)
     wanted = np.log(demand.loss or 1.0)
 
-    def objective(z: np.ndarray, log_params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        low, high = np.full_like(log_params, 0.0), np.full_like(log_params, 46.0)  # 1 to 1e20 tokens
+    def reached(log_tokens: np.ndarray) -> np.ndarray:
+        return source.scaled.log_loss(z, _columns(source, demand, log_params, log_tokens)) <= wanted
 
-        def reached(log_tokens: np.ndarray) -> np.ndarray:
-            return source.model.log_loss(z, _columns(source, demand, log_params, log_tokens)) <= wanted
-
-        possible = reached(high)
-        for _ in range(60):
-            middle = 0.5 * (low + high)
-            enough = reached(middle)
-            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-        train = demand.rule.log_per_token(log_params) + high
-        serve = log_params + np.log(max(INFERENCE_FLOPS * demand.inference_tokens, 1e-300))
-        return np.where(possible, np.logaddexp(train, serve), np.inf), high
-
-    return objective
+    low, high = np.full_like(log_params, 0.0), np.full_like(log_params, 46.0)  # 1 to 1e20 tokens
+    possible = reached(high)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        enough = reached(middle)
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return np.where(possible, high, np.nan)
 
 
-def _minimise(objective: Objective, z: np.ndarray, middle: float, what: str) -> np.ndarray:
-    """Returns log parameters [b] of the lowest objective: the best of a grid, then golden sections."""
+def _served(demand: Demand, log_params: np.ndarray) -> np.ndarray:
+    """Returns the FLOPs of serving a size."""
+    return INFERENCE_FLOPS * demand.inference_tokens * np.exp(log_params)
+
+
+def _slope(
+    source: FitResult | Known, demand: Demand, z: np.ndarray, log_params: np.ndarray, log_tokens: np.ndarray
+) -> np.ndarray:
+    """Returns the slope [b, G], up to a positive factor, of the loss along a budget, or of the cost along a loss.
+
+    Both vanish where one FLOP buys as much loss by parameters as by tokens, so one formula serves both.
+    """
+    scaled, ahead = source.scaled, 1j * STEP
+
+    def slope_of_loss(log_params: np.ndarray, log_tokens: np.ndarray) -> np.ndarray:
+        columns = _columns(source, demand, log_params, log_tokens)
+        return scaled.law.loss(scaled.constants(z), {name: x / scaled.scales[name] for name, x in columns.items()}).imag
+
+    growth = demand.rule.log_per_token(log_params + ahead).imag / STEP
+    training = np.exp(demand.rule.log_per_token(log_params) + log_tokens)
+    per_params = growth + _served(demand, log_params) / training
+    return slope_of_loss(log_params + ahead, log_tokens) - per_params * slope_of_loss(log_params, log_tokens + ahead)
+
+
+def _best_size(source: FitResult | Known, demand: Demand, z: np.ndarray) -> np.ndarray:
+    """Returns log parameters [b] of the least loss or cost: the best of a grid, then bisected where the slope turns."""
+    what = f"law {source.scaled.law.id}: {source.scaled.law.formula}"
+    middle = 20.0  # sizes of 50 to 4e15 parameters, whatever the loss
+    if demand.flops is not None:
+        middle = 0.5 * (np.log(demand.flops) - float(np.median(demand.rule.log_coefficient)))
     axis = np.linspace(middle - REACH, middle + REACH, GRID)
     with np.errstate(all="ignore"):
-        value = objective(z, np.broadcast_to(axis, (len(z), GRID)))[0]
+        sizes = np.broadcast_to(axis, (len(z), GRID))
+        tokens = _log_tokens(source, demand, z, sizes)
+        if demand.flops is not None:
+            value = source.scaled.log_loss(z, _columns(source, demand, sizes, tokens))
+        else:
+            value = np.exp(demand.rule.log_per_token(sizes) + tokens) + _served(demand, sizes)
         value = np.where(np.isnan(value), np.inf, value)
         best = value.argmin(axis=1)
-        lowest = np.take_along_axis(value, best[:, None], 1)[:, 0]
-        if not np.all(np.isfinite(lowest)):
+        if not np.all(np.isfinite(value.min(axis=1))):
             raise ValueError(f"{what}: no size reaches this loss; it is below what the law allows.")
         if np.any((best == 0) | (best == GRID - 1)):
-            raise ValueError(f"{what}: no interior optimum; every larger (or smaller) model is better.")
+            raise ValueError(f"{what}: no compute-optimal size; every larger (or smaller) model is better.")
         low, high = axis[best - 1], axis[best + 1]
-        golden = (np.sqrt(5) - 1) / 2
-        for _ in range(60):
-            left, right = high - golden * (high - low), low + golden * (high - low)
-            both = objective(z, np.stack([left, right], 1))[0]
-            goes_left = both[:, 0] <= both[:, 1]
-            low, high = np.where(goes_left, low, left), np.where(goes_left, right, high)
+        for _ in range(50):
+            centre = 0.5 * (low + high)
+            tokens = _log_tokens(source, demand, z, centre[:, None])
+            slope = _slope(source, demand, z, centre[:, None], tokens)[:, 0]
+            rising = np.where(np.isnan(slope), centre > axis[best], slope > 0)  # NaN where no tokens are left
+            low, high = np.where(rising, low, centre), np.where(rising, centre, high)
     return 0.5 * (low + high)
 
 
 def _interval(logs: np.ndarray, uncertainty: Uncertainty | None, level: float) -> tuple[float, float] | None:
-    """Returns the interval of a count from the logarithms [1 + 2 P] of it at and around the fit."""
-    if uncertainty is None:
-        return None
-    count = (len(logs) - 1) // 2
-    gradient = (logs[1 : count + 1] - logs[count + 1 :]) / (2 * STEP)
-    variance, degrees = uncertainty.degrees(gradient)
-    return interval(float(np.exp(logs[0])), float(np.sqrt(variance)), degrees, True, level)
+    """Returns the interval of a count from its logarithms at the `stepped` points; None for a law taken to be true."""
+    return None if uncertainty is None else stepped_interval(logs, WIDTH, uncertainty, level, is_log=True)

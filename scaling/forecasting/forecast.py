@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kleiber.scaling.fitting.estimates import interval
-from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.fitting.result import FitResult, without_nan
 from kleiber.scaling.forecasting.mixture import FORM_SHARE, mix, mixture_weights
 from kleiber.scaling.forecasting.rolling import DRIFT, Protection, reach_of
 
@@ -21,8 +21,9 @@ class Forecast:
     """A predicted loss and its interval for one new run."""
 
     law: str
-    num_params_total: float
-    num_tokens: float
+    num_params_total: float | None
+    num_tokens: float | None
+    """None of a law that knows no such count, as the parameters."""
     predicted_loss: float
     """Nats per token (or the unit of the fitted losses)."""
     interval: tuple[float, float]
@@ -40,31 +41,52 @@ class Forecast:
     rival_losses: Mapping[str, float]
     """What each of several laws predicts."""
     compute_ratio: float
-    """Parameters times tokens, over the largest among the fitted runs."""
+    """Parameters times tokens, over the largest among the fitted runs; NaN for a law of neither."""
     alarms: tuple[str, ...]
     """Why the interval may not hold, each with its name first."""
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Returns the forecast as plain JSON values."""
-        out = asdict(self)
-        out["interval"], out["alarms"], out["notes"] = list(self.interval), list(self.alarms), list(self.notes)
-        if not np.isfinite(self.degrees_of_freedom):
-            out["degrees_of_freedom"] = None
-        return out
+        return without_nan(asdict(self))
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        width = ", ".join(f"{name} {size:.2%}" for name, size in self.parts.items() if size)
+        return (
+            f"loss {self.predicted_loss:.5g}, {self.level:.0%} [{low:.5g}, {high:.5g}]; width from {width}{self._times}"
+        )
+
+    @property
+    def _times(self) -> str:
+        return f"; times {self.rolling_factor:.2f} by rolling origin" if self.rolling_factor != 1 else ""
+
+    def _repr_markdown_(self) -> str:
+        """Returns the forecast as a notebook shows it."""
+        low, high = self.interval
+        rows = [("predicted loss", f"**{self.predicted_loss:.5g}**"), ("level", f"{self.level:.0%}")]
+        rows.insert(1, ("interval", f"{low:.5g} to {high:.5g}"))
+        rows += [(f"width from {name}", f"{size:.3%}") for name, size in self.parts.items()]
+        rows += [("times, by rolling origin", f"{self.rolling_factor:.2f}")] if self.rolling_factor != 1 else []
+        rows += [(f"{name} says", f"{loss:.5g}") for name, loss in self.rival_losses.items()]
+        rows += [("**alarm**", alarm) for alarm in self.alarms]
+        rows += [("note", note) for note in self.notes]
+        return f"| {self.law} | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows)
 
     def report(self) -> str:
         """Returns the forecast as text for people."""
         low, high = self.interval
+        counts = {"N": self.num_params_total, "D": self.num_tokens}
+        known = {name: count for name, count in counts.items() if count is not None}
+        head = [f"{name} {count:.4g}" for name, count in known.items()]
+        if known:
+            head.append(f"{self.compute_ratio:.3g} times the largest fitted run ({' x '.join(known)})")
         lines = [
-            f"{self.law}: N {self.num_params_total:.4g}, D {self.num_tokens:.4g}, "
-            f"{self.compute_ratio:.3g} times the largest fitted run (N x D)",
+            ": ".join([self.law, ", ".join(head)] if head else [self.law]),
             f"  predicted loss {self.predicted_loss:.5g}, {self.level:.0%} interval [{low:.5g}, {high:.5g}] "
             f"(-{1 - low / self.predicted_loss:.2%}, +{high / self.predicted_loss - 1:.2%})",
-            "  width from     " + ", ".join(f"{name} {size:.3%}" for name, size in self.parts.items()),
+            "  width from     " + ", ".join(f"{name} {size:.3%}" for name, size in self.parts.items()) + self._times,
         ]
-        if self.rolling_factor != 1:
-            lines[-1] += f"; times {self.rolling_factor:.2f} by rolling origin"
         for name, loss in self.rival_losses.items():
             lines.append(f"  rival          {name} says {loss:.5g} (weight {self.weights[name]:.3f})")
         lines += [f"  ALARM          {alarm}" for alarm in self.alarms]
@@ -95,8 +117,8 @@ def form_weights(fits: Sequence[FitResult]) -> list[float]:
 
 def forecast(
     fit: FitResult,
-    num_params: float,
-    num_tokens: float,
+    num_params: float | None,
+    num_tokens: float | None,
     level: float = 0.9,
     columns: Mapping[str, float] | None = None,
     protection: Protection | None = None,
@@ -107,8 +129,8 @@ def forecast(
 
 def combined_forecast(
     fits: Sequence[FitResult],
-    num_params: float,
-    num_tokens: float,
+    num_params: float | None,
+    num_tokens: float | None,
     level: float = 0.9,
     columns: Mapping[str, float] | None = None,
     protection: Protection | None = None,
@@ -123,8 +145,8 @@ def combined_forecast(
 
     Args:
       fits: laws fitted to the same runs.
-      num_params: as counted in the fitted table.
-      num_tokens: as counted in the fitted table.
+      num_params: as counted in the fitted table; None for laws that know no parameters.
+      num_tokens: as counted in the fitted table; None for laws that know no tokens.
       level: probability that the interval holds the new loss.
       columns: values of further variables, for laws that need them.
       protection: of these fits (`protect`); without it the interval is as wide as the fits themselves say.
@@ -134,17 +156,19 @@ def combined_forecast(
     """
     if not fits:
         raise ValueError("a combined forecast needs at least one fit.")
-    if not (num_params > 0 and num_tokens > 0 and 0 < level < 1):
+    counts = {"num_params_total": num_params, "num_tokens": num_tokens}
+    given = {name: float(count) for name, count in counts.items() if count is not None}
+    if not (all(count > 0 for count in given.values()) and 0 < level < 1):
         raise ValueError(
             f"need positive counts and 0 < level < 1, got num_params {num_params}, num_tokens {num_tokens}, "
             f"level {level}."
         )
     check_same_runs(fits)
-    point = {"num_params_total": float(num_params), "num_tokens": float(num_tokens), **(columns or {})}
-    lost = sorted({name for each in fits for name in each.model.law.variable_names if name not in point})
+    point = {**given, **(columns or {})}
+    lost = sorted({name for each in fits for name in each.definition.variable_names if name not in point})
     if lost:
         raise ValueError(f"law {fits[0].law} also needs a value for {', '.join(lost)}.")
-    points = {name: values for fit in fits for name, values in fit.model.columns.items()}
+    points = {name: values for fit in fits for name, values in fit.scaled.columns.items()}
     arrays = {name: np.array([point[name]], np.float64) for name in points}
     mixed = mix(fits, arrays)
     reach = float(reach_of(points, arrays)[0])
@@ -158,8 +182,8 @@ def combined_forecast(
     singles = [float(np.exp(mix([fit], arrays).log_loss[0])) for fit in fits]
     return Forecast(
         law=names[0] if len(fits) == 1 else "mean of " + ", ".join(names),
-        num_params_total=float(num_params),
-        num_tokens=float(num_tokens),
+        num_params_total=given.get("num_params_total"),
+        num_tokens=given.get("num_tokens"),
         predicted_loss=predicted,
         interval=interval(predicted, deviation, degrees, True, level),
         level=level,
@@ -176,14 +200,14 @@ def combined_forecast(
 
 
 def _compute_ratio(fit: FitResult, point: Mapping[str, float]) -> float:
-    names = [name for name in ("num_params_total", "num_tokens") if name in fit.points]
+    names = [name for name in ("num_params_total", "num_tokens") if name in fit.points and name in point]
     largest = float(np.max(np.prod([fit.points[name] for name in names], axis=0))) if names else np.nan
     return float(np.prod([point[name] for name in names])) / largest
 
 
 def _notes(fit: FitResult, point: Mapping[str, float]) -> list[str]:
     notes = []
-    for name in fit.model.law.variable_names:
+    for name in fit.definition.variable_names:
         low, high = float(fit.points[name].min()), float(fit.points[name].max())
         if point[name] > high:
             notes.append(f"extrapolates {name} {point[name] / high:.3g} times beyond the largest fitted")
@@ -192,19 +216,16 @@ def _notes(fit: FitResult, point: Mapping[str, float]) -> list[str]:
     return notes
 
 
-def baseline_losses(
-    fit: FitResult, num_params: float, num_tokens: float, previous: FitResult | None = None
-) -> dict[str, float]:
+def baseline_losses(fit: FitResult, num_params: float, num_tokens: float) -> dict[str, float]:
     """Returns what simple rules predict for a run, to score a forecast against.
 
     Args:
       fit: only its runs are used.
       num_params, num_tokens: of the new run.
-      previous: the best law so far, if another should count as a baseline.
 
     Returns:
-      last_point (the loss of the largest fitted run), product (K N^-a D^-b, no floor), log_linear (a straight
-      line in log loss against log compute), and previous_best if given.
+      last_point (the loss of the largest fitted run), product (K N^-a D^-b, no floor), and log_linear (a straight
+      line in log loss against log compute).
     """
     params, tokens = fit.points["num_params_total"], fit.points["num_tokens"]
     log_loss = np.log(fit.points["loss"])
@@ -213,11 +234,8 @@ def baseline_losses(
     product = np.linalg.lstsq(np.stack([ones, np.log(params), np.log(tokens)], 1), log_loss, rcond=None)[0]
     line = np.linalg.lstsq(np.stack([ones, compute], 1), log_loss, rcond=None)[0]
     new = np.array([1.0, np.log(num_params), np.log(num_tokens)])
-    out = {
+    return {
         "last_point": float(fit.points["loss"][compute.argmax()]),
         "product": float(np.exp(product @ new)),
         "log_linear": float(np.exp(line @ [1.0, new[1] + new[2]])),
     }
-    if previous is not None:
-        out["previous_best"] = float(previous.predict({"num_params_total": num_params, "num_tokens": num_tokens})[0])
-    return out

@@ -4,13 +4,28 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+from kleiber.files import replacing
+from kleiber.scaling.forecasting.scoreboard import scoreboard
+
 GENESIS = "0" * 64
 """`previous_hash` of the first line."""
+KEYS = {
+    "forecast": (
+        *("target", "num_params_total", "num_tokens", "flops", "compute_ratio", "law"),
+        *("predicted_loss", "interval", "level"),
+    ),
+    "outcome": ("target", "run_id", "observed_loss", "signed_error", "inside"),
+}
+"""What each event must hold to be read."""
+CLOCK_MINUTES = 5.0
+"""How far the clocks of machines that write one ledger, and of its file system, may be apart."""
 
 
 class LedgerError(ValueError):
@@ -41,19 +56,24 @@ class Ledger:
 
     Each line carries the hash of the line before. A second file, PATH.head, holds the number of lines and the last
     hash, so that cutting whole lines off the end shows too. A line half written by a crash was never acknowledged;
-    the next append removes it.
+    the next append removes it. Writers take turns by a lock on PATH.lock, which the system drops with its process.
+
+    What this can show is an edit by somebody who does not compute the whole chain and the head anew.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.head_path = self.path.with_name(self.path.name + ".head")
+        self.lock_path = self.path.with_name(self.path.name + ".lock")
 
     def entries(self) -> list[dict[str, Any]]:
         """Returns every entry after checking the chain.
 
         Raises:
           LedgerTamperedError: see `verify`.
+          LedgerError: a line is whole, and none that this version knows.
         """
+        count, last = self._head()  # before the lines: whoever appends meanwhile makes them more, never fewer
         lines, torn = self._lines()
         entries: list[dict[str, Any]] = []
         previous = GENESIS
@@ -61,7 +81,7 @@ class Ledger:
             try:
                 entry = json.loads(line)
                 digest = canonical_hash(entry)
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, RecursionError):
                 raise LedgerTamperedError(f"{self.path}: line {number} is not a whole JSON object.") from None
             if entry.get("hash") != digest:
                 raise LedgerTamperedError(
@@ -72,8 +92,8 @@ class Ledger:
                     f"{self.path}: line {number} does not follow the line before it: a line was removed or moved."
                 )
             previous = digest
+            self._check_known(entry, number)
             entries.append(entry)
-        count, last = self._head()
         if count is not None:
             if len(entries) < count:
                 raise LedgerTamperedError(
@@ -106,6 +126,7 @@ class Ledger:
         interval: Sequence[float],
         level: float = 0.9,
         baselines: Mapping[str, float] | None = None,
+        begun_at: str | None = None,
     ) -> dict[str, Any]:
         """Writes a forecast down and returns its entry; the same forecast again returns the entry already there.
 
@@ -115,10 +136,12 @@ class Ledger:
           compute_ratio: its compute over the largest fitted run's.
           law, predicted_loss, interval, level: the forecast.
           baselines: what simple rules predict (`baseline_losses`), for the scoreboard's skill.
+          begun_at: when the run began, in ISO 8601, if it has: the entry then says `"late": true` and is scored apart.
 
         Raises:
           LedgerConflictError: if the target has a different forecast already.
           LedgerTamperedError: if the ledger is not intact.
+          LedgerError: if the clock of this machine is behind the ledger's.
           ValueError: if the interval does not hold the forecast.
         """
         low, high = float(interval[0]), float(interval[1])
@@ -138,18 +161,18 @@ class Ledger:
         }
         if baselines:
             entry["baselines"] = {name: float(value) for name, value in baselines.items()}
-        entries = self.entries()
-        for old in entries:
-            if old["event"] == "forecast" and old["target"] == target:
-                differing = [key for key in sorted({*old, *entry}) if _differs(key, old, entry)]
-                if not differing:
-                    return old
-                raise LedgerConflictError(
-                    f"{self.path}: target {target!r} was forecast before with another {', '.join(differing)}; "
-                    "a forecast is not changed after the fact. Use another target name or another ledger."
-                )
-        entry["registered_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-        return self._append(entry, entries)
+        if begun_at:
+            entry |= {"late": True, "begun_at": begun_at}
+        folder_time = self._folder_time()
+
+        def write(entries: list[dict[str, Any]]) -> dict[str, Any]:
+            for old in entries:
+                if old["event"] == "forecast" and old["target"] == target:
+                    return self._same_forecast(old, entry)
+            entry["registered_at"] = self._now(entries, folder_time)
+            return self._append(entry, entries)
+
+        return self._exclusively(write)
 
     def outcome(self, target: str, run_id: str, observed_loss: float) -> dict[str, Any]:
         """Writes down what the target's run measured and returns the entry; repeating it changes nothing.
@@ -163,52 +186,39 @@ class Ledger:
         """
         if not (math.isfinite(observed_loss) and observed_loss > 0):
             raise ValueError(f"target {target}: observed loss {observed_loss} is not a positive number.")
-        entries = self.entries()
-        forecasts = {entry["target"]: entry for entry in entries if entry["event"] == "forecast"}
-        if target not in forecasts:
-            raise UnknownTargetError(
-                f"{self.path}: no forecast for target {target!r} was registered, so an outcome would prove nothing. "
-                f"Registered: {', '.join(forecasts) or 'none'}."
-            )
-        known = forecasts[target]
-        low, high = known["interval"]
-        entry = {
-            "event": "outcome",
-            "target": target,
-            "run_id": run_id,
-            "observed_loss": float(observed_loss),
-            "signed_error": known["predicted_loss"] / float(observed_loss) - 1,
-            "inside": bool(low <= observed_loss <= high),
-        }
-        for old in entries:
-            if old["event"] == "outcome" and old["target"] == target:
-                if all(old[key] == value for key, value in entry.items()):
-                    return old
-                raise LedgerConflictError(
-                    f"{self.path}: target {target!r} already has the outcome {old['observed_loss']} of {old['run_id']}."
+
+        def write(entries: list[dict[str, Any]]) -> dict[str, Any]:
+            forecasts = {entry["target"]: entry for entry in entries if entry["event"] == "forecast"}
+            if target not in forecasts:
+                raise UnknownTargetError(
+                    f"{self.path}: no forecast for target {target!r} was registered, so an outcome would prove "
+                    f"nothing. Registered: {', '.join(forecasts) or 'none'}."
                 )
-        return self._append(entry, entries)
+            known = forecasts[target]
+            low, high = known["interval"]
+            entry = {
+                "event": "outcome",
+                "target": target,
+                "run_id": run_id,
+                "observed_loss": float(observed_loss),
+                "signed_error": known["predicted_loss"] / float(observed_loss) - 1,
+                "inside": bool(low <= observed_loss <= high),
+            }
+            for old in entries:
+                if old["event"] == "outcome" and old["target"] == target:
+                    if all(old[key] == value for key, value in entry.items()):
+                        return old
+                    raise LedgerConflictError(
+                        f"{self.path}: target {target!r} already has the outcome {old['observed_loss']} of "
+                        f"{old['run_id']}."
+                    )
+            return self._append(entry, entries)
+
+        return self._exclusively(write)
 
     def scoreboard(self) -> dict[str, Any]:
-        """Returns each target with its error, and over all scored targets the error, coverage and skill.
-
-        Skill against a baseline is one minus the ratio of mean absolute errors: 0 is no better, 1 is perfect.
-        """
-        entries = self.entries()
-        outcomes = {entry["target"]: entry for entry in entries if entry["event"] == "outcome"}
-        targets = []
-        for entry in entries:
-            if entry["event"] != "forecast":
-                continue
-            row = {key: entry[key] for key in ("target", "law", "compute_ratio", "predicted_loss", "interval", "level")}
-            result = outcomes.get(entry["target"])
-            row |= {key: result[key] if result else None for key in ("observed_loss", "signed_error", "inside")}
-            row["registered_at"] = entry.get("registered_at")
-            targets.append(row)
-        forecasts = {entry["target"]: entry for entry in entries if entry["event"] == "forecast"}
-        scored = [(forecasts[name], result) for name, result in outcomes.items()]
-        counts = {"num_forecasts": len(targets), "num_scored": len(scored)}
-        return {**counts, **_summary(scored), "targets": targets, "history": _history(scored)}
+        """Returns each target with its error, and the error, coverage and skill over all (`scoreboard.scoreboard`)."""
+        return scoreboard(self.entries())
 
     def _lines(self) -> tuple[list[str], bool]:
         """Returns the whole lines, and whether a half line follows them."""
@@ -226,6 +236,52 @@ class Ledger:
         except (ValueError, KeyError, TypeError):
             raise LedgerTamperedError(f"{self.head_path} is not readable.") from None
 
+    def _check_known(self, entry: dict[str, Any], number: int) -> None:
+        event = entry.get("event")
+        if event not in KEYS:
+            raise LedgerError(
+                f"{self.path}: line {number} has the event {event!r}, expected one of {', '.join(KEYS)}; it was "
+                "written by another version of kleiber, which can read it."
+            )
+        missing = [key for key in KEYS[event] if key not in entry]
+        interval = entry.get("interval", [0.0, 0.0])
+        if missing or not (isinstance(interval, list) and len(interval) == 2 and all(map(_is_number, interval))):
+            raise LedgerError(
+                f"{self.path}: line {number} is no whole {event}: it has no {', '.join(missing) or 'interval of two'}."
+            )
+
+    def _same_forecast(self, old: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+        differing = [key for key in sorted({*old, *entry}) if _differs(key, old, entry)]
+        if not differing:
+            return old
+        raise LedgerConflictError(
+            f"{self.path}: target {entry['target']!r} was forecast before with another {', '.join(differing)}; "
+            "a forecast is not changed after the fact. Use another target name or another ledger."
+        )
+
+    def _folder_time(self) -> datetime:
+        """Returns when the ledger's folder last changed, by the clock of its file system."""
+        folder = self.path.parent
+        return datetime.fromtimestamp(folder.stat().st_mtime if folder.is_dir() else 0, UTC)
+
+    def _now(self, entries: list[dict[str, Any]], folder_time: datetime) -> str:
+        """Returns the time, which must not be before what the ledger, or its folder, saw last."""
+        now = datetime.now(UTC)
+        times = [datetime.fromisoformat(entry["registered_at"]) for entry in entries if entry.get("registered_at")]
+        latest = max([folder_time, *times])
+        if now < latest - timedelta(minutes=CLOCK_MINUTES):
+            raise LedgerError(
+                f"{self.path}: this machine's clock says {now:%Y-%m-%d %H:%M:%S}, and the ledger was written at "
+                f"{latest:%Y-%m-%d %H:%M:%S} (both UTC): a forecast needs a true date. Set the clock and try again."
+            )
+        return now.isoformat(timespec="seconds")
+
+    def _exclusively(self, write: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> dict[str, Any]:
+        """Returns write(entries), while no other process reads in order to append."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.lock_path):
+            return write(self.entries())
+
     def _append(self, entry: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
         entry["previous_hash"] = entries[-1]["hash"] if entries else GENESIS
         entry["hash"] = canonical_hash(entry)
@@ -233,7 +289,6 @@ class Ledger:
             key: entry[key]
             for key in [*[k for k in entry if k not in ("hash", "previous_hash")], "hash", "previous_hash"]
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with self.path.open("ab+") as stream:
             stream.seek(0)
@@ -246,12 +301,8 @@ class Ledger:
         return entry
 
     def _write_head(self, count: int, last: str) -> None:
-        temporary = self.head_path.with_name(self.head_path.name + ".tmp")
-        with temporary.open("w") as stream:
-            json.dump({"lines": count, "hash": last}, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, self.head_path)
+        with replacing(self.head_path) as partial:
+            partial.write_text(json.dumps({"lines": count, "hash": last}))
 
 
 def _plain(value: float) -> int | float:
@@ -259,41 +310,8 @@ def _plain(value: float) -> int | float:
 
 
 def _differs(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return key not in ("registered_at", "hash", "previous_hash") and old.get(key) != new.get(key)
+    return key not in ("registered_at", "late", "begun_at", "hash", "previous_hash") and old.get(key) != new.get(key)
 
 
-def _history(scored: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Returns how error and coverage stood after each outcome, in the order they were written down."""
-    rows = []
-    for count, (entry, _) in enumerate(scored, 1):
-        so_far = _summary(scored[:count])
-        rows.append({"target": entry["target"], **{key: so_far[key] for key in ("mean_absolute_error", "coverage")}})
-    return rows
-
-
-def _summary(scored: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
-    if not scored:
-        return {
-            "mean_absolute_error": None,
-            "largest_error": None,
-            "mean_signed_error": None,
-            "coverage": None,
-            "expected_coverage": None,
-            "skill": {},
-        }
-    errors = [result["signed_error"] for _, result in scored]
-    mean = sum(abs(error) for error in errors) / len(errors)
-    skill = {}
-    for name in sorted({name for entry, _ in scored for name in entry.get("baselines", {})}):
-        pairs = [(entry, result) for entry, result in scored if name in entry.get("baselines", {})]
-        ours = sum(abs(result["signed_error"]) for _, result in pairs)
-        theirs = sum(abs(entry["baselines"][name] / result["observed_loss"] - 1) for entry, result in pairs)
-        skill[name] = 1 - ours / theirs if theirs > 0 else None
-    return {
-        "mean_absolute_error": mean,
-        "largest_error": max(errors, key=abs),
-        "mean_signed_error": sum(errors) / len(errors),
-        "coverage": sum(result["inside"] for _, result in scored) / len(scored),
-        "expected_coverage": sum(entry["level"] for entry, _ in scored) / len(scored),
-        "skill": skill,
-    }
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -91,7 +91,7 @@ def log_gradients(fit: Fitted, columns: Mapping[str, np.ndarray]) -> tuple[np.nd
     """Returns the predicted log losses [runs] and their derivatives [runs, P] by the working coordinates."""
     with np.errstate(all="ignore"):
         if not len(fit.z):
-            value = fit.model.log_loss(fit.z[None], columns)[0]
+            value = fit.scaled.log_loss(fit.z[None], columns)[0]
             return value, np.zeros((len(value), 0))
-        value, jacobian = fit.model.log_loss_and_jacobian(fit.z[None], columns)
+        value, jacobian = fit.scaled.log_loss_and_jacobian(fit.z[None], columns)
     return value[0], jacobian[0]

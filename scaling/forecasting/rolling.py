@@ -124,7 +124,7 @@ def compute_of(fit: FitResult) -> np.ndarray:
     """Returns what orders the runs [runs] of a fit: counted FLOPs, else parameters times tokens, else a variable."""
     if "flops" in fit.points:
         return fit.points["flops"]
-    variables = fit.model.law.variable_names
+    variables = fit.definition.variable_names
     names = tuple(name for name in ("num_params_total", "num_tokens") if name in variables) or variables[:1]
     return np.prod([fit.points[name] for name in names], axis=0)
 
@@ -180,7 +180,7 @@ def protect(fits: Sequence[FitResult], origins: Sequence[Origin] | None = None) 
       fits: of the same runs.
       origins: of the same fits, if they are there already.
     """
-    points = {name: values for fit in fits for name, values in fit.model.columns.items()}
+    points = {name: values for fit in fits for name, values in fit.scaled.columns.items()}
     log_loss, found, squares = np.log(fits[0].points["loss"]), [], []
     for origin in roll_origin(fits) if origins is None else origins:
         parts = [part for part in origin.fits if part is not None]

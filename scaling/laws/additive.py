@@ -14,6 +14,11 @@ ALPHA = Parameter("alpha", "exponent of parameters", start=EXPONENT, bounds=(1e-
 BETA = Parameter("beta", "exponent of tokens", start=EXPONENT, bounds=(1e-4, 20.0))
 
 
+def additive_terms(p: Values, x: Values) -> np.ndarray:
+    """Returns A / num_params^alpha + B / num_tokens^beta [..., runs], what a larger model and more data take away."""
+    return p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
+
+
 def additive_loss(p: Values, x: Values) -> np.ndarray:
     """Returns E + A / num_params^alpha + B / num_tokens^beta [..., runs], in nats per token."""
     return p["E"] + p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
@@ -32,6 +37,9 @@ def power_loss(p: Values, x: Values) -> np.ndarray:
     return p["E"] + p["A"] * power(x["num_params_total"], -p["alpha"])
 
 
+HOFFMANN = {"E": 1.6934, "A": 406.4, "B": 410.7, "alpha": 0.3392, "beta": 0.2849}
+BESIROGLU = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
+REFIT = "Besiroglu et al. 2024, arXiv:2404.10102 (refit of 240 points)"
 LAWS = (
     Law(
         id="chinchilla",
@@ -44,16 +52,7 @@ LAWS = (
         loss=additive_loss,
         gradient=additive_gradient,
         validity="one recipe, one tokeniser, one pass over the data, learning rate tuned at each size",
-        references=(
-            Reference(
-                {"E": 1.6934, "A": 406.4, "B": 410.7, "alpha": 0.3392, "beta": 0.2849}, "Hoffmann et al. 2022", "V"
-            ),
-            Reference(
-                {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
-                "Besiroglu et al. 2024, arXiv:2404.10102 (refit of 240 points)",
-                "V",
-            ),
-        ),
+        references=(Reference(HOFFMANN, "Hoffmann et al. 2022", "V"), Reference(BESIROGLU, REFIT, "V")),
         sweep="at least 24 runs: 5 sizes x 5 token counts over two decades each, off the compute-optimal line too",
         pitfalls="rounded exponents move the optimum by 1.6 times; fixed tokens per parameter identify no exponent",
         frontier=("alpha", "beta"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kleiber.scaling.law import Law, Parameter, Values, Variable, power
+from kleiber.scaling.law import Law, Parameter, Values, Variable, power, softplus
 from kleiber.scaling.laws.additive import E
 
 FLOPS = Variable("flops", "training compute (map any other single variable to it)", "FLOPs")
@@ -12,8 +12,7 @@ def broken_loss(p: Values, x: Values) -> np.ndarray:
     """Returns E + A C^-c0 (1 + (C / d)^(1/f))^(-c1 f) [..., runs]."""
     log_x = np.log(x["flops"])
     bend = (log_x - np.log(p["d"])) / p["f"]
-    softplus = np.where(bend.real > 0, bend, 0) + np.log1p(np.exp(np.where(bend.real > 0, -bend, bend)))
-    return p["E"] + p["A"] * power(x["flops"], -p["c0"]) * np.exp(-p["c1"] * p["f"] * softplus)
+    return p["E"] + p["A"] * power(x["flops"], -p["c0"]) * np.exp(-p["c1"] * p["f"] * softplus(bend))
 
 
 LAWS = (

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Reference, Values, Variable, power
-from kleiber.scaling.laws.additive import ALPHA, BETA, A, B, E
+from kleiber.scaling.laws.additive import ALPHA, BETA, A, B, E, additive_terms
 
 WEIGHT_BITS = Variable("weight_bits", "bits of a weight in training", "bits", neutral=np.inf)
 ACTIVATION_BITS = Variable("activation_bits", "bits of an activation in training", "bits", neutral=np.inf)
@@ -15,6 +15,9 @@ SPARSITY = Variable("sparsity", "share of weights that are zero", "1", may_be_ze
 RANK_SHARE = Variable("rank_share", "rank over width of low-rank weights, 1 for full rank", "1", neutral=1.0)
 KUMAR = "Kumar et al. 2024, arXiv:2411.04330, table of the joint fit"
 KUMAR_BASE = {"E": 2.7648, "A": 4.299e3, "B": 1.806e4, "alpha": 0.4965, "beta": 0.4965}
+
+
+FRANTAR = {"E": 4.517, "a_S": 294.0, "c_S": 468.0, "B": 2.37e8**0.890, "alpha": 0.392, "beta": 0.890, "b_S": 0.821}
 
 
 def kept_share(bits: np.ndarray, gamma: np.ndarray) -> np.ndarray:
@@ -37,9 +40,8 @@ def precision_loss(tensors: tuple[tuple[str, str], ...]) -> Callable[[Values, Va
 
 def post_training_loss(p: Values, x: Values) -> np.ndarray:
     """Returns the additive loss plus C D^gamma_D / N^gamma_N exp(-bits / gamma) [..., runs]."""
-    additive = p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
     damage = p["C"] * power(x["num_tokens"], p["gamma_D"]) * power(x["num_params_total"], -p["gamma_N"])
-    return p["E"] + additive + damage * np.exp(-x["post_training_bits"] / p["gamma"])
+    return p["E"] + additive_terms(p, x) + damage * np.exp(-x["post_training_bits"] / p["gamma"])
 
 
 def sparsity_loss(p: Values, x: Values) -> np.ndarray:
@@ -57,8 +59,7 @@ def low_rank_loss(p: Values, x: Values) -> np.ndarray:
 
 def low_rank_floor_loss(p: Values, x: Values) -> np.ndarray:
     """Returns E + A / num_params^alpha + B / num_tokens^beta + kappa / rank_share^nu [..., runs]."""
-    additive = p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
-    return p["E"] + additive + p["kappa"] * power(x["rank_share"], -p["nu"])
+    return p["E"] + additive_terms(p, x) + p["kappa"] * power(x["rank_share"], -p["nu"])
 
 
 def _gamma(name: str, what: str) -> Parameter:
@@ -132,28 +133,14 @@ LAWS = (
             E,
             Parameter("a_S", "part of the parameter term that sparsity removes", scale=A.scale),
             Parameter("c_S", "part that stays", scale=A.scale),
-            B,
-            ALPHA,
-            BETA,
+            *(B, ALPHA, BETA),
             Parameter("b_S", "exponent of density", start=(0.1, 3.0), bounds=(0.01, 20.0)),
         ),
         linear=(("E",), ("a_S",), ("c_S",), ("B",)),
         loss=sparsity_loss,
         validity="N counts non-zero parameters; trained long enough for the sparsity",
         references=(
-            Reference(
-                {
-                    "E": 4.517,
-                    "a_S": 294.0,
-                    "c_S": 468.0,
-                    "B": 2.37e8**0.890,
-                    "alpha": 0.392,
-                    "beta": 0.890,
-                    "b_S": 0.821,
-                },
-                "Frantar et al. 2023, vision transformers, authors' notebook, units converted",
-                "V",
-            ),
+            Reference(FRANTAR, "Frantar et al. 2023, vision transformers, authors' notebook, units converted", "V"),
         ),
         sweep="sparsity {0, 0.5, 0.75, 0.875, 0.9375} x 4 sizes x 4 token counts",
         limits=("S = 0 is chinchilla with A = a_S + c_S",),

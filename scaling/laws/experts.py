@@ -49,11 +49,7 @@ LAWS = (
         citation="Ludziejewski et al. 2025, arXiv:2502.05172",
         variables=(NUM_PARAMS, NUM_TOKENS, EXPERTS),
         parameters=(
-            E,
-            Parameter("A", A.meaning),
-            Parameter("B", B.meaning),
-            ALPHA,
-            BETA,
+            *(E, Parameter("A", A.meaning), Parameter("B", B.meaning), ALPHA, BETA),
             _signed("gamma", "how experts change alpha"),
             _signed("delta", "how experts change A"),
             _signed("zeta", "how experts change beta"),

@@ -57,11 +57,7 @@ LAWS = (
         citation="a CES production function; the frame that holds the additive, the bottleneck and the product law",
         variables=(NUM_PARAMS, NUM_TOKENS),
         parameters=(
-            E,
-            A,
-            Parameter("B", B.meaning, start=RATIO, scale=B.scale),
-            ALPHA,
-            BETA,
+            *(E, A, Parameter("B", B.meaning, start=RATIO, scale=B.scale), ALPHA, BETA),
             Parameter(
                 "q", "curvature: 1 is a sum, 0 a bottleneck, infinity a product", start=(0.25, 4.0), bounds=(0.02, 50.0)
             ),
@@ -84,8 +80,7 @@ LAWS = (
         parameters=(
             E,
             Parameter("K", "size of the reducible loss", scale=(("num_params_total", "alpha"), ("num_tokens", "beta"))),
-            ALPHA,
-            BETA,
+            *(ALPHA, BETA),
         ),
         linear=(("E",), ("K",)),
         loss=product_loss,

@@ -4,8 +4,8 @@ import functools
 
 import numpy as np
 
-from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power
-from kleiber.scaling.laws.additive import ALPHA, BETA, A, B, E
+from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable
+from kleiber.scaling.laws.additive import ALPHA, BETA, A, B, E, additive_terms
 
 SHARE = Variable("share", "share of one domain in the training mixture", "1", may_be_zero=True)
 UNIMODAL = Variable("unimodal_loss", "mean loss of two models that each saw one modality only", "nats per token")
@@ -18,14 +18,12 @@ def mixture_loss(p: Values, x: Values) -> np.ndarray:
 
 def mixture_scaled_loss(p: Values, x: Values) -> np.ndarray:
     """Returns E + k exp(-t share) + A / N^alpha + B / D^beta [..., runs]."""
-    additive = p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
-    return p["E"] + p["k"] * np.exp(-p["t"] * x["share"]) + additive
+    return p["E"] + p["k"] * np.exp(-p["t"] * x["share"]) + additive_terms(p, x)
 
 
 def mixed_modal_loss(p: Values, x: Values) -> np.ndarray:
     """Returns unimodal_loss - C + A / N^alpha + B / D^beta [..., runs]."""
-    competition = p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
-    return x["unimodal_loss"] - p["C"] + competition
+    return x["unimodal_loss"] - p["C"] + additive_terms(p, x)
 
 
 @functools.cache

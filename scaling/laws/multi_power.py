@@ -55,6 +55,7 @@ def multi_power_loss(p: Values, x: Values) -> np.ndarray:
     return p["E"] + p["A"] * np.exp(-p["alpha"] * np.log(total)) - p["B"] * fall * (gain @ WEIGHTS)
 
 
+SOONER = (("peak_rate", "gamma"), ("peak_rate", -1.0))
 LAWS = (
     Law(
         id="multi_power",
@@ -67,9 +68,7 @@ LAWS = (
             Parameter("A", "size of the learning term", scale=(("peak_rate", "alpha"),)),
             Parameter("B", "gain for each unit the rate falls", "nats per rate", scale=(("peak_rate", -1.0),)),
             Parameter("alpha", "exponent of the area", start=(0.05, 1.5), bounds=(1e-4, 20.0)),
-            Parameter(
-                "C", "how soon a fall pays", start=(1e-5, 1.0), scale=(("peak_rate", "gamma"), ("peak_rate", -1.0))
-            ),
+            Parameter("C", "how soon a fall pays", start=(1e-5, 1.0), scale=SOONER),
             Parameter("beta", "how the gain saturates", start=(0.1, 2.0), bounds=(1e-3, 20.0)),
             Parameter("gamma", "how much sooner at a small rate", "1", "identity", (-3.0, 5.0), (0.0, 1.0)),
         ),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, NUM_UNIQUE, Law, Parameter, Reference, Values, power
-from kleiber.scaling.laws.additive import ALPHA, BETA, A, B, E
+from kleiber.scaling.laws.additive import ALPHA, BETA, A, B, E, additive_terms
 
 
 def effective_tokens(tokens: np.ndarray, unique: np.ndarray, half_life: np.ndarray) -> np.ndarray:
@@ -37,10 +37,15 @@ def repetition_penalty_loss(p: Values, x: Values) -> np.ndarray:
     """Returns E + A / N^alpha + B / D^beta + P R^rho (N / U)^nu with R = D / U - 1 repeats, [..., runs]."""
     repeats = np.maximum(x["num_tokens"] / x["num_unique_tokens"] - 1, 1e-300)
     crowding = x["num_params_total"] / x["num_unique_tokens"]
-    additive = p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
-    return p["E"] + additive + p["P"] * power(repeats, p["rho"]) * power(crowding, p["nu"])
+    return p["E"] + additive_terms(p, x) + p["P"] * power(repeats, p["rho"]) * power(crowding, p["nu"])
 
 
+def _half_life(name: str, what: str) -> Parameter:
+    return Parameter(name, what, start=(0.5, 100.0), bounds=(1e-3, 1e6))
+
+
+MUENNIGHOFF = {name: float(np.exp(value)) for name, value in (("E", 0.6254804), ("A", 6.255414), ("B", 7.3049974))}
+MUENNIGHOFF |= {"alpha": 0.3526596, "beta": 0.3526596, "R_D": 15.387756, "R_N": 5.309743}
 LAWS = (
     Law(
         id="data_constrained",
@@ -49,34 +54,16 @@ LAWS = (
         citation="Muennighoff et al. 2023, arXiv:2305.16264, equations 5 and 6",
         variables=(NUM_PARAMS, NUM_TOKENS, NUM_UNIQUE),
         parameters=(
-            E,
-            A,
+            *(E, A),
             Parameter("B", B.meaning, start=(0.05, 20.0), scale=B.scale),
-            ALPHA,
-            BETA,
-            Parameter(
-                "R_D", "repeats after which more repeats are worth little", start=(0.5, 100.0), bounds=(1e-3, 1e6)
-            ),
-            Parameter("R_N", "the same for parameters beyond the best for U", start=(0.5, 100.0), bounds=(1e-3, 1e6)),
+            *(ALPHA, BETA),
+            _half_life("R_D", "repeats after which more repeats are worth little"),
+            _half_life("R_N", "the same for parameters beyond the best for U"),
         ),
         linear=(("E",), ("A", "B")),
         loss=data_constrained_loss,
         validity="up to about 16 epochs with little weight decay; cannot describe harm from too many epochs",
-        references=(
-            Reference(
-                {
-                    "E": float(np.exp(0.6254804)),
-                    "A": float(np.exp(6.255414)),
-                    "B": float(np.exp(7.3049974)),
-                    "alpha": 0.3526596,
-                    "beta": 0.3526596,
-                    "R_D": 15.387756,
-                    "R_N": 5.309743,
-                },
-                "Muennighoff et al. 2023, the authors' fit of 182 runs",
-                "V",
-            ),
-        ),
+        references=(Reference(MUENNIGHOFF, "Muennighoff et al. 2023, the authors' fit of 182 runs", "V"),),
         sweep="unique tokens x epochs {1, 2, 4, 8, 16, 32, 64} x at least 4 sizes, weight decay tuned",
         pitfalls="without tuned weight decay it measures missing regularisation; R_D and R_N trade off",
         limits=("one epoch and N below the best for U is chinchilla",),
@@ -88,11 +75,7 @@ LAWS = (
         citation="Lovelace 2026, arXiv:2605.01640 (the form with four more constants is its relative)",
         variables=(NUM_PARAMS, NUM_TOKENS, NUM_UNIQUE),
         parameters=(
-            E,
-            A,
-            B,
-            ALPHA,
-            BETA,
+            *(E, A, B, ALPHA, BETA),
             Parameter(
                 "P", "size of the penalty", "nats per token", scale=(("num_params_total", "-nu"), ("num_tokens", "nu"))
             ),

@@ -2,23 +2,28 @@
 
 import numpy as np
 
-from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, NUM_UNIQUE, Law, Parameter, Values, power
+from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, NUM_UNIQUE, Law, Parameter, Values, power, softplus
 from kleiber.scaling.laws.additive import ALPHA, BETA, E
 
 NEWTON_STEPS = 10
 """Eight suffice for kappa 0.01 to 10 and ln h -40 to 40."""
 
 
+def saturating_terms(p: Values, x: Values) -> np.ndarray:
+    """Returns h = a / num_params^alpha + b / num_tokens^beta [..., runs]."""
+    return p["a"] * power(x["num_params_total"], -p["alpha"]) + p["b"] * power(x["num_tokens"], -p["beta"])
+
+
 def saturating_loss(p: Values, x: Values) -> np.ndarray:
     """Returns (E + L0 h) / (1 + h) with h = a / num_params^alpha + b / num_tokens^beta, [..., runs]."""
-    h = p["a"] * power(x["num_params_total"], -p["alpha"]) + p["b"] * power(x["num_tokens"], -p["beta"])
+    h = saturating_terms(p, x)
     return (p["E"] + p["L0"] * h) / (1 + h)
 
 
 def saturating_repeated_loss(p: Values, x: Values) -> np.ndarray:
     """Returns (E + L0 h) / (1 + h), h = a / N^alpha + b / D^beta + c N^gamma / U^delta, [..., runs]."""
-    h = p["a"] * power(x["num_params_total"], -p["alpha"]) + p["b"] * power(x["num_tokens"], -p["beta"])
-    h = h + p["c"] * power(x["num_params_total"], p["gamma"]) * power(x["num_unique_tokens"], -p["delta"])
+    overfitting = p["c"] * power(x["num_params_total"], p["gamma"]) * power(x["num_unique_tokens"], -p["delta"])
+    h = saturating_terms(p, x) + overfitting
     return (p["E"] + p["L0"] * h) / (1 + h)
 
 
@@ -31,22 +36,15 @@ def reducible_share(log_h: np.ndarray, kappa: np.ndarray) -> np.ndarray:
     t = np.where(log_h.real < 0, log_h.real, log_h.real / kappa.real)
     for step in range(NEWTON_STEPS):
         is_early = step < NEWTON_STEPS - 2
-        power, target = (kappa.real, log_h.real) if is_early else (kappa, log_h)
+        bend, target = (kappa.real, log_h.real) if is_early else (kappa, log_h)
         share = 1 / (1 + np.exp(-t))
-        t = t - (power * _softplus(t) - _softplus(-t) - target) / (power * share + 1 - share)
+        t = t - (bend * softplus(t) - softplus(-t) - target) / (bend * share + 1 - share)
     return 1 / (1 + np.exp(-t))
-
-
-def _softplus(t: np.ndarray) -> np.ndarray:
-    positive = np.where(t.real > 0, t, 0)
-    return positive + np.log1p(np.exp(np.where(t.real > 0, -t, t)))
 
 
 def saturating_kappa_loss(p: Values, x: Values) -> np.ndarray:
     """Returns L with y / (1 - y)^kappa = h, y = (L - E) / (L0 - E), h = a / N^alpha + b / D^beta, [..., runs]."""
-    h = p["a"] * power(x["num_params_total"], -p["alpha"]) + p["b"] * power(x["num_tokens"], -p["beta"])
-    share = reducible_share(np.log(h), p["kappa"])
-    return p["E"] + (p["L0"] - p["E"]) * share
+    return p["E"] + (p["L0"] - p["E"]) * reducible_share(np.log(saturating_terms(p, x)), p["kappa"])
 
 
 UNINFORMED = Parameter(
@@ -65,14 +63,7 @@ LAWS = (
         formula="L = E + (L0 - E) h / (1 + h), h = a / N^alpha + b / D^beta",
         citation="Bryant and Liu 2026, arXiv:2605.09189, without the overfitting term",
         variables=(NUM_PARAMS, NUM_TOKENS),
-        parameters=(
-            E,
-            UNINFORMED,
-            SMALL_A,
-            SMALL_B,
-            ALPHA,
-            BETA,
-        ),
+        parameters=(E, UNINFORMED, SMALL_A, SMALL_B, ALPHA, BETA),
         linear=(("E",), ("L0",)),
         loss=saturating_loss,
         validity="from untrained to converged; the additive law is its limit for losses far below L0",

@@ -30,25 +30,6 @@ def annealing_loss(p: Values, x: Values) -> np.ndarray:
     return p["E"] + p["A"] * power(x["lr_sum"], -p["alpha"]) - p["C"] * x["anneal_area"]
 
 
-def multi_power_curve(p: Values, learning_rates: np.ndarray) -> np.ndarray:
-    """Returns the loss [steps] along a schedule: E + A S1^-alpha less what each fall of the rate brings.
-
-    The gain is B sum_k (rate_{k-1} - rate_k) G(rate_k^-gamma S_k), G(x) = 1 - (1 + C x)^-beta, S_k the sum of the
-    rate from k on. Constants as plain numbers; p["warmup"] is the sum of the rate over the warm-up.
-
-    Source: Luo et al. 2025, arXiv:2503.12811.
-    """
-    rates = np.asarray(learning_rates, np.float64)
-    total = np.cumsum(rates)
-    falls = np.concatenate([[0.0], rates[:-1] - rates[1:]])
-    since = np.maximum(total[:, None] - total[None, :] + rates[None, :], 0.0)
-    with np.errstate(divide="ignore"):
-        reach = np.where(rates > 0, rates, np.nan) ** -p["gamma"]
-    gain = 1 - (1 + p["C"] * np.nan_to_num(reach, nan=0.0) * since) ** -p["beta"]
-    drop = p["B"] * np.sum(np.tril(np.ones_like(since)) * falls * gain, axis=1)
-    return p["E"] + p["A"] * (total + p["warmup"]) ** -p["alpha"] - drop
-
-
 LAWS = (
     Law(
         id="annealing",

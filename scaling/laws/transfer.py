@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power
-from kleiber.scaling.laws.additive import ALPHA, BETA, EXPONENT, A, B, E
+from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power, softplus
+from kleiber.scaling.laws.additive import ALPHA, BETA, EXPONENT, A, B, E, additive_terms
 
 FINETUNE = Variable("finetune_tokens", "distinct fine-tuning tokens", "tokens")
 TEACHER = Variable("teacher_loss", "loss of the teacher", "nats per token")
@@ -24,9 +24,7 @@ def distillation_loss(p: Values, x: Values) -> np.ndarray:
     """Returns L_T + L_T^-c0 (1 + (L_T / (L_S d1))^(1/f1))^(-c1 f1) (A / N^alpha + B / D^beta)^gamma, [..., runs]."""
     log_teacher = np.log(x["teacher_loss"])
     bend = (log_teacher - np.log(x["supervised_loss"]) - np.log(p["d1"])) / p["f1"]
-    softplus = np.where(bend.real > 0, bend, 0) + np.log1p(np.exp(np.where(bend.real > 0, -bend, bend)))
-    gap = p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
-    log_gain = -p["c0"] * log_teacher - p["c1"] * p["f1"] * softplus + p["gamma"] * np.log(gap)
+    log_gain = -p["c0"] * log_teacher - p["c1"] * p["f1"] * softplus(bend) + p["gamma"] * np.log(additive_terms(p, x))
     return x["teacher_loss"] + np.exp(log_gain)
 
 
@@ -73,10 +71,7 @@ LAWS = (
         citation="Busbridge et al. 2025, arXiv:2502.08606",
         variables=(NUM_PARAMS, NUM_TOKENS, TEACHER, SUPERVISED),
         parameters=(
-            A,
-            Parameter("B", B.meaning, start=(0.05, 20.0), scale=B.scale),
-            ALPHA,
-            BETA,
+            *(A, Parameter("B", B.meaning, start=(0.05, 20.0), scale=B.scale), ALPHA, BETA),
             Parameter("gamma", "exponent of the student's gap", start=(0.2, 1.5), bounds=(0.01, 10.0)),
             Parameter("c0", "slope in the teacher's loss", "1", "identity", (-10.0, 10.0), (-1.0, 3.0)),
             Parameter("c1", "slope added past the capacity gap", "1", "identity", (-50.0, 50.0), (-2.0, 3.0)),

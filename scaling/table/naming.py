@@ -23,23 +23,10 @@ USUAL = {
 }
 """Names that other people's tables use for ours; only ever proposed, never taken silently."""
 UNITS = {
-    "k": 1e3,
-    "thousand": 1e3,
-    "thousands": 1e3,
-    "m": 1e6,
-    "mn": 1e6,
-    "mil": 1e6,
-    "million": 1e6,
-    "millions": 1e6,
-    "b": 1e9,
-    "bn": 1e9,
-    "billion": 1e9,
-    "billions": 1e9,
-    "g": 1e9,
-    "t": 1e12,
-    "tn": 1e12,
-    "trillion": 1e12,
-    "trillions": 1e12,
+    **dict.fromkeys(("k", "thousand", "thousands"), 1e3),
+    **dict.fromkeys(("m", "mn", "mil", "million", "millions"), 1e6),
+    **dict.fromkeys(("b", "bn", "billion", "billions", "g"), 1e9),
+    **dict.fromkeys(("t", "tn", "trillion", "trillions"), 1e12),
 }
 LARGEST_IN_UNITS = 1e5
 """Counts whose median is larger are not in millions or billions, whatever the name says."""

@@ -30,6 +30,7 @@ class PublicTable:
     """"table" for CSV (gzipped too) or Parquet, "records" for a folder of JSON files."""
 
 
+COUNTS = {"num_params_total": "params", "num_tokens": "tokens"}
 SCALEBENCH = "sijieli/scalebench on Hugging Face (Li 2026, arXiv:2604.22753)"
 TABLES = (
     PublicTable(
@@ -39,12 +40,7 @@ TABLES = (
         "Apache-2.0",
         "parameters by the authors' size table; tokens include repeats; nats per token on C4",
         sha256="88ef1da8df7f787db62cfd73c1d39242e5ffe05bfadb7e9c3d121e45f606af79",
-        columns={
-            "loss": "val_loss",
-            "num_params_total": "params",
-            "num_tokens": "tokens",
-            "num_unique_tokens": "unique_tokens",
-        },
+        columns={"loss": "val_loss", **COUNTS, "num_unique_tokens": "unique_tokens"},
         note="--drop 'in_published_fit != 1' gives the authors' rows; 'epochs > 1' leaves the single-pass ones",
     ),
     PublicTable(
@@ -69,7 +65,7 @@ TABLES = (
         "Gadre et al. 2024, arXiv:2403.08540, folder exp_data/models of mlfoundations/scaling",
         "MIT",
         "all parameters, embeddings included; nats per token on 11 shards of C4 validation text",
-        columns={"num_params_total": "params", "num_params_non_embedding": "params_no_embed", "num_tokens": "tokens"},
+        columns={**COUNTS, "num_params_non_embedding": "params_no_embed"},
         note="fit one corpus at a time: --drop \"family != 'c4_original'\"; give the folder as FILE",
         reader="records",
     ),
@@ -98,7 +94,7 @@ TABLES = (
         SCALEBENCH,
         "CC-BY-4.0",
         "as datablations",
-        columns={"num_params_total": "params", "num_tokens": "tokens", "num_unique_tokens": "unique_tokens"},
+        columns={**COUNTS, "num_unique_tokens": "unique_tokens"},
     ),
     PublicTable(
         "scalebench_moe",
@@ -136,7 +132,7 @@ TABLES = (
         "Porian et al. 2024, arXiv:2406.19146, data/experiment_results.pickle.xz",
         "MIT",
         "give total or non-embedding parameters yourself: the exponent depends on it",
-        columns={"num_params_total": "params", "num_tokens": "tokens", "loss": "loss"},
+        columns=COUNTS,
         note="published as a pickle, which can run code when opened: convert it to CSV (params, tokens, loss) in a "
         "sandbox first; kleiber reads no pickles",
     ),

@@ -44,7 +44,7 @@ def load_public(name: str, path: str | Path) -> RunTable:
     entry, path = get_public_table(name), Path(path)
     if path.suffix in (".pickle", ".pkl", ".xz"):
         raise ValueError(f"{path} is a pickle or an archive of one; {entry.note or 'convert it to CSV first'}.")
-    table = read_records(path) if entry.reader == "records" else _read(path)
+    table = read_gadre(path) if entry.reader == "records" else _read(path)
     if entry.last_of and {entry.last_of, entry.columns.get("num_steps", "step")} <= set(table.names):
         table = _last(table, entry.last_of, entry.columns.get("num_steps", "step"))
     columns: dict[str, Any] = {**table.columns, **table.labels}
@@ -83,7 +83,7 @@ def _last(table: RunTable, group: str, order: str) -> RunTable:
     return table.where(rows, f"the last of the evaluations of each {group} kept")
 
 
-def read_records(folder: Path) -> RunTable:
+def read_gadre(folder: Path) -> RunTable:
     """Returns the models of Gadre et al. from a folder of JSON files, with their loss on C4 validation text."""
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
     if not files:

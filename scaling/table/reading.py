@@ -58,6 +58,29 @@ def read_file(path: Path) -> dict[str, Sequence[Any]]:
     return dict(data)
 
 
+def arrow_columns(data: Any) -> dict[str, Sequence[Any]]:
+    """Returns the columns of a table in memory that speaks Arrow, as those of pandas and polars do; an index is none.
+
+    Raises:
+      TableError: for anything else, or columns that hold values of several kinds.
+    """
+    if not hasattr(data, "__arrow_c_stream__"):
+        raise TableError(
+            f"a {type(data).__name__} is no table: give a DataFrame, an Arrow table, a dict of arrays, or the path of "
+            "a .csv, .tsv, .jsonl or .parquet file."
+        )
+    import pyarrow
+
+    try:
+        table = pyarrow.table(data)
+    except (pyarrow.ArrowException, ValueError) as problem:
+        raise TableError(f"{type(data).__name__}: {problem}") from None
+    if not table.num_rows:
+        raise TableError(f"{type(data).__name__} holds no rows.")
+    names = [name for name in table.column_names if not name.startswith("__index_level_")]
+    return {name: parquet_values(table[name]) for name in names}
+
+
 def parquet_values(column: Any) -> Sequence[Any]:
     """Returns the values of a pyarrow column, None where missing; equal texts are one object.
 

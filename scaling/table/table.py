@@ -19,7 +19,7 @@ from kleiber.scaling.table.expression import (
     values_not_there,
 )
 from kleiber.scaling.table.naming import nearest, propose_mapping
-from kleiber.scaling.table.reading import as_numbers, read_file
+from kleiber.scaling.table.reading import arrow_columns, as_numbers, read_file
 from kleiber.scaling.table.warned import (
     MissingColumnError,
     NotANumberError,
@@ -184,26 +184,27 @@ def _short(value: object) -> str:
     return str(value).strip()
 
 
-def read_table(
-    path: str | Path | Mapping[str, Any], columns: Mapping[str, str] | None = None, drop: str | None = None
-) -> RunTable:
-    """Returns the runs of a file, or of a mapping from column name to values.
+def read_table(path: Any, columns: Mapping[str, str] | None = None, drop: str | None = None) -> RunTable:
+    """Returns the runs of a file, of a mapping from column name to values, or of a DataFrame or Arrow table.
 
     Args:
-      path: file ending in .csv, .tsv, .jsonl or .parquet, a sweep's directory, or columns by name.
+      path: file ending in .csv, .tsv, .jsonl or .parquet, a sweep's directory, columns by name, or any table that
+        Arrow can read (pandas from 2.2 on, polars, DuckDB).
       columns: our column name to the table's, as {"loss": "val_loss"}, or to a formula of columns, as {"num_tokens":
         "tokens_B * 1e9"}; other columns keep their names.
       drop: rows satisfying this expression are left out (see expression.py); both kinds of names work in it.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      TableError: for an unknown kind of file, an empty one, or a mapping to a column that is not there.
+      TableError: for an unknown kind of file or table, an empty one, or a mapping to a column that is not there.
       ExpressionError: for an expression that cannot be read or cannot mean what it says.
     """
     if isinstance(path, Mapping):
         table = from_columns(path)
-    else:
+    elif isinstance(path, str | Path):
         table = from_columns(read_file(Path(path)), str(path))
+    else:
+        table = from_columns(arrow_columns(path), type(path).__name__)
     table = _mapped(table, columns or {})
     return _without(table, drop) if drop else table
 

@@ -135,14 +135,14 @@ def _slow(where: str, directory: Path) -> int:
     elif where == "evaluation":
         trunk.evaluate = slowed(trunk.evaluate, 2)
     else:
-        make = trunk.make_block
+        make = trunk.compile_steps
 
-        def make_block(*args: Any) -> Any:
-            block = make(*args)
+        def compile_steps(*args: Any) -> Any:
+            steps = make(*args)
             calls = iter([120 if where == "compile" else 0])
-            return slowed(block, 0.2) if where == "step" else lambda *a: slowed(block, next(calls, 0))(*a)
+            return slowed(steps, 0.2) if where == "step" else lambda *a: slowed(steps, next(calls, 0))(*a)
 
-        trunk.make_block = make_block  # type: ignore[assignment]
+        trunk.compile_steps = compile_steps  # type: ignore[assignment]
     return work(directory)
 
 
@@ -184,26 +184,26 @@ def _poisoned(what: str, batches: list[int], directory: Path) -> int:
     import kleiber.train.step as step
     import kleiber.train.trunk as trunk
 
-    next_block, gradients = trunk.Trunk._next_block, step._gradients
+    next_batches, gradients = trunk.Trunk._next_batches, step.gradients
 
     def marked(self: Any, run: Any, count: int) -> Any:
         numbers = [self.config.guard.batch_number(run.step + index) for index in range(count)]
-        tokens, segments = next_block(self, run, count)
-        tokens = np.array(tokens)
+        drawn = next_batches(self, run, count)
+        tokens = np.array(drawn.inputs)
         for index, number in enumerate(numbers):
             if number in batches:
                 tokens[index] = 255  # no text holds this byte
-        return tokens, segments
+        return replace(drawn, inputs=tokens)
 
-    def spoiled(config: Any, params: Any, tokens: Any, *more: Any) -> Any:
-        logged, grads = gradients(config, params, tokens, *more)
-        is_bad = jnp.all(tokens == 255)
+    def spoiled(config: Any, params: Any, batch: Any, *more: Any) -> Any:
+        logged, grads = gradients(config, params, batch, *more)
+        is_bad = jnp.all(batch.inputs == 255)
         if what == "gradient":
             return logged, jax.tree.map(lambda g: jnp.where(is_bad, jnp.nan, g), grads)
         factor = 100.0 if what == "spike" else jnp.inf
         return {**logged, "loss": jnp.where(is_bad, logged["loss"] * factor, logged["loss"])}, grads
 
-    trunk.Trunk._next_block, step._gradients = marked, spoiled  # type: ignore
+    trunk.Trunk._next_batches, step.gradients = marked, spoiled  # type: ignore
     return work(directory)
 
 

@@ -232,7 +232,7 @@ def work(directory: Path, session: str = "chaos") -> int:
 
 def outcome(directory: Path) -> dict[str, Any]:
     """Returns everything that must not depend on interruptions: records without times, and every logged row."""
-    records = [{k: v for k, v in r.items() if k not in TIMING_COLUMNS} for r in read_records(directory)]
+    records = [{k: v for k, v in r.to_json().items() if k not in TIMING_COLUMNS} for r in read_records(directory)]
     logs = {}
     for path in sorted(directory.glob("runs/*/metrics.jsonl")):
         rows = [json.loads(line) for line in path.read_text().splitlines()]

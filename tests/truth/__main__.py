@@ -15,9 +15,9 @@ import numpy
 import scipy
 
 from truth import intervals, planning, recovery, speed, tables
-from truth.designs import Finding
+from truth.designs import Check
 
-CHECKS: dict[str, Callable[..., Finding]] = {
+CHECKS: dict[str, Callable[..., Check]] = {
     "T1": recovery.t1,
     "T2": intervals.t2,
     "T3": intervals.t3,
@@ -44,30 +44,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--replicates", type=int, help="simulated sweeps a check; each has its own default")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of truth.md and its figure")
     options = parser.parse_args(argv)
-    findings = []
+    checks = []
     for name in options.only:
         begin = time.perf_counter()
         arguments = {"count": options.replicates} if options.replicates and name in COUNTED else {}
-        finding = CHECKS[name](**arguments)
-        findings.append(finding)
-        print(f"{'pass' if finding.passed else 'FAIL'} {text(finding)}", flush=True)
+        check = CHECKS[name](**arguments)
+        checks.append(check)
+        print(f"{'pass' if check.passed else 'FAIL'} {text(check)}", flush=True)
         print(f"  ({time.perf_counter() - begin:.0f} s)\n", flush=True)
     if set(options.only) == set(CHECKS):
-        write(findings, options.out)
+        write(checks, options.out)
     else:
         print("docs are written when every check runs", file=sys.stderr)
-    return 0 if all(finding.passed for finding in findings) else 3
+    return 0 if all(check.passed for check in checks) else 3
 
 
-def text(finding: Finding) -> str:
-    """Returns a finding for the terminal."""
-    lines = [f"{finding.id}: {finding.claim}"]
-    lines += [f"  {what:<52} {measured}   [{required}]" for what, measured, required in finding.rows]
-    lines += [f"  {cells[0]:<27}" + "".join(f"{cell:>16}" for cell in cells[1:]) for cells in finding.board]
+def text(check: Check) -> str:
+    """Returns a check for the terminal."""
+    lines = [f"{check.id}: {check.claim}"]
+    lines += [f"  {what:<52} {measured}   [{required}]" for what, measured, required in check.rows]
+    lines += [f"  {cells[0]:<27}" + "".join(f"{cell:>16}" for cell in cells[1:]) for cells in check.board]
     return "\n".join(lines)
 
 
-def write(findings: list[Finding], folder: Path) -> None:
+def write(checks: list[Check], folder: Path) -> None:
     """Writes truth.md and its figure."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
@@ -81,34 +81,34 @@ def write(findings: list[Finding], folder: Path) -> None:
         "![coverage](truth.svg)",
         "",
     ]
-    for finding in findings:
-        lines += section(finding)
+    for check in checks:
+        lines += section(check)
     (folder / "truth.md").write_text("\n".join(lines))
-    draw(findings, folder / "truth.svg")
+    draw(checks, folder / "truth.svg")
 
 
-def section(finding: Finding) -> list[str]:
-    """Returns a finding for the page, its wider table and its figure with it."""
-    verdict = "pass" if finding.passed else "**FAIL**"
-    lines = [f"## {finding.id}: {finding.claim} ({verdict})", "", "| what | measured | required |", "|---|---|---|"]
-    lines += [f"| {what} | {measured} | {required} |" for what, measured, required in finding.rows] + [""]
-    if finding.shares:
-        lines += [f"![shares inside by distance](truth_{finding.id}.svg)", ""]
-    if finding.board:
-        heading, *body = (f"| {' | '.join(cells)} |" for cells in finding.board)
-        lines += [heading, "|" + "---|" * len(finding.board[0]), *body, ""]
+def section(check: Check) -> list[str]:
+    """Returns a check for the page, its wider table and its figure with it."""
+    verdict = "pass" if check.passed else "**FAIL**"
+    lines = [f"## {check.id}: {check.claim} ({verdict})", "", "| what | measured | required |", "|---|---|---|"]
+    lines += [f"| {what} | {measured} | {required} |" for what, measured, required in check.rows] + [""]
+    if check.shares:
+        lines += [f"![shares inside by distance](truth_{check.id}.svg)", ""]
+    if check.board:
+        heading, *body = (f"| {' | '.join(cells)} |" for cells in check.board)
+        lines += [heading, "|" + "---|" * len(check.board[0]), *body, ""]
     return lines
 
 
-def draw(findings: list[Finding], path: Path) -> None:
-    """Writes the figure of every coverage, and of shares by distance, the same bytes for the same findings."""
+def draw(checks: list[Check], path: Path) -> None:
+    """Writes the figure of every coverage, and of shares by distance, the same bytes for the same checks."""
     import matplotlib
 
     from truth.drawing import coverage_figure, distance_figure
 
     with matplotlib.rc_context({"svg.hashsalt": "kleiber"}):
-        coverage_figure(findings).savefig(path, metadata={"Date": None})
-        for each in findings:
+        coverage_figure(checks).savefig(path, metadata={"Date": None})
+        for each in checks:
             if each.shares:
                 figure = distance_figure(each.shares, tables.DISTANCES, 0.85, 0.95)
                 figure.savefig(path.with_name(f"truth_{each.id}.svg"), metadata={"Date": None})

@@ -1,10 +1,10 @@
-"""Known surfaces, the runs laid out on them, and how a finding is stated."""
+"""Known surfaces, the runs laid out on them, and how a check is stated."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from kleiber.scaling.fitting.scaled_law import Model, make_model
+from kleiber.scaling.fitting.scaled_law import ScaledLaw, make_scaled_law
 from kleiber.scaling.forecasting.forecast import Forecast
 from kleiber.scaling.laws import get_law
 
@@ -21,7 +21,7 @@ SURFACES = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One acceptance check."""
 
     id: str
@@ -82,9 +82,9 @@ def ladder(constants: dict[str, float], num_sizes: int = 12, tokens_per_param: f
     return {"num_params_total": params, "num_tokens": tokens_per_param * params}
 
 
-def surface(columns: dict[str, np.ndarray], law: str = "chinchilla") -> Model:
-    """Returns the model of a law on the runs."""
-    return make_model(get_law(law), columns)
+def surface(columns: dict[str, np.ndarray], law: str = "chinchilla") -> ScaledLaw:
+    """Returns a law on the runs."""
+    return make_scaled_law(get_law(law), columns)
 
 
 def frontier_point(columns: dict[str, np.ndarray], times: float = 10.0) -> dict[str, float]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kleiber.scaling.figures.style import FORECAST, INK, QUIET, house_style, new_figure, set_claim
-from truth.designs import Finding
+from truth.designs import Check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,9 +14,9 @@ NAIVE = "naive"
 """In the label of a rate that is shown for comparison."""
 
 
-def coverage_figure(findings: Sequence[Finding]) -> "Figure":
+def coverage_figure(checks: Sequence[Check]) -> "Figure":
     """Draws every rate with two Monte Carlo errors either side, over the span that is allowed."""
-    rates = {label: rate for finding in findings for label, rate in finding.rates.items()}
+    rates = {label: rate for check in checks for label, rate in check.rates.items()}
     meant = [rate for label, rate in rates.items() if NAIVE not in label]
     held = sum(low <= rate <= high for rate, _, low, high in meant)
     with house_style():

@@ -6,7 +6,7 @@ import numpy as np
 
 from kleiber.scaling.designing.coverage import Coverage, Truth, coverages, refitted
 from kleiber.scaling.fitting.fit import fit_law
-from kleiber.scaling.fitting.refit import fit_many, simulate
+from kleiber.scaling.fitting.refit import fit_many, simulate_losses
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import REJECTED, forecast
 from kleiber.scaling.law import Values
@@ -15,7 +15,7 @@ from kleiber.scaling.table.table import RunTable, from_columns
 from kleiber.scaling.table.warned import SharedTrunkWarning, TableWarning
 from truth.designs import (
     REFERENCE,
-    Finding,
+    Check,
     frontier_point,
     grid,
     inside,
@@ -66,29 +66,29 @@ def _held(found: dict[str, Coverage], low: float, high: float) -> bool:
 
 def independent(columns: dict[str, np.ndarray], count: int, sigma: float = 0.01, seed: int = 1) -> dict[str, Coverage]:
     """Returns the coverage of the default intervals for independent noise on the reference surface."""
-    model = surface(columns)
-    z = model.working(REFERENCE)
-    losses = simulate(model, z, count, seed, sigma=sigma)
-    refits = fit_many(model, losses, z[None])
-    return coverages(Truth(model, REFERENCE, frontier_point(columns), sigma), refitted(refits, losses))
+    scaled = surface(columns)
+    z = scaled.working(REFERENCE)
+    losses = simulate_losses(scaled, z, count, seed, sigma=sigma)
+    refits = fit_many(scaled, losses, z[None])
+    return coverages(Truth(scaled, REFERENCE, frontier_point(columns), sigma), refitted(refits, losses))
 
 
 def shared(count: int, tau: float = 0.005, sigma: float = 0.003, seed: int = 2) -> dict[str, dict[str, Coverage]]:
     """Returns the coverage with noise shared along trunks: by GLS, and by pretending independence."""
     columns, trunk = trunks()
-    model = surface(columns)
-    z = model.working(REFERENCE)
-    losses = simulate(model, z, count, seed, sigma=sigma, tau=tau, cluster=trunk)
-    truth = Truth(model, REFERENCE, frontier_point(columns), float(np.hypot(sigma, tau)))
-    gls = fit_many(model, losses, z[None], cluster=trunk)
-    naive = fit_many(model, losses, z[None])
+    scaled = surface(columns)
+    z = scaled.working(REFERENCE)
+    losses = simulate_losses(scaled, z, count, seed, sigma=sigma, tau=tau, cluster=trunk)
+    truth = Truth(scaled, REFERENCE, frontier_point(columns), float(np.hypot(sigma, tau)))
+    gls = fit_many(scaled, losses, z[None], cluster=trunk)
+    naive = fit_many(scaled, losses, z[None])
     return {
         "gls": coverages(truth, refitted(gls, losses, trunk)),
         "naive": coverages(truth, refitted(naive, losses)),
     }
 
 
-def t2(count: int = 500) -> Finding:
+def t2(count: int = 500) -> Check:
     """40 runs at 1% noise: 95% intervals of every constant and of the loss at 10 times the compute."""
     rows: list[tuple[str, str, str]] = []
     rates: dict[str, tuple[float, float, float, float]] = {}
@@ -100,15 +100,15 @@ def t2(count: int = 500) -> Finding:
         passed &= _held(found, 0.925, 0.975)
         passed &= all(abs(found[key].spread - 1) <= 0.1 for key in ("alpha", "beta", "a", "E"))
         passed &= all(abs(found[key].bias) <= 0.2 for key in ("alpha", "beta", "a", "E"))
-    return Finding("T2", "95% intervals hold 95% of the time with 40 runs", passed, rows, rates)
+    return Check("T2", "95% intervals hold 95% of the time with 40 runs", passed, rows, rates)
 
 
-def t3(count: int = 500) -> Finding:
+def t3(count: int = 500) -> Check:
     """20 runs."""
     columns = {name: values[::2] for name, values in grid().items()}
     found = independent(columns, count)
     passed = _held(found, 0.92, 0.98)
-    return Finding(
+    return Check(
         "T3", "and with 20 runs", passed, _rows("grid", found, 0.92, 0.98), _rates("T3 20 runs", found, 0.92, 0.98)
     )
 
@@ -116,17 +116,17 @@ def t3(count: int = 500) -> Finding:
 def outliers(count: int, objective: str, seed: int = 4) -> dict[str, Coverage]:
     """Returns coverage when 2 of 40 runs come out 10% too high, through `fit_law` itself."""
     columns = grid()
-    model = surface(columns)
-    losses = simulate(model, model.working(REFERENCE), count, seed, sigma=0.01)
+    scaled = surface(columns)
+    losses = simulate_losses(scaled, scaled.working(REFERENCE), count, seed, sigma=0.01)
     rng = np.random.default_rng(seed + 1000)
     for row in losses:
         row[rng.choice(len(row), 2, replace=False)] += np.log(1.1)
-    truth = Truth(model, REFERENCE, frontier_point(columns), 0.01)
+    truth = Truth(scaled, REFERENCE, frontier_point(columns), 0.01)
     fits = [fit_law(_table(columns, row), "chinchilla", objective=objective) for row in losses]
     return coverages(truth, [(fit.z, fit.uncertainty) for fit in fits])
 
 
-def t4(count: int = 300) -> Finding:
+def t4(count: int = 300) -> Check:
     """Outliers."""
     rows: list[tuple[str, str, str]] = []
     rates: dict[str, tuple[float, float, float, float]] = {}
@@ -143,15 +143,15 @@ def t4(count: int = 300) -> Finding:
         passed &= wider >= 1.3
     shift = plain["loss"].bias * plain["loss"].deviation
     rows.append(("bias of the loss at 10 times by least squares", f"{shift:+.2%}", "shown"))
-    return Finding("T4", "5% of runs 10% too high do not spoil a robust fit", passed, rows, rates)
+    return Check("T4", "5% of runs 10% too high do not spoil a robust fit", passed, rows, rates)
 
 
-def t5(count: int = 500) -> Finding:
+def t5(count: int = 500) -> Check:
     """Noise shared along trunks."""
     found = shared(count)
     columns, trunk = trunks()
-    model = surface(columns)
-    losses = simulate(model, model.working(REFERENCE), 1, 5, sigma=0.003, tau=0.005, cluster=trunk)
+    scaled = surface(columns)
+    losses = simulate_losses(scaled, scaled.working(REFERENCE), 1, 5, sigma=0.003, tau=0.005, cluster=trunk)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit_law(_table(columns, losses[0], trunk_id=trunk), "chinchilla")
@@ -160,7 +160,7 @@ def t5(count: int = 500) -> Finding:
         (what, measured, "for comparison") for what, measured, _ in _rows("as if independent", found["naive"], 0, 1)
     ]
     rows.append(("fitting as if independent warns", str(warned), "True"))
-    return Finding(
+    return Check(
         "T5",
         "intervals hold when branches share a trunk (tau 0.5%, sigma 0.3%, 6 trunks of 8)",
         warned and _held(found["gls"], 0.92, 0.98),
@@ -172,11 +172,11 @@ def t5(count: int = 500) -> Finding:
 def fixed_ratio(count: int, seed: int = 6) -> tuple[float, float, float]:
     """Returns how often the alarm fires, the exponents are withheld, and a 90% interval holds a run at 10 times."""
     columns = ladder(REFERENCE)
-    model = surface(columns)
-    z = model.working(REFERENCE)
-    losses = simulate(model, z, count, seed, sigma=0.01)
+    scaled = surface(columns)
+    z = scaled.working(REFERENCE)
+    losses = simulate_losses(scaled, z, count, seed, sigma=0.01)
     point = frontier_point(columns)
-    truth = Truth(model, REFERENCE, point, 0.01)
+    truth = Truth(scaled, REFERENCE, point, 0.01)
     rng = np.random.default_rng(seed)
     alarms, withheld, held = 0, 0, 0
     for row in losses:
@@ -190,7 +190,7 @@ def fixed_ratio(count: int, seed: int = 6) -> tuple[float, float, float]:
     return alarms / count, withheld / count, held / count
 
 
-def t6(count: int = 300) -> Finding:
+def t6(count: int = 300) -> Check:
     """A ladder of fixed tokens per parameter."""
     alarm, withheld, held = fixed_ratio(count)
     error = (0.09 / count) ** 0.5
@@ -200,7 +200,7 @@ def t6(count: int = 300) -> Finding:
         ("90% interval holds a frontier run at 10 times", f"{held:.3f} +- {error:.3f}", "at least 0.87"),
     ]
     passed = alarm == withheld == 1 and held >= 0.87
-    return Finding("T6", "a fixed-ratio ladder is refused, its frontier forecast is not", passed, rows)
+    return Check("T6", "a fixed-ratio ladder is refused, its frontier forecast is not", passed, rows)
 
 
 def curvature(count: int, seed: int = 9) -> dict[str, float]:
@@ -209,15 +209,15 @@ def curvature(count: int, seed: int = 9) -> dict[str, float]:
     additive, product = surface(columns), surface(columns, "product")
     product_constants = {"E": 0.8, "K": 60.0, "alpha": 0.2, "beta": 0.2}
     out = {"coverage of q": 0.0, "size of the test q = 1": 0.0}
-    losses = simulate(additive, additive.working(REFERENCE), count, seed, sigma=0.01)
-    model = surface(columns, "generalised_mean")
+    losses = simulate_losses(additive, additive.working(REFERENCE), count, seed, sigma=0.01)
+    scaled = surface(columns, "generalised_mean")
     constants = {**REFERENCE, "q": 1.0}
-    refits = fit_many(model, losses, model.working(constants)[None])
-    found = coverages(Truth(model, constants, frontier_point(columns), 0.01), refitted(refits, losses))
+    refits = fit_many(scaled, losses, scaled.working(constants)[None])
+    found = coverages(Truth(scaled, constants, frontier_point(columns), 0.01), refitted(refits, losses))
     out["coverage of q"] = found["q"].rate
     out["size of the test q = 1"] = 1 - found["q"].rate
     out["product rejected when additive is true"] = _share_rejected(columns, losses, "chinchilla", "product")
-    losses = simulate(product, product.working(product_constants), count, seed + 1, sigma=0.01)
+    losses = simulate_losses(product, product.working(product_constants), count, seed + 1, sigma=0.01)
     out["additive rejected when product is true"] = _share_rejected(columns, losses, "product", "chinchilla")
     return out
 
@@ -234,7 +234,7 @@ def _rejects(right: FitResult, wrong: FitResult) -> bool:
     return wrong.aicc - right.aicc > REJECTED
 
 
-def t9(count: int = 300) -> Finding:
+def t9(count: int = 300) -> Check:
     """The curvature q."""
     found = curvature(count)
     error = (0.95 * 0.05 / count) ** 0.5
@@ -244,4 +244,4 @@ def t9(count: int = 300) -> Finding:
     names = list(found)
     passed = 0.925 - error <= found[names[0]] <= 0.975 + error and min(found[name] for name in names[2:]) >= 0.99
     rates = {"T9: q": (found[names[0]], error, 0.925, 0.975)}
-    return Finding("T9", "sum and product are told apart, and q is covered", passed, rows, rates)
+    return Check("T9", "sum and product are told apart, and q is covered", passed, rows, rates)

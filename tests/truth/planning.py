@@ -6,9 +6,10 @@ import numpy as np
 
 from kleiber.scaling.designing.design import BoughtRuns, Pool, design_runs, expected_from, make_pool
 from kleiber.scaling.designing.rectangle import Grid, best_grid
-from kleiber.scaling.designing.simulate import Rehearsal, RunNoise, rehearse
+from kleiber.scaling.designing.simulate import Rehearsal, rehearse
 from kleiber.scaling.fitting.known import Known, known_from_law
-from truth.designs import REFERENCE, Finding, optimal_params
+from kleiber.scaling.fitting.noise import RunNoise
+from truth.designs import REFERENCE, Check, optimal_params
 
 BUDGET = 2e14
 NUM_RUNS = 48
@@ -78,7 +79,7 @@ def simulated(contest: Contest, columns: dict[str, np.ndarray], count: int, seed
     return rehearse("chinchilla", REFERENCE, columns, NOISE, contest.target, count=count, seed=seed)
 
 
-def design(count: int = 1000) -> Finding:
+def design(count: int = 1000) -> Check:
     """The designer against rectangular grids of equal cost, plain and the best there is."""
     rows, passed = [], True
     for contest, grid, required in (
@@ -100,4 +101,4 @@ def design(count: int = 1000) -> Finding:
         gain = 1 - errors[1] / errors[0]
         rows.append((f"smaller than by the {kind}", f"{gain:.0%}", f"{required:.0%} or more" if required else "any"))
         passed &= gain >= required
-    return Finding("design", "designed runs forecast better than a grid of the same cost", passed, rows)
+    return Check("design", "designed runs forecast better than a grid of the same cost", passed, rows)

@@ -6,17 +6,17 @@ import warnings
 
 import numpy as np
 
-from kleiber.scaling.explaining.isoflop import fit_isoflop
+from kleiber.scaling.explaining.approaches import advised_size, parabola, slice_minima
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.minimise import levenberg_marquardt
-from kleiber.scaling.fitting.refit import simulate
+from kleiber.scaling.fitting.refit import simulate_losses
 from kleiber.scaling.fitting.search import residual_function
 from kleiber.scaling.fitting.starts import start_candidates
-from kleiber.scaling.forecasting.optimum import optimum
+from kleiber.scaling.forecasting.allocation import Demand, allocate
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import from_columns
 from kleiber.scaling.table.warned import TableWarning
-from truth.designs import REFERENCE, SURFACES, Finding, grid, isoflop, optimal_params, surface
+from truth.designs import REFERENCE, SURFACES, Check, grid, isoflop, optimal_params, surface
 
 PUBLISHED_BIAS = {
     "chinchilla": ({"alpha": 0.34, "beta": 0.28}, (-0.33, -1.30, -2.90, -5.10)),
@@ -34,18 +34,16 @@ def recovery_errors() -> dict[str, tuple[float, float]]:
         for design, columns in (("grid", grid()), ("isoFLOP", isoflop(constants))):
             fit = fit_law(from_columns({**columns, "loss": law.at(constants, columns)}), law)
             error = max(abs(fit.parameters[key].estimate / value - 1) for key, value in constants.items())
-            best = optimum(fit, 1e21).num_params_total
+            best = allocate(fit, Demand(1e21)).num_params_total
             out[f"{name}, {design}"] = (error, abs(best / float(optimal_params(constants, 1e21)) - 1))
     return out
 
 
-def t1() -> Finding:
+def t1() -> Check:
     """Noise-free recovery."""
     errors = recovery_errors()
     rows = [(name, f"{error:.1e}, N* {best:.1e}", "1e-6") for name, (error, best) in errors.items()]
-    return Finding(
-        "T1", "exact losses give back the exact law", max(max(each) for each in errors.values()) <= 1e-6, rows
-    )
+    return Check("T1", "exact losses give back the exact law", max(max(each) for each in errors.values()) <= 1e-6, rows)
 
 
 def parabola_bias(constants: dict[str, float]) -> list[float]:
@@ -53,13 +51,13 @@ def parabola_bias(constants: dict[str, float]) -> list[float]:
     law, out = get_law("chinchilla"), []
     for width in (2, 4, 8, 16):
         columns = isoflop(constants, width, 5, SLICE_SIZES, (1e17, 1e21))
-        found = fit_isoflop(columns["num_params_total"], columns["flops"], law.at(constants, columns))
-        true = 1e24 / 6 / float(optimal_params(constants, 1e24))
-        out.append(100 * (found.num_tokens(1e24) / true - 1))
+        runs = columns["num_params_total"], columns["num_tokens"], law.at(constants, columns)
+        _, params = advised_size(*slice_minima(*runs, parabola, 3), 1e24 / 6)
+        out.append(100 * (float(optimal_params(constants, 1e24)) / params - 1))  # of 1e24 / 6 / N
     return out
 
 
-def t7() -> Finding:
+def t7() -> Check:
     """The bias of Approach 2."""
     rows, passed = [], True
     for name, (exponents, published) in PUBLISHED_BIAS.items():
@@ -69,11 +67,11 @@ def t7() -> Finding:
         passed &= max(abs(a - b) for a, b in zip(found, published, strict=True)) <= 0.05 + 1e-9
         columns = isoflop(constants, 16, 5, SLICE_SIZES, (1e17, 1e21))
         table = from_columns({**columns, "loss": get_law("chinchilla").at(constants, columns)})
-        best = optimum(fit_law(table, "chinchilla"), 1e24).num_tokens
+        best = allocate(fit_law(table, "chinchilla"), Demand(1e24)).num_tokens
         error = abs(best / (1e24 / 6 / float(optimal_params(constants, 1e24))) - 1)
         rows.append((f"{name}, variable projection", f"{100 * error:.1e}%", "1e-4%"))
         passed &= error <= 1e-6
-    return Finding("T7", "parabolas through isoFLOP slices are biased as published; our fit is not", passed, rows)
+    return Check("T7", "parabolas through isoFLOP slices are biased as published; our fit is not", passed, rows)
 
 
 FIXTURES = (
@@ -99,7 +97,7 @@ def pearce_song_exponent(constants: dict[str, float], gamma: float, low: float, 
     return float(np.polyfit(np.log(6 * params * tokens), np.log(params), 1)[0])
 
 
-def t8() -> Finding:
+def t8() -> Check:
     """Published surfaces."""
     law, rows, passed = get_law("chinchilla"), [], True
     for constants, params, tokens, loss in FIXTURES:
@@ -123,7 +121,7 @@ def t8() -> Finding:
         value = pearce_song_exponent(SURFACES[name], gamma, low, high)
         rows.append((f"exponent without embeddings, {name}, {low:g}..{high:g}", f"{value:.3f}", f"{wanted} to 0.01"))
         passed &= abs(value - wanted) <= 0.01
-    return Finding("T8", "published surfaces give the published numbers", passed, rows)
+    return Check("T8", "published surfaces give the published numbers", passed, rows)
 
 
 def random_problem(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -147,31 +145,31 @@ def reaches_global_optimum(seed: int) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TableWarning)
         fit = fit_law(from_columns({**columns, "loss": loss}), "chinchilla")
-    model = surface(columns)
-    candidates, cost = start_candidates(model, loss, 4096)
+    scaled = surface(columns)
+    candidates, cost = start_candidates(scaled, loss, 4096)
     order = np.argsort(cost, kind="stable")
     chosen = np.unique(np.concatenate([order[:60], order[::40]]))
-    found = levenberg_marquardt(residual_function(model, np.log(loss)), candidates[chosen], model.bounds)
+    found = levenberg_marquardt(residual_function(scaled, np.log(loss)), candidates[chosen], scaled.bounds)
     return bool(fit.objective <= found.cost.min() * (1 + 1e-6))
 
 
-def t10(count: int = 1000) -> Finding:
+def t10(count: int = 1000) -> Check:
     """The global optimum; `speed` says how long it takes."""
     reached = sum(reaches_global_optimum(seed) for seed in range(count))
     rows = [("global optimum reached", f"{reached} of {count}", "999 of 1000")]
-    return Finding("T10", "the best optimum is found", reached >= 0.999 * count, rows)
+    return Check("T10", "the best optimum is found", reached >= 0.999 * count, rows)
 
 
 def fit_digest(seed: int = 18) -> str:
     """Returns the SHA-256 of a fit's JSON."""
     columns = grid()
-    model = surface(columns)
-    loss = np.exp(simulate(model, model.working(REFERENCE), 1, seed, sigma=0.01)[0])
+    scaled = surface(columns)
+    loss = np.exp(simulate_losses(scaled, scaled.working(REFERENCE), 1, seed, sigma=0.01)[0])
     fit = fit_law(from_columns({**columns, "loss": loss}), "chinchilla")
     return hashlib.sha256(json.dumps(fit.to_json(), sort_keys=True).encode()).hexdigest()
 
 
-def t18() -> Finding:
+def t18() -> Check:
     """The same bytes again."""
     first, second = fit_digest(), fit_digest()
-    return Finding("T18", "the same table gives the same bytes", first == second, [("digest", first[:16], second[:16])])
+    return Check("T18", "the same table gives the same bytes", first == second, [("digest", first[:16], second[:16])])

@@ -11,11 +11,11 @@ from scipy.optimize import minimize
 from kleiber.scaling.fitting.bootstrap import parametric_bootstrap
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.fitting.scaled_law import Model, make_model
+from kleiber.scaling.fitting.scaled_law import ScaledLaw, make_scaled_law
 from kleiber.scaling.fitting.starts import start_points
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import RunTable, read_table
-from truth.designs import Finding
+from truth.designs import Check
 
 RUNS = Path(__file__).parents[2] / "tests" / "data" / "datablations" / "runs.csv"
 COLUMNS = {"loss": "val_loss", "num_params_total": "params", "num_tokens": "tokens"}
@@ -47,13 +47,15 @@ class Task:
     """How scipy was called."""
 
 
-def scipy_minimum(model: Model, log_loss: np.ndarray, start: np.ndarray, huber: bool, numeric: bool = False) -> float:
-    """Returns the objective where L-BFGS-B ends, from one start [5] in the coordinates of the model.
+def scipy_minimum(
+    scaled: ScaledLaw, log_loss: np.ndarray, start: np.ndarray, huber: bool, numeric: bool = False
+) -> float:
+    """Returns the objective where L-BFGS-B ends, from one start [5] in the coordinates of the scaled law.
 
     The sum of the three terms is taken by log-sum-exp and the gradient is exact, or, with `numeric`, scipy's own
     differences, as in most published fits.
     """
-    columns = model.centred()
+    columns = scaled.centred()
     log_params, log_tokens = np.log(columns["num_params_total"]), np.log(columns["num_tokens"])
 
     def value(p: np.ndarray) -> tuple[float, np.ndarray]:
@@ -76,9 +78,9 @@ def scipy_minimum(model: Model, log_loss: np.ndarray, start: np.ndarray, huber: 
 def tasks(table: RunTable) -> list[Task]:
     """Returns what is timed on one table."""
     law = get_law("chinchilla")
-    model = make_model(law, {name: table[name] for name in law.variable_names})
+    scaled = make_scaled_law(law, {name: table[name] for name in law.variable_names})
     log_loss = np.log(table["loss"])
-    few, many = (start_points(model, table["loss"], count)[0] for count in (16, NUM_STARTS))
+    few, many = (start_points(scaled, table["loss"], count)[0] for count in (16, NUM_STARTS))
     fit = fit_law(table, law)
     rng = np.random.default_rng(0)
     clean = log_loss - fit.residuals
@@ -88,10 +90,10 @@ def tasks(table: RunTable) -> list[Task]:
         return fit_law(table, law, objective="huber", delta=DELTA, starts=starts)
 
     def theirs(points: np.ndarray, huber: bool = True, numeric: bool = False) -> Callable[[int], float]:
-        return lambda index: scipy_minimum(model, log_loss, points[index], huber, numeric)
+        return lambda index: scipy_minimum(scaled, log_loss, points[index], huber, numeric)
 
     def refit(index: int) -> float:
-        return scipy_minimum(model, refits[index], fit.z, False)
+        return scipy_minimum(scaled, refits[index], fit.z, False)
 
     squares, huber, all_starts, bootstrap = LIMITS
     exact = "L-BFGS-B, exact gradient"
@@ -128,7 +130,7 @@ def measure(task: Task, count: int) -> tuple[np.ndarray, np.ndarray, float]:
     return np.median(ours, axis=0), theirs, float(lowest)
 
 
-def speed(count: int = 5) -> Finding:
+def speed(count: int = 5) -> Check:
     """Seconds and ratios; ours and scipy's take turns in `count` rounds."""
     rows, passed = [], True
     for label, drop in TABLES.items():
@@ -140,4 +142,4 @@ def speed(count: int = 5) -> Finding:
             if isinstance(fit := task.ours(), FitResult) and "differences" not in task.how:
                 rows.append((f"{label}: lowest objective", f"{fit.objective:.8g}; scipy {lowest:.8g}", "as low"))
                 passed &= fit.objective <= lowest * (1 + 1e-7)
-    return Finding("speed", "fits are fast, and how many times faster than scipy on the same runs", passed, rows)
+    return Check("speed", "fits are fast, and how many times faster than scipy on the same runs", passed, rows)

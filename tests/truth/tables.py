@@ -17,7 +17,7 @@ from kleiber.scaling.forecasting.forecast import Forecast, combined_forecast
 from kleiber.scaling.forecasting.mixture import log_gradients
 from kleiber.scaling.forecasting.rolling import protect
 from kleiber.scaling.table.table import RunTable, from_columns
-from truth.designs import Finding
+from truth.designs import Check
 
 DATA = Path(__file__).parent.parent / "data"
 CUTS = (0.5, 0.7, 0.8)
@@ -129,7 +129,7 @@ def equal_weights(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> S
     best = min(fit.aicc for fit in fits)
     mean, variance, degrees = [], [], []
     for fit in (each for each in fits if each.aicc <= best + DISMISSED):
-        value, gradient = log_gradients(fit, {name: asked[name] for name in fit.model.law.variable_names})
+        value, gradient = log_gradients(fit, {name: asked[name] for name in fit.definition.variable_names})
         own, freedom = fit.uncertainty.degrees_of(gradient, 1.0)
         mean.append(value)
         variance.append(own)
@@ -167,7 +167,7 @@ def conformal(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
     """Returns the additive law fitted to every other row, plus or minus the quantile of the other rows' log errors."""
     rows = np.arange(len(fitted)) % 2 == 0
     fit = fit_law(fitted.where(rows), "chinchilla") if rows.sum() > 5 else fits[0]
-    names = fit.model.law.variable_names
+    names = fit.definition.variable_names
     held = fitted.where(~rows)
     error = np.sort(np.abs(np.log(held["loss"]) - log_gradients(fit, {name: held[name] for name in names})[0]))
     rank = min(int(np.ceil((len(error) + 1) * LEVEL)), len(error))
@@ -218,7 +218,7 @@ def score(cuts: tuple[float, ...] = CUTS) -> dict[str, Scored]:
     return {rule: Scored(*map(np.concatenate, zip(*each, strict=True))) for rule, each in rows.items()}
 
 
-def tables() -> Finding:
+def tables() -> Check:
     """Checks the default's intervals on the public tables."""
     scored = score()
     ours, before = scored["kleiber"], scored["five forms, equal weights"]
@@ -238,7 +238,7 @@ def tables() -> Finding:
     ]
     passed = all(low <= round(float(value), 3) <= high for _, value, low, high in checks)
     rows += _alarms(ours)
-    return Finding(
+    return Check(
         "tables",
         f"90% intervals hold on {len(np.unique(ours.fit)) // len(CUTS)} tables of other people's runs",
         passed and half <= 1.6 * was and error <= was_error,

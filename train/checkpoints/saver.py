@@ -102,4 +102,4 @@ def host_copy(leaf: Any) -> np.ndarray:
         from jax.experimental.multihost_utils import process_allgather
 
         return np.asarray(process_allgather(leaf, tiled=True))
-    return np.array(leaf, copy=True)  # the buffer itself is given to the next block
+    return np.array(leaf, copy=True)  # the buffer itself is given to the next call

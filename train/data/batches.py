@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kleiber.train.config import GuardConfig
 from kleiber.train.data.windows import TokenSource
 
 SUBSET_SEED = 20_221  # fixes which windows num_unique_tokens keeps, for every run; a larger set holds a smaller
@@ -54,8 +55,6 @@ class TrainBatches:
         seed: int,
         num_unique_tokens: int | None = None,
         max_epochs: float = 1.0,
-        shard_index: int = 0,
-        num_shards: int = 1,
     ) -> None:
         """Makes the batches of one run, at its start.
 
@@ -65,14 +64,9 @@ class TrainBatches:
           seed: decides the order.
           num_unique_tokens: train on this many tokens only, a random set of windows that is the same for every seed.
           max_epochs: passes over the unique windows; asking for more is an error.
-          shard_index: which contiguous part of each global batch this process takes.
-          num_shards: parts; must divide batch_size. The global batches are the same for any number.
         """
-        if batch_size < 1 or batch_size % num_shards or not 0 <= shard_index < num_shards:
-            raise ValueError(
-                f"shard {shard_index} of {num_shards} of a batch of {batch_size} sequences: num_shards must divide "
-                f"batch_size, and shard_index be from 0 to num_shards - 1."
-            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1 sequence.")
         self.source = source
         self.batch_size = batch_size
         self.seed = seed
@@ -80,8 +74,6 @@ class TrainBatches:
         self.position = 0
         self._limit = math.ceil(max_epochs * self.num_unique - 1e-9)
         self._max_epochs = max_epochs
-        rows = batch_size // num_shards
-        self._rows = np.arange(shard_index * rows, (shard_index + 1) * rows)
 
     @property
     def epochs(self) -> float:
@@ -110,7 +102,7 @@ class TrainBatches:
           num_steps: optimizer steps.
 
         Returns:
-          int64 [num_steps, batch_size / num_shards].
+          int64 [num_steps, batch_size].
 
         Raises:
           ValueError: if that takes more epochs than allowed.
@@ -121,21 +113,16 @@ class TrainBatches:
                 f"{end:,} sequences are {end / self.num_unique:.3f} epochs of {self.source.corpus}, and "
                 f"{self._max_epochs:g} are allowed; DataConfig.max_epochs allows repeats."
             )
-        sequences = self.position + np.arange(num_steps)[:, None] * self.batch_size + self._rows
         order = self._order
-        indices = [order[sequence] for sequence in sequences.ravel().tolist()]
+        indices = [order[sequence] for sequence in range(self.position, end)]
         if self.num_unique < self.source.num_sequences:
             subset = self._subset
             indices = [subset[index] for index in indices]
         self.position = end
-        return np.array(indices, np.int64).reshape(sequences.shape)
-
-    def next_block(self, num_steps: int) -> np.ndarray:
-        """Returns the next steps' windows, int32 [num_steps, batch_size / num_shards, seq_len + 1], and moves on."""
-        return self.source.windows(self.next_indices(num_steps))
+        return np.array(indices, np.int64).reshape(num_steps, self.batch_size)
 
     def state(self) -> dict[str, Any]:
-        """Returns where the batches are, fit for JSON; independent of block size and number of shards."""
+        """Returns where the batches are, fit for JSON; independent of the steps drawn at a time."""
         return {
             "position": self.position,
             "seed": self.seed,
@@ -161,6 +148,28 @@ class TrainBatches:
         if not isinstance(state.get("position"), int) or state["position"] < 0:
             raise ValueError(f"the saved data position is {state.get('position')!r}, expected a count of sequences.")
         self.position = state["position"]
+
+
+def next_indices(config: GuardConfig, batches: TrainBatches, first_step: int, count: int) -> np.ndarray:
+    """Returns the windows of the next steps, int64 [count, rows], jumping over the batches that the config leaves out.
+
+    Args:
+      config: the policy.
+      batches: of the run; moved on.
+      first_step: steps done before.
+      count: steps wanted.
+    """
+    if not config.skip_batches:
+        return batches.next_indices(count)
+    pieces, step = [], first_step
+    while step < first_step + count:
+        number, length = config.batch_number(step), 1
+        while step + length < first_step + count and config.batch_number(step + length) == number + length:
+            length += 1
+        batches.position = number * batches.batch_size
+        pieces.append(batches.next_indices(length))
+        step += length
+    return np.concatenate(pieces)
 
 
 def order_seed(seed: int) -> int:

@@ -7,6 +7,8 @@ import numpy as np
 
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batches import check_enough
+from kleiber.train.data.corpora.catalogue import find_corpus, prepared_folder
+from kleiber.train.data.corpora.prepared import read_corpus_manifest
 from kleiber.train.data.windows import TokenSource, check_vocabulary, open_tokens, validation_windows
 
 
@@ -24,6 +26,9 @@ class RunData:
     """int32 [windows, seq_len + 1] document of each token, when attention stops at document boundaries."""
     num_unique_tokens: int
     """Training tokens available without repetition."""
+    split_overlap: float | None = None
+    """Part of the validation text's 64-byte windows that also stand in the training text, as measured when the corpus
+    was prepared; None where that was not."""
 
     def bits_per_byte(self, loss: float) -> float:
         """Returns a loss in nats per token as bits per byte of validation text."""
@@ -44,4 +49,11 @@ def open_run_data(config: TrainConfig) -> RunData:
     chosen = validation_windows(validation, config.evaluation.num_tokens)
     segments = validation.segment_ids(chosen.indices) if config.data.document_attention else None
     unique = train.num_unique_tokens(config.data)
-    return RunData(train, validation, chosen.tokens, chosen.groups, segments, unique)
+    overlap = _split_overlap(config.data.corpus)
+    return RunData(train, validation, chosen.tokens, chosen.groups, segments, unique, overlap)
+
+
+def _split_overlap(corpus: str) -> float | None:
+    folder = prepared_folder(find_corpus(corpus))
+    overlap = read_corpus_manifest(folder).get("overlap", {}) if folder else {}
+    return overlap.get("fraction_also_in_train", {}).get("validation")

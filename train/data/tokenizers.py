@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+from kleiber.files import write_json
 from kleiber.train.data.cache import build_folder
 
-BYTES_SEPARATOR = 10  # a newline: cleaned documents hold none, and a text file has one there anyway
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 1_000, 65_536
 TRAINING_BYTES = 64_000_000  # enough text to learn merges from; more only takes longer
 
@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer:
-    """Each byte of the UTF-8 is its own id; a newline ends a document."""
+    """Each byte of the UTF-8 is its own id; a newline, of which cleaned documents hold none, ends a document."""
 
     name = "bytes"
     vocab_size = 256
@@ -149,7 +149,7 @@ def prepare_tokenizer(folder: Path, tokenizer: str, documents: Iterable[bytes]) 
         model = train_sentencepiece(documents, size)
         (partial / "tokenizer.model").write_bytes(model)
         described = {"tokenizer": tokenizer, "vocab_size": size, "sha256": hashlib.sha256(model).hexdigest()}
-        (partial / "tokenizer.json").write_text(json.dumps(described, indent=2) + "\n")
+        write_json(partial / "tokenizer.json", described)
 
     build_folder(home, lambda place: (place / "tokenizer.json").is_file(), build)
     return load_sentencepiece(home)

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
+from kleiber.files import write_json
 from kleiber.train.data.cache import build_folder
-from kleiber.train.data.corpora.catalogue import read_manifest, read_split
+from kleiber.train.data.corpora.prepared import read_corpus_manifest, read_split
 from kleiber.train.data.tokenizers import Tokenizer, prepare_tokenizer
 
 TOKENS_FORMAT = 1
@@ -60,7 +61,7 @@ def prepare_tokens(folder: Path, tokenizer: str, report: Callable[[str], None] =
     """
     if has_tokens(folder, tokenizer):
         return
-    manifest = read_manifest(folder)
+    manifest = read_corpus_manifest(folder)
 
     def training_documents() -> Iterator[bytes]:
         for _, documents in read_split(folder, manifest, "train"):
@@ -76,7 +77,7 @@ def prepare_tokens(folder: Path, tokenizer: str, report: Callable[[str], None] =
             "fingerprint": fingerprint(folder, manifest, tokenizer),
             "splits": {split: write_split(folder, manifest, split, encoder, partial) for split in manifest["splits"]},
         }
-        (partial / "tokens.json").write_text(json.dumps(described, indent=2) + "\n")
+        write_json(partial / "tokens.json", described)
 
     build_folder(tokens_folder(folder, tokenizer), lambda place: (place / "tokens.json").is_file(), build)
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from kleiber.train.config import DelayedSyncConfig
+from kleiber.train.data.batch import Batch
 
 
 @jax.tree_util.register_dataclass
@@ -44,21 +45,18 @@ def spread(config: DelayedSyncConfig, tree: Any) -> Any:
 
 
 def for_each_replica(config: DelayedSyncConfig, update: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns update(trained, hyper, tokens [B, T + 1], segments, fraction, key) with a replica axis on `trained`.
+    """Returns update(trained, hyper, batch, fraction, key) with a replica axis on `trained`.
 
     Each replica takes its part of the batch and a key of its own. What update logs is averaged over the replicas; an
     update counts as applied when every replica applied it.
     """
     num = config.num_replicas
 
-    def parts(array: Any) -> Any:
-        return None if array is None else array.reshape(num, -1, *array.shape[1:])
-
-    def all_replicas(trained: Any, hyper: Any, tokens: Any, segments: Any, fraction: Any, key: Any) -> Any:
+    def all_replicas(trained: Any, hyper: Any, batch: Batch, fraction: Any, key: Any) -> Any:
         keys = None if key is None else jax.random.split(key, num)
-        axes = (0, None, 0, None if segments is None else 0, None, None if key is None else 0)
-        each = jax.vmap(update, in_axes=axes)
-        trained, logged = each(trained, hyper, parts(tokens), parts(segments), fraction, keys)
+        parts = jax.tree.map(lambda array: array.reshape(num, -1, *array.shape[1:]), batch)
+        each = jax.vmap(update, in_axes=(0, None, 0, None, None if key is None else 0))
+        trained, logged = each(trained, hyper, parts, fraction, keys)
         return trained, {
             name: jnp.any(value, axis=0) if value.dtype == bool else jnp.mean(value, axis=0)
             for name, value in logged.items()

@@ -31,10 +31,10 @@ class Goodput:
         self.path = path
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self.activity, self.since = "other", time.monotonic()
-        self.block_seconds: list[float] = []
-        """Seconds of the last compiled blocks, for the watchdog's median."""
+        self.call_seconds: list[float] = []
+        """Seconds of the last calls of the compiled steps, for the watchdog's median."""
         self.moved = self.since
-        """When a block ended, or an activity began."""
+        """When a call ended, or an activity began."""
         self._written = self.since
         self._lock = threading.Lock()
         before = read_events(path)[-1:] if path else []
@@ -44,16 +44,16 @@ class Goodput:
 
     @contextmanager
     def doing(self, activity: str) -> Iterator[None]:
-        """Counts the time of a block as one activity of KINDS."""
+        """Counts the time of what stands below as one activity of KINDS."""
         before = self._switch(activity)
         try:
             yield
         finally:
             self._switch(before)
 
-    def block_done(self, seconds: float) -> None:
-        """Says that a compiled block ended, and how long it took."""
-        self.block_seconds = [*self.block_seconds[-63:], seconds]
+    def call_done(self, seconds: float) -> None:
+        """Says that a call of the compiled steps ended, and how long it took."""
+        self.call_seconds = [*self.call_seconds[-63:], seconds]
         self.moved = time.monotonic()
 
     def lost(self, seconds: float) -> None:

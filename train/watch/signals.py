@@ -1,4 +1,4 @@
-"""Signals: a stop is a flag that is looked at between compiled blocks, and a way out when nobody looks at it.
+"""Signals: a stop is a flag, looked at between calls of the compiled steps, and a way out when nobody looks at it.
 
 A Python signal handler runs only between two lines of Python; a compilation or a hung collective keeps it waiting for
 minutes. So the signals are read from a pipe by a thread, which can end the process by itself: at once while nothing has

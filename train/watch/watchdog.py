@@ -13,21 +13,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from kleiber.parallel.environment import seconds_in_environment
 from kleiber.train.watch.goodput import Goodput
 
 HANG_SECONDS = 60.0
 MEDIANS = 20.0
 START_FACTOR = 30.0
-"""Until two blocks have ended, nothing is known of their length: the limit is then 30 times as long (half an hour)."""
+"""Until two calls of the steps have ended, nothing is known of their length: the limit is then half an hour."""
 UNKNOWN = ("compile", "evaluate", "save")
-"""Activities whose length cannot be foretold from the blocks before: they have the long limit too."""
+"""Activities whose length cannot be foretold from the calls before: they have the long limit too."""
 EXIT_HUNG = 75
 """Resumable, like a stop: the same line goes on from the last checkpoint."""
 
 
 def hang_seconds() -> float:
     """Returns the shortest time without progress that counts as a hang: KLEIBER_HANG_SECONDS, or 60."""
-    return float(os.environ.get("KLEIBER_HANG_SECONDS", HANG_SECONDS))
+    return seconds_in_environment("KLEIBER_HANG_SECONDS", HANG_SECONDS)
 
 
 class Watchdog:
@@ -51,8 +52,8 @@ class Watchdog:
         threading.Thread(target=self._watch, name="kleiber-watchdog", daemon=True).start()
 
     def limit(self) -> float:
-        """Returns the seconds without progress that are a hang now: 60, or 20 median blocks if that is more."""
-        spent = self.clock.block_seconds
+        """Returns the seconds without progress that are a hang now: 60, or 20 median calls if that is more."""
+        spent = self.clock.call_seconds
         if len(spent) < 2 or self.clock.activity in UNKNOWN:
             return START_FACTOR * hang_seconds()
         return max(hang_seconds(), MEDIANS * statistics.median(spent))

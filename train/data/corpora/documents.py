@@ -39,7 +39,7 @@ def records(groups: Iterable[Group]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{position}:{group.name}:{start}", {"group": group.name, "documents": part}
 
 
-def read_records(folder: Path, split: str) -> Iterator[tuple[str, list[bytes]]]:
+def read_groups(folder: Path, split: str) -> Iterator[tuple[str, list[bytes]]]:
     """Yields (group, UTF-8 documents) of each record of a prepared TFDS folder, in the stored order.
 
     Args:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+TEXT_FILE_VERSION = "1.0.0"
+"""Of a corpus made of a text file: raised when files are cut or split in another way."""
+
 
 @dataclass(frozen=True)
 class Source:

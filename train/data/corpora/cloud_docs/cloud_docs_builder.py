@@ -5,7 +5,6 @@ About 8 % of the services are held out, because strings of one service resemble 
 better on unseen strings of services that it trained on (the split `validation_documents`).
 """
 
-import gc
 import gzip
 import html
 import importlib.metadata
@@ -17,6 +16,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from kleiber.collector import collector_paused
 from kleiber.train.data.corpora.documents import Group, record_features, records
 from kleiber.train.data.corpora.sources import SOURCES
 from kleiber.train.data.corpora.splits import hash_percentile
@@ -76,9 +76,7 @@ def read_services(models: Path) -> dict[str, tuple[str, ...]]:
     """
     services: dict[str, dict[str, None]] = {}
     cleaned: dict[str, str] = {}  # a third of the strings are copies
-    was_collecting = gc.isenabled()
-    gc.disable()  # millions of small short-lived objects without a cycle: collecting them triples the time
-    try:
+    with collector_paused():  # millions of small short-lived objects
         for file in sorted(models.glob("*/*/service-2.json.gz")):
             documents = services.setdefault(file.parent.parent.name, {})
             for string in documentation_strings(json.loads(gzip.decompress(file.read_bytes()))):
@@ -87,9 +85,6 @@ def read_services(models: Path) -> dict[str, tuple[str, ...]]:
                     text = cleaned[string] = clean(string)
                 if len(text) >= SMALLEST_DOCUMENT:
                     documents[text] = None
-    finally:
-        if was_collecting:
-            gc.enable()
     return {name: tuple(documents) for name, documents in services.items() if documents}
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from kleiber.train.data.corpora.catalogue import TEXT_FILE_VERSION
 from kleiber.train.data.corpora.documents import DOCUMENTS_PER_RECORD, Group, record_features, records
+from kleiber.train.data.corpora.sources import TEXT_FILE_VERSION
 from kleiber.train.data.corpora.splits import smallest_hashes
 
 VALIDATION_FRACTION = 0.06

@@ -1,4 +1,4 @@
-"""kleiber's own compiled training block on tokens of no meaning: what `kleiber train` runs, and nothing around it."""
+"""kleiber's own compiled steps on tokens of no meaning: what `kleiber train` runs, and nothing around it."""
 
 import dataclasses
 import time
@@ -14,15 +14,16 @@ from kleiber.experiments.bench.interleave import seconds_of
 from kleiber.experiments.config_file import from_data
 from kleiber.model.functional import abstract_params
 from kleiber.parallel.mesh import make_mesh, use_mesh
-from kleiber.parallel.rules import sharding
 from kleiber.train.config import TrainConfig
-from kleiber.train.placement import abstract_state, initial_state, place_batches, state_shardings
-from kleiber.train.step import Hyperparameters, make_block
+from kleiber.train.data.batch import Batch
+from kleiber.train.placement import abstract_batches, abstract_state, initial_state, place_batches, state_shardings
+from kleiber.train.state import Hyperparameters
+from kleiber.train.step import compile_steps
 from kleiber.train.update.optimizer import make_optimizer
 
 
-class Block:
-    """One model, or a population, and its compiled block."""
+class TimedSteps:
+    """One model, or a population, and its compiled steps."""
 
     def __init__(self, config: TrainConfig, num_members: int = 1):
         """Traces and compiles; makes no array yet.
@@ -36,7 +37,7 @@ class Block:
         self.optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
         start = time.perf_counter()
         with use_mesh(self.mesh):
-            lowered = make_block(config, self.optimizer, num_members).lower(*self._abstract())
+            lowered = compile_steps(config, self.optimizer, num_members).lower(*self._abstract())
             between = time.perf_counter()
             self.compiled = lowered.compile()
         self.trace_seconds, self.compile_seconds = between - start, time.perf_counter() - between
@@ -71,10 +72,9 @@ class Block:
             self.start()
         start = time.perf_counter()
         with use_mesh(self.mesh):
-            tokens = place_batches(
-                self.mesh, self.windows.__getitem__, self.indices, self.config.steps_per_call, self.num_members > 1
-            )
-            self.state, log = self.compiled(self.state, self.hyper, tokens, None, *self.arguments)
+            steps, is_population = self.config.steps_per_call, self.num_members > 1
+            batches = place_batches(self.mesh, lambda i: Batch(self.windows[i]), self.indices, steps, is_population)
+            self.state, log = self.compiled(self.state, self.hyper, batches, *self.arguments)
             self.host_seconds = time.perf_counter() - start
             return np.asarray(log.losses)
 
@@ -82,7 +82,7 @@ class Block:
         return np.stack([value] * self.num_members) if self.num_members > 1 else value
 
     def _abstract(self) -> tuple[Any, ...]:
-        """What the block is called with, as shapes placed on the mesh."""
+        """What the steps are called with, as shapes placed on the mesh."""
         config, mesh = self.config, self.mesh
         members = (self.num_members,) if self.num_members > 1 else ()
         everywhere = NamedSharding(mesh, PartitionSpec()) if mesh.size > 1 else None
@@ -93,13 +93,10 @@ class Block:
         state = abstract_state(config, self.optimizer, self.num_members)
         where = state_shardings(config, mesh, state, self.num_members)
         state = jax.tree.map(lambda leaf, place: array(leaf.dtype, *leaf.shape, where=place), state, where)
-        steps, shape = config.steps_per_call, (config.batch_size, config.model.seq_len + 1)
-        axes = ("members",) * len(members) + (None, "global_batch", None)
-        tokens = (*members, steps, *shape)
-        placed = sharding(mesh, axes, tokens, name="tokens") if mesh.size > 1 else None
+        batches = abstract_batches(config, mesh, self.num_members)
         hyper = Hyperparameters(array(jnp.float32, *members), array(jnp.float32, *members))
-        fractions, seed = array(jnp.float32, *members, steps), array(jnp.uint32, *members)
-        return state, hyper, array(jnp.int32, *tokens, where=placed), None, fractions, seed, array(jnp.int32)
+        fractions, seed = array(jnp.float32, *members, config.steps_per_call), array(jnp.uint32, *members)
+        return state, hyper, batches, fractions, seed, array(jnp.int32)
 
 
 def random_windows(config: TrainConfig) -> np.ndarray:
@@ -122,8 +119,8 @@ def training_config(model: dict[str, Any], batch_size: int, **fields: Any) -> Tr
 
 
 def training_rate(num_members: int = 1, **config: Any) -> Callable[[], float]:
-    """Returns a function that trains one call of a block and returns its tokens per second; see training_config."""
-    block = Block(training_config(**config), num_members)
-    block.train()
-    seconds = seconds_of(block.train)
-    return lambda: block.tokens_per_call / seconds()
+    """Returns a function that trains one call of the steps and returns its tokens per second; see training_config."""
+    steps = TimedSteps(training_config(**config), num_members)
+    steps.train()
+    seconds = seconds_of(steps.train)
+    return lambda: steps.tokens_per_call / seconds()

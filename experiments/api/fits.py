@@ -1,0 +1,374 @@
+"""Laws in Python: a table in, fitted laws out, and what they say of runs nobody has trained yet."""
+
+import html
+import io
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from kleiber.scaling.explaining.analysis import LEFT_OUT, Analysis, analyse
+from kleiber.scaling.fitting.result import Estimate, FitResult, read_fits
+from kleiber.scaling.forecasting.allocation import Demand, allocate
+from kleiber.scaling.forecasting.flops_rule import FlopsRule, counted_rule, plain_rule
+from kleiber.scaling.forecasting.forecast import Forecast, check_same_runs, combined_forecast, form_weights
+from kleiber.scaling.forecasting.rolling import Protection, protect, read_protection
+from kleiber.scaling.law import Law
+from kleiber.scaling.laws import get_law, registry
+from kleiber.scaling.table.table import read_table
+from kleiber.scaling.table.warned import TableError, TableWarning, noted_warnings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+AnyLaw = str | Law | Callable[..., Any]
+"""The id of a law of `kb.laws`, a law, the user's own as "my_laws.py:my_law", or as a function."""
+COUNTS = {"num_params_total", "num_tokens", "num_unique_tokens"}
+PerParamToken = float | Literal["counted"]
+Protect = Literal["rolling_origin", "none"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best run of a budget, or the cheapest to a loss. Counts are plain numbers, intervals (low, high)."""
+
+    kind: str
+    num_params_total: float
+    num_params_interval: tuple[float, float]
+    num_tokens: float
+    num_tokens_interval: tuple[float, float]
+    level: float
+    flops: float
+    """Of training, and of serving if that was asked for."""
+    inference_flops: float
+    epochs: float
+    flops_rule: str
+
+    @property
+    def columns(self) -> dict[str, float]:
+        """The run as columns of a law."""
+        unique = self.num_tokens / self.epochs
+        return {"num_params_total": self.num_params_total, "num_tokens": self.num_tokens, "num_unique_tokens": unique}
+
+    def report(self) -> str:
+        """Returns the run as text."""
+        served = f", {self.inference_flops:.4g} of them to serve" if self.inference_flops else ""
+        (low, high), (few, many) = self.num_params_interval, self.num_tokens_interval
+        return (
+            f"best run of {self.flops:.4g} FLOPs{served} ({self.kind}; {self.flops_rule}):\n"
+            f"  parameters {self.num_params_total:.4g}  {self.level:.0%} [{low:.4g}, {high:.4g}]\n"
+            f"  tokens     {self.num_tokens:.4g}  {self.level:.0%} [{few:.4g}, {many:.4g}]"
+        )
+
+    __repr__ = report
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Laws fitted to the same runs. The first gives constants, optimum and figures; all forecast together."""
+
+    analysis: Analysis
+    warnings: tuple[str, ...] = ()
+    """What was odd about the table."""
+
+    @property
+    def fits(self) -> tuple[FitResult, ...]:
+        """Each law's fit, with residuals, covariance and all."""
+        return self.analysis.fits
+
+    @property
+    def constants(self) -> Mapping[str, Estimate]:
+        """Constants of the first law by name: estimate, standard_error, interval_95, withheld (a reason, or None)."""
+        return self.fits[0].parameters
+
+    def forecast(
+        self,
+        *,
+        flops: float | None = None,
+        reach: float | None = None,
+        level: float = 0.9,
+        protect: Protect = "rolling_origin",
+        **columns: float,
+    ) -> Forecast:
+        """Returns the loss of one new run: predicted_loss, interval, level, and in `parts` where its width comes from.
+
+        Args:
+          flops, reach: for the best run of a budget, or to a loss, as `optimum` finds it.
+          level: probability that the interval holds the loss of the new run.
+          protect: "none" for an interval as wide as the fits themselves say, without what the table's own forecasts
+            of its dearer runs tell of such intervals.
+          **columns: the run by the columns of the law: num_params_total=7e9, num_tokens=1.4e11.
+
+        Raises:
+          ValueError: a column of the law that is missing or none of it, or numbers that make no sense.
+        """
+        needed = {name for each in self.fits for name in each.definition.variable_names}
+        if flops is not None and "flops" in needed:
+            columns, flops = {**columns, "flops": flops}, None
+        if flops is not None or reach is not None:
+            columns = {**self.optimum(flops=flops, reach=reach, level=level).columns, **columns}
+        elif unknown := [name for name in columns if name not in needed | COUNTS]:
+            raise ValueError(f"law {self.fits[0].law} knows no {unknown[0]!r}; it needs {', '.join(sorted(needed))}.")
+        size, tokens = columns.pop("num_params_total", None), columns.pop("num_tokens", None)
+        protection = None if protect == "none" else self.analysis.protection
+        return combined_forecast(self.fits, size, tokens, level, columns, protection)
+
+    def optimum(
+        self,
+        *,
+        flops: float | None = None,
+        reach: float | None = None,
+        inference_tokens: float = 0.0,
+        unique_tokens: float | None = None,
+        flops_per_param_token: PerParamToken = 6.0,
+        level: float = 0.9,
+    ) -> Best:
+        """Returns the run of least loss for a budget of `flops`, or of fewest FLOPs that reaches a loss (`reach`).
+
+        Args:
+          inference_tokens: tokens it will serve over its life; they cost FLOPs too.
+          unique_tokens: distinct training tokens there are, for laws that know repeated data.
+          flops_per_param_token: training FLOPs per parameter and token, or "counted" as the runs' column flops says.
+          level: probability of the intervals of parameters and tokens.
+
+        Raises:
+          ValueError: both or neither of flops and reach, or a law without such a run.
+        """
+        fit, rule = self.fits[0], flops_rule(self.fits[0], flops_per_param_token)
+        found = asdict(allocate(fit, Demand(flops, reach, inference_tokens, unique_tokens, rule), level))
+        found["flops"] = flops or found["training_flops"] + found["inference_flops"]
+        del found["training_flops"]
+        del found["predicted_loss"]
+        return Best(**found, flops_rule=rule.text)
+
+    def plot(self, name: str = "surface") -> "Figure":
+        """Returns a figure of the first law: surface, residuals, frontier, exponents or profiles.
+
+        Raises:
+          ValueError: the fit has no such figure; says which it has.
+        """
+        from kleiber.scaling.figures.table import figures_of
+
+        figures = figures_of(self.fits[0])
+        if name not in figures:
+            raise ValueError(f"this fit has no figure {name!r}; it has {', '.join(figures)}.")
+        figure = figures[name]()
+
+        def picture() -> bytes:
+            figure.savefig(file := io.BytesIO(), format="png", dpi=130)
+            return file.getvalue()
+
+        figure._repr_png_ = picture  # type: ignore[attr-defined]  # a notebook shows it, with no backend chosen
+        return figure
+
+    def report(self) -> str:
+        """Returns everything found, as text."""
+        return self.analysis.report()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns everything found as plain JSON values, with the keys of `kleiber fit --json` (docs/json.md)."""
+        return self.analysis.to_json(self.warnings)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the JSON that `read_fit` and `kleiber forecast` read."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    def __repr__(self) -> str:
+        return self.report()
+
+    def _repr_markdown_(self) -> str:
+        """Returns constants and alarms as a notebook shows them."""
+        lines = []
+        for fit in self.analysis.told:
+            lines += [
+                f"**{fit.law}** `{fit.definition.formula}`: {fit.num_points} runs, residual rms {fit.residual_rms:.3%}"
+            ]
+            lines += ["", "| constant | estimate | 95% interval |", "|---|---|---|"]
+            for name, each in fit.parameters.items():
+                low, high = each.interval_95
+                shown = f"{each.estimate:.5g} | " + ("fixed" if each.fixed else f"{low:.5g} to {high:.5g}")
+                lines.append(f"| {name} | {f'withheld | {each.withheld}' if each.withheld else shown} |")
+            lines += ["", *(f"- {alarm}" for alarm in fit.identifiability.alarms), ""]
+        lines += [f"- {alarm}" for alarm in (self.analysis.protection.alarms if self.analysis.protection else ())]
+        return "\n".join(lines)
+
+
+def flops_rule(fit: FitResult, per: PerParamToken) -> FlopsRule:
+    """Returns what training costs: FLOPs per parameter and token, or "counted" as the fitted runs say."""
+    return counted_rule(fit) if per == "counted" else plain_rule(per)
+
+
+def fit(
+    data: Any,
+    law: AnyLaw | Sequence[AnyLaw] | None = None,
+    *,
+    cluster: str | None = None,
+    objective: str = "gaussian",
+    delta: float | None = None,
+    drop: str | None = None,
+    fix: Mapping[str, float] | None = None,
+    starts: int = 16,
+    in_depth: bool = False,
+    protect: Protect = "rolling_origin",
+    **columns: str,
+) -> Fitted:
+    """Returns laws fitted to the log losses of runs, with intervals, noise and an identifiability report.
+
+    Args:
+      data: one row a run: a DataFrame (pandas, polars), an Arrow table, a dict of arrays [runs], or the path of a .csv,
+        .tsv, .jsonl or .parquet file or of a sweep's directory.
+      law: one law or several to compare; see `AnyLaw`. Without it chinchilla is fitted, and four rival forms with it:
+        which is right decides a forecast, and a table can hardly tell.
+      cluster: column whose equal values share a trunk: their noise is correlated.
+      objective: "gaussian", "huber" or "student", summed over log residuals.
+      delta: Huber's turning point or the scale of Student's t; from the residuals if left out.
+      drop: leave out rows, as "epochs > 1 or tokens / params < 0.4".
+      fix: constants held at a value, in the units of the columns.
+      starts: starts followed to a minimum, the best of a grid.
+      in_depth: also rolling origin, local exponents and the three approaches, as `kleiber fit` does.
+      protect: whether intervals of forecasts take in how well the table's dearer runs are forecast from its cheaper
+        ones, and what no fit shows of runs beyond it; "none" leaves them as wide as the fits themselves say.
+      **columns: our names to the table's, or to formulas of its columns: loss="val_loss", num_tokens="tokens_b*1e9".
+
+    Raises:
+      TableError: what is wrong with the table (a ValueError, as all of these).
+      ValueError: an unknown law, objective or constant, or a law of the user's own that cannot be used.
+      FitFailedError: no start reaches a finite minimum.
+    """
+    try:
+        with noted_warnings() as noted:
+            found = analyse(
+                read_table(data, columns, drop),
+                [] if law is None else _several(law),
+                cluster=cluster,
+                objective=objective,
+                delta=delta,
+                fixed=fix,
+                starts=starts,
+                in_depth=in_depth,
+                is_protected=protect != "none",
+            )
+    except TableError as mistake:
+        if said := _in_python(str(mistake)):
+            mistake.add_note(said)
+        raise
+    finally:
+        for message in noted:
+            warnings.warn(message, TableWarning, stacklevel=2)
+    return Fitted(found, tuple(noted))
+
+
+def _several(law: AnyLaw | Sequence[AnyLaw]) -> list[AnyLaw]:
+    return [law] if isinstance(law, str | Law) or callable(law) else list(law)
+
+
+def _in_python(message: str) -> str:
+    """Returns the options that a message advises as arguments of `fit`; "" if it advises none."""
+    arguments = []
+    for option, quoted, plain in re.findall(r"--(columns|drop) (?:'([^']*)'|([\w=,.*]+\w))", message):
+        parts = (quoted or plain).split(",") if option == "columns" else [f"drop={quoted or plain}"]
+        arguments += [f"{name}={value!r}" for name, _, value in (part.partition("=") for part in parts)]
+    return f"In Python: kb.fit(..., {', '.join(arguments)})" if arguments else ""
+
+
+def read_fit(path: str | Path, law: AnyLaw | Sequence[AnyLaw] = ()) -> Fitted:
+    """Returns the fit that `Fitted.save`, `kleiber fit --json` or a sweep wrote.
+
+    Args:
+      path: the JSON file, or a sweep's directory.
+      law: the user's own law that was fitted, given again; otherwise it is run from the file that the fit names, if
+        that is unchanged.
+
+    Raises:
+      FileNotFoundError: there is no fit.
+      ValueError: it is not one, or its own law is not there or has changed.
+    """
+    fits, data = read_fits(path, [get_law(each) for each in _several(law)])
+    noted = data.get("fits", [data])[0].get("warnings", ())
+    return _as_read(fits, read_protection(data, fits), "fits" not in data, noted)
+
+
+def together(parts: Sequence[Fitted]) -> Fitted:
+    """Returns fits of the same runs as one; ValueError if they are not."""
+    if len(parts) == 1:
+        return parts[0]
+    fits = tuple(each for part in parts for each in part.fits)
+    check_same_runs(fits)
+    return _as_read(fits, protect(fits), False, dict.fromkeys(each for part in parts for each in part.warnings))
+
+
+def _as_read(
+    fits: tuple[FitResult, ...], protection: Protection | None, is_default: bool, noted: Iterable[str]
+) -> Fitted:
+    nothing = (LEFT_OUT,) * len(fits)
+    weights = tuple(form_weights(fits))
+    return Fitted(Analysis(fits, weights, LEFT_OUT, protection, nothing, nothing, is_default), tuple(noted))
+
+
+class Laws(Mapping[str, Law]):
+    """The registry of laws by id; prints as a table. kb.laws["chinchilla"] shows formula, symbols, units and source."""
+
+    def __getitem__(self, name: str) -> Law:
+        """Returns the law of that id; ValueError with the nearest id if there is none."""
+        return get_law(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in registry()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(registry())
+
+    def __len__(self) -> int:
+        return len(registry())
+
+    def __repr__(self) -> str:
+        width = max(map(len, self))
+        return "\n".join(f"{law.id:<{width}}  {law.formula}\n{'':<{width}}  {law.title}" for law in self.values())
+
+    def _repr_html_(self) -> str:
+        cells = [map(html.escape, (law.id, law.formula, law.title)) for law in self.values()]
+        return "<table>" + "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in cells) + "</table>"
+
+
+laws = Laws()
+
+
+class Design(dict[str, Any]):
+    """Runs to buy, and how well they will forecast the target: the keys of `kleiber design --json` (docs/json.md)."""
+
+    def __repr__(self) -> str:
+        from kleiber.experiments.designing.report import design_text
+
+        return design_text(self)
+
+
+def design(source: Fitted | AnyLaw, *, budget: float, target: float, **options: Any) -> Design:
+    """Returns which runs to buy for a budget so that a target run is forecast best.
+
+    Args:
+      source: a fit, its file or directory, or a law, then with `constants` unless it has published ones.
+      budget: FLOPs of all new runs.
+      target: FLOPs of the run to forecast.
+      **options: as `kleiber design --help` lists them, with _ for -; constants, at and levels take dicts.
+
+    Raises:
+      ValueError: a source, option or number that makes no sense.
+    """
+    from kleiber.experiments.designing.design import make_design
+    from kleiber.experiments.designing.options import Options
+
+    def text(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        pairs = {name: each if isinstance(each, list | tuple) else [each] for name, each in value.items()}
+        return ",".join(f"{name}={':'.join(map(repr, each))}" for name, each in pairs.items())
+
+    given: Any = list(source.fits) if isinstance(source, Fitted) else source
+    try:
+        chosen = Options(given, budget, target, **{name: text(value) for name, value in options.items()})
+    except TypeError as mistake:
+        raise ValueError(f"kb.design: {mistake}; kleiber design --help lists the options.") from None
+    return Design(make_design(chosen))

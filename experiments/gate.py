@@ -1,0 +1,39 @@
+"""What an experiment promised of its result, and whether it holds: the sweep's exit code, and a table of the report."""
+
+from typing import Any
+
+from kleiber.experiments.experiment import Experiment
+
+
+def gate_verdict(experiment: Experiment, summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns what the experiment promised of its result, and whether it holds.
+
+    Returns:
+      A list of {"claim": sentence, "value", "limit", "passed"}; empty for an experiment without laws.
+    """
+    if not experiment.laws:
+        return []
+    gate, rms = experiment.gate, summary["residual_rms"]
+    verdicts = [_verdict(f"residual rms {rms:.2%}, at most {gate.max_residual_rms:.2%}", rms, gate.max_residual_rms)]
+    for outcome in summary.get("targets", []):
+        name = outcome["target"]
+        if outcome["status"] != "done":
+            claim = f"{name} did not finish: {outcome['reason']}"
+            verdicts.append({"claim": claim, "value": None, "limit": None, "passed": False})
+            continue
+        error, (low, high) = outcome["signed_error"], outcome["interval"]
+        predicted = outcome["predicted_loss"]
+        width = max(high - predicted, predicted - low) / predicted
+        verdicts.append(
+            _verdict(f"{name}: error {error:+.2%}, at most {gate.max_error:.1%}", abs(error), gate.max_error)
+        )
+        claim = f"{name}: interval +-{width:.2%}, at most {gate.max_interval:.1%}"
+        verdicts.append(_verdict(claim, width, gate.max_interval))
+        if gate.requires_inside:
+            claim = f"{name}: outcome {'inside' if outcome['inside'] else 'outside'} its interval"
+            verdicts.append({"claim": claim, "value": outcome["inside"], "limit": True, "passed": outcome["inside"]})
+    return verdicts
+
+
+def _verdict(claim: str, value: float, limit: float) -> dict[str, Any]:
+    return {"claim": claim, "value": value, "limit": limit, "passed": bool(value <= limit)}

@@ -1,0 +1,28 @@
+"""The families of models, by the name that ModelConfig.family gives. Loads jax only when a module is asked for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kleiber.model.config import ModelConfig
+from kleiber.model.counts import Counts, count
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """What the rest of kleiber asks of a family; its weights are declared by its module."""
+
+    module: Callable[[], Callable[..., Any]]
+    """Returns the Flax module: made of (config, rngs), with `hidden` and `logits` as Transformer has them."""
+    counts: Callable[[ModelConfig], Counts]
+    """Returns the parameters and FLOPs of a shape."""
+
+
+def _decoder() -> Callable[..., Any]:
+    from kleiber.model.families.decoder import Transformer
+
+    return Transformer
+
+
+FAMILIES = {"decoder": ModelFamily(_decoder, count)}
+"""A row for each name of Family in model/config.py."""

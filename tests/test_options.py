@@ -1,0 +1,352 @@
+"""Every option of a run does something: each field has a claim that fails where the option is left unread.
+
+One rich run, with almost every option away from its default, is the run of a slow clear version (slow_run.py). The
+claim of an option is then that the slow version without it gives other numbers; or a shape or a number of steps by
+hand; or, where the option has a good test elsewhere already, the name of that test.
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import jax
+import numpy as np
+import pytest
+from slow_run import slow_logits, slow_run
+
+from kleiber.model.config import ExpertsConfig, ModelConfig
+from kleiber.model.functional import abstract_params, apply, init_params, init_params_on_device
+from kleiber.parallel.config import MeshConfig
+from kleiber.train.checkpoints import checkpoint
+from kleiber.train.checkpoints.replicas import SilentCorruption
+from kleiber.train.config import DataConfig, EvalConfig, GuardConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from kleiber.train.data.run_data import open_run_data
+from kleiber.train.data.tokens import TokenFile
+from kleiber.train.data.windows import TokenSource, open_tokens
+from kleiber.train.trunk import Diverged, Trunk, TrunkIO
+
+MODEL = ModelConfig(
+    d_model=8, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=12, vocab_size=32, seq_len=6,
+    experts=ExpertsConfig(4, 3, 1, 0.75, 3, False, balance_loss=0.3, router_z_loss=0.2),
+    activation="silu", is_gated=True, norm="layernorm", has_norm_gain=True, has_qk_norm=True, positions="learned",
+    has_previous_token_mix=True, has_tied_head=False, dropout=0.1, parametrization="completep", base_d_model=4,
+    base_num_layers=1, base_num_heads=1, has_scanned_layers=True,
+)  # fmt: skip
+RICH = TrainConfig(
+    MODEL, OptimizerConfig(0.4, beta1=0.8, beta2=0.9, epsilon=0.01, weight_decay=0.5, clip_norm=0.2),
+    num_tokens=(480, 768), batch_size=8, seed=3, data=DataConfig(num_unique_tokens=180, max_epochs=5),
+    schedule=ScheduleConfig(warmup_steps=3, cooldown_fraction=0.5, cooldown_shape="linear"),
+    evaluation=EvalConfig(60, 5), loss_blocks=3, accumulation_steps=2, z_loss=0.1, steps_per_call=2,
+    checkpoint_seconds=0.0, keep_checkpoints=3, stops_when_saving_fails=False,
+    guard=GuardConfig(spike_sigmas=0.5, spike_window=2, skip_batches=((1, 3),)),
+)  # fmt: skip
+"""Steps of 8 x 6 tokens: branches of 10 and 16 steps, of which the last half cools down."""
+
+
+def source(split, seq_len):
+    draw = np.random.default_rng(["train", "validation"].index(split))
+    tokens = (np.cumsum(draw.integers(1, 4, 1201)) % 32).astype(np.uint8)
+    file = TokenFile(tokens, np.array([0, 1201]), np.zeros(1, np.int32), "bytes", 32, 1201, "x/0")
+    return TokenSource(file, seq_len, "test", split)
+
+
+@dataclass(frozen=True)
+class RichRun:
+    """What a run of RICH told."""
+
+    points: dict[int, Any]
+    rows: list[dict[str, Any]]
+    folder: Path
+    loops: set[tuple[int, ...]]
+    """Leading sizes of what the run looped over by jax.lax.map."""
+    warnings: str
+
+
+def trunk_of(config, folder, points=None):
+    io = TrunkIO(folder, [folder], (points if points is not None else []).append, lambda num_tokens: False)
+    return Trunk([config], open_run_data(config), io)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tokens_of_no_corpus():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kleiber.train.data.run_data.open_tokens", lambda data, split, seq_len: source(split, seq_len))
+        yield
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory):
+    folder, points, loops, told, failures = tmp_path_factory.mktemp("rich"), [], set(), [], [1]
+    loop, handler = jax.lax.map, logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())
+
+    def watched(function, xs):
+        loops.add(jax.tree.leaves(xs)[0].shape[:2])
+        return loop(function, xs)
+
+    def full_once(stage):
+        if stage == "commit" and failures:
+            raise OSError(failures.pop(), "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.lax, "map", watched)
+        patch.setattr(checkpoint, "on_stage", full_once)
+        logging.getLogger("kleiber").addHandler(handler)
+        trunk_of(RICH, folder, points).run()
+        logging.getLogger("kleiber").removeHandler(handler)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return RichRun({point.num_tokens: point for point in points}, rows, folder, loops, "\n".join(told))
+
+
+@functools.cache
+def slow(config):
+    return slow_run(config, source("train", 6), source("validation", 6))
+
+
+@functools.cache
+def parameters():
+    rng, params = np.random.default_rng(0), init_params(MODEL, 0)
+    return jax.tree.map(lambda x: (x + 0.3 * rng.standard_normal(x.shape)).astype(x.dtype), params)
+
+
+@functools.cache
+def logits():
+    return np.asarray(jax.jit(apply, static_argnums=0)(MODEL, parameters(), source("train", 6).windows(0)[None, :6])[0])
+
+
+def changed(config, path, value):
+    """Returns config with the field at a dotted path changed."""
+    name, _, rest = path.partition(".")
+    return replace(config, **{name: changed(getattr(config, name), rest, value) if rest else value})
+
+
+def differs(without):
+    """The claim that the validation loss of the rich run needs the option: `without` is what it would be unread."""
+
+    def claim(rich, path):
+        found = rich.points[768].evaluation.loss
+        assert found == pytest.approx(slow(RICH)[2], abs=2e-5)
+        assert abs(slow(changed(RICH, path, without))[2] - found) > 2e-4
+
+    return claim
+
+
+def gives_logits(without):
+    """The claim that the logits of the rich model need the option."""
+
+    def claim(rich, path):
+        tokens = source("train", 6).windows(0)[:6]
+        np.testing.assert_allclose(logits(), slow_logits(MODEL, parameters(), tokens), atol=1e-4)
+        other = slow_logits(changed(RICH, path, without).model, parameters(), tokens)
+        assert np.abs(other - logits()).max() > 1e-2
+
+    return claim
+
+
+def shapes(name, *shape):
+    """The claim that a weight of the rich model has the shape worked out by hand."""
+
+    def claim(rich, path):
+        weights = jax.tree_util.tree_leaves_with_path(abstract_params(MODEL))
+        found = {jax.tree_util.keystr(at, simple=True, separator="/"): weight.shape for at, weight in weights}
+        assert found[name] == shape
+
+    return claim
+
+
+def holds(of_run):
+    """The claim that a fact of the rich run, worked out by hand, holds."""
+
+    def claim(rich, path):
+        assert of_run(rich)
+
+    return claim
+
+
+def elsewhere(file, name):
+    """The claim that a test elsewhere fails where the option is left unread."""
+
+    def claim(rich, path):
+        assert re.search(rf"^def {name}\(", (Path(__file__).parent / file).read_text(), re.MULTILINE)
+
+    return claim
+
+
+def kept_steps(rich):
+    return checkpoint.steps(rich.folder / "checkpoints" / "trunk")
+
+
+def opens_text(rich, path):
+    """The bytes of a corpus are its text, and pieces of it are as many as asked for."""
+    letters = np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz   "), (400, 200))
+    text = "\n\n".join("".join(row) for row in letters)
+    (rich.folder / "own.txt").write_text(text)
+    own = DataConfig(str(rich.folder / "own.txt"))
+    assert bytes(open_tokens(own, "train", 6).file.tokens[:100].astype(np.uint8)).split(b"\n")[0].decode() in text
+    pieces = open_tokens(replace(own, tokenizer="sentencepiece:1000"), "train", 6)
+    assert pieces.vocab_size == 1000 and pieces.bytes_per_token > 1.5
+
+
+def is_allowed(rich, path):
+    with pytest.raises(ValueError, match=r"allowed"):
+        open_run_data(changed(RICH, path, 4.0))
+    assert open_run_data(RICH)
+
+
+def draws_on_the_device(rich, path):
+    config = replace(RICH, initialisation="device", accumulation_steps=1)
+    drawn = trunk_of(config, rich.folder / "device").initial.params
+    expected = jax.jit(init_params_on_device, static_argnums=0)(MODEL, jax.random.key(config.seed))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), drawn, expected)
+
+
+def finds_a_device_that_errs(rich, path):
+    config = replace(RICH, mesh=MeshConfig(data=2), checks_replicas=True, model=replace(MODEL, experts=None))
+    trunk = trunk_of(config, rich.folder / "replicas")
+    step = trunk.initial.step
+    copies = [jax.device_put(np.int32(value), device) for value, device in enumerate(step.devices())]
+    errs = replace(trunk.initial, step=jax.make_array_from_single_device_arrays((), step.sharding, copies))
+    with pytest.raises(SilentCorruption, match="step"):
+        trunk.saver.start(rich.folder / "replicas", 1, errs, {})
+
+
+def stops_after(rich, path):
+    """The first step throws the loss far up, and every one after it is a spike."""
+    model = replace(MODEL, num_layers=1, experts=None, has_scanned_layers=False, dropout=0.0)
+    guard = GuardConfig(max_consecutive_skips=3, spike_sigmas=1e-3, spike_window=2)
+    config = replace(RICH, model=model, guard=guard, optimizer=OptimizerConfig(10.0))
+    with pytest.raises(Diverged, match="3 updates in a row were skipped, the last at step 4"):
+        trunk_of(config, rich.folder / "stops").run()
+
+
+MESH = elsewhere("test_parallel.py", "test_the_compiled_step_moves_what_its_axis_should_and_nothing_else")
+PRODUCTS = elsewhere("test_counts.py", "test_products_of_the_compiled_step_are_exactly_those_counted")
+PRECISION = elsewhere("test_precision.py", "test_every_precision_learns_what_float32_learns")
+CLIPPING = elsewhere("test_step.py", "test_gradients_above_the_limit_are_brought_to_it_and_others_left_alone")
+REPLICAS = elsewhere("test_delayed_sync.py", "test_replicas_part_between_synchronisations_and_meet_at_them")
+OUTER_STEP = elsewhere("test_delayed_sync.py", "test_one_inner_step_and_a_plain_outer_step_is_data_parallel_sgd")
+
+CLAIMS = {
+    "model.d_model": shapes("input/embedding", 32, 8),
+    "model.num_layers": shapes("blocks/attention/query", 2, 8, 8),
+    "model.num_heads": gives_logits(2),
+    "model.num_kv_heads": shapes("blocks/attention/key", 2, 8, 4),
+    "model.d_ff": shapes("blocks/feed_forward/up", 2, 4, 8, 12),
+    "model.vocab_size": shapes("head", 8, 32),
+    "model.seq_len": shapes("input/positions", 6, 8),
+    "model.experts.num_experts": shapes("blocks/feed_forward/router", 2, 8, 4),
+    "model.experts.num_active": gives_logits(2),
+    "model.experts.num_shared": shapes("blocks/feed_forward/shared/up", 2, 8, 12),
+    "model.experts.capacity_factor": gives_logits(1.25),
+    "model.experts.group_size": gives_logits(None),
+    "model.experts.has_normalised_weights": gives_logits(True),
+    "model.experts.balance_loss": differs(0.01),
+    "model.experts.router_z_loss": differs(0.001),
+    "model.activation": gives_logits("relu_squared"),
+    "model.is_gated": gives_logits(False),
+    "model.norm": gives_logits("rmsnorm"),
+    "model.has_norm_gain": gives_logits(False),
+    "model.has_qk_norm": gives_logits(False),
+    "model.positions": gives_logits("rotary"),
+    "model.has_previous_token_mix": gives_logits(False),
+    "model.has_tied_head": gives_logits(True),
+    "model.dropout": differs(0.0),
+    "model.parametrization": gives_logits("inverse_width"),
+    "model.base_d_model": gives_logits(32),
+    "model.base_num_layers": gives_logits(2),
+    "model.base_num_heads": gives_logits(None),
+    "model.param_dtype": elsewhere(
+        "test_model.py",
+        "test_bfloat16_policy_computes_in_bfloat16_and_keeps_parameters_logits_and_gradients_in_float32",
+    ),
+    "model.compute_dtype": PRECISION,
+    "model.has_float8_products": PRECISION,
+    "model.has_scanned_layers": shapes("blocks/attention/output", 2, 8, 8),
+    "model.has_remat": PRODUCTS,
+    "model.attention_blocks": PRODUCTS,
+    "optimizer.learning_rate": differs(0.01),
+    "optimizer.name": CLIPPING,
+    "optimizer.beta1": differs(0.9),
+    "optimizer.beta2": differs(0.99),
+    "optimizer.epsilon": differs(1e-8),
+    "optimizer.weight_decay": differs(0.1),
+    "optimizer.clip_norm": differs(1.0),
+    "num_tokens": holds(
+        lambda rich: [(n, point.num_steps) for n, point in rich.points.items()] == [(480, 10), (768, 16)]
+    ),
+    "batch_size": holds(lambda rich: [row["num_tokens"] for row in rich.rows][:2] == [96, 192]),
+    "seed": differs(0),
+    "data.corpus": opens_text,
+    "data.tokenizer": opens_text,
+    "data.document_attention": elsewhere(
+        "test_step.py",
+        "test_attention_within_documents_trains_on_packed_rows_as_on_rows_of_one_document_each",
+    ),
+    "data.num_unique_tokens": differs(None),
+    "data.max_epochs": is_allowed,
+    "schedule.kind": elsewhere("test_schedule.py", "test_constant_never_cools_down"),
+    "schedule.warmup_steps": differs(1),
+    "schedule.cooldown_fraction": differs(0.2),
+    "schedule.cooldown_shape": differs("1-sqrt"),
+    "evaluation.num_tokens": holds(lambda rich: rich.points[768].evaluation.num_tokens == 60),
+    "evaluation.batch_size": holds(lambda rich: (2, 5) in rich.loops),  # ten windows
+    "mesh.replica": elsewhere("test_parallel.py", "test_replicas_meet_only_inside_the_synchronisation"),
+    **{f"mesh.{axis}": MESH for axis in ("stage", "data", "fsdp", "expert", "context", "tensor")},
+    "delayed_sync.num_replicas": REPLICAS,
+    "delayed_sync.num_inner_steps": REPLICAS,
+    "delayed_sync.outer_learning_rate": OUTER_STEP,
+    "delayed_sync.outer_momentum": OUTER_STEP,
+    "initialisation": draws_on_the_device,
+    "loss_blocks": holds(lambda rich: (3, 4) in rich.loops),  # a micro-batch has four rows
+    "accumulation_steps": differs(None),
+    "z_loss": differs(0.0),
+    "steps_per_call": holds(lambda rich: [row["step"] for row in rich.rows][:3] == [2, 4, 5]),
+    "checkpoint_seconds": holds(lambda rich: kept_steps(rich) == [5, 7, 8]),
+    "keep_checkpoints": holds(lambda rich: len(kept_steps(rich)) == 3),
+    "stops_when_saving_fails": holds(lambda rich: "No space left" in rich.warnings),
+    "checks_replicas": finds_a_device_that_errs,
+    "guard.max_consecutive_skips": stops_after,
+    "guard.spike_sigmas": differs(None),
+    "guard.spike_window": differs(128),
+    "guard.skip_batches": differs(()),
+    "objective": elsewhere("test_objective.py", "test_the_names_in_the_config_are_the_rows_of_the_table"),
+    "model.family": elsewhere("test_families.py", "test_another_row_is_another_model_with_its_own_weights"),
+    "factors": elsewhere("test_counts.py", "test_a_planned_record_is_that_worked_out_by_hand"),
+}
+
+
+def paths(owner, prefix=""):
+    """Returns the dotted path of every option under a config class."""
+    for field in dataclasses.fields(owner):
+        hint = get_type_hints(owner)[field.name]
+        nested = [part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)]
+        for part in nested:
+            yield from paths(part, f"{prefix}{field.name}.")
+        if not nested:
+            yield prefix + field.name
+
+
+def test_every_option_has_a_claim_and_every_claim_an_option():
+    assert set(paths(TrainConfig)) == CLAIMS.keys()
+
+
+@pytest.mark.parametrize("path", CLAIMS)
+def test_an_option_does_what_it_says(path, rich):
+    CLAIMS[path](rich, path)
+
+
+def test_the_losses_and_spikes_of_each_step_are_those_of_the_slow_version(rich):
+    losses, skipped, _ = slow(RICH)
+    assert 0 < sum(skipped) < 8
+    rows = [row for row in rich.rows if row["segment"] in ("trunk", "branch_768")]
+    assert [step for row in rows for step in row.get("skipped_steps", [])] == [i + 1 for i in np.flatnonzero(skipped)]
+    first = 0
+    for row in rows:
+        steps = [i for i in range(first, row["step"]) if not skipped[i]]
+        assert row["loss"] == (pytest.approx(np.mean([losses[i] for i in steps]), abs=2e-5) if steps else None)
+        first = row["step"]

@@ -1,0 +1,81 @@
+"""What a sweep shows while it runs: time left that follows what is measured, and workers that step, however slowly."""
+
+import io
+import json
+import os
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.planning.cells import trunk_cells
+from kleiber.experiments.planning.speed import seconds_left
+from kleiber.experiments.sweeping.progress import SweepProgress
+from kleiber.model.config import ModelConfig
+from kleiber.train.config import OptimizerConfig, TrainConfig
+
+TRUNK = TrainConfig(
+    model=ModelConfig(d_model=8, num_layers=1, num_heads=2), optimizer=OptimizerConfig(0.01), num_tokens=(1_000_000,)
+)
+
+
+def test_before_any_step_the_time_left_is_the_plans():
+    assert seconds_left(planned_left=600, planned_won=0, measured_seconds=0, num_workers=2) == 300
+    assert seconds_left(planned_left=600, planned_won=0, measured_seconds=90, num_workers=2) == 300
+
+
+@pytest.mark.parametrize("slowness", [10.0, 3.0, 1.0, 1 / 3, 1 / 10])
+def test_after_a_minute_of_steps_the_time_left_is_within_30_percent_of_the_truth(slowness):
+    planned, workers = 7200.0, 2
+    won = 60 * workers / slowness
+    truth = (planned - won) * slowness / workers
+    assert seconds_left(planned - won, won, 60, workers) == pytest.approx(truth, rel=0.3)
+
+
+def test_the_pace_is_the_geometric_mean_of_plan_and_measurement_when_both_count_alike():
+    # Five seconds of steps count as much as the plan: 1 wall second a planned one, measured 4.
+    assert seconds_left(planned_left=100, planned_won=1.25, measured_seconds=5, num_workers=1) == pytest.approx(200)
+
+
+@pytest.fixture
+def progress(tmp_path):
+    cells = trunk_cells(Experiment("e", "?", (TRUNK,), laws=()), "fit")
+    plan = SimpleNamespace(trunk_seconds=lambda cell: 100.0, num_workers=1)
+    return SweepProgress(Experiment("e", "?", (TRUNK,), laws=()), tmp_path, "fit", cells, plan, print)
+
+
+def say(progress, age, **told):
+    path = progress.directory / "runs" / progress.cells[0].trunk_id / "progress.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told))
+    os.utime(path, (time.time() - age, time.time() - age))
+
+
+def test_a_worker_is_shown_at_its_steps_from_the_first_one_on_however_slow(progress):
+    assert "starting workers, compiling" in progress.line(progress.look())
+    progress.started -= 3600
+    say(progress, age=1800, trained_tokens=0, tokens_per_second=0.0)  # half an hour in its first steps
+    assert "d8-L1-s0 0%" in progress.line(progress.look())
+    say(progress, age=300, trained_tokens=40_000, tokens_per_second=100.0, loss=2.5)  # 64 steps take 328 s
+    assert "d8-L1-s0 4% loss 2.500" in progress.line(progress.look())
+    assert "compiling" not in progress.line(progress.look())
+
+
+def test_a_worker_of_an_earlier_launch_and_one_that_has_gone_silent_are_not_shown_at_their_steps(progress):
+    say(progress, age=5, trained_tokens=40_000, tokens_per_second=1e6)
+    assert "compiling" in progress.line(progress.look())
+    progress.started -= 3600
+    say(progress, age=60, trained_tokens=40_000, tokens_per_second=1e6)
+    assert "compiling" in progress.line(progress.look())
+
+
+def test_a_terminal_shows_the_phase_with_a_bar_and_the_loss(progress):
+    from rich.console import Console
+
+    progress.started -= 10
+    say(progress, age=1, trained_tokens=500_000, tokens_per_second=1e5, loss=2.5)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(progress._drawn(progress.look()))
+    shown = console.file.getvalue()
+    assert shown.startswith("[fit] \N{BOX DRAWINGS HEAVY HORIZONTAL}") and "50% loss 2.500" in shown
