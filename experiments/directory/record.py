@@ -275,10 +275,12 @@ def record_columns(records: list[RunRecord]) -> dict[str, list[Any]]:
 
 
 def write_table(directory: Path, records: list[RunRecord]) -> None:
-    """Writes table.parquet, whole, from records."""
+    """Writes table.parquet, whole and sealed, from records."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table(record_columns(records))
+    from kleiber.scaling.table.reading import seal_table
+
+    table = seal_table(pa.table(record_columns(records)))
     with replacing(directory / "table.parquet") as partial:
         pq.write_table(table, partial)
