@@ -153,9 +153,11 @@ def open_token_file(folder: Path, tokenizer: str, split: str) -> TokenFile:
     """
     home = tokens_folder(folder, tokenizer)
     try:
-        described = read_json(home / "tokens.json", "format", "splits", "tokenizer", "vocab_size", "fingerprint")
+        described = read_json(home / "tokens.json", "format")
         if described["format"] != TOKENS_FORMAT:
             raise ValueError(f"format {described['format']}, expected {TOKENS_FORMAT}")
+        if lost := {"splits", "tokenizer", "vocab_size", "fingerprint"} - described.keys():
+            raise ValueError(f"it has no {min(lost)}")
     except (OSError, ValueError) as mistake:
         raise ValueError(f"{home / 'tokens.json'} is damaged ({mistake}); delete {home} and prepare again.") from None
     if split not in described["splits"]:

@@ -37,7 +37,8 @@ class Metrics:
         """Removes rows of a branch beyond step, and lines that are not whole. Returns the seconds the rows took."""
         if not self.path.exists():
             return 0.0
-        kept, lost = [], []
+        kept: list[dict[str, Any]] = []
+        lost: list[dict[str, Any]] = []
         for row in whole_rows(self.path):
             (lost if row["segment"] == branch and row["step"] > step else kept).append(row)
         self._write(kept)
