@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import shlex
-import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -216,7 +215,7 @@ class _Doctor:
             what = f"line {_listed(broken)} is not a whole row: it was damaged, or changed by hand"
             yield self.finding(path, "damaged", what, f"take it out: {_without(broken + again, path)}")
         elif again:
-            row = rows[again[0] - 1]
+            row = rows[again[0] - 1] or {}
             what = f"line {_listed(again)}: step {row['step']} of {row['segment']} comes again or too late"
             yield self.finding(path, "damaged", what, f"take it out: {_without(again, path)}")
 
@@ -322,7 +321,7 @@ class _Doctor:
         for path in self.directory.rglob("*"):
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 yield self.finding(path, "damaged", f"a link out of the directory, to {path.resolve()}", "remove it")
-            elif not stat.S_IFMT(path.lstat().st_mode) & (stat.S_IFREG | stat.S_IFDIR):
+            elif not (path.is_symlink() or path.is_file() or path.is_dir()):
                 yield self.finding(path, "damaged", "a pipe or device, where kleiber has files only", "remove it")
 
     def finding(self, path: Path, kind: Literal["damaged", "leftover", "note"], what: str, remedy: str = "") -> Finding:
