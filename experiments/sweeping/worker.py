@@ -194,7 +194,7 @@ def _missing(group: list[TrunkCell], directory: Path) -> bool:
 def cache_of_programs() -> tuple[Path, bool]:
     """Returns the folder of the compilation cache that this process uses, and whether it is kleiber's own."""
     own = cache_folder() / "compiled"
-    folder = Path(jax.config.jax_compilation_cache_dir or own)
+    folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", own))
     return folder, folder == own
 
 
