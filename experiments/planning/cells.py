@@ -6,14 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from kleiber.experiments.directory.record import (
-    RunRecord,
-    cell_problem,
-    planned_records,
-    read_record,
-    record_path,
-    trunk_id,
-)
+from kleiber.experiments.directory.record import RunRecord, planned_records, read_record, record_path, trunk_id
 from kleiber.experiments.experiment import Experiment
 from kleiber.model.counts import training_flops
 from kleiber.train.config import TrainConfig
@@ -68,21 +61,8 @@ class TrunkCell:
 
     def failed(self, directory: Path) -> list[str]:
         """Returns the run ids whose record says failed."""
-        return [record.run_id for record in self.records(directory) if record.status == "failed"]
-
-    def records(self, directory: Path) -> list[RunRecord]:
-        """Returns the records there are of its points.
-
-        Raises:
-          ValueError: one is damaged, or says other than the config; names the file.
-        """
-        records = []
-        for num_tokens, name in self.run_ids.items():
-            if (path := record_path(directory, name)).exists():
-                records.append(record := read_record(path))
-                if problem := cell_problem(record, self.planned[num_tokens]):
-                    raise ValueError(f"{path}: {problem}; remove the file to have that point measured again.")
-        return records
+        paths = (record_path(directory, name) for name in self.run_ids.values())
+        return [p.parent.name for p in paths if p.exists() and read_record(p).status == "failed"]
 
 
 def populations(cells: list[TrunkCell], size: int) -> list[list[TrunkCell]]:

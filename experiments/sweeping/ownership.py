@@ -1,6 +1,5 @@
 """Whose a sweep directory is: the experiment written down in it, and what may differ when it is taken up again."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -9,9 +8,6 @@ from kleiber.experiments.directory.record import trunk_id
 from kleiber.experiments.experiment import Experiment
 from kleiber.files import read_json, write_json
 from kleiber.train.checkpoints.identity import allow_words, differences, is_allowed, show
-
-OWN_FILES = re.compile(r"sweep\.(lock|json)|log\.txt|\..+\.\d+")
-"""What a sweep leaves behind that ended before experiment.json was written; a dot and a number: half a write."""
 
 
 def make_directory(directory: Path) -> None:
@@ -48,8 +44,9 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
         write_json(path, data)  # nothing was trained there yet: whoever corrects a config starts over
         return
     if not path.exists():
-        others = [item.name for item in directory.iterdir() if not OWN_FILES.fullmatch(item.name)]
-        if others and not any(runs.glob("*/config.json")):  # with runs, it is a sweep that has lost this one file
+        known = ("sweep.lock", "sweep.json")
+        others = [item.name for item in directory.iterdir() if item.name not in known and item.name[:5] != ".now."]
+        if others:
             raise ValueError(f"{directory} is not empty and holds no sweep (it has {others[0]}); use another --out.")
         write_json(path, data)
         return
