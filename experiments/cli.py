@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
-from kleiber.experiments.terminal import printable
+from kleiber.experiments.terminal import accept_all_text, printable
 from kleiber.parallel.environment import has_accelerator
 
 VERBS = {
@@ -44,6 +44,7 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb and returns its exit code: 0 done, 2 usage, 3 gate or run failed, 74 cannot write, 75 resumable."""
     argv = sys.argv[1:] if argv is None else argv
+    accept_all_text()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return EXIT_DONE if argv else EXIT_USAGE

@@ -1,6 +1,9 @@
 """Text from files and models on its way to a terminal."""
 
+import os
 import re
+import sys
+from typing import TextIO
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -11,3 +14,28 @@ def printable(text: str) -> str:
     A name from a file could otherwise move the cursor, colour the screen, or hide what follows.
     """
     return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
+
+
+def accept_all_text() -> None:
+    """Lets both streams of this process take any text: what their encoding lacks is shown as a code, and one that is
+    closed takes it all and keeps nothing."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def tell(text: str, stream: TextIO | None = None) -> None:
+    """Prints what the work does not depend on: once nobody can read it (a full disk, `| head`), it goes nowhere.
+
+    Args:
+      text: its control characters are shown as codes.
+      stream: default standard output.
+    """
+    stream = stream or sys.stdout
+    try:
+        print(printable(text), file=stream, flush=True)
+    except OSError:  # what the buffer holds would fail again when the process ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -91,14 +91,14 @@ class SavedRuns:
         """Returns the newest checkpoint of a branch if it is ahead of run, and sets totals to it; else run."""
         saved = self._newest(self.folder / branch)
         if saved is None or saved.step <= run.step:
-            self._forget_metrics(branch, run.step)
+            self.forget_metrics(branch, run.step)
             return run
         for batches, position in zip(run.batches, saved.extra["data"], strict=True):
             batches.restore(position)
         totals.first_loss = None if saved.extra["first_loss"] is None else np.array(saved.extra["first_loss"])
         totals.seconds, totals.trained_tokens = saved.extra["seconds"], saved.extra["trained_tokens"]
         run.skips.restore(saved.extra)
-        self._forget_metrics(branch, saved.step)
+        self.forget_metrics(branch, saved.step)
         shardings = jax.tree.map(lambda array: array.sharding, self.initial)
         return Run(place(saved.state, shardings), saved.step, run.batches, run.skips)
 
@@ -109,7 +109,8 @@ class SavedRuns:
         step = hosts.from_lead(-1 if saved is None else saved.step)
         return saved if hosts.is_lead() or step < 0 else checkpoint.restore(folder, step, like, identity, self.allow)
 
-    def _forget_metrics(self, branch: str, step: int) -> None:
+    def forget_metrics(self, branch: str, step: int) -> None:
+        """Removes what the logs hold of a branch beyond a step: it is trained again from there."""
         lost = [metrics.truncate(branch, step) for metrics in self.metrics]
         self.clock.lost(max(lost, default=0))
 

@@ -131,6 +131,7 @@ class Trunk:
                 continue
             if trunk.step > start:  # a record was removed after the trunk had passed its branch: begin again
                 trunk = self._fresh()
+                self.saved.forget_metrics("trunk", 0)
             self._advance(trunk, start, total, "trunk")
             # So that a stop in the branch, the last one too, repeats nothing of the trunk.
             self.saved.save("trunk", trunk, self.totals)

@@ -2,7 +2,6 @@
 
 import html
 import io
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from kleiber.files import write_json
 from kleiber.scaling.explaining.analysis import LEFT_OUT, Analysis, analyse
 from kleiber.scaling.fitting.result import Estimate, FitResult, read_fits
 from kleiber.scaling.forecasting.allocation import Demand, allocate
@@ -174,7 +174,7 @@ class Fitted:
 
     def save(self, path: str | Path) -> None:
         """Writes the JSON that `read_fit` and `kleiber forecast` read."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(Path(path), self.to_json())
 
     def __repr__(self) -> str:
         return self.report()

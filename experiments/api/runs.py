@@ -1,7 +1,6 @@
 """Training runs in Python: plan and run an experiment, read what a sweep found, open one run."""
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from kleiber.experiments.config_file import from_data, load_experiment
 from kleiber.experiments.experiment import Experiment
+from kleiber.files import read_json
+from kleiber.train.watch.metrics import whole_rows
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -137,13 +138,13 @@ class Run:
         """What was trained, and how."""
         from kleiber.train.config import TrainConfig
 
-        return from_data(TrainConfig, _read(self.directory / "runs" / self.trunk_id / "config.json"))
+        return from_data(TrainConfig, read_json(self.directory / "runs" / self.trunk_id / "config.json"))
 
     @cached_property
     def records(self) -> tuple[dict[str, Any], ...]:
         """The measured points, fewest tokens first; of a point, itself."""
         pattern = self.name if self.name != self.trunk_id else f"{self.trunk_id}-D*"
-        found = [_read(path) for path in (self.directory / "runs").glob(f"{pattern}/record.json")]
+        found = [read_json(path) for path in (self.directory / "runs").glob(f"{pattern}/record.json")]
         return tuple(sorted(found, key=lambda record: record["num_tokens"]))
 
     @property
@@ -157,8 +158,7 @@ class Run:
     def metrics(self) -> Any:
         """The step log, one row each: a pandas DataFrame, or a dict of arrays without pandas."""
         path = self.directory / "runs" / self.trunk_id / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return _frame([json.loads(line) for line in lines])
+        return _frame(whole_rows(path) if path.exists() else [])
 
     @cached_property
     def params(self) -> dict[str, Any]:
@@ -245,12 +245,6 @@ def open_run(directory: str | Path, name: str) -> Run:
 
 def _trunk_of(name: str) -> str:
     return name.rpartition("-D")[0] or name
-
-
-def _read(path: Path) -> Any:
-    from kleiber.experiments.directory.record import read_json
-
-    return read_json(path)
 
 
 def _frame(rows: Sequence[dict[str, Any]]) -> Any:

@@ -4,7 +4,6 @@ Example: kleiber fit runs.csv --columns loss=val_loss,num_params_total=params,nu
 generalised_mean --json > fit.json
 """
 
-import json
 import sys
 import warnings
 from dataclasses import dataclass
@@ -55,6 +54,8 @@ class Options:
 def run(options: Options) -> int:
     """Prints the fits; returns 0."""
     from kleiber.experiments.api.fits import fit
+    from kleiber.experiments.terminal import printable
+    from kleiber.files import sealed_text
     from kleiber.scaling.table.warned import TableWarning
 
     with warnings.catch_warnings():
@@ -73,7 +74,7 @@ def run(options: Options) -> int:
             protect=options.protect,
             **pairs(options.columns, "columns"),
         )
-    print(json.dumps(found.to_json(), indent=1, allow_nan=False) if options.json else found.report())
+    print(sealed_text(found.to_json()) if options.json else printable(found.report()))
     if options.figures:
         from kleiber.scaling.figures.table import write_figures
 

@@ -61,6 +61,7 @@ class Options:
 def run(options: Options) -> int:
     """Prints the forecast; returns 0."""
     from kleiber.experiments.api.fits import read_fit, together
+    from kleiber.experiments.terminal import printable
 
     at, counts = numbers(options.at, "at"), {"num_params_total": options.num_params, "num_tokens": options.num_tokens}
     run_given = at | {name: count for name, count in counts.items() if count is not None}
@@ -89,8 +90,8 @@ def run(options: Options) -> int:
         print(json.dumps({**found.to_json(), "optimum": asdict(best) if best else None}, indent=1, allow_nan=False))
         return 0
     if best:
-        print(best.report())
-    print(found.report())
+        print(printable(best.report()))
+    print(printable(found.report()))
     return 0
 
 

@@ -71,11 +71,13 @@ def _report(options: Options) -> int:
 def _print(paths: "ReportPaths") -> None:
     from rich.console import Console
 
+    from kleiber.experiments.terminal import printable
+
     console = Console(highlight=False)
     summary = paths.summary
-    console.print(summary["headline"], style="bold", markup=False)
+    console.print(printable(summary["headline"]), style="bold", markup=False)
     for gap in summary["missing"]:
-        console.print(f"  missing: {gap}", markup=False)
+        console.print(f"  missing: {printable(gap)}", markup=False)
     for problem in paths.problems:
-        console.print(f"  a cell failed, the report shows it: {problem}", style="red", markup=False)
+        console.print(f"  a cell failed, the report shows it: {printable(problem)}", style="red", markup=False)
     console.print(f"{paths.html}\n{paths.ipynb}", markup=False, soft_wrap=True)

@@ -40,6 +40,7 @@ def run(options: Options) -> int:
     """Runs the sweep; 0 done, 3 done but its gate or a run failed, 75 stopped and resumable."""
     from kleiber.experiments.api.runs import sweep
     from kleiber.experiments.sweeping.sweep import summary_lines
+    from kleiber.experiments.terminal import tell
 
     result = sweep(
         options.experiment,
@@ -52,5 +53,8 @@ def run(options: Options) -> int:
         report=options.report,
         is_quiet=options.json,
     )
-    print(json.dumps(result.summary, indent=1) if options.json else "\n".join(summary_lines(result.summary)))
+    if options.json:
+        print(json.dumps(result.summary, indent=1))
+    else:
+        tell("\n".join(summary_lines(result.summary)))
     return result.exit_code

@@ -39,6 +39,7 @@ def run(options: Options) -> int:
     from kleiber.experiments.directory.record import read_records
     from kleiber.experiments.sweeping.sweep import run_sweep
     from kleiber.experiments.sweeping.workers import idle_cores_hint
+    from kleiber.experiments.terminal import tell
 
     experiment = load_experiment(options.experiment)
     if not 0 <= options.trunk < len(experiment.trunks):
@@ -47,7 +48,7 @@ def run(options: Options) -> int:
     for assignment in options.set:
         config = set_field(config, assignment)
     if (hint := idle_cores_hint(config)) and not options.json:
-        print(hint)
+        tell(hint)
     one = replace(experiment, trunks=(config,), targets=(), laws=())
     directory = options.out or Path("out") / f"train-{experiment.name}"
     result = run_sweep(
@@ -68,5 +69,5 @@ def run(options: Options) -> int:
         if record.loss:  # a run that failed has none, nor a speed
             said = f"loss {record.loss:.4f} +- {record.loss_standard_error:.4f} nats per token, "
             said += f"{record.tokens_per_second:,.0f} tokens/s"
-        print(f"{record.run_id}: {record.status}, {said}")
+        tell(f"{record.run_id}: {record.status}, {said}")
     return result.exit_code

@@ -177,6 +177,23 @@ def record_problem(data: Any) -> str:
     return ""
 
 
+def cell_problem(record: RunRecord, planned: RunRecord) -> str:
+    """Returns why a record is not that of its cell, such as `num_tokens is 5, its config says 6`; nothing if it is.
+
+    Args:
+      record: as read.
+      planned: of the cell, from `planned_records`.
+    """
+    if record.status == "pending":
+        return "its status is 'pending', and a record is written once there is an end"
+    free = ("experiment", "status", "reason", *(name for name in _LATER if getattr(record, name) is None))
+    found, expected = (
+        {n: getattr(r, n) for n in _PLANNED if n not in free} | dict(r.factors) for r in (record, planned)
+    )
+    wrong = next((name for name in expected if found.get(name) != expected[name]), "")
+    return wrong and f"{wrong} is {str(found.get(wrong))[:60]!r}, its config says {expected[wrong]!r}"
+
+
 def trunk_id(config: TrainConfig) -> str:
     """Returns the name of a trunk: its shape, seed and a hash of its whole config."""
     return f"d{config.model.d_model}-L{config.model.num_layers}-s{config.seed}-{config_hash(config)[:6]}"
@@ -275,10 +292,12 @@ def record_columns(records: list[RunRecord]) -> dict[str, list[Any]]:
 
 
 def write_table(directory: Path, records: list[RunRecord]) -> None:
-    """Writes table.parquet, whole, from records."""
+    """Writes table.parquet, whole and sealed, from records."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table(record_columns(records))
+    from kleiber.scaling.table.reading import seal_table
+
+    table = seal_table(pa.table(record_columns(records)))
     with replacing(directory / "table.parquet") as partial:
         pq.write_table(table, partial)

@@ -73,7 +73,8 @@ def execute(directory: Path) -> tuple[Any, list[str]]:
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{index:02d}"  # random ids would make two reports of one sweep differ
-    with tempfile.TemporaryDirectory(prefix="kleiber-report-") as scratch:
+    place = tempfile.gettempdir()  # the name of a socket may have 107 characters
+    with tempfile.TemporaryDirectory(prefix="kleiber-report-", dir=place if len(place) < 70 else "/tmp") as scratch:
         environment = {
             **os.environ,
             "KLEIBER_SWEEP_DIR": str(directory),

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from kleiber.collector import collector_paused
+from kleiber.files import read_json
 from kleiber.scaling.figures.levels import Series
 from kleiber.scaling.figures.study import MOST_SIZES, Curve, ForecastRun, Points, even_rows
-from kleiber.scaling.table.reading import parquet_values
+from kleiber.scaling.table.reading import parquet_values, read_parquet
+from kleiber.train.watch.metrics import whole_rows
 
 MOST_CURVES = 96
 """Step logs that are read for the figure of training curves; a sweep of more trunks shows some of each size."""
@@ -92,11 +94,8 @@ def _read(path: Path, gaps: list[str], meaning: str) -> dict[str, Any]:
             gaps.append(f"{path.name} is not there: {meaning}")
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError(f"expected an object, got {type(data).__name__}")
-        return data
-    except ValueError as problem:
+        return read_json(path)
+    except (OSError, ValueError) as problem:
         gaps.append(f"{path.name} is damaged ({problem}): {meaning}")
         return {}
 
@@ -105,12 +104,9 @@ def _read_records(directory: Path, gaps: list[str]) -> list[dict[str, Any]]:
     """Returns the rows of table.parquet and the records written since, by run id."""
     records: dict[str, dict[str, Any]] = {}
     if (directory / "table.parquet").exists():
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         try:
-            records = {row["run_id"]: row for row in _rows(pq.read_table(directory / "table.parquet"))}
-        except (OSError, pa.ArrowInvalid, KeyError) as problem:
+            records = {row["run_id"]: row for row in _rows(read_parquet(directory / "table.parquet"))}
+        except (OSError, ValueError, KeyError) as problem:
             gaps.append(f"table.parquet is damaged ({problem}): runs are read from runs/ instead")
     else:
         gaps.append("table.parquet is not there: runs are read from runs/")
@@ -312,13 +308,9 @@ def curves_of(results: SweepResults, sizes: dict[str, float]) -> list[Curve]:
 
 
 def _log_rows(path: Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of a metrics file; a line cut short by a kill, or without a loss, is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-            if row.get("num_tokens") and row.get("loss") is not None and np.isfinite(row["loss"]).all():
-                rows.append(row)
-        except (ValueError, TypeError, AttributeError):
-            continue
-    return rows
+    """Returns the rows of a step log that are as they were written and hold a loss."""
+    try:
+        rows = whole_rows(path)
+    except (OSError, ValueError):
+        return []
+    return [r for r in rows if r.get("num_tokens") and r.get("loss") is not None and np.isfinite(r["loss"]).all()]

@@ -76,7 +76,7 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
 def allowed_fields(directory: Path) -> tuple[str, ...]:
     """Returns the fields in which checkpoints of a sweep may differ from its config, as the user has allowed so far."""
     path = directory / "allowed.json"
-    return tuple(read_json(path)) if path.exists() else ()
+    return tuple(read_json(path, kind=list)) if path.exists() else ()
 
 
 def _carry_over(old: Experiment, new: Experiment, directory: Path) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 from blake3 import blake3
 
 from kleiber.experiments.config_file import config_hash, from_data, to_data
-from kleiber.experiments.directory.record import read_json
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.sweeping.follow import GIVEN
+from kleiber.files import read_json
 from kleiber.parallel import hosts
 from kleiber.train.checkpoints.identity import differences, show
 from kleiber.train.config import TrainConfig

@@ -1,6 +1,6 @@
 """What a sweep shows while it runs: runs done, tokens per second, time left, and the forecast so far."""
 
-import json
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell
 from kleiber.experiments.planning.plan import Plan
 from kleiber.experiments.planning.speed import seconds_left
+from kleiber.files import read_json
 
 LIVE_SECONDS = 1.0
 """Seconds between looks at the directory on a terminal."""
@@ -81,7 +82,8 @@ class SweepProgress:
 
     def __exit__(self, *exception: Any) -> None:
         if self.live:
-            self.live.__exit__(*exception)
+            with contextlib.suppress(OSError):  # the terminal has gone; the work has not
+                self.live.__exit__(*exception)
 
     def tick(self) -> None:
         """Looks at the directory and shows the state of the phase, when there is something new to show."""
@@ -151,7 +153,7 @@ class SweepProgress:
         within what its steps and its evaluation may take."""
         path = self.directory / "runs" / cell.trunk_id / "progress.json"
         try:
-            progress = json.loads(path.read_text())
+            progress = read_json(path)
             written = path.stat().st_mtime
         except (OSError, ValueError):
             return None

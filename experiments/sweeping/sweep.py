@@ -29,7 +29,8 @@ from kleiber.experiments.sweeping.lock import DirectoryLock
 from kleiber.experiments.sweeping.ownership import make_directory, own_directory
 from kleiber.experiments.sweeping.progress import SweepProgress
 from kleiber.experiments.sweeping.workers import WorkerPool, default_workers, num_devices
-from kleiber.files import read_json, write_json
+from kleiber.experiments.terminal import printable, tell
+from kleiber.files import open_to_append, read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
 from kleiber.train.config import TrainConfig
 from kleiber.train.watch.watchdog import hang_seconds
@@ -82,7 +83,7 @@ def run_sweep(
     make_directory(directory)
     with DirectoryLock(directory) as lock:
         own_directory(experiment, directory, allow)
-        with open(directory / "log.txt", "a") as log:
+        with open_to_append(directory / "log.txt") as log:
             workers = num_workers or default_workers(configs)
             sweep = _Sweep(experiment, directory, workers, log, is_quiet, has_report, deadline)
             if lock.taken_over:
@@ -161,7 +162,7 @@ class _Sweep:
         result_path = self.directory / "result.json"
         is_whole = result_path.exists() and (self.directory / "table.parquet").exists()
         if is_whole and not any(c.missing(self.directory) for c in fit_cells + target_cells):
-            found = read_json(result_path)
+            found = read_json(result_path, "exit_code")
             if self.has_report and not (self.directory / "report.html").exists():
                 self._report(found)
             return SweepResult(found["exit_code"], found)
@@ -262,7 +263,7 @@ class _Sweep:
     def say(self, text: str) -> None:
         """Prints a line, unless quiet, and logs it."""
         if not self.is_quiet or "cannot write" in text:
-            print(text, file=sys.stderr if self.is_quiet else sys.stdout, flush=True)
+            tell(text, sys.stderr if self.is_quiet else sys.stdout)
         with contextlib.suppress(OSError):  # a full disk must not hide why it stopped
-            self.log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+            self.log.write(f"{time.strftime('%H:%M:%S')} {printable(text)}\n")
             self.log.flush()

@@ -31,6 +31,7 @@ from kleiber.experiments.exit_codes import (
 )
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, group_id, populations, trunk_cells
+from kleiber.experiments.sweeping.compiled import remove_damaged, seal_new
 from kleiber.experiments.sweeping.failures import (
     MAX_ATTEMPTS,
     Attempts,
@@ -46,6 +47,7 @@ from kleiber.files import read_json, replacing, write_json
 from kleiber.parallel import hosts
 from kleiber.parallel.environment import process_in_environment, runs_on_cpu
 from kleiber.train.checkpoints.manifest import CannotSave
+from kleiber.train.data.cache import cache_folder
 from kleiber.train.watch.signals import StopRequest
 from kleiber.train.watch.watchdog import hang_seconds
 
@@ -101,6 +103,8 @@ def _start(directory: Path, split: str) -> tuple[Experiment, list[list[TrunkCell
     hosts.connect(lambda other: is_here(directory, other, number))
     logging.getLogger("kleiber").addHandler(_WarningsToDriver(logging.WARNING))
     logging.getLogger("kleiber").propagate = False
+    if removed := remove_damaged(*cache_of_programs()):
+        tell_driver(f"{WARNING}{len(removed)} damaged entries of the compilation cache were removed: {removed[0][:60]}")
     experiment = from_data(Experiment, read_json(directory / "experiment.json"))
     if count > 1:
         agree_on_hosts(experiment)
@@ -185,6 +189,13 @@ def _claim(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
 
 def _missing(group: list[TrunkCell], directory: Path) -> bool:
     return any(cell.missing(directory) for cell in group)
+
+
+def cache_of_programs() -> tuple[Path, bool]:
+    """Returns the folder of the compilation cache that this process uses, and whether it is kleiber's own."""
+    own = cache_folder() / "compiled"
+    folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", own))
+    return folder, folder == own
 
 
 def _beat(paths: list[Path]) -> None:
@@ -312,6 +323,8 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
         _write_record(directory, cell, point.num_tokens, record)
 
     def on_progress(progress: dict[str, Any]) -> None:
+        if not stop.has_work:  # the steps are compiled
+            seal_new(cache_of_programs()[0])
         stop.has_work = True
         now = time.monotonic()
         if hosts.is_lead() and now - last_write[0] > 0.5:
@@ -332,6 +345,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
         Trunk([cell.config for cell in group], data, io).run()
     finally:
         watchdog.close()
+        seal_new(cache_of_programs()[0])
 
 
 if __name__ == "__main__":

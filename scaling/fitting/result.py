@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kleiber.files import json_of, read_plain
 from kleiber.scaling.fitting.identifiability import Identifiability
 from kleiber.scaling.fitting.noise import RunNoise, Uncertainty
 from kleiber.scaling.fitting.scaled_law import ScaledLaw
@@ -177,8 +178,11 @@ class FitResult:
         """
         values = json.loads(data) if isinstance(data, str) else data
         try:
-            return _read(values, law_of_fit(values, law))
-        except (KeyError, TypeError) as mistake:
+            fit = _read(values, law_of_fit(values, law))
+            if not np.isfinite(fit.z).all():
+                raise TypeError("a finite working point z")
+            return fit
+        except (KeyError, TypeError, AttributeError, IndexError) as mistake:
             raise ValueError(f"this is not a fit written by kleiber fit: {mistake} is missing or malformed.") from None
 
     def report(self) -> str:
@@ -216,13 +220,17 @@ def read_fits(path: str | Path, laws: Sequence[Law] = ()) -> tuple[tuple[FitResu
     file = Path(path) / "fit.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"there is no fit at {file}; write one with kleiber fit TABLE --json > {file}.")
+    text = read_plain(file)
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        raise ValueError(f"{file} is not JSON; write a fit with kleiber fit TABLE --json > FILE.") from None
+        data = json_of(text)
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"{file} is no fit ({problem}); write one with kleiber fit TABLE --json > FILE.") from None
     parts = data["fits"] if "fits" in data else [data, *data.get("rivals", [])]
     given = {law.id: law for law in laws}
-    return tuple(FitResult.from_json(each, given.get(each.get("law"))) for each in parts), data
+    try:
+        return tuple(FitResult.from_json(each, given.get(each.get("law"))) for each in parts), data
+    except ValueError as problem:
+        raise ValueError(f"{file}: {problem}") from None
 
 
 def without_nan(value: Any) -> Any:

@@ -2,14 +2,13 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from kleiber.files import write_json
+from kleiber.files import read_json, write_json
 from kleiber.train.data.cache import build_folder
 
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 1_000, 65_536
@@ -162,7 +161,7 @@ def load_sentencepiece(home: Path) -> SentencePieceTokenizer:
       ValueError: if the model is not the one that was trained.
     """
     model = (home / "tokenizer.model").read_bytes()
-    expected = json.loads((home / "tokenizer.json").read_text())["sha256"]
+    expected = read_json(home / "tokenizer.json", "sha256")["sha256"]
     if hashlib.sha256(model).hexdigest() != expected:
         raise ValueError(f"{home / 'tokenizer.model'} is damaged: its SHA-256 is not {expected}; delete {home}.")
     return SentencePieceTokenizer(model)

@@ -7,7 +7,6 @@ digest of every file. Loading needs numpy only.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from kleiber.files import write_json
+from kleiber.files import read_json, write_json
 from kleiber.train.data.cache import build_folder
 from kleiber.train.data.corpora.prepared import read_corpus_manifest, read_split
 from kleiber.train.data.tokenizers import Tokenizer, prepare_tokenizer
@@ -154,10 +153,12 @@ def open_token_file(folder: Path, tokenizer: str, split: str) -> TokenFile:
     """
     home = tokens_folder(folder, tokenizer)
     try:
-        described = json.loads((home / "tokens.json").read_bytes())
+        described = read_json(home / "tokens.json", "format")
         if described["format"] != TOKENS_FORMAT:
             raise ValueError(f"format {described['format']}, expected {TOKENS_FORMAT}")
-    except (ValueError, KeyError, TypeError) as mistake:
+        if lost := {"splits", "tokenizer", "vocab_size", "fingerprint"} - described.keys():
+            raise ValueError(f"it has no {min(lost)}")
+    except (OSError, ValueError) as mistake:
         raise ValueError(f"{home / 'tokens.json'} is damaged ({mistake}); delete {home} and prepare again.") from None
     if split not in described["splits"]:
         raise ValueError(f"this corpus has no split '{split}', only {', '.join(described['splits'])}.")

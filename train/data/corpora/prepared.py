@@ -1,13 +1,13 @@
 """A prepared corpus: its manifest, its documents split by split, and what is measured of them."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kleiber.files import read_json
 from kleiber.train.data.corpora.overlap import WINDOW_BYTES, overlap_fractions
 
 MANIFEST_FORMAT = 1
@@ -26,10 +26,10 @@ def read_corpus_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path, "format", "corpus", "splits")
         if manifest["format"] != MANIFEST_FORMAT:
             raise ValueError(f"format {manifest['format']}, expected {MANIFEST_FORMAT}")
-    except (ValueError, KeyError, TypeError) as mistake:
+    except (OSError, ValueError) as mistake:
         raise ValueError(f"{path} is damaged ({mistake}); delete {folder} and prepare the corpus again.") from None
     return manifest
 
