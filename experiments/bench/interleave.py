@@ -23,7 +23,7 @@ class Spread:
 
     def as_dict(self) -> dict[str, float | int]:
         """Returns {"median", "low", "high", "rounds"}, as results keep it."""
-        return {"median": self.median, "low": self.low, "high": self.high, "rounds": self.rounds}
+        return dict(vars(self))
 
     def times(self, factor: float) -> "Spread":
         """Returns the spread in another unit; the factor is positive."""
@@ -106,20 +106,3 @@ def spread_of(figures: Sequence[float]) -> Spread:
         return Spread(ordered[0], ordered[0], ordered[0], 1)
     low, median, high = statistics.quantiles(ordered, n=4, method="inclusive")
     return Spread(median, low, high, len(ordered))
-
-
-def median_interval(figures: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Returns an interval for the true median, from the sign test: no assumption on how the figures are spread.
-
-    Each figure lies below the true median with probability 1/2, so the k-th smallest and k-th largest enclose it
-    unless at most k - 1 of n fell on one side. Of very few figures (under 6 at 95 %) the whole range is returned.
-    """
-    ordered = sorted(figures)
-    count, rank, outside = len(ordered), 0, 0.0
-    while rank < (count - 1) // 2:
-        outside += 2 * math.comb(count, rank) / 2**count
-        if outside > 1 - level:
-            break
-        rank += 1
-    rank = max(rank - 1, 0)
-    return ordered[rank], ordered[count - 1 - rank]

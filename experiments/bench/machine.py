@@ -139,12 +139,6 @@ def command_line() -> str:
     return " ".join(["kleiber", *words]) if words and words[0] == "bench" else "kleiber bench"
 
 
-def machine_name(machine: dict[str, Any]) -> str:
-    """Returns the kind of machine as part of a file's name, such as `amd-epyc-2-cores`."""
-    kind = machine["accelerator"] or f"{machine['processor']} {machine['cores']} cores"
-    return re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
-
-
 def measure_machine(setting: Setting) -> dict[str, Any]:
     """Returns no figure: the description stands at the head of every result."""
     return {"figures": []}
