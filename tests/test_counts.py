@@ -6,8 +6,8 @@ import re
 import jax
 import numpy as np
 import pytest
+from compiled_flops import compiled_flops, program_flops
 
-from kleiber.experiments.compilation.counted_flops import compiled_flops, program_flops
 from kleiber.experiments.directory.record import planned_records
 from kleiber.model import counts
 from kleiber.model.config import ExpertsConfig, ModelConfig

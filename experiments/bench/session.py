@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from kleiber.experiments.bench.figures import Figure
 from kleiber.experiments.bench.machine import command_line, load, now, processor_seconds
@@ -41,7 +42,10 @@ def run_sections(
       sweep_scale: part of the quickstart's tokens that section sweep trains.
     """
     result: dict[str, Any] = {"format": FORMAT, "is_short": is_short, "machine": machine, "sections": {}}
-    with tempfile.TemporaryDirectory(prefix="kleiber-bench-") as folder, _own_cache(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="kleiber-bench-") as folder, contextlib.ExitStack() as stack:
+        # A cache of our own: nothing measured here comes from before, and nothing stays.
+        cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
+        stack.enter_context(mock.patch.dict(os.environ, cache))
         for section in (section for name, section in SECTIONS.items() if name in names and name != "machine"):
             result["sections"][section.name] = _run(section, rounds, is_short, Path(folder), sweep_scale)
             result = summarised({**result, "load_average_after": load()})
@@ -121,18 +125,3 @@ def _progress(name: str) -> Iterator[Callable[[str], None]]:
     finally:
         done.set()
         thread.join()
-
-
-@contextlib.contextmanager
-def _own_cache(folder: Path) -> Iterator[None]:
-    """Gives the processes of the bench a compilation cache of their own: nothing measured here comes from before, and
-    nothing stays."""
-    name, before = "JAX_COMPILATION_CACHE_DIR", os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    os.environ[name] = str(folder / "compiled")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
