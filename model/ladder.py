@@ -79,12 +79,7 @@ def ladder(dials: Sequence[int], family: Family = shape_of_width, **overrides: A
 
 
 def ladder_between(
-    min_params: int,
-    max_params: int,
-    num_sizes: int,
-    family: Family = shape_of_width,
-    step: int = 8,
-    **overrides: Any,
+    min_params: int, max_params: int, num_sizes: int, family: Family = shape_of_width, step: int = 8, **overrides: Any
 ) -> tuple[ModelConfig, ...]:
     """Returns num_sizes shapes of a family, evenly spread in log parameters from min_params to max_params.
 

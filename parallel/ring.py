@@ -31,11 +31,7 @@ def context_size() -> int:
 
 
 def ring_attention(
-    q_BTNH: jax.Array,
-    k_BTKH: jax.Array,
-    v_BTKH: jax.Array,
-    scale: float,
-    segment_ids_BT: jax.Array | None = None,
+    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, scale: float, segment_ids_BT: jax.Array | None = None
 ) -> jax.Array:
     """Returns softmax(scale * q k) v, where a query sees itself and what came before in its own segment.
 

@@ -42,10 +42,7 @@ class Embedding(nnx.Module):
             self.mix = declare(config, rngs, "mix", (d_model,), ("embed",))
 
     def __call__(
-        self,
-        tokens_BT: jax.Array,
-        segment_ids_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
+        self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None, positions_BT: jax.Array | None = None
     ) -> jax.Array:
         """Returns x_BTD in the compute dtype: embeddings times the parametrization's input multiplier.
 

@@ -44,12 +44,7 @@ class Analysis:
         """
         parts = zip(self.fits, self.factors, self.approaches, strict=True)
         found = [
-            {
-                **fit.to_json(),
-                "warnings": list(noted),
-                "factors": _json(factors),
-                "approaches": _json(advice),
-            }
+            {**fit.to_json(), "warnings": list(noted), "factors": _json(factors), "approaches": _json(advice)}
             for fit, factors, advice in parts
         ]
         chosen = _json(self.selection)

@@ -5,15 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kleiber.scaling.explaining.elasticity import constancy, elasticities, factors_of, reference_points
-from kleiber.scaling.figures.style import (
-    INK,
-    QUIET,
-    claimed_figure,
-    count_ticks,
-    listing,
-    plain,
-    value_ticks,
-)
+from kleiber.scaling.figures.style import INK, QUIET, claimed_figure, count_ticks, listing, plain, value_ticks
 from kleiber.scaling.fitting.bootstrap import Profile, profile
 from kleiber.scaling.fitting.result import FitResult
 
