@@ -16,29 +16,21 @@ Family = Callable[..., ModelConfig]
 
 
 def shape_of_width(d_model: int, **overrides: Any) -> ModelConfig:
-    """Returns the shape of the width family: two layers, four heads at every width, previous-token mix.
+    """Returns the shape of the width family: two layers, four heads at every width, previous-token mix; overrides are
+    fields of ModelConfig.
 
     The number of heads is constant because a head size floor would give the smallest widths fewer heads and put them
-    above the law; the mix spares the first layer from learning to look one token back. Widths are multiples of 8.
-
-    Args:
-      d_model: the dial.
-      **overrides: fields of ModelConfig to set otherwise.
-    """
+    above the law; the mix spares the first layer from learning to look one token back. Widths are multiples of 8."""
     chosen: dict[str, Any] = {"num_layers": 2, "num_heads": 4, "has_previous_token_mix": True} | overrides
     return _config(d_model=d_model, **chosen)
 
 
 def shape_of_depth(num_layers: int, **overrides: Any) -> ModelConfig:
-    """Returns the shape of the depth family: d_model = 64 * num_layers, heads of 64, untied head, CompleteP.
+    """Returns the shape of the depth family: d_model = 64 * num_layers, heads of 64, untied head, CompleteP; overrides
+    are fields of ModelConfig.
 
     The ratio of width to depth is constant, near the flat optimum that Kaplan et al. 2020 (figure 5) found. The base
-    shape of the learning rate is four layers of 256.
-
-    Args:
-      num_layers: the dial.
-      **overrides: fields of ModelConfig to set otherwise.
-    """
+    shape of the learning rate is four layers of 256."""
     chosen: dict[str, Any] = {
         "d_model": 64 * num_layers,
         "num_heads": num_layers,

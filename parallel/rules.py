@@ -117,12 +117,8 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Returns host arrays as arrays on the mesh; each process hands over only the parts its devices hold.
-
-    Args:
-      tree: host arrays, the same in every process.
-      shardings: tree of NamedSharding of the same structure.
-    """
+    """Returns host arrays (the same in every process) as arrays on the mesh, by a tree of NamedSharding; each process
+    hands over only the parts its devices hold."""
 
     def one(array: Any, where: NamedSharding) -> jax.Array:
         if where.is_fully_addressable:

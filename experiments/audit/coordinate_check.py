@@ -85,15 +85,8 @@ class CoordinateCheck:
 def family(
     parametrization: Parametrization, dial: Dial, sizes: Sequence[int], width_of_depths: int = 128, tied: bool = False
 ) -> tuple[ModelConfig, ...]:
-    """Returns the shapes of a check: four heads, no mix, eight tokens a sequence, the first size the base.
-
-    Args:
-      parametrization: the rule.
-      dial: what grows: widths at two layers, or depths at width_of_depths.
-      sizes: values of the dial, increasing.
-      width_of_depths: width of all shapes over depth.
-      tied: whether the head is the embedding.
-    """
+    """Returns the shapes of a check: four heads, no mix, eight tokens a sequence, the first size the base; what grows
+    is the width at two layers, or the depth at width_of_depths."""
     fields: dict[str, Any] = {"parametrization": parametrization, "seq_len": 8, "has_tied_head": tied}
     fields["has_previous_token_mix"] = (
         False  # doubles the different inputs, so needs twice the width for the same slope

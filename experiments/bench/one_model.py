@@ -76,14 +76,8 @@ def ratio_figures(name: str, found: dict[str, Any], rounds: int) -> list[Figure]
 
 
 def fractions_of_peak(shape: StepShape, samples: Samples) -> dict[str, list[float]]:
-    """Returns the fraction of the matmul peak in each round, by convention of counting FLOPs.
-
-    The peak of a round is the faster of NumPy and XLA in it.
-
-    Args:
-      shape: what was trained.
-      samples: tokens per second under `kleiber`, FLOP/s under `NumPy` and `XLA`.
-    """
+    """Returns the fraction of the matmul peak in each round, by convention of counting FLOPs; samples hold tokens per
+    second under `kleiber`, FLOP/s under `NumPy` and `XLA`, of which the faster is the peak of a round."""
     return {
         convention: [
             tokens * count(shape.model) / peak

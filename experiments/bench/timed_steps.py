@@ -26,12 +26,7 @@ class TimedSteps:
     """One model, or a population, and its compiled steps."""
 
     def __init__(self, config: TrainConfig, num_members: int = 1):
-        """Traces and compiles; makes no array yet.
-
-        Args:
-          config: the trunk; each call trains config.steps_per_call steps.
-          num_members: models that differ in seed, trained as one program.
-        """
+        """Traces and compiles config.steps_per_call steps of models that differ in seed; makes no array yet."""
         self.config, self.num_members = config, num_members
         self.mesh = make_mesh(config.mesh)
         self.optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
@@ -107,13 +102,8 @@ def random_windows(config: TrainConfig) -> np.ndarray:
 
 
 def training_config(model: dict[str, Any], batch_size: int, **fields: Any) -> TrainConfig:
-    """Returns the trunk of plain data, as a process is given it.
-
-    Args:
-      model: fields of ModelConfig.
-      batch_size: sequences a step.
-      fields: others of TrainConfig, such as steps_per_call.
-    """
+    """Returns the trunk of plain data, as a process is given it: fields of ModelConfig, sequences a step, and other
+    fields of TrainConfig."""
     given = {"model": model, "optimizer": {"learning_rate": 0.008}, "num_tokens": [10**9], "batch_size": batch_size}
     return from_data(TrainConfig, {**given, **fields})
 

@@ -109,15 +109,8 @@ class TorchTrainer:
         is_compiled: bool = False,
         weight_decay: float = 0.1,
     ):
-        """Makes the model and an optimizer whose rates and decays follow kleiber's rules of the shape.
-
-        Args:
-          config: dense, rotary, RMSNorm without gain, squared ReLU, tied head.
-          params: of init_params.
-          learning_rate: at the base shape.
-          is_compiled: whether torch.compile makes the forward and backward pass.
-          weight_decay: per unit of learning rate at the base shape.
-        """
+        """Makes the model of params of init_params, and an optimizer whose rates and decays (given at the base shape)
+        follow kleiber's rules."""
         self.model = TorchTransformer(config)
         self.model.load(params)
         groups: dict[str, list] = {"embedding": [], "mix": [], "hidden": []}

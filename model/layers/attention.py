@@ -107,13 +107,8 @@ class Attention(nnx.Module):
         self.output = declare(config, rngs, "output", (d_query, d_model), ("heads", "embed"), num_stacked)
 
     def __call__(self, x_BTD: jax.Array, mask: Mask, positions_BT: jax.Array | None = None) -> jax.Array:
-        """Returns what the attention of one layer adds to x, before the branch multiplier.
-
-        Args:
-          x_BTD: the residual stream, normalised.
-          mask: which positions a position sees.
-          positions_BT: integer position of each entry of a row; None for 0 .. T-1.
-        """
+        """Returns what the attention of one layer adds to x, before the branch multiplier; positions_BT is the integer
+        position of each entry of a row, None for 0 .. T-1."""
         batch, length, _ = x_BTD.shape
         heads = (batch, length, -1, self.config.d_head)
         q_BTNH = product(self.config, x_BTD, self.query).reshape(heads)

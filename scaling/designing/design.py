@@ -40,13 +40,8 @@ class ExpectedErrors:
 
 
 def independent_rows(rows: np.ndarray, trunk: Sequence[str] | np.ndarray | None, noise: RunNoise) -> np.ndarray:
-    """Returns rows [runs, P] turned so that errors are independent and of unit variance.
-
-    Args:
-      rows: float64, derivatives of log losses.
-      trunk: of each run [runs]; without trunks each run has one of its own.
-      noise: of log losses.
-    """
+    """Returns rows [runs, P], derivatives of log losses, turned so that errors are independent and of unit variance;
+    without trunks [runs] each run has one of its own."""
     if trunk is None:
         return rows / noise.new_run
     ratio = np.array([(noise.tau / noise.point) ** 2])

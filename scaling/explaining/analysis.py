@@ -37,11 +37,8 @@ class Analysis:
     """One a fit."""
 
     def to_json(self, noted: Sequence[str] = ()) -> dict[str, Any]:
-        """Returns the fit with all that is said about it; of several, {"fits", "comparison", "cross_validation"}.
-
-        Args:
-          noted: warnings that came on the way.
-        """
+        """Returns the fit with all that is said about it and the warnings noted on the way; of several, {"fits",
+        "comparison", "cross_validation"}."""
         parts = zip(self.fits, self.factors, self.approaches, strict=True)
         found = [
             {**fit.to_json(), "warnings": list(noted), "factors": _json(factors), "approaches": _json(advice)}

@@ -53,13 +53,8 @@ class ExchangeRate:
 
 
 def elasticities(fit: FitResult, points: list[Point] | None = None, level: float = 0.95) -> list[Elasticity]:
-    """Returns the local exponent of every factor at every point.
-
-    Args:
-      fit: of any law; without a constant E the loss itself counts as reducible.
-      points: values of the law's variables; `reference_points` if left out.
-      level: probability of the intervals.
-    """
+    """Returns the local exponent of every factor at every point (`reference_points` if left out), with intervals of
+    probability `level`. Without a constant E the loss itself counts as reducible."""
     out = []
     for point in reference_points(fit) if points is None else points:
         columns = _columns(fit, [point])
@@ -225,12 +220,6 @@ def _contrast(
 def _with_interval(
     fit: FitResult, quantity: Callable[[np.ndarray], np.ndarray], level: float
 ) -> tuple[float, tuple[float, float]]:
-    """Returns a quantity of the working point and its t interval by the delta method.
-
-    Args:
-      fit: its working point and uncertainty.
-      quantity: z [b, P] -> [b].
-      level: probability.
-    """
+    """Returns a quantity (z [b, P] -> [b]) of the working point and its t interval by the delta method."""
     found = quantity(stepped(fit.z, WIDTH))
     return float(found[0]), stepped_interval(found, WIDTH, fit.uncertainty, level)

@@ -80,13 +80,8 @@ def _slope(budgets: Floats, sizes: Floats, many: Sequence[Floats]) -> tuple[floa
 
 
 def residuals(points: Points, predict: Predict, sizes: Sequence[float] = ()) -> "Figure":
-    """Draws log residuals against size, against tokens and by trunk, with the band of their own spread.
-
-    Args:
-      points: the fitted runs.
-      predict: the fitted law.
-      sizes: all sizes of the study, so that a size keeps its colour.
-    """
+    """Draws log residuals of the fitted runs against size, against tokens and by trunk, with the band of their own
+    spread; `sizes` are all sizes of the study, so that a size keeps its colour."""
     values = 100 * log_residuals(points, predict)
     rms = float(np.sqrt(np.mean(values**2)))
     colors = style.size_colors([*sizes, *points.num_params])

@@ -70,13 +70,8 @@ def _parabola(series: Series) -> tuple[float, float] | None:
 
 
 def varied_levels(all_series: Sequence[Series], knob: str, sizes: Sequence[float] = ()) -> "Figure":
-    """Draws loss against the knob, a line for each size and length, a panel for each level of the other factors.
-
-    Args:
-      all_series: at least one.
-      knob: name of what is varied, with its unit if it has one.
-      sizes: all sizes of the study, so that a size keeps its colour.
-    """
+    """Draws loss against the knob (named with its unit), a line for each size and length, a panel for each level of the
+    other factors; `sizes` are all sizes of the study, so that a size keeps its colour."""
     panels = sorted({s.panel for s in all_series})
     colors = style.size_colors([*sizes, *(s.num_params for s in all_series)])
     detail = "dot: a run; line: mean of seeds; diamond: best by parabola"

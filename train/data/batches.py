@@ -151,14 +151,8 @@ class TrainBatches:
 
 
 def next_indices(config: GuardConfig, batches: TrainBatches, first_step: int, count: int) -> np.ndarray:
-    """Returns the windows of the next steps, int64 [count, rows], jumping over the batches that the config leaves out.
-
-    Args:
-      config: the policy.
-      batches: of the run; moved on.
-      first_step: steps done before.
-      count: steps wanted.
-    """
+    """Returns the windows of the next `count` steps after first_step, int64 [count, rows], jumping over the batches
+    that the config leaves out; moves the batches on."""
     if not config.skip_batches:
         return batches.next_indices(count)
     pieces, step = [], first_step

@@ -133,13 +133,8 @@ def train_sentencepiece(documents: Iterable[bytes], size: int) -> bytes:
 
 
 def prepare_tokenizer(folder: Path, tokenizer: str, documents: Iterable[bytes]) -> Tokenizer:
-    """Returns a tokenizer of a prepared corpus; a SentencePiece model is trained once and kept with its SHA-256.
-
-    Args:
-      folder: of the prepared corpus.
-      tokenizer: `bytes` or `sentencepiece:SIZE`.
-      documents: of the training split, read only if a model must be trained.
-    """
+    """Returns a tokenizer of a prepared corpus; a SentencePiece model is trained once, on the documents of the training
+    split, and kept with its SHA-256."""
     size = vocabulary_size(tokenizer)
     if tokenizer == "bytes":
         return ByteTokenizer()

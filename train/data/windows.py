@@ -84,37 +84,17 @@ class TokenSource:
         return chosen
 
     def windows(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the tokens of windows.
-
-        Args:
-          indices: integers [...] from 0 to num_sequences - 1.
-
-        Returns:
-          int32 [..., seq_len + 1].
-        """
+        """Returns the tokens of windows [...], int32 [..., seq_len + 1]."""
         return self.file.tokens[self._positions(indices)].astype(np.int32)
 
     def segment_ids(self, indices: np.ndarray) -> np.ndarray:
-        """Returns which document of its window each token belongs to, counted from 0; a separator ends its document.
-
-        Args:
-          indices: integers [...] from 0 to num_sequences - 1.
-
-        Returns:
-          int32 [..., seq_len + 1].
-        """
+        """Returns which document of its window each token of windows [...] belongs to, int32 [..., seq_len + 1],
+        counted from 0; a separator ends its document."""
         documents = self._documents(self._positions(indices))
         return (documents - documents[..., :1]).astype(np.int32)
 
     def window_groups(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the group of the document in the middle of each window.
-
-        Args:
-          indices: integers [windows].
-
-        Returns:
-          int32 [windows].
-        """
+        """Returns the group of the document in the middle of each window [windows], int32 [windows]."""
         return self.file.groups[self._documents(self._positions(indices)[..., self.seq_len // 2])]
 
     def _positions(self, indices: np.ndarray) -> np.ndarray:
@@ -181,15 +161,8 @@ def check_vocabulary(source: TokenSource, model: ModelConfig) -> None:
 
 
 def validation_windows(source: TokenSource, num_tokens: int) -> ValidationWindows:
-    """Returns windows spread evenly over a split: the same whenever, and for whatever run, they are asked for.
-
-    Args:
-      source: a held-out split.
-      num_tokens: predicted tokens wanted; a split that holds fewer is used whole.
-
-    Returns:
-      max(1, num_tokens // seq_len) windows, or all of them.
-    """
+    """Returns max(1, num_tokens // seq_len) windows spread evenly over a held-out split, or all where it holds fewer:
+    the same whenever, and for whatever run, they are asked for."""
     wanted = min(source.num_sequences, max(1, num_tokens // source.seq_len))
     indices = np.arange(wanted, dtype=np.int64) * source.num_sequences // wanted
     return ValidationWindows(source.windows(indices), source.window_groups(indices), indices)

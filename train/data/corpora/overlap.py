@@ -39,12 +39,8 @@ def window_hashes(documents: list[bytes]) -> np.ndarray:
 def overlap_fractions(
     training: Iterable[list[bytes]], held_out: Mapping[str, Iterable[list[bytes]]]
 ) -> dict[str, float]:
-    """Returns, for each held-out split, the fraction of its windows that also occur in a training document.
-
-    Args:
-      training: lists of UTF-8 documents, read once.
-      held_out: lists of UTF-8 documents by split; their hashes are kept in memory.
-    """
+    """Returns, for each held-out split, the fraction of its windows that also occur in a training document. The lists
+    of training documents are read once; the hashes of the held-out ones are kept in memory."""
     nothing = [np.zeros(0, np.uint64)]
     by_split = {
         split: np.concatenate(nothing + [window_hashes(documents) for documents in chunks(lists)])

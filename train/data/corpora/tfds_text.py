@@ -53,12 +53,8 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
 
 
 def read_documents(described: dict[str, Any], split: str) -> Iterator[tuple[str, list[bytes]]]:
-    """Yields ("", UTF-8 documents) in the stored order, which TFDS makes by a hash; empty documents are left out.
-
-    Args:
-      described: what describe_dataset returned.
-      split: `train` or `validation`.
-    """
+    """Yields ("", UTF-8 documents) of a split of what describe_dataset returned, in the stored order, which TFDS makes
+    by a hash; empty documents are left out."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(described["name"], file_format="array_record")

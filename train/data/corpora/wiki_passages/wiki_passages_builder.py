@@ -87,11 +87,8 @@ def read_passages(wheel: Path) -> list[str]:
 
 
 def split_articles(passages: list[str]) -> dict[str, list[Group]]:
-    """Returns the articles of the splits `train` and `validation`.
-
-    Args:
-      passages: "Title -- text" (BoolQ), or text alone (QuAC), which then is an article of its own.
-    """
+    """Returns the articles of the splits `train` and `validation`, from passages "Title -- text" (BoolQ) or text alone
+    (QuAC), which then is an article of its own."""
     articles: dict[str, list[str]] = {}
     for passage in passages:
         title, mark, _ = passage.partition(" -- ")
