@@ -258,24 +258,23 @@ def design_runs(
     if aim not in ("prediction", "constants"):
         raise ValueError(f"aim {aim!r}: choose prediction or constants.")
     problem = design_problem(known, pool, targets, rivals, aim, max_repeats)
-    found = search_design(problem, budget, max_runs, stop_at**2)
-    if not found.chosen:
+    chosen, path = search_design(problem, budget, max_runs, stop_at**2)
+    if not chosen:
         cheapest = float(problem.added_cost([]).min())
         raise ValueError(f"a budget of {budget:.3g} FLOPs buys no run; the cheapest candidate costs {cheapest:.3g}.")
-    picks = np.array(found.chosen)
+    picks = np.array(chosen)
     columns = {name: values[picks] for name, values in pool.columns.items()}
     label = np.arange(len(picks)) if pool.trunk is None else pool.trunk[picks]
     trunk = np.array([f"new-{each}" for each in label])
     before = _errors(known.scaled, known.z, known.noise, known.trunk, targets) if known.has_runs else None
-    path = found.path
     if aim == "constants":
         whole = replace(problem, aim="prediction")
         path = [
-            float(criterion(whole, [each[None] for each in information(whole, found.chosen[: k + 1])], FINAL_PRIOR)[0])
+            float(criterion(whole, [each[None] for each in information(whole, chosen[: k + 1])], FINAL_PRIOR)[0])
             for k in range(len(picks))
         ]
     expected = expected_from(known, columns, trunk, targets)
-    return BoughtRuns(columns, trunk, problem.cost(found.chosen), expected, before, np.sqrt(path).tolist())
+    return BoughtRuns(columns, trunk, problem.cost(chosen), expected, before, np.sqrt(path).tolist())
 
 
 def expected_from(known: Known, columns: Values, trunk: np.ndarray | None, targets: Values) -> ExpectedErrors:
