@@ -26,17 +26,9 @@ ROTARY_BASE = 10_000.0  # longest wavelength over 2 pi, in tokens; Su et al. 202
 
 
 def rotate(x_BTNH: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
-    """Returns x with each pair (h, h + H/2) turned by position / ROTARY_BASE^(2h/H).
+    """Returns x with each pair (h, h + H/2) turned by position / ROTARY_BASE^(2h/H); positions_BT None means 0 .. T-1.
 
-    The product of a rotated query and a rotated key depends on their positions through the distance alone.
-
-    Args:
-      x_BTNH: queries or keys.
-      positions_BT: integer position of each; None for 0 .. T-1.
-
-    Returns:
-      Array like x_BTNH.
-    """
+    The product of a rotated query and a rotated key depends on their positions through the distance alone."""
     half = x_BTNH.shape[3] // 2
     turns_H = ROTARY_BASE ** -(np.arange(half) / half)
     turned: tuple[Any, Any]

@@ -137,16 +137,9 @@ def slice_minima(
     lowest: Callable[[np.ndarray, np.ndarray], float],
     least: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log(N D) and the log of the best size of each isoFLOP slice (approach 2).
-
-    Args:
-      params, tokens, loss: float64 [runs].
-      lowest: the best log size of one slice, from log sizes and losses.
-      least: sizes that a slice needs.
-
-    Raises:
-      ValueError: with fewer than 2 slices, or a slice without a lowest point.
-    """
+    """Returns log(N D) and the log of the best size of each isoFLOP slice (approach 2) of runs [runs]; `lowest` gives
+    the best log size of one slice of at least `least` sizes, from log sizes and losses. ValueError with fewer than 2
+    slices, or a slice without a lowest point."""
     order = np.argsort(params * tokens)
     log_product = np.log(params * tokens)[order]
     breaks = np.flatnonzero(np.diff(log_product) > np.log(SAME_BUDGET)) + 1

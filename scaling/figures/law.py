@@ -27,16 +27,9 @@ def optimal_frontier(
     reach: float = 1.0,
     sizes: Sequence[float] = (),
 ) -> "Figure":
-    """Draws the compute-optimal size and token count against compute, with intervals from draws of the law.
-
-    Args:
-      points: the fitted runs.
-      predict: the fitted law.
-      draws: laws drawn from the fit's uncertainty; each gives one frontier.
-      cost: FLOPs per token of a size.
-      reach: how far beyond the largest fitted run to go, as a factor of compute.
-      sizes: all sizes of the study, so that a size keeps its colour.
-    """
+    """Draws the compute-optimal size and token count against compute, up to `reach` times the largest fitted run, with
+    intervals from draws of the law, each of which gives one frontier; `sizes` are all sizes of the study, so that a
+    size keeps its colour."""
     edge = float(points.flops.max())
     budgets = np.geomspace(points.flops.min(), edge * max(reach, 1.5) * 1.3, 40)
     span = (points.num_params.min() / 100, points.num_params.max() * 100)

@@ -37,13 +37,8 @@ def loss_curves(
 ) -> "Figure":
     """Draws training loss against tokens, one small panel a size: trunks, their cooldowns and the measured points.
 
-    Args:
-      curves: trunks and cooldown branches.
-      points: validated runs, drawn as dots where given.
-      num_failed: points that failed or diverged, told in the claim.
-      sizes: all sizes of the study, so that a size keeps its colour.
-      num_trunks: of the study, where the curves are not of all of them.
-    """
+    The claim tells the points that failed or diverged, and of how many trunks of the study the curves are. `sizes` are
+    all sizes of the study, so that a size keeps its colour."""
     own = sorted({c.num_params for c in curves})
     colors = style.size_colors([*sizes, *own])
     columns = len(own) if len(own) <= 5 else min(-(-len(own) // 2), 5)
@@ -107,16 +102,11 @@ def _frame_curves(axes: "np.ndarray", lines: Sequence[tuple[Curve, Floats, Float
 
 
 def isoflop_slices(points: Points, predict: Predict, num_budgets: int = 4, sizes: Sequence[float] = ()) -> "Figure":
-    """Draws loss against size at a few equal budgets, with the law's line and its best size on each.
+    """Draws loss against size at a few equal budgets, with the law's line and its best size on each; `sizes` are all
+    sizes of the study, so that a size keeps its colour.
 
-    Runs need not lie on the budgets: each size is read between its own measured runs, the law carrying the curvature.
-
-    Args:
-      points: the fitted runs.
-      predict: the fitted law.
-      num_budgets: slices to draw.
-      sizes: all sizes of the study, so that a size keeps its colour.
-    """
+    Runs need not lie on the budgets: each size is read between its own measured runs, the law carrying the
+    curvature."""
     cost = cost_model(points)
     colors = style.size_colors([*sizes, *points.num_params])
     budgets = _budgets(points, cost, num_budgets)
