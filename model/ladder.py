@@ -54,7 +54,7 @@ def _config(**fields: Any) -> ModelConfig:
 
 def ladder(dials: Sequence[int], family: Family = shape_of_width, **overrides: Any) -> tuple[ModelConfig, ...]:
     """Returns the shapes of a family at the given dials (widths or depths), in increasing order of parameters;
-    overrides are fields of ModelConfig. ValueError if a dial occurs twice or there is none."""
+    overrides are fields of ModelConfig. Raises ValueError if a dial occurs twice or there is none."""
     if not dials or len(set(dials)) != len(dials):
         raise ValueError(f"dials are {list(dials)}, expected one or more different ones.")
     return tuple(sorted((family(dial, **overrides) for dial in dials), key=num_params_total))

@@ -78,11 +78,8 @@ def sharding(
     rules: Mapping[str, MeshAxes] = RULES,
     name: str = "",
 ) -> NamedSharding:
-    """Returns the sharding of an array, after checking that every split dimension divides.
-
-    Raises:
-      ValueError: as partition_spec, or if the ranks differ, the mesh lacks an axis, or a size does not divide.
-    """
+    """Returns the sharding of an array, after checking that every split dimension divides. Raises ValueError as
+    partition_spec, or if the ranks differ, the mesh lacks an axis, or a size does not divide."""
     if len(axes) != len(shape):
         raise ValueError(f"{name or 'array'} has shape {shape} but logical axes {axes}: one name a dimension.")
     spec = partition_spec(axes, rules, name)

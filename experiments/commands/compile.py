@@ -118,11 +118,8 @@ def _target(topology: str | None) -> Hardware:
 
 
 def parse_mesh(text: str) -> MeshConfig:
-    """Returns the mesh of a text such as fsdp=256,tensor=16.
-
-    Raises:
-      ValueError: if an axis is unknown or a size is not a number.
-    """
+    """Returns the mesh of a text such as fsdp=256,tensor=16. Raises ValueError if an axis is unknown or a size is not a
+    number."""
     known, sizes = list(MeshConfig().sizes), {}
     for part in text.split(","):
         name, _, size = part.strip().partition("=")

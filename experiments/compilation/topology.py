@@ -104,11 +104,8 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-    """Returns the topology of a name KIND:SIZExSIZE[xSIZE].
-
-    Raises:
-      ValueError: if the kind is unknown or the sizes are not those of its torus; names near ones.
-    """
+    """Returns the topology of a name KIND:SIZExSIZE[xSIZE]. Raises ValueError if the kind is unknown or the sizes are
+    not those of its torus; names near ones."""
     kind, _, sizes = name.partition(":")
     if kind not in CHIPS:
         near = (difflib.get_close_matches(name, EXAMPLES, n=1, cutoff=0.3) or EXAMPLES)[0]
@@ -122,11 +119,8 @@ def parse_topology(name: str) -> Topology:
 
 
 def topology_devices(topology: Topology) -> list["jax.Device"]:
-    """Returns the abstract devices of a topology; they can be compiled for, not computed on.
-
-    Raises:
-      ValueError: if libtpu is missing, or knows no such topology.
-    """
+    """Returns the abstract devices of a topology; they can be compiled for, not computed on. Raises ValueError if
+    libtpu is missing, or knows no such topology."""
     import importlib.util
 
     if importlib.util.find_spec("libtpu") is None:

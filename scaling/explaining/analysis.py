@@ -126,11 +126,7 @@ def _comparison(fits: Sequence[FitResult], weights: Sequence[float]) -> str:
 
 
 def _own(law: Law, fixed: Mapping[str, float], laws: Sequence[Law]) -> dict[str, float]:
-    """Returns the fixed constants that this law has.
-
-    Raises:
-      ValueError: for a constant that none of the laws has.
-    """
+    """Returns the fixed constants that this law has. Raises ValueError for a constant that none of the laws has."""
     known = {name for each in laws for name in each.names}
     unknown = [name for name in fixed if name not in known]
     if unknown:

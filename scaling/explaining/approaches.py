@@ -138,8 +138,8 @@ def slice_minima(
     least: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns log(N D) and the log of the best size of each isoFLOP slice (approach 2) of runs [runs]; `lowest` gives
-    the best log size of one slice of at least `least` sizes, from log sizes and losses. ValueError with fewer than 2
-    slices, or a slice without a lowest point."""
+    the best log size of one slice of at least `least` sizes, from log sizes and losses. Raises ValueError with fewer
+    than 2 slices, or a slice without a lowest point."""
     order = np.argsort(params * tokens)
     log_product = np.log(params * tokens)[order]
     breaks = np.flatnonzero(np.diff(log_product) > np.log(SAME_BUDGET)) + 1

@@ -21,8 +21,8 @@ SUBSET_SEED = 20_221  # fixes which windows num_unique_tokens keeps, for every r
 def check_enough(
     source: TokenSource, num_tokens: int, max_epochs: float, num_unique_tokens: int | None = None
 ) -> float:
-    """Returns the passes over the (unique) training tokens that a plan of num_tokens takes. ValueError if they are more
-    than max_epochs; it says how many, and what allows them."""
+    """Returns the passes over the (unique) training tokens that a plan of num_tokens takes. Raises ValueError if they
+    are more than max_epochs; it says how many, and what allows them."""
     unique_tokens = source.num_unique_sequences(num_unique_tokens) * source.seq_len
     epochs = num_tokens / unique_tokens
     if epochs > max_epochs + 1e-9:
@@ -87,8 +87,8 @@ class TrainBatches:
         return grain.MapDataset.range(self.source.num_sequences).shuffle(seed=SUBSET_SEED)
 
     def next_indices(self, num_steps: int) -> np.ndarray:
-        """Returns the windows of the next steps, int64 [num_steps, batch_size], and moves on. ValueError if that takes
-        more epochs than allowed."""
+        """Returns the windows of the next steps, int64 [num_steps, batch_size], and moves on. Raises ValueError if that
+        takes more epochs than allowed."""
         end = self.position + num_steps * self.batch_size
         if end > self._limit:
             raise ValueError(
@@ -114,11 +114,8 @@ class TrainBatches:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Moves to a saved state.
-
-        Raises:
-          ValueError: if it belongs to other data, another seed or another length; says what differs.
-        """
+        """Moves to a saved state. Raises ValueError if it belongs to other data, another seed or another length; says
+        what differs."""
         own = self.state()
         differing = [
             f"{key} {state.get(key)!r} (here {own[key]!r})"

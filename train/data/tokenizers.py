@@ -69,11 +69,8 @@ class SentencePieceTokenizer:
 
 
 def vocabulary_size(tokenizer: str) -> int:
-    """Returns the vocabulary of a tokenizer's name, which needs no trained model.
-
-    Raises:
-      ValueError: if the name is neither `bytes` nor `sentencepiece:SIZE` with a size in range.
-    """
+    """Returns the vocabulary of a tokenizer's name, which needs no trained model. Raises ValueError if the name is
+    neither `bytes` nor `sentencepiece:SIZE` with a size in range."""
     if tokenizer == "bytes":
         return ByteTokenizer.vocab_size
     kind, _, size = tokenizer.partition(":")
@@ -151,11 +148,8 @@ def prepare_tokenizer(folder: Path, tokenizer: str, documents: Iterable[bytes]) 
 
 
 def load_sentencepiece(home: Path) -> SentencePieceTokenizer:
-    """Returns the SentencePiece model of a folder, after its SHA-256 has been checked.
-
-    Raises:
-      ValueError: if the model is not the one that was trained.
-    """
+    """Returns the SentencePiece model of a folder, after its SHA-256 has been checked. Raises ValueError if the model
+    is not the one that was trained."""
     model = (home / "tokenizer.model").read_bytes()
     expected = json.loads((home / "tokenizer.json").read_text())["sha256"]
     if hashlib.sha256(model).hexdigest() != expected:

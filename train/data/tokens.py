@@ -54,11 +54,8 @@ def has_tokens(folder: Path, tokenizer: str) -> bool:
 
 
 def prepare_tokens(folder: Path, tokenizer: str, report: Callable[[str], None] = print) -> None:
-    """Encodes every split of a prepared corpus, unless that has been done.
-
-    Raises:
-      ValueError: if the tokenizer's name is wrong, or the corpus is damaged.
-    """
+    """Encodes every split of a prepared corpus, unless that has been done. Raises ValueError if the tokenizer's name is
+    wrong, or the corpus is damaged."""
     if has_tokens(folder, tokenizer):
         return
     manifest = read_corpus_manifest(folder)
@@ -94,11 +91,8 @@ def fingerprint(folder: Path, manifest: dict[str, Any], tokenizer: str) -> str:
 
 
 def write_split(folder: Path, manifest: dict[str, Any], split: str, encoder: Tokenizer, into: Path) -> dict[str, Any]:
-    """Writes the three arrays of a split and returns their description.
-
-    Raises:
-      ValueError: if the text read is not the text of the manifest.
-    """
+    """Writes the three arrays of a split and returns their description. Raises ValueError if the text read is not the
+    text of the manifest."""
     dtype = np.dtype(np.uint8 if encoder.vocab_size <= 256 else np.uint16)
     digest = hashlib.sha256()
     lengths = [np.zeros(1, np.int64)]  # an array a record, because a list of numbers takes five times the memory
@@ -147,11 +141,8 @@ def write_header(file: Any, dtype: np.dtype, length: int) -> None:
 
 
 def open_token_file(folder: Path, tokenizer: str, split: str) -> TokenFile:
-    """Returns an encoded split after every file was checked against its digest.
-
-    Raises:
-      ValueError: if a file is missing or damaged, or there is no such split.
-    """
+    """Returns an encoded split after every file was checked against its digest. Raises ValueError if a file is missing
+    or damaged, or there is no such split."""
     home = tokens_folder(folder, tokenizer)
     try:
         described = json.loads((home / "tokens.json").read_bytes())

