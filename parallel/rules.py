@@ -42,15 +42,13 @@ def weights_are_whole() -> bool:
 def partition_spec(
     axes: tuple[str | None, ...], rules: Mapping[str, MeshAxes] = RULES, name: str = ""
 ) -> PartitionSpec:
-    """Returns the PartitionSpec of an array whose dimensions have these logical axes.
+    """Returns the PartitionSpec of an array whose dimensions have these logical axes. Raises ValueError if a name is
+    unknown or two dimensions meet on one mesh axis.
 
     Args:
       axes: logical name of each dimension; None is never split.
       rules: the table.
       name: of the array, for messages.
-
-    Raises:
-      ValueError: if a name is unknown or two dimensions meet on one mesh axis.
     """
     spec: list[MeshAxes] = []
     used: dict[str, int] = {}
@@ -100,12 +98,9 @@ def sharding(
 
 
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """Returns x, laid out on the mesh in use (jax.set_mesh) as its logical axes say.
+    """Returns x, laid out on the mesh in use (jax.set_mesh) as its logical axes say. Raises ValueError as sharding.
 
     It is x itself without a mesh, and inside a shard_map over all of it, where arrays are a device's own.
-
-    Raises:
-      ValueError: as sharding.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:

@@ -35,8 +35,6 @@ from kleiber.train.config import OptimizerConfig
 from kleiber.train.update.optimizer import make_optimizer
 
 Dial = Literal["d_model", "num_layers"]
-
-
 NOT_JUDGED = ("scores",)
 
 
@@ -185,7 +183,8 @@ def check_coordinates(
     seeds: Sequence[int] = (0, 1, 2),
     tolerance: float = 0.05,
 ) -> CoordinateCheck:
-    """Returns the slopes of every activation over a family of shapes.
+    """Returns the slopes of every activation over a family of shapes. Raises ValueError if the shapes are fewer than
+    two or do not increase, or a depth is odd.
 
     Args:
       shapes: increasing in the dial, otherwise equal, at least two.
@@ -194,9 +193,6 @@ def check_coordinates(
       num_steps: optimizer steps.
       seeds: initial weights; all in one compiled program a shape.
       tolerance: largest |slope| that passes.
-
-    Raises:
-      ValueError: if the shapes are fewer than two or do not increase, or a depth is odd.
     """
     sizes = [getattr(shape, dial) for shape in shapes]
     if len(sizes) < 2 or sizes != sorted(set(sizes)):

@@ -60,7 +60,8 @@ def interleaved(
     warm: int = 0,
     each_round: Callable[[int], None] | None = None,
 ) -> Samples:
-    """Returns the figures of every candidate, measured in turns: a b c, c b a, a b c, ...
+    """Returns the figures of every candidate, measured in turns: a b c, c b a, a b c, ... Raises ValueError without
+    candidates or rounds, or when a figure is not a positive number (no ratio could be taken).
 
     Args:
       candidates: by name, a function that measures once and returns its figure (seconds, or tokens per second); see
@@ -68,9 +69,6 @@ def interleaved(
       rounds: how often each is measured, at least 1.
       warm: rounds run first and thrown away (compilation, caches).
       each_round: called with the number of rounds done after each kept round, for a progress line.
-
-    Raises:
-      ValueError: without candidates or rounds, or when a figure is not a positive number (no ratio could be taken).
     """
     if not candidates or rounds < 1:
         raise ValueError(f"give at least one candidate and one round; got {list(candidates)} and {rounds} rounds")

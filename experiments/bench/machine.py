@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.bench.setting import HOUSE, Setting
+from kleiber.experiments.bench.setting import HOUSE
 from kleiber.parallel.environment import num_cores
 
 PACKAGES = (
@@ -137,8 +137,3 @@ def command_line() -> str:
     """Returns the line that started this, without the folders of this machine."""
     words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
     return " ".join(["kleiber", *words]) if words and words[0] == "bench" else "kleiber bench"
-
-
-def measure_machine(setting: Setting) -> dict[str, Any]:
-    """Returns no figure: the description stands at the head of every result."""
-    return {"figures": []}

@@ -29,18 +29,11 @@ def run_sections(
     on_section: Callable[[Section, dict[str, Any]], None],
     sweep_scale: float = 0.1,
 ) -> dict[str, Any]:
-    """Returns the result of a bench, fit for JSON.
+    """Returns the result of a bench, fit for JSON. A section that fails leaves its reason in place of figures, and the
+    others go on.
 
-    A section that fails leaves its reason in place of figures, and the others go on.
-
-    Args:
-      names: of SECTIONS; machine is always described.
-      rounds: of each comparison.
-      is_short: tiny shapes.
-      machine: as describe_machine returns.
-      on_section: hears of each section as it ends, with the result so far.
-      sweep_scale: part of the quickstart's tokens that section sweep trains.
-    """
+    `names` are of SECTIONS, machine is as describe_machine returns, and on_section hears of each section as it ends,
+    with the result so far."""
     result: dict[str, Any] = {"format": FORMAT, "is_short": is_short, "machine": machine, "sections": {}}
     with tempfile.TemporaryDirectory(prefix="kleiber-bench-") as folder, contextlib.ExitStack() as stack:
         # A cache of our own: nothing measured here comes from before, and nothing stays.

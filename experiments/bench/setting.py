@@ -16,14 +16,9 @@ class Unavailable(ValueError):
 
 
 def find_function(name: str) -> Callable[..., Any]:
-    """Returns the function of MODULE:FUNCTION.
-
-    A module without a dot is one of kleiber.experiments.bench. `sections.` are those of a checkout, in benchmarks/,
-    which an installation does not bring.
-
-    Raises:
-      Unavailable: if it is one of the latter and this is no checkout.
-    """
+    """Returns the function of MODULE:FUNCTION. A module without a dot is one of kleiber.experiments.bench; `sections.`
+    are those of a checkout, in benchmarks/. Raises Unavailable for the latter in an installation, which does not bring
+    them."""
     module, function = name.split(":")
     if "." not in module:
         return getattr(importlib.import_module(f"{__package__}.{module}"), function)

@@ -172,16 +172,12 @@ class Links:
 
 
 def axis_links(mesh: "Mesh", chip: Chip) -> dict[str, Links]:
-    """Returns what each mesh axis of more than one device has, by where its devices lie on the torus.
+    """Returns what each mesh axis of more than one device has of a chip's links, by where its devices lie on the torus;
+    without coordinates (GPUs), every axis has the switch to itself.
 
     A torus dimension that the axis covers whole and that closes to a ring counts two links, with a quarter of its
     length to cross; one that it covers in part, or that does not close, one link and a third. Axes that share a
-    dimension share its links, which this does not show.
-
-    Args:
-      mesh: of abstract or real devices; without coordinates (GPUs), every axis has the switch to itself.
-      chip: its links.
-    """
+    dimension share its links, which this does not show."""
     import numpy as np
 
     devices, found = mesh.devices, {}

@@ -132,7 +132,7 @@ def make_pool(
     flops_per_param_token: float = 6.0,
     levels: Mapping[str, Sequence[float]] | None = None,
 ) -> Pool:
-    """Returns every combination of sizes and token counts that the limits allow.
+    """Returns every combination of sizes and token counts that the limits allow. Raises ValueError if nothing is left.
 
     Args:
       num_params: sizes of the ladder.
@@ -143,9 +143,6 @@ def make_pool(
       cooldown: share of a run that a branch trains by itself.
       flops_per_param_token: training FLOPs per parameter and token.
       levels: values of further variables, combined with every run; "epochs" sets num_unique_tokens.
-
-    Raises:
-      ValueError: if nothing is left.
     """
     params, tokens = (each.ravel() for each in np.meshgrid(num_params, num_tokens, indexing="ij"))
     size = np.repeat(np.arange(len(num_params)), len(num_tokens))
@@ -238,7 +235,8 @@ def design_runs(
     stop_at: float = 0.0,
     max_repeats: int = 10**9,
 ) -> BoughtRuns:
-    """Returns the runs to buy: greedy by gain over cost ** 0.4, then swapped until no swap helps.
+    """Returns the runs to buy: greedy by gain over cost ** 0.4, then swapped until no swap helps. Raises ValueError if
+    the budget buys nothing, or for an unknown aim.
 
     Args:
       known: the law designed for; see `kleiber.scaling.fitting.known`.
@@ -251,9 +249,6 @@ def design_runs(
       stop_at: stop buying when the standard error of the forecast is this small.
       max_repeats: seeds of one cell at most; the best design for a law known to be true piles seeds on few cells,
         where nothing would show that the law is wrong.
-
-    Raises:
-      ValueError: if the budget buys nothing, or for an unknown aim.
     """
     if aim not in ("prediction", "constants"):
         raise ValueError(f"aim {aim!r}: choose prediction or constants.")

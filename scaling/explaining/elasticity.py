@@ -142,7 +142,8 @@ def interaction(fit: FitResult, first: str, second: str, level: float = 0.95) ->
 def exchange_rate(
     fit: FitResult, change: Point, at: Point, of: str = "num_params_total", level: float = 0.95
 ) -> ExchangeRate:
-    """Returns how many times as much of one factor gives the loss that a change of others gives.
+    """Returns how many times as much of one factor gives the loss that a change of others gives. Raises ValueError for
+    a factor that the law does not have, or if no amount of `of` gives that loss.
 
     Args:
       fit: of a law with all these factors.
@@ -150,9 +151,6 @@ def exchange_rate(
       at: every factor's value before the change, as {"num_params_total": 1e8, ..., "weight_bits": 16}.
       of: the factor to express it in: a rate of 0.78 says the change is worth 0.78 of it.
       level: probability of the interval.
-
-    Raises:
-      ValueError: for a factor that the law does not have, or if no amount of `of` gives that loss.
     """
     names = fit.scaled.law.variable_names
     unknown = [name for name in (*change, of) if name not in names]

@@ -88,7 +88,8 @@ def rolling_origin(
     fixed: Mapping[str, float] | None = None,
     first: int | None = None,
 ) -> Selection:
-    """Returns laws scored on runs of more compute than any they were fitted to, fold after fold.
+    """Returns laws scored on runs of more compute than any they were fitted to, fold after fold. Raises ValueError with
+    too few runs to fit and score, or fewer than one law.
 
     Fold k fits every run below a compute c_k and scores the runs up to c_(k+1). In-range R squared is not offered:
     any smooth form has a high one, and it says nothing about the next ten times of compute.
@@ -101,9 +102,6 @@ def rolling_origin(
       cluster, objective, delta: as for `fit_law`.
       fixed: constants held at a value in the laws that have them.
       first: runs in the first fit; 40% of them, and enough for every law, if left out.
-
-    Raises:
-      ValueError: with too few runs to fit and score, or fewer than one law.
     """
     if not laws:
         raise ValueError("name at least one law to score (kleiber laws).")

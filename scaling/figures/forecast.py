@@ -12,11 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 LEGEND = ("best for the compute", "forecast, interval", "measured")
 """Entries of the hero's legend that follow the sizes, in order."""
-
-
 MAX_FULL_LABELS = 2
 """Targets that fit beside each other with size, length and compute under each; more are named only."""
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 MOST_TRUNKS = 240
 """Trunks that the figure of residuals draws side by side."""
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ"}

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 MOST_OTHERS = 48
 """Curves of other sizes that stand in grey behind those of one size."""
 

@@ -86,14 +86,12 @@ def vocabulary_size(tokenizer: str) -> int:
 
 
 def train_sentencepiece(documents: Iterable[bytes], size: int) -> bytes:
-    """Returns a SentencePiece model; the same documents in the same order give the same bytes.
+    """Returns a SentencePiece model; the same documents in the same order give the same bytes. Raises ValueError if the
+    documents are too few for so large a vocabulary.
 
     Args:
       documents: UTF-8; the first TRAINING_BYTES of them are used.
       size: of the vocabulary.
-
-    Raises:
-      ValueError: if the documents are too few for so large a vocabulary.
     """
     import sentencepiece
 

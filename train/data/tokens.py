@@ -166,12 +166,10 @@ def open_token_file(folder: Path, tokenizer: str, split: str) -> TokenFile:
 
 
 def load_verified(path: Path, digest: str) -> np.ndarray:
-    """Returns a memory-mapped array whose file has the given BLAKE3 digest.
+    """Returns a memory-mapped array whose file has the given BLAKE3 digest. Raises ValueError if the file is missing or
+    differs.
 
     A file already checked by this process is not read again while its size and modification time stay the same.
-
-    Raises:
-      ValueError: if the file is missing or differs.
     """
     remedy = f"delete {path.parent} and run `kleiber data prepare` again (it is made from the prepared corpus)"
     if not path.is_file():

@@ -108,16 +108,9 @@ class TokenSource:
 
 
 def open_tokens(data: DataConfig, split: str, seq_len: int) -> TokenSource:
-    """Returns a split of a corpus as windows, preparing what is missing if that needs no download.
-
-    Args:
-      data: names the corpus and the tokenizer.
-      split: `train`, `validation`, or another of the corpus's manifest.
-      seq_len: tokens of context.
-
-    Raises:
-      ValueError: if the corpus must be prepared by the user first, is damaged, or is shorter than one window.
-    """
+    """Returns a split (`train`, `validation`, or another of the manifest) of a corpus as windows, preparing what is
+    missing if that needs no download. Raises ValueError if the user must prepare the corpus first, or it is damaged, or
+    shorter than one window."""
     corpus = find_corpus(data.corpus)
     folder = prepared_folder(corpus)
     if folder is None or not has_tokens(folder, data.tokenizer):

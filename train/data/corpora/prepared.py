@@ -43,12 +43,9 @@ def read_split(folder: Path, manifest: dict[str, Any], split: str) -> Iterator[t
 
 
 def measure_split(folder: Path, manifest: dict[str, Any], split: str) -> dict[str, Any]:
-    """Returns counts, SHA-256 and unigram entropy of a split.
+    """Returns counts, SHA-256 and unigram entropy of a split. Raises ValueError if the split holds no text.
 
     The SHA-256 is that of all documents in the stored order, each followed by a newline.
-
-    Raises:
-      ValueError: if the split holds no text.
     """
     digest = hashlib.sha256()
     counts = np.zeros(256, np.int64)

@@ -12,7 +12,8 @@ VALIDATION_PERCENT = 6  # of the documents, where the dataset brings no split to
 
 
 def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
-    """Prepares a TFDS dataset as ArrayRecord, downloading it if needed, and says how to read it.
+    """Prepares a TFDS dataset as ArrayRecord, downloading it if needed, and says how to read it. Raises ValueError if
+    there is no such dataset or feature.
 
     Args:
       name: as TFDS spells it, such as "wikipedia/20230601.simple".
@@ -20,9 +21,6 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
 
     Returns:
       {"name", "version", "key", "splits": {our split: their split}, "is_split_by_hash", "licence", "description"}.
-
-    Raises:
-      ValueError: if there is no such dataset or feature.
     """
     import tensorflow_datasets as tfds
 
