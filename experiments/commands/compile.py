@@ -92,17 +92,12 @@ def _config(options: Options) -> "TrainConfig":
     from kleiber.experiments.presets import preset
 
     config = preset(options.preset)
-    model = dataclasses.replace(
-        config.model,
-        seq_len=options.seq_len or config.model.seq_len,
-        attention_blocks=options.attention_blocks or config.model.attention_blocks,
-    )
-    return dataclasses.replace(
-        config,
-        model=model,
-        batch_size=options.batch_size or config.batch_size,
-        loss_blocks=options.loss_blocks or config.loss_blocks,
-    )
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(options, name))}
+
+    model = dataclasses.replace(config.model, **given("seq_len", "attention_blocks"))
+    return dataclasses.replace(config, model=model, **given("batch_size", "loss_blocks"))
 
 
 def _target(topology: str | None) -> Hardware:
@@ -118,11 +113,8 @@ def _target(topology: str | None) -> Hardware:
 
 
 def parse_mesh(text: str) -> MeshConfig:
-    """Returns the mesh of a text such as fsdp=256,tensor=16.
-
-    Raises:
-      ValueError: if an axis is unknown or a size is not a number.
-    """
+    """Returns the mesh of a text such as fsdp=256,tensor=16. Raises ValueError if an axis is unknown or a size is not a
+    number."""
     known, sizes = list(MeshConfig().sizes), {}
     for part in text.split(","):
         name, _, size = part.strip().partition("=")

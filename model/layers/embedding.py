@@ -17,12 +17,8 @@ from kleiber.parallel.rules import constrain
 
 
 def fill(parts: Sequence[tuple[jax.Array, jax.Array | None]]) -> jax.Array:
-    """Returns the residual stream x_BTD that the encoders of a model's inputs fill, the later over the earlier.
-
-    Args:
-      parts: of each encoder, its embeddings [B, S, D] and the places [B, S] of a row that they take; the first gives
-        every place, with None.
-    """
+    """Returns the residual stream x_BTD that the encoders of a model's inputs fill, the later over the earlier: of each
+    its embeddings [B, S, D] and the places [B, S] of a row that they take, None for the first, which gives all."""
     x_BTD = parts[0][0]
     for embeddings_BSD, places_BS in parts[1:]:
         x_BTD = x_BTD.at[jnp.arange(len(x_BTD))[:, None], places_BS].set(embeddings_BSD)
@@ -42,10 +38,7 @@ class Embedding(nnx.Module):
             self.mix = declare(config, rngs, "mix", (d_model,), ("embed",))
 
     def __call__(
-        self,
-        tokens_BT: jax.Array,
-        segment_ids_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
+        self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None, positions_BT: jax.Array | None = None
     ) -> jax.Array:
         """Returns x_BTD in the compute dtype: embeddings times the parametrization's input multiplier.
 

@@ -48,19 +48,11 @@ class Analysis:
     """Whether no law was asked for, so that the first is told of in full and the others are its rivals."""
 
     def to_json(self, noted: Sequence[str] = ()) -> dict[str, Any]:
-        """Returns the first fit with all that is said about it, rivals beside it; of laws asked for, a list `fits`.
-
-        Args:
-          noted: warnings that came on the way.
-        """
+        """Returns the first fit with all that is said about it, rivals beside it, and the warnings noted on the way; of
+        laws asked for, a list `fits`."""
         parts = zip(self.fits, self.factors, self.approaches, strict=True)
         found = [
-            {
-                **fit.to_json(),
-                "warnings": list(noted),
-                "factors": _json(factors),
-                "approaches": _json(advice),
-            }
+            {**fit.to_json(), "warnings": list(noted), "factors": _json(factors), "approaches": _json(advice)}
             for fit, factors, advice in parts
         ]
         about = {
@@ -177,11 +169,7 @@ def _comparison(fits: Sequence[FitResult], weights: Sequence[float]) -> str:
 
 
 def _own(law: Law, fixed: Mapping[str, float], laws: Sequence[Law]) -> dict[str, float]:
-    """Returns the fixed constants that this law has.
-
-    Raises:
-      ValueError: for a constant that none of the laws has.
-    """
+    """Returns the fixed constants that this law has. Raises ValueError for a constant that none of the laws has."""
     known = {name for each in laws for name in each.names}
     unknown = [name for name in fixed if name not in known]
     if unknown:

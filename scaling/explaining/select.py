@@ -73,7 +73,8 @@ class Selection:
 
 
 def rolling_origin(fits: Sequence[FitResult], origins: Sequence[Origin] | None = None) -> Selection:
-    """Returns laws scored on runs of more compute than any they were fitted to, fold after fold.
+    """Returns laws scored on runs of more compute than any they were fitted to, fold after fold. Raises ValueError with
+    too few runs to fit and score, or no law.
 
     Fold k fits every run below a compute c_k and scores the runs up to c_(k+1). In-range R squared is not offered:
     any smooth form has a high one, and it says nothing about the next ten times of compute.
@@ -81,9 +82,6 @@ def rolling_origin(fits: Sequence[FitResult], origins: Sequence[Origin] | None =
     Args:
       fits: laws fitted to the same runs.
       origins: of these fits, if they are there already (`roll_origin`).
-
-    Raises:
-      ValueError: with too few runs to fit and score, or no law.
     """
     if not fits:
         raise ValueError("name at least one law to score (kleiber laws).")

@@ -45,11 +45,8 @@ def figures_of(fit: FitResult) -> dict[str, Callable[[], "Figure"]]:
 
 
 def ledger_figure(ledger: Ledger) -> "Figure":
-    """Draws every scored forecast of a ledger against its outcome, beside the baselines written down with it.
-
-    Raises:
-      ValueError: if nothing has been scored yet.
-    """
+    """Draws every scored forecast of a ledger against its outcome, beside the baselines written down with it. Raises
+    ValueError if nothing has been scored yet."""
     entries = [entry for entry in ledger.entries() if entry["event"] == "forecast"]
     outcomes = {row["target"]: row["observed_loss"] for row in ledger.scoreboard()["targets"]}
     targets = [

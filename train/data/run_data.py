@@ -36,11 +36,8 @@ class RunData:
 
 
 def open_run_data(config: TrainConfig) -> RunData:
-    """Returns the data of a run, checked against its plan.
-
-    Raises:
-      ValueError: vocabulary and data disagree, or the corpus is shorter than the plan needs.
-    """
+    """Returns the data of a run, checked against its plan. Raises ValueError: vocabulary and data disagree, or the
+    corpus is shorter than the plan needs."""
     train = open_tokens(config.data, "train", config.model.seq_len)
     validation = open_tokens(config.data, "validation", config.model.seq_len)
     check_vocabulary(train, config.model)

@@ -68,11 +68,8 @@ class SentencePieceTokenizer:
 
 
 def vocabulary_size(tokenizer: str) -> int:
-    """Returns the vocabulary of a tokenizer's name, which needs no trained model.
-
-    Raises:
-      ValueError: if the name is neither `bytes` nor `sentencepiece:SIZE` with a size in range.
-    """
+    """Returns the vocabulary of a tokenizer's name, which needs no trained model. Raises ValueError if the name is
+    neither `bytes` nor `sentencepiece:SIZE` with a size in range."""
     if tokenizer == "bytes":
         return ByteTokenizer.vocab_size
     kind, _, size = tokenizer.partition(":")
@@ -88,14 +85,12 @@ def vocabulary_size(tokenizer: str) -> int:
 
 
 def train_sentencepiece(documents: Iterable[bytes], size: int) -> bytes:
-    """Returns a SentencePiece model; the same documents in the same order give the same bytes.
+    """Returns a SentencePiece model; the same documents in the same order give the same bytes. Raises ValueError if the
+    documents are too few for so large a vocabulary.
 
     Args:
       documents: UTF-8; the first TRAINING_BYTES of them are used.
       size: of the vocabulary.
-
-    Raises:
-      ValueError: if the documents are too few for so large a vocabulary.
     """
     import sentencepiece
 
@@ -132,13 +127,8 @@ def train_sentencepiece(documents: Iterable[bytes], size: int) -> bytes:
 
 
 def prepare_tokenizer(folder: Path, tokenizer: str, documents: Iterable[bytes]) -> Tokenizer:
-    """Returns a tokenizer of a prepared corpus; a SentencePiece model is trained once and kept with its SHA-256.
-
-    Args:
-      folder: of the prepared corpus.
-      tokenizer: `bytes` or `sentencepiece:SIZE`.
-      documents: of the training split, read only if a model must be trained.
-    """
+    """Returns a tokenizer of a prepared corpus; a SentencePiece model is trained once, on the documents of the training
+    split, and kept with its SHA-256."""
     size = vocabulary_size(tokenizer)
     if tokenizer == "bytes":
         return ByteTokenizer()
@@ -155,11 +145,8 @@ def prepare_tokenizer(folder: Path, tokenizer: str, documents: Iterable[bytes]) 
 
 
 def load_sentencepiece(home: Path) -> SentencePieceTokenizer:
-    """Returns the SentencePiece model of a folder, after its SHA-256 has been checked.
-
-    Raises:
-      ValueError: if the model is not the one that was trained.
-    """
+    """Returns the SentencePiece model of a folder, after its SHA-256 has been checked. Raises ValueError if the model
+    is not the one that was trained."""
     model = (home / "tokenizer.model").read_bytes()
     expected = read_json(home / "tokenizer.json", "sha256")["sha256"]
     if hashlib.sha256(model).hexdigest() != expected:

@@ -53,11 +53,8 @@ def has_tokens(folder: Path, tokenizer: str) -> bool:
 
 
 def prepare_tokens(folder: Path, tokenizer: str, report: Callable[[str], None] = print) -> None:
-    """Encodes every split of a prepared corpus, unless that has been done.
-
-    Raises:
-      ValueError: if the tokenizer's name is wrong, or the corpus is damaged.
-    """
+    """Encodes every split of a prepared corpus, unless that has been done. Raises ValueError if the tokenizer's name is
+    wrong, or the corpus is damaged."""
     if has_tokens(folder, tokenizer):
         return
     manifest = read_corpus_manifest(folder)
@@ -93,11 +90,8 @@ def fingerprint(folder: Path, manifest: dict[str, Any], tokenizer: str) -> str:
 
 
 def write_split(folder: Path, manifest: dict[str, Any], split: str, encoder: Tokenizer, into: Path) -> dict[str, Any]:
-    """Writes the three arrays of a split and returns their description.
-
-    Raises:
-      ValueError: if the text read is not the text of the manifest.
-    """
+    """Writes the three arrays of a split and returns their description. Raises ValueError if the text read is not the
+    text of the manifest."""
     dtype = np.dtype(np.uint8 if encoder.vocab_size <= 256 else np.uint16)
     digest = hashlib.sha256()
     lengths = [np.zeros(1, np.int64)]  # an array a record, because a list of numbers takes five times the memory
@@ -146,11 +140,8 @@ def write_header(file: Any, dtype: np.dtype, length: int) -> None:
 
 
 def open_token_file(folder: Path, tokenizer: str, split: str) -> TokenFile:
-    """Returns an encoded split after every file was checked against its digest.
-
-    Raises:
-      ValueError: if a file is missing or damaged, or there is no such split.
-    """
+    """Returns an encoded split after every file was checked against its digest. Raises ValueError if a file is missing
+    or damaged, or there is no such split."""
     home = tokens_folder(folder, tokenizer)
     try:
         described = read_json(home / "tokens.json", "format")
@@ -176,12 +167,10 @@ def open_token_file(folder: Path, tokenizer: str, split: str) -> TokenFile:
 
 
 def load_verified(path: Path, digest: str) -> np.ndarray:
-    """Returns a memory-mapped array whose file has the given BLAKE3 digest.
+    """Returns a memory-mapped array whose file has the given BLAKE3 digest. Raises ValueError if the file is missing or
+    differs.
 
     A file already checked by this process is not read again while its size and modification time stay the same.
-
-    Raises:
-      ValueError: if the file is missing or differs.
     """
     remedy = f"delete {path.parent} and run `kleiber data prepare` again (it is made from the prepared corpus)"
     if not path.is_file():

@@ -100,15 +100,8 @@ def prepared_folder(corpus: Corpus) -> Path | None:
 
 
 def prepare_corpus(name: str, report: Report = print) -> Path:
-    """Returns the folder of a corpus, preparing it if that has not been done.
-
-    Args:
-      name: as find_corpus takes it.
-      report: called with a line about each stage.
-
-    Raises:
-      ValueError: for an unknown corpus, a wrong package version, or unfit text.
-    """
+    """Returns the folder of a corpus, preparing it if that has not been done, with a line of report about each stage.
+    Raises ValueError for an unknown corpus, a wrong package version, or unfit text."""
     corpus = find_corpus(name)
     folder = prepared_folder(corpus)
     if folder is not None:

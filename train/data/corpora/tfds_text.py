@@ -12,7 +12,8 @@ VALIDATION_PERCENT = 6  # of the documents, where the dataset brings no split to
 
 
 def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
-    """Prepares a TFDS dataset as ArrayRecord, downloading it if needed, and says how to read it.
+    """Prepares a TFDS dataset as ArrayRecord, downloading it if needed, and says how to read it. Raises ValueError if
+    there is no such dataset or feature.
 
     Args:
       name: as TFDS spells it, such as "wikipedia/20230601.simple".
@@ -20,9 +21,6 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
 
     Returns:
       {"name", "version", "key", "splits": {our split: their split}, "is_split_by_hash", "licence", "description"}.
-
-    Raises:
-      ValueError: if there is no such dataset or feature.
     """
     import tensorflow_datasets as tfds
 
@@ -53,12 +51,8 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
 
 
 def read_documents(described: dict[str, Any], split: str) -> Iterator[tuple[str, list[bytes]]]:
-    """Yields ("", UTF-8 documents) in the stored order, which TFDS makes by a hash; empty documents are left out.
-
-    Args:
-      described: what describe_dataset returned.
-      split: `train` or `validation`.
-    """
+    """Yields ("", UTF-8 documents) of a split of what describe_dataset returned, in the stored order, which TFDS makes
+    by a hash; empty documents are left out."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(described["name"], file_format="array_record")

@@ -46,14 +46,12 @@ class TextFile(tfds.core.GeneratorBasedBuilder):
 
 
 def read_documents(path: Path, key: str = "text") -> list[str]:
-    """Returns the distinct documents of a text file or JSONL file, in order.
+    """Returns the distinct documents of a text file or JSONL file, in order. Raises ValueError if the file is empty,
+    too small, not UTF-8 text, or a JSONL line has no such text.
 
     Args:
       path: the file.
       key: of the text in each line of a .jsonl file.
-
-    Raises:
-      ValueError: if the file is empty, too small, not UTF-8 text, or a JSONL line has no such text.
     """
     content = path.read_bytes()
     if not content.strip():
