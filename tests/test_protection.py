@@ -209,7 +209,7 @@ def test_no_interval_is_narrower_than_the_noise_of_one_run_allows(fits):
     protection = replace(protect(fits), factor=1e-6)
     found = combined_forecast(fits, 1e8, 1e10, 0.9, None, protection)
     noise = math.hypot(found.parts["sigma"], found.parts["tau"])
-    assert found.standard_error == pytest.approx(0.75 * noise * found.predicted_loss)
+    assert found.standard_error == pytest.approx(0.72 * noise * found.predicted_loss)
 
 
 def test_runs_without_budgets_have_origins_too():

@@ -27,7 +27,7 @@ DRIFT = 0.008
 CAUTION = 0.6
 """What standard errors of several forms are multiplied by where a table's own forecasts were as good as they said: t
 has few degrees of freedom, the worst form is counted, and an origin has fewer runs to fit than there are."""
-NOISE_SHARE = 0.75
+NOISE_SHARE = 0.72
 """A forecast's standard error is at least so much of the noise of one new run, times t with few degrees of freedom."""
 CAUTION_ALONE = 0.85
 """The same of one form, which has no others whose errors have opposite signs."""
