@@ -83,8 +83,8 @@ class Experiment:
     targets: tuple[Target, ...] = ()
     """Larger runs that test the forecast."""
     laws: tuple[str, ...] = ("chinchilla", "generalised_mean")
-    """Laws to fit (`kleiber laws`). The first is the one reported in full; the registered forecast is the mean of all
-    that the runs do not dismiss, with the spread between them in its interval. Empty: no fit."""
+    """Laws to fit (`kleiber laws`). The first is the one reported in full; the registered forecast is the mean of all,
+    with the spread between them in its interval. Empty: no fit."""
     level: float = 0.9
     """Probability of the prediction intervals."""
     gate: Gate = field(default_factory=Gate)

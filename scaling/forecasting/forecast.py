@@ -171,11 +171,12 @@ def combined_forecast(
     points = {name: values for fit in fits for name, values in fit.scaled.columns.items()}
     arrays = {name: np.array([point[name]], np.float64) for name in points}
     mixed = mix(fits, arrays)
-    reach = float(reach_of(points, arrays)[0])
+    reach = reach_of(points, arrays)
     factor, drift, degrees = 1.0, 0.0, mixed.degrees_of_freedom
+    deviation = float(np.sqrt(mixed.variance[0]))
     if protection:
-        factor, drift, degrees = protection.factor, DRIFT * reach, protection.degrees_of_freedom
-    deviation = factor * float(np.sqrt(mixed.variance[0] + drift**2))
+        factor, drift, degrees = protection.factor, DRIFT * float(reach[0]), protection.degrees_of_freedom
+        deviation = float(protection.deviation(mixed, reach)[0])
     predicted = float(np.exp(mixed.log_loss[0]))
     parts = {name: float(np.sqrt(each[0])) for name, each in mixed.parts.items()}
     names = [fit.law for fit in fits]

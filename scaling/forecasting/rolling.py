@@ -9,7 +9,7 @@ import numpy as np
 
 from kleiber.scaling.fitting.part import PartFit, fit_part
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.forecasting.mixture import mix, mixture_weights
+from kleiber.scaling.forecasting.mixture import Mixture, mix, mixture_weights
 
 NUM_ORIGINS = 4
 FIRST_SHARE = 0.4
@@ -24,9 +24,11 @@ WIDEST_BUDGET = 1.1
 """Runs that go on so far at steps of less than 1% are no budget, just many."""
 DRIFT = 0.008
 """Standard deviation of log loss that no fit shows, for each factor e that a run lies beyond the fitted ones."""
-CAUTION = 0.64
+CAUTION = 0.6
 """What standard errors of several forms are multiplied by where a table's own forecasts were as good as they said: t
 has few degrees of freedom, the worst form is counted, and an origin has fewer runs to fit than there are."""
+NOISE_SHARE = 0.72
+"""A forecast's standard error is at least so much of the noise of one new run, times t with few degrees of freedom."""
 CAUTION_ALONE = 0.85
 """The same of one form, which has no others whose errors have opposite signs."""
 PRIOR_ORIGINS = 2.0
@@ -62,6 +64,11 @@ class Protection:
     """What standard errors are multiplied by."""
     degrees_of_freedom: float
     """How well that is known, as of Student's t."""
+
+    def deviation(self, mixed: Mixture, reach: np.ndarray) -> np.ndarray:
+        """Returns the standard error of log loss [runs] of what forms say of runs `reach` e-folds beyond the fitted."""
+        noise = NOISE_SHARE * np.sqrt(mixed.parts["sigma"] + mixed.parts["tau"])
+        return np.maximum(self.factor * np.sqrt(mixed.variance + (DRIFT * reach) ** 2), noise)
 
     @property
     def alarms(self) -> tuple[str, ...]:
