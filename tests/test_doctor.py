@@ -88,9 +88,7 @@ def test_a_done_run_without_a_finite_loss_is_damage(sweep):
         ("edited", "sealed", "record.json"),
     ],
 )
-def test_of_a_record_and_a_table_that_differ_the_one_without_a_whole_seal_is_the_wrong_one(
-    sweep, record, table, wrong
-):
+def test_of_a_record_and_a_table_that_differ_the_one_without_a_whole_seal_is_the_wrong_one(sweep, record, table, wrong):
     (path,) = sweep.glob("runs/*/record.json")
     row = {**read_json(path), "loss": 2.4}
     if record == "edited":
