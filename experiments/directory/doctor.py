@@ -257,7 +257,7 @@ class _Doctor:
 
     def table(self) -> Iterator[Finding]:
         path = self.directory / "table.parquet"
-        if not path.exists():
+        if not path.is_file():
             return
         from kleiber.scaling.table.reading import SEALS, parquet_values, read_parquet
 

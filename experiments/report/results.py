@@ -103,7 +103,7 @@ def _read(path: Path, gaps: list[str], meaning: str) -> dict[str, Any]:
 def _read_records(directory: Path, gaps: list[str]) -> list[dict[str, Any]]:
     """Returns the rows of table.parquet and the records written since, by run id."""
     records: dict[str, dict[str, Any]] = {}
-    if (directory / "table.parquet").exists():
+    if (directory / "table.parquet").is_file():
         try:
             records = {row["run_id"]: row for row in _rows(read_parquet(directory / "table.parquet"))}
         except (OSError, ValueError, KeyError) as problem:
