@@ -11,6 +11,7 @@ from typing import Any, Literal
 from kleiber.experiments.config_file import from_data
 from kleiber.experiments.directory.record import record_problem
 from kleiber.experiments.experiment import Experiment
+from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import Ledger
 
 SAME_LINE = "type the line that made this directory again"
@@ -217,6 +218,7 @@ class _Doctor:
             return
         try:
             self.checked["forecasts"] = Ledger(path).verify()
+            check_heads(Ledger(path))
         except ValueError as problem:
             remedy = "a ledger is not mended: its forecasts no longer count as made before their runs"
             yield self.finding(path, "damaged", str(problem), remedy)

@@ -13,8 +13,8 @@ from kleiber.files import read_json, write_json
 from kleiber.train.checkpoints.identity import is_allowed
 
 MADE_WITH = "made_with.json"
-"""What the runs of a directory were made with beside their configs: texts, versions, code; noted at the first launch, and
-whenever another is allowed."""
+"""What the runs of a directory were made with beside their configs: texts, versions, code. Noted at the first launch,
+and whenever another is allowed."""
 REPLACED = "replaced"
 """The folder of runs that are not of the experiment now. Those that come back to it come back from there."""
 

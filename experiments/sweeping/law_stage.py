@@ -82,13 +82,13 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Say) -> dict[
         told.append(text)
         say(text)
 
-    check_heads(directory)
+    ledger = Ledger(directory / "ledger.jsonl")
+    check_heads(ledger)
     digest = fit_digest(experiment, fitted)
     _withdraw(experiment, directory, digest, fitted, tell)
     del records, fitted  # the table has them now, in a tenth of the memory
     fits = _frozen_fits(experiment, directory, digest)
     say(fits[0].report())
-    ledger = Ledger(directory / "ledger.jsonl")
     registered, law, texts = standing(ledger.entries()), fits[0].law, _texts(experiment, directory)
     for name, (planned, predicted) in forecast_targets(experiment, fits).items():
         law = predicted.law
@@ -212,8 +212,8 @@ def score_targets(experiment: Experiment, directory: Path, say: Say) -> dict[str
     Raises:
       ValueError: a target's record is not what was scored before, or the ledger was written anew since it began.
     """
-    check_heads(directory)
     ledger = Ledger(directory / "ledger.jsonl")
+    check_heads(ledger)
     forecasts = standing(ledger.entries())
     results = []
     for cell in trunk_cells(experiment, "target"):

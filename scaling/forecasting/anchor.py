@@ -56,8 +56,8 @@ def check_notes(ledger: Ledger, path: Path) -> int:
     return len(told)
 
 
-def check_heads(directory: Path) -> None:
-    """Compares the ledger of a sweep with the hashes that its targets noted when they began.
+def check_heads(ledger: Ledger) -> None:
+    """Compares a ledger that lies in a sweep's directory with the hashes that its targets noted when they began.
 
     The last line that the target's run saw must stand in the chain, after the forecast it tests; a late forecast was
     written when the run had begun, so its run noted nothing of it.
@@ -65,14 +65,13 @@ def check_heads(directory: Path) -> None:
     Raises:
       LedgerTamperedError: the ledger is not intact, or was written anew since a target began.
     """
-    ledger = Ledger(directory / "ledger.jsonl")
     entries = ledger.entries()
     position = {entry["hash"]: number for number, entry in enumerate(entries)}
     for target, (forecast, outcome) in standing(entries).items():
         run_id = forecast.get("run_id") or (outcome or {}).get("run_id")
         if forecast.get("late") or not run_id:
             continue
-        for path in noting_files(directory, run_id):
+        for path in noting_files(ledger.path.parent, run_id):
             found = read_json(path) if path.exists() else None
             noted = found.get("ledger_head") if isinstance(found, dict) else None
             if noted and position.get(noted, -1) < position[forecast["hash"]]:
