@@ -17,9 +17,16 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from kleiber import files
 from kleiber.experiments.config_file import from_data
@@ -35,12 +42,13 @@ from kleiber.experiments.sweeping.sweep import run_sweep
 from kleiber.model.config import ModelConfig
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.forecasting.ledger import GENESIS, Ledger, canonical_hash
+from kleiber.scaling.forecasting.scoreboard import standing
 from kleiber.train.config import OptimizerConfig, TrainConfig
 
 STEPS = int(os.environ.get("KLEIBER_CHAIN_STEPS", "300"))
 STEPS_EACH = 25
 WIDTHS = (8, 12, 16, 24)
-LENGTHS = (6_400, 25_600, 102_400)
+LENGTHS = (6_400, 19_200, 57_600, 172_800)
 NUMBERS = ("predicted_loss", "interval", "level", "observed_loss", "signed_error", "inside")
 TRAINING = re.compile(r"--allow ([\w.\[\]]+)")
 
@@ -56,7 +64,7 @@ def loss_of(cell, num_tokens: int, text: int) -> float:
     draw = hashlib.sha256(f"{record.run_id} {text}".encode()).digest()[0] / 255 - 0.5
     rate = 0.05 * math.log(cell.config.optimizer.learning_rate / 0.01) ** 2
     law = 1.2 + 0.1 * text + rate + 40 / record.num_params_total**0.6 + 300 / record.num_tokens**0.55
-    return law * math.exp(0.004 * draw)
+    return law * math.exp(0.001 * draw)
 
 
 class World:
@@ -194,7 +202,7 @@ class Chain(RuleBasedStateMachine):
         self.directory = Path(self.folder.name) / "out"
         self.world = World()
         self.rate, self.widths, self.level, self.target_seed, self.target_rate = 0.01, WIDTHS, 0.9, 5, 0.01
-        self.result, self.is_forged = None, False
+        self.result, self.forged, self.mixes = None, None, False
 
     def teardown(self):
         self.folder.cleanup()
@@ -281,9 +289,9 @@ class Chain(RuleBasedStateMachine):
     def the_ledger_removed(self):
         for path in self.directory.glob("ledger.jsonl*"):
             path.unlink()
-        self.is_forged = False
+        self.forged = None
 
-    @precondition(lambda self: (self.directory / "ledger.jsonl").exists() and not self.is_forged)
+    @precondition(lambda self: (self.directory / "ledger.jsonl").exists() and not self.forged)
     @rule()
     def a_forecast_edited_and_the_chain_computed_anew(self):
         """Only where its target has begun: before that nobody has noted anything."""
@@ -291,30 +299,48 @@ class Chain(RuleBasedStateMachine):
         entries = ledger.entries()
         (name,) = trunk_cells(self.experiment, "target")[0].run_ids.values()
         begun = self.directory / "runs" / name.rpartition("-D")[0] / "begun.json"
-        standing = [e for e in entries if e["event"] == "forecast"][-1:]
-        if not begun.exists() or not standing or standing[0].get("late") or standing[0]["run_id"] != name:
+        last = [e for e in entries if e["event"] == "forecast"][-1:]
+        if not begun.exists() or not last or last[0].get("late") or last[0]["run_id"] != name:
             return
         if json.loads(begun.read_text())["ledger_head"] not in {e["hash"] for e in entries}:
             return
-        standing[0]["predicted_loss"] += 0.01
+        before = [(path, path.read_text()) for path in (ledger.path, ledger.head_path)]
+        last[0]["predicted_loss"] += 0.01
         previous = GENESIS
         for entry in entries:
             entry["previous_hash"] = previous
             entry["hash"] = previous = canonical_hash(entry)
         ledger.path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
         ledger.head_path.write_text(json.dumps({"lines": len(entries), "hash": previous}))
-        self.is_forged = True
+        self.forged = before
 
     # What a user types.
 
-    @rule(patience=st.integers(0, 13))
-    def a_launch_that_is_stopped(self, patience):
+    @initialize(patience=st.sampled_from((5, 12, 99, 99, 99)))
+    def the_first_launch(self, patience):
         self.world.patience = patience
-        self.launched()
+        self.launch()
         self.world.patience = 99
 
-    @rule(retry_failed=st.booleans(), allows=st.booleans())
-    def launched(self, retry_failed=False, allows=True):
+    @rule(patience=st.integers(0, 17))
+    def a_launch_that_is_stopped(self, patience):
+        self.world.patience = patience
+        self.launch()
+        self.world.patience = 99
+
+    @rule()
+    def a_launch(self):
+        self.launch()
+
+    @rule(allows=st.booleans())
+    def another_launch(self, allows):
+        self.launch(allows=allows)
+
+    @rule()
+    def a_launch_that_tries_again(self):
+        self.launch(retry_failed=True)
+
+    def launch(self, retry_failed=False, allows=True):
         """Types the line, and after a refusal what it suggests."""
         allow: tuple[str, ...] = ()
         self.result = None
@@ -326,13 +352,17 @@ class Chain(RuleBasedStateMachine):
                 break
             except ValueError as refusal:
                 suggested = tuple(TRAINING.findall(str(refusal)))
-                if self.is_forged or not suggested:
-                    assert self.is_forged or "ledger" in str(refusal) or "outcome" in str(refusal), refusal
+                if not suggested:
+                    assert self.forged and "is not the one that stood there" in str(refusal), refusal
+                    for path, content in self.forged:
+                        path.write_text(content)
+                    self.forged = None
                     break
                 if not allows:
                     break
                 assert not set(suggested) <= set(allow), f"what it suggests does not help: {refusal}"
                 allow += suggested
+                self.mixes |= "versions" in allow
         else:
             raise AssertionError(f"refused again and again: {allow}")
 
@@ -343,12 +373,14 @@ class Chain(RuleBasedStateMachine):
         found, self.result = self.result.summary, None
         rows = [json.loads(path.read_text()) for path in self.runs()]
         failed = frozenset(row["run_id"] for row in rows if row["status"] == "failed")
-        assert not self.is_forged
+        self.forged = None  # of a forecast that was withdrawn: the numbers tell
         assert numbers_of(found) == fresh(self.experiment, self.world.text, failed)
         late = [t["target"] for t in found["targets"] if t.get("late")]
+        assert self.mixes or len({row.get("code_version") for row in rows if row["status"] == "done"}) <= 1
         assert found["exit_code"] == (3 if late or failed else 0)
-        for entry, _ in ((e, 0) for e in Ledger(self.directory / "ledger.jsonl").entries() if e["event"] == "forecast"):
-            assert entry.get("late") or entry["registered_at"]
+        records = {row["run_id"]: row for row in rows}
+        for forecast, outcome in standing(Ledger(self.directory / "ledger.jsonl").entries()).values():
+            assert outcome is None or records[forecast["run_id"]]["loss"] == outcome["observed_loss"]
         said = report_summary(Study(read_results(self.directory)))
         shown = {t["target"]: {name: t[name] for name in NUMBERS} for t in said["targets"]}
         assert (
@@ -367,6 +399,7 @@ def test_whatever_is_reported_is_what_a_fresh_run_of_the_experiment_now_reports(
             deadline=None,
             derandomize=True,
             database=None,
+            phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -149,8 +149,8 @@ class Ledger:
           ValueError: if the interval does not hold the forecast.
         """
         low, high = float(interval[0]), float(interval[1])
-        if not (math.isfinite(predicted_loss) and low <= predicted_loss <= high and 0 < level < 1):
-            raise ValueError(f"target {target}: need low <= forecast <= high, got {low}, {predicted_loss}, {high}.")
+        if not (-math.inf < low <= predicted_loss <= high < math.inf and 0 < level < 1):
+            raise ValueError(f"target {target}: need finite low <= forecast <= high, got {low}, {predicted_loss}, {high}.")
         entry: dict[str, Any] = {
             "event": "forecast",
             "target": target,
