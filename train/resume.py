@@ -1,7 +1,7 @@
 """Saving a trunk and its branches, and taking them up again where they were left."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class SavedRuns:
     initial: TrainState
     allow: tuple[str, ...]
     """Fields in which a checkpoint may differ from the config that resumes it."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What every checkpoint keeps beside the run."""
 
     def save(self, branch: str, run: Run, totals: Totals) -> None:
         """Begins to write a checkpoint.
@@ -62,6 +64,7 @@ class SavedRuns:
           Diverged: the state of a member that trains is not finite; the checkpoint before is kept.
         """
         extra = {
+            **self.notes,
             "data": [batches.state() for batches in run.batches],
             "first_loss": None if totals.first_loss is None else totals.first_loss.tolist(),
             "skips": run.skips.state(),

@@ -71,6 +71,8 @@ class TrunkIO:
     clock: Goodput = field(default_factory=Goodput)
     allow: tuple[str, ...] = ()
     """Fields in which a checkpoint may differ from the config that resumes it."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What every checkpoint keeps beside the run."""
 
 
 class Trunk:
@@ -100,7 +102,9 @@ class Trunk:
             config.checks_replicas,
             config.checkpoint_seconds,
         )
-        self.saved = SavedRuns(io.folder / "checkpoints", self.saver, self.metrics, io.clock, self.initial, io.allow)
+        self.saved = SavedRuns(
+            io.folder / "checkpoints", self.saver, self.metrics, io.clock, self.initial, io.allow, io.notes
+        )
         self.totals = Totals()
         self.is_compiled = False
         self.speed = 0.0

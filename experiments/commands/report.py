@@ -79,5 +79,5 @@ def _print(paths: "ReportPaths") -> None:
     for gap in summary["missing"]:
         console.print(f"  missing: {printable(gap)}", markup=False)
     for problem in paths.problems:
-        console.print(f"  a cell failed, the report shows it: {printable(problem)}", style="red", markup=False)
+        console.print(f"  problem, shown in the report too: {printable(problem)}", style="red", markup=False)
     console.print(f"{paths.html}\n{paths.ipynb}", markup=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from kleiber.experiments.directory.record import (
 )
 from kleiber.experiments.experiment import Experiment
 from kleiber.files import json_of, read_plain
+from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import Ledger
 from kleiber.train.watch.metrics import read_rows
 
@@ -301,6 +302,7 @@ class _Doctor:
             return
         try:
             self.checked["forecasts"] = Ledger(path).verify()
+            check_heads(Ledger(path))
         except ValueError as problem:
             remedy = "a ledger is not mended: its forecasts no longer count as made before their runs"
             yield self.finding(path, "damaged", str(problem), remedy)

@@ -10,12 +10,13 @@ from typing import Any
 
 from kleiber.collector import collector_paused
 from kleiber.experiments.config_file import config_hash
+from kleiber.experiments.directory.release import PACKAGES
 from kleiber.files import read_json, replacing
 from kleiber.model.counts import num_params_active, num_params_non_embedding, num_params_total, training_flops
 from kleiber.train.config import TrainConfig
 from kleiber.train.update.exchanged_bytes import exchanged_bytes
 
-TIMING_COLUMNS = ("wall_seconds", "tokens_per_second")
+TIMING_COLUMNS = ("wall_seconds", "tokens_per_second", "ledger_head")
 """The only columns that may differ between two runs of one experiment on one machine."""
 STATUSES = ("done", "failed", "diverged", "pending")
 
@@ -117,6 +118,8 @@ class RunRecord:
     """Of training."""
     split_overlap: float | None = None
     """Share of the validation text that also stands in the training text; None where nobody measured it."""
+    ledger_head: str | None = None
+    """Last hash of the ledger when a target began, which fixes every line up to it; None for other runs."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the columns by name, as record.json and a row of table.parquet hold them."""
@@ -148,7 +151,7 @@ def _kinds(hint: Any) -> tuple[type, ...]:
 _NAMES = [field.name for field in fields(RunRecord)]
 _PLANNED = _NAMES[: _NAMES.index("factors")]
 _MEASURED = _NAMES[_NAMES.index("factors") + 1 :]
-_LATER = ("exchanged_bytes", "split_overlap")
+_LATER = ("exchanged_bytes", "split_overlap", "ledger_head")
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
 _KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunRecord).items() if name != "factors"}
 
@@ -256,8 +259,7 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
 
 def versions() -> dict[str, str]:
     """Returns the versions a number can depend on, by column."""
-    packages = ("kleiber", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    found = {f"{name.replace('-', '_')}_version": importlib.metadata.version(name) for name in packages}
+    found = {f"{name.replace('-', '_')}_version": importlib.metadata.version(name) for name in PACKAGES}
     return {"code_version": found.pop("kleiber_version"), "python_version": platform.python_version(), **found}
 
 

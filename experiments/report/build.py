@@ -39,7 +39,7 @@ class ReportPaths:
     ipynb: Path
     summary: dict[str, Any]
     problems: tuple[str, ...] = ()
-    """Cells that raised an error; the report shows the error in their place."""
+    """Cells that raised an error, which the report shows in their place, and why the ledger cannot be trusted."""
 
 
 def build_report(directory: Path) -> ReportPaths:
@@ -53,10 +53,11 @@ def build_report(directory: Path) -> ReportPaths:
       RuntimeError: the notebook's kernel died; the message holds its last words.
     """
     results = read_results(directory)
-    directory, said = results.directory, summary(Study(results))
+    directory, said, distrust = results.directory, summary(Study(results)), results.distrust
     name = results.experiment.get("name") or directory.name
     del results  # the kernel reads them again: of many runs, one copy at a time
     notebook, problems = execute(directory)
+    problems += [distrust] if distrust else []
     paths = ReportPaths(directory / "report.html", directory / "report.ipynb", said, tuple(problems))
     write_whole(paths.ipynb, nbformat.writes(notebook) + "\n")
     write_whole(paths.html, to_html(notebook, name, directory.name))

@@ -167,10 +167,9 @@ def other_forecasts(study: Study) -> dict[str, dict[str, float]]:
             said[fit.law] = {
                 t.name: float(law.predict(np.array([t.num_params]), np.array([t.num_tokens]))[0]) for t in study.targets
             }
-    for event in study.results.ledger:
-        if event.get("event") == "forecast":
-            for method, loss in dict(event.get("baselines") or {}).items():
-                said.setdefault(f"baseline {method}", {})[event["target"]] = float(loss)
+    for name, (event, _) in study.results.forecasts.items():
+        for method, loss in dict(event.get("baselines") or {}).items():
+            said.setdefault(f"baseline {method}", {})[name] = float(loss)
     return said
 
 

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from kleiber.experiments.sweeping.workers import DRIVER_PIPE, WARNING
 from kleiber.files import read_json, replacing, write_json
 from kleiber.parallel import hosts
 from kleiber.parallel.environment import process_in_environment, runs_on_cpu
+from kleiber.scaling.forecasting.ledger import Ledger
 from kleiber.train.checkpoints.manifest import CannotSave
 from kleiber.train.data.cache import cache_folder
 from kleiber.train.watch.signals import StopRequest
@@ -172,6 +174,8 @@ class _WarningsToDriver(logging.Handler):
 
 def _claim(experiment: Experiment, group: list[TrunkCell], directory: Path, session: str, stop: StopRequest) -> None:
     """Trains a trunk, or population, unless another worker has it or it is done."""
+    if not (directory / "experiment.json").exists():
+        return  # moved or removed: nothing is begun at the old place
     folder = directory / "runs" / group_id(group)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "claim.lock")
@@ -235,6 +239,7 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
     if attempts.is_exhausted():
         _record_failure(experiment, group, directory, "failed", attempts.summary())
         return
+    _note_beginning(group, directory)
     attempts.start(os.getpid())
     try:
         _run_trunk(experiment, group, directory, stop)
@@ -263,6 +268,21 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
     finally:
         with contextlib.suppress(OSError):
             attempts.leave()
+
+
+def _note_beginning(group: list[TrunkCell], directory: Path) -> None:
+    """Notes when each target begins, and the ledger's last hash then, which fixes its forecast."""
+    for cell in group:
+        path = directory / "runs" / cell.trunk_id / "begun.json"
+        if cell.target and not path.exists():
+            entries = Ledger(directory / "ledger.jsonl").entries()
+            head = entries[-1]["hash"] if entries else None
+            write_json(path, {"at": datetime.now(UTC).isoformat(timespec="seconds"), "ledger_head": head})
+
+
+def _ledger_head(cell: TrunkCell, directory: Path) -> str | None:
+    is_noted = cell.target and hosts.is_lead()
+    return read_json(directory / "runs" / cell.trunk_id / "begun.json")["ledger_head"] if is_noted else None
 
 
 def _write_traceback(directory: Path, group: list[TrunkCell], problem: BaseException) -> None:
@@ -299,6 +319,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     device = jax.devices()[0]
     common: dict[str, Any] = {**versions(), "device": f"{device.platform}:{device.device_kind}"}
     common["data_fingerprint"] = data.train.fingerprint
+    heads = [_ledger_head(cell, directory) for cell in group]
     last_write = [0.0]
 
     def on_point(point: Point) -> None:
@@ -319,6 +340,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
             wall_seconds=round(point.train_seconds, 3),
             tokens_per_second=round(point.tokens_per_second, 1),
             split_overlap=data.split_overlap,
+            ledger_head=heads[point.member],
         )
         _write_record(directory, cell, point.num_tokens, record)
 
@@ -340,7 +362,8 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
     stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
     watchdog = Watchdog(clock, own / stacks)
-    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allowed_fields(directory))
+    allow, notes = allowed_fields(directory), {"ledger_heads": heads} if any(heads) else {}
+    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allow, notes)
     try:
         Trunk([cell.config for cell in group], data, io).run()
     finally:
