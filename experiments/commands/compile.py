@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE
+from kleiber.experiments.terminal import working
 from kleiber.parallel.config import MeshConfig
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _candidates(config: "TrainConfig", target: Hardware) -> "list[Candidate]":
 def _compile(options: Options, config: "TrainConfig", target: Hardware) -> "CompileReport | OutOfMemory":
     """Returns the report, or what the compiler said when it refused."""
     from kleiber.experiments.compilation.report import make_report
-    from kleiber.experiments.compilation.step import OutOfMemory, compile_step, heartbeat
+    from kleiber.experiments.compilation.step import OutOfMemory, compile_step
     from kleiber.parallel.mesh import make_mesh
 
     mesh, label = make_mesh(config.mesh, target.devices), f"{options.preset} on {target.name}, {config.mesh}"
@@ -176,7 +177,7 @@ def _compile(options: Options, config: "TrainConfig", target: Hardware) -> "Comp
         step = compile_step(config, mesh, f"compiling {label}", not options.full)
     except OutOfMemory as refusal:
         return refusal
-    with heartbeat(f"reading the program of {label}"):
+    with working(f"reading the program of {label}"):
         return make_report(options.preset, target.name, config, mesh, target.chip, step)
 
 

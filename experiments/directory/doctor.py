@@ -114,7 +114,7 @@ class _Doctor:
             yield self.finding(stacks, "note", "its watchdog ended a worker here; the file says where it hung")
         for leftover in (*folder.glob(".*.*.*"), *folder.glob("*.partial")):
             yield self.finding(leftover, "leftover", "of a write that was cut off; it was never believed")
-        for place in sorted((folder / "checkpoints").glob("*")):
+        for place in (*sorted((folder / "checkpoints").glob("*")), folder / "final"):
             yield from self.checkpoints(place)
 
     def record(self, folder: Path) -> Iterator[Finding]:
@@ -131,6 +131,8 @@ class _Doctor:
             yield self.finding(path, "damaged", problem, again)
         else:
             self.records[folder.name] = record
+            if (kept := record.get("final_checkpoint")) and not (folder / kept).is_dir():
+                yield self.finding(folder / kept, "note", "the measured weights are not here; the record is whole")
             if record["status"] in ("failed", "diverged"):
                 remedy = "kleiber sweep ... --retry-failed tries it again" if record["status"] == "failed" else ""
                 yield self.finding(path, "note", f"{record['status']}: {record['reason']}", remedy)
@@ -170,11 +172,14 @@ class _Doctor:
                 )
             else:
                 yield self.finding(folder, "note", "not written by kleiber")
+        point = place.parent if place.name == "final" else None
         newest = max((int(f.name[5:]) for f, _ in healthy if f.name[5:].isdigit()), default=None)
         for _, found in broken:
             saved = (
                 f"step {newest} is whole: {SAME_LINE}, it goes on from there"
                 if newest is not None
+                else f"remove {point} and {SAME_LINE}: that point is measured again"
+                if point
                 else f"no older one is whole: remove {place} and {SAME_LINE}; this part is trained again from its start"
             )
             yield from (Finding(f.path, f.kind, f.what, saved) for f in found)

@@ -117,6 +117,8 @@ class RunRecord:
     """Of training."""
     split_overlap: float | None = None
     """Share of the validation text that also stands in the training text; None where nobody measured it."""
+    final_checkpoint: str | None = None
+    """Folder of the measured weights, in that of the point; None where they were not kept."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the columns by name, as record.json and a row of table.parquet hold them."""
@@ -148,7 +150,7 @@ def _kinds(hint: Any) -> tuple[type, ...]:
 _NAMES = [field.name for field in fields(RunRecord)]
 _PLANNED = _NAMES[: _NAMES.index("factors")]
 _MEASURED = _NAMES[_NAMES.index("factors") + 1 :]
-_LATER = ("exchanged_bytes", "split_overlap")
+_LATER = ("exchanged_bytes", "split_overlap", "final_checkpoint")
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
 _KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunRecord).items() if name != "factors"}
 

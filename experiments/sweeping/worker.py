@@ -30,7 +30,7 @@ from kleiber.experiments.exit_codes import (
     EXIT_USAGE,
 )
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.planning.cells import TrunkCell, group_id, populations, trunk_cells
+from kleiber.experiments.planning.cells import TrunkCell, group_id, kept_weights, populations, trunk_cells
 from kleiber.experiments.sweeping.failures import (
     MAX_ATTEMPTS,
     Attempts,
@@ -308,6 +308,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
             wall_seconds=round(point.train_seconds, 3),
             tokens_per_second=round(point.tokens_per_second, 1),
             split_overlap=data.split_overlap,
+            final_checkpoint=f"final/step_{point.num_steps}" if point.is_kept else None,
         )
         _write_record(directory, cell, point.num_tokens, record)
 
@@ -323,11 +324,16 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     def is_measured(num_tokens: int) -> bool:
         return not any(num_tokens in cell.missing(directory) for cell in group)
 
+    is_kept = group[0].split in kept_weights(experiment)[0]
+
+    def final_folder(member: int, num_tokens: int) -> Path | None:
+        return directory / "runs" / group[member].run_ids[num_tokens] / "final" if is_kept else None
+
     own = directory / "runs" / group_id(group)
     clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
     stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
     watchdog = Watchdog(clock, own / stacks)
-    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allowed_fields(directory))
+    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allowed_fields(directory), final_folder)
     try:
         Trunk([cell.config for cell in group], data, io).run()
     finally:
