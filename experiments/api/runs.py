@@ -134,6 +134,11 @@ class Run:
     trunk_id: str
     """The run that was trained; its points and branches share config, metrics and checkpoints."""
 
+    @property
+    def directory(self) -> Path:
+        """The sweep's; of a run copied elsewhere, what it lies in."""
+        return self.folder.parent.parent if self.folder.parent.name == "runs" else self.folder.parent
+
     @cached_property
     def config(self) -> "TrainConfig":
         """What was trained, and how."""
@@ -154,7 +159,7 @@ class Run:
     def record(self) -> dict[str, Any]:
         """The measured point (of a trunk, the longest): counts, FLOPs, loss, seed, versions."""
         if not self.records:
-            raise FileNotFoundError(f"no point of {self.name} has been measured yet in {self.folder.parent}.")
+            raise FileNotFoundError(f"no point of {self.name} has been measured yet in {self.directory}.")
         return self.records[-1]
 
     @property
@@ -278,11 +283,11 @@ class Run:
                 members = (read_manifest(place)["identity"] or {}).get("members", [])
                 if own in members:
                     return place, members.index(own)
-        raise FileNotFoundError(f"there is no checkpoint of {self.trunk_id} in {self.folder.parent}.")
+        raise FileNotFoundError(f"there is no checkpoint of {self.trunk_id} in {self.directory}.")
 
     def __repr__(self) -> str:
         losses = ", ".join(f"{r['loss']:.4f} after {r['num_tokens']:,} tokens" for r in self.records if r.get("loss"))
-        return f"{self.name} in {self.folder.parent}: {losses or 'nothing measured yet'}"
+        return f"{self.name} in {self.directory}: {losses or 'nothing measured yet'}"
 
 
 def open_run(directory: str | Path, name: str) -> Run:

@@ -63,7 +63,8 @@ def _print_table(plan) -> None:
     seconds = data["seconds"]
     console.print(
         f"\n{data['num_points']} points, {data['num_targets']} targets, {data['flops']:.2e} FLOPs, "
-        f"{data['memory_bytes'] / 1e6:.0f} MB a worker; about {seconds['fit']:.0f} s to fit and "
+        f"{data['memory_bytes'] / 1e6:.0f} MB a worker, "
+        f"{data['kept_weights']['bytes'] / 1e6:.3g} MB of weights kept; about {seconds['fit']:.0f} s to fit and "
         f"{seconds['target']:.0f} s for the targets on {data['num_workers']} workers ({seconds['source']})",
         highlight=False,
     )
