@@ -43,19 +43,8 @@ SIGNATURES = {
 PROPERTIES = {
     "Fitted": {"fits", "constants", "warnings", "analysis"},
     "Results": {"directory", "table", "records", "fit", "ledger", "result", "gaps"},
-    "Run": {
-        "config",
-        "record",
-        "records",
-        "metrics",
-        "params",
-        "tree",
-        "model",
-        "name",
-        "trunk_id",
-        "directory",
-        "folder",
-    },
+    "Run": {"config", "record", "records", "metrics", "params", "tree", "model", "tokenizer", "name", "trunk_id"}
+    | {"directory", "folder"},
 }
 
 
