@@ -15,6 +15,7 @@ from typing import Any, Literal
 import tyro
 
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_USAGE
+from kleiber.experiments.terminal import working
 from kleiber.train.data.cache import cache_folder
 from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder
 from kleiber.train.data.corpora.prepared import read_corpus_manifest
@@ -87,8 +88,10 @@ def prepare(name: str, tokenizer: str) -> dict[str, Any]:
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    folder = prepare_corpus(name, report)
-    prepare_tokens(folder, tokenizer, report)
+    with working(f"preparing {name}"):
+        folder = prepare_corpus(name, report)
+    with working(f"encoding {name} as {tokenizer}"):
+        prepare_tokens(folder, tokenizer, report)
     manifest = read_corpus_manifest(folder)
     splits = {}
     for split, measured in manifest["splits"].items():

@@ -7,13 +7,17 @@ generalised_mean --json > fit.json
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from kleiber.experiments.arguments import numbers, pairs
+
+if TYPE_CHECKING:
+    from kleiber.scaling.fitting.result import FitResult
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,16 @@ def run(options: Options) -> int:
         )
     print(json.dumps(found.to_json(), indent=1, allow_nan=False) if options.json else found.report())
     if options.figures:
-        from kleiber.scaling.figures.table import write_figures
-
-        for each in found.fits:
-            for name, claim in write_figures(each, options.figures).items():
-                print(f"{options.figures / name}: {claim}", file=sys.stderr)
+        try:
+            _write_figures(found.fits, options.figures)
+        except ModuleNotFoundError as missing:
+            raise ValueError(f"--figures needs {missing.name}: pip install 'kleiber[notebook]'.") from None
     return 0
+
+
+def _write_figures(fits: "Sequence[FitResult]", folder: Path) -> None:
+    from kleiber.scaling.figures.table import write_figures
+
+    for fit in fits:
+        for name, claim in write_figures(fit, folder).items():
+            print(f"{folder / name}: {claim}", file=sys.stderr)
