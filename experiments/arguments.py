@@ -17,7 +17,16 @@ def count(text: str) -> float:
         raise ValueError(f"{text!r} is no number, expected one such as 7e9, 7B, 1.5T or 125M") from None
 
 
-Count = Annotated[float, tyro.conf.arg(constructor=count, metavar="NUMBER")]
+Count = Annotated[
+    float,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NUMBER",
+        instance_from_str=lambda given: count(given[0]),
+        is_instance=lambda value: isinstance(value, int | float),
+        str_from_instance=lambda value: [f"{value:g}"],
+    ),
+]
 
 
 def pairs(text: str, option: str) -> dict[str, str]:

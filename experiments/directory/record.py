@@ -17,7 +17,8 @@ from kleiber.train.update.exchanged_bytes import exchanged_bytes
 
 TIMING_COLUMNS = ("wall_seconds", "tokens_per_second")
 """The only columns that may differ between two runs of one experiment on one machine."""
-STATUSES = ("done", "failed", "diverged", "pending")
+STATUSES = ("done", "failed", "diverged", "continued", "pending")
+"""`continued`: measured, but trained for a part by another config (--allow): no run of its own, and in no fit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +38,7 @@ class RunRecord:
     status: str
     """One of STATUSES."""
     reason: str
-    """Why it failed or diverged; else empty."""
+    """Why it failed, diverged, or is no run of its own config; else empty."""
     family: str
     """Parametrisation and number of layers: runs that a ladder of widths may compare."""
     d_model: int

@@ -7,7 +7,8 @@ from kleiber.experiments.config_file import from_data, to_data
 from kleiber.experiments.directory.record import trunk_id
 from kleiber.experiments.experiment import Experiment
 from kleiber.files import read_json, write_json
-from kleiber.train.checkpoints.identity import allow_words, differences, is_allowed, show
+from kleiber.train.checkpoints.identity import allow_words, differences, is_allowed, run_identity, show, splice_problem
+from kleiber.train.config import TrainConfig
 
 
 def make_directory(directory: Path) -> None:
@@ -65,6 +66,12 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
             f"{directory} belongs to another experiment. Differences (there -> here):\n  {shown}{more}\n"
             f"Use another --out, restore the config that made it, or allow what may differ: {allow_words(refused)}"
         )
+    for before, after in _continued(old, experiment, directory) if old and changed else ():
+        if problem := splice_problem(before, after):
+            raise ValueError(
+                f"{trunk_id(before)} cannot go on as {trunk_id(after)}: {problem}. Use another --out, "
+                f"which trains it from its beginning."
+            )
     if changed:
         write_json(directory / "allowed.json", sorted({*allow, *allowed_fields(directory)}))
         if old is not None:
@@ -79,20 +86,30 @@ def allowed_fields(directory: Path) -> tuple[str, ...]:
     return tuple(read_json(path)) if path.exists() else ()
 
 
+def _continued(old: Experiment, new: Experiment, directory: Path) -> list[tuple[TrainConfig, TrainConfig]]:
+    """Returns the runs whose config changed and that have a checkpoint to go on from: (before, after) of each."""
+    pairs = zip(old.trunks, new.trunks, strict=True) if len(old.trunks) == len(new.trunks) else ()
+    runs = directory / "runs"
+    return [
+        (before, after)
+        for before, after in pairs
+        if before != after
+        and not (runs / trunk_id(after)).exists()
+        and (runs / trunk_id(before) / "checkpoints").is_dir()
+    ]
+
+
 def _carry_over(old: Experiment, new: Experiment, directory: Path) -> None:
     """Gives each run whose config changed the checkpoints of the run it replaces, to go on from there."""
-    if len(old.trunks) != len(new.trunks):
-        return
-    for before, after in zip(old.trunks, new.trunks, strict=True):
+    for before, after in _continued(old, new, directory):
         source, target = (directory / "runs" / trunk_id(config) for config in (before, after))
-        if source == target or target.exists() or not (source / "checkpoints").is_dir():
-            continue
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source / "checkpoints", partial / "checkpoints", symlinks=True)
         if (source / "metrics.jsonl").exists():
             shutil.copy(source / "metrics.jsonl", partial / "metrics.jsonl")
-        write_json(partial / "continued.json", {"from": source.name})
+        other = differences(run_identity([before]), run_identity([after]))
+        write_json(partial / "continued.json", {"from": source.name, "changed": list(map(show, other))})
         partial.rename(target)
         old_runs = directory / "replaced"  # out of the table, and still there to look at
         old_runs.mkdir(exist_ok=True)

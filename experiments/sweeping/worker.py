@@ -277,6 +277,14 @@ def _write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: Run
     write_json(path, record.to_json())
 
 
+def _splice(folder: Path) -> str:
+    """Returns from which trunk, and over which changes of its config, a trunk went on; nothing if it did not."""
+    path = folder / "continued.json"
+    continued = read_json(path) if path.exists() else {"changed": []}
+    changed = continued.get("changed", ["unknown"])  # older releases did not say
+    return f"went on from {continued['from']} with {'; '.join(changed)}" if changed else ""
+
+
 def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
     from kleiber.train.data.run_data import open_run_data
     from kleiber.train.trunk import Point, Trunk, TrunkIO
@@ -289,6 +297,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     common: dict[str, Any] = {**versions(), "device": f"{device.platform}:{device.device_kind}"}
     common["data_fingerprint"] = data.train.fingerprint
     last_write = [0.0]
+    splices = [_splice(folder) for folder in folders]
 
     def on_point(point: Point) -> None:
         cell, evaluation = group[point.member], point.evaluation
@@ -298,8 +307,8 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
         record = replace(
             planned,
             **common,
-            status="done" if evaluation else "diverged",
-            reason=point.reason,
+            status=("continued" if splices[point.member] else "done") if evaluation else "diverged",
+            reason=point.reason or splices[point.member],
             epochs=planned.num_tokens / data.num_unique_tokens,
             num_unique_tokens=min(planned.num_tokens, data.num_unique_tokens),
             loss=evaluation.loss if evaluation else None,
