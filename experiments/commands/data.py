@@ -78,6 +78,7 @@ def list_corpora(as_json: bool) -> int:
         print(f"{'':<15}{row['source']}, {row['licence']}; {fetched}; {state}")
     print(f"{'tfds:NAME':<15}any text dataset of TFDS, such as tfds:wikipedia/20230601.simple; #FEATURE names its text")
     print(f"{'PATH':<15}your own UTF-8 text file (documents split at blank lines) or .jsonl (key text, or PATH#KEY)")
+    print(f"{'':<15}exact copies of documents are left out, and counted; PATH#all or PATH#KEY#all keeps them")
     return EXIT_DONE
 
 
