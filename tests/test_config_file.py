@@ -197,9 +197,7 @@ def test_plan_takes_set_and_grid_and_shows_the_bytes_of_the_weights_it_keeps(cap
     assert "did you mean 'optimizer'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("text", "number"), [("7B", 7e9), ("1.4T", 1.4e12), ("125m", 1.25e8), ("3e9", 3e9), ("64", 64)]
-)
+@pytest.mark.parametrize(("text", "number"), [("7B", 7e9), ("1.4T", 1.4e12), ("125m", 1.25e8), ("3e9", 3e9)])
 def test_a_count_may_be_written_as_people_do(text, number):
     assert count(text) == number
 

@@ -182,7 +182,6 @@ def make_builder(corpus: Corpus, folder: Path) -> Any:
 
         options |= {"key": corpus.key or "text", "keeps_copies": corpus.keeps_copies}
         return TextFile(path=Path(corpus.location), **options)
-        )
     if corpus.name == "wiki-passages":
         from kleiber.train.data.corpora.wiki_passages.wiki_passages_builder import WikiPassages
 
