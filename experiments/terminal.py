@@ -1,9 +1,15 @@
-"""Text from files and models on its way to a terminal."""
+"""What a terminal is told: text from files and models, and that work goes on."""
 
+import contextlib
 import os
 import re
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from typing import TextIO
+
+HEARTBEAT_SECONDS = 5.0
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -39,3 +45,24 @@ def tell(text: str, stream: TextIO | None = None) -> None:
         print(printable(text), file=stream, flush=True)
     except OSError:  # what the buffer holds would fail again when the process ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextlib.contextmanager
+def working(label: str) -> Iterator[None]:
+    """Says on standard error every few seconds that work goes on, what it is and since when; an empty label nothing."""
+    if not label:
+        yield
+        return
+    done, began = threading.Event(), time.perf_counter()
+
+    def beat() -> None:
+        while not done.wait(HEARTBEAT_SECONDS):
+            tell(f"{label}: {time.perf_counter() - began:.0f} s", sys.stderr)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

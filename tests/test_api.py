@@ -28,6 +28,10 @@ SIGNATURES = {
     "report=True, is_quiet=False",
     "results": "directory",
     "open_run": "directory, name",
+    "load": "run",
+    "Run.evaluate": "self, text=None",
+    "Run.generate": "self, prompt='', num_tokens=100, temperature=1.0, top_k=None, seed=0",
+    "Run.export": "self, path",
     "Fitted.forecast": "self, *, flops=None, reach=None, level=0.9, **columns",
     "Fitted.optimum": "self, *, flops=None, reach=None, inference_tokens=0.0, unique_tokens=None, "
     "flops_per_param_token=6.0, level=0.9",
@@ -39,7 +43,8 @@ SIGNATURES = {
 PROPERTIES = {
     "Fitted": {"fits", "constants", "warnings", "analysis"},
     "Results": {"directory", "table", "records", "fit", "ledger", "result", "gaps"},
-    "Run": {"config", "record", "records", "metrics", "params", "model", "name", "trunk_id", "directory"},
+    "Run": {"config", "record", "records", "metrics", "params", "tree", "model", "tokenizer", "name", "trunk_id"}
+    | {"directory", "folder"},
 }
 
 
@@ -281,8 +286,7 @@ def test_a_run_is_opened_by_the_beginning_of_its_name_and_gives_what_was_measure
     run = kb.open_run(out, "d16-L1-s0")
     assert run.config.model.d_model == 16 and [each["num_tokens"] for each in run.records] == [3_200, 6_400]
     assert run.record["loss"] == json.loads((out / "runs" / run.record["run_id"] / "record.json").read_text())["loss"]
-    places = (out / "runs" / run.trunk_id / "checkpoints").glob("*/step_*")
-    arrays, _ = load_arrays(max(places, key=lambda place: int(place.name.removeprefix("step_"))))
+    arrays, _ = load_arrays(out / "runs" / run.record["run_id"] / run.record["final_checkpoint"])
     assert {f"params/{name}" for name in run.params} == {name for name in arrays if name.startswith("params/")}
     assert all(np.array_equal(array, arrays[f"params/{name}"]) for name, array in run.params.items())
     lines = (out / "runs" / run.trunk_id / "metrics.jsonl").read_text().splitlines()

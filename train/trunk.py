@@ -53,6 +53,8 @@ class Point:
     train_seconds: float
     """Seconds of training since this trunk (or its last resume) had trained the shared part, this branch included."""
     tokens_per_second: float
+    is_kept: bool
+    """Whether the weights that were measured are in its final_folder."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class TrunkIO:
     """Fields in which a checkpoint may differ from the config that resumes it."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What every checkpoint keeps beside the run."""
+    final_folder: Callable[[int, int], Path | None] = lambda member, num_tokens: None
+    """Where the measured weights of a member at a token count are kept, alike in every process; None keeps none."""
 
 
 class Trunk:
@@ -243,7 +247,7 @@ class Trunk:
 
     def _measure(self, run: Run, num_tokens: int) -> None:
         for index, member in enumerate(self.members.configs):
-            evaluation, reason = None, run.skips.reasons[index]
+            evaluation, reason, is_kept = None, run.skips.reasons[index], False
             if not reason:
                 params, outer = self.members.member((run.state.params, run.state.outer), index)
                 if delayed := self.config.delayed_sync:
@@ -252,6 +256,16 @@ class Trunk:
                     evaluation, reason = evaluate(member, params, self.data), ""
                 if not np.isfinite(evaluation.loss):
                     evaluation, reason = None, "validation loss is not finite"
+                elif folder := self.io.final_folder(index, num_tokens):
+                    is_kept = self._keep(folder, run.step, params, member)
             if self.is_lead:
-                point = Point(index, num_tokens, run.step, evaluation, reason, self.totals.seconds, self.speed)
-                self.io.on_point(point)
+                seconds, speed = self.totals.seconds, self.speed
+                self.io.on_point(Point(index, num_tokens, run.step, evaluation, reason, seconds, speed, is_kept))
+
+    def _keep(self, folder: Path, step: int, params: Any, member: TrainConfig) -> bool:
+        """Keeps what was measured, and with it the model of its tokenizer, so that it can be used by itself."""
+        kept = {"params": params}
+        if self.data.tokenizer_model:
+            kept["tokenizer_model"] = np.frombuffer(self.data.tokenizer_model, np.uint8)
+        with self.io.clock.doing("save"):
+            return self.saver.save_final(folder, step, kept, run_identity([member]))

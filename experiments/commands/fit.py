@@ -6,13 +6,17 @@ generalised_mean --json > fit.json
 
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from kleiber.experiments.arguments import numbers, pairs
+
+if TYPE_CHECKING:
+    from kleiber.scaling.fitting.result import FitResult
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,16 @@ def run(options: Options) -> int:
         )
     print(sealed_text(found.to_json()) if options.json else printable(found.report()))
     if options.figures:
-        from kleiber.scaling.figures.table import write_figures
-
-        for each in found.fits[: 1 if found.analysis.is_default else None]:
-            for name, claim in write_figures(each, options.figures).items():
-                print(f"{options.figures / name}: {claim}", file=sys.stderr)
+        try:
+            _write_figures(found.fits[: 1 if found.analysis.is_default else None], options.figures)
+        except ModuleNotFoundError as missing:
+            raise ValueError(f"--figures needs {missing.name}: pip install 'kleiber[notebook]'.") from None
     return 0
+
+
+def _write_figures(fits: "Sequence[FitResult]", folder: Path) -> None:
+    from kleiber.scaling.figures.table import write_figures
+
+    for fit in fits:
+        for name, claim in write_figures(fit, folder).items():
+            print(f"{folder / name}: {claim}", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from kleiber.experiments.arguments import numbers
+from kleiber.experiments.arguments import Count, numbers
 
 if TYPE_CHECKING:
     from kleiber.scaling.fitting.result import FitResult
@@ -25,17 +25,17 @@ class Options:
     fit: tyro.conf.Positional[str]
     """The JSON of `kleiber fit --json`, or a sweep directory. With several laws the forecast is their mean, and the
     spread between them widens the interval."""
-    num_params: float | None = None
+    num_params: Count | None = None
     """Parameters of the run, as counted in the fitted table."""
-    num_tokens: float | None = None
+    num_tokens: Count | None = None
     """Tokens of the run."""
-    flops: float | None = None
+    flops: Count | None = None
     """Instead: a budget, for the best run of it."""
     reach: float | None = None
     """Instead: a loss, for the run that reaches it with the fewest FLOPs."""
-    inference_tokens: float = 0.0
+    inference_tokens: Count = 0.0
     """Tokens that the run of a budget, or to reach a loss, will serve over its life; they cost FLOPs too."""
-    unique_tokens: float | None = None
+    unique_tokens: Count | None = None
     """Distinct training tokens there are for it (laws that know repeated data)."""
     flops_per_param_token: float | Literal["counted"] = 6.0
     """Training FLOPs per parameter and token: a number, or `counted` for what the flops column of the fitted table

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE
+from kleiber.experiments.terminal import working
 
 if TYPE_CHECKING:
     from kleiber.experiments.report.build import ReportPaths
@@ -59,7 +60,8 @@ def _figure(options: Options) -> int:
 def _report(options: Options) -> int:
     from kleiber.experiments.report.build import build_report
 
-    paths = build_report(options.directory)
+    with working("writing the report"):
+        paths = build_report(options.directory)
     if options.json:
         data = {"report_html": str(paths.html), "report_ipynb": str(paths.ipynb), "summary": paths.summary}
         print(json.dumps({**data, "problems": list(paths.problems)}, allow_nan=False))

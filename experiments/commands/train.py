@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from kleiber.experiments.config_file import load_experiment, set_field
+from kleiber.experiments.config_file import changed, load_experiment
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,10 @@ def run(options: Options) -> int:
     experiment = load_experiment(options.experiment)
     if not 0 <= options.trunk < len(experiment.trunks):
         raise ValueError(f"--trunk {options.trunk}: {experiment.name} has trunks 0 to {len(experiment.trunks) - 1}.")
-    config = experiment.trunks[options.trunk]
-    for assignment in options.set:
-        config = set_field(config, assignment)
-    if (hint := idle_cores_hint(config)) and not options.json:
+    one = replace(experiment, trunks=experiment.trunks[options.trunk :][:1], targets=(), laws=())
+    one = changed(one, options.set)
+    if (hint := idle_cores_hint(one.trunks[0])) and not options.json:
         tell(hint)
-    one = replace(experiment, trunks=(config,), targets=(), laws=())
     directory = options.out or Path("out") / f"train-{experiment.name}"
     result = run_sweep(
         one,

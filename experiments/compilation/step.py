@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import math
 import re
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from kleiber.experiments.terminal import working
 from kleiber.model.functional import abstract_params
 from kleiber.parallel.mesh import use_mesh
 from kleiber.train.config import TrainConfig
@@ -23,7 +22,6 @@ from kleiber.train.state import Hyperparameters
 from kleiber.train.step import compile_steps
 from kleiber.train.update.optimizer import Optimizer, make_optimizer
 
-HEARTBEAT_SECONDS = 5.0
 _UNITS = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 _SIZE = r"([\d.]+)([KMGT]?)i?B?"
 
@@ -107,7 +105,7 @@ def compile_step(config: TrainConfig, mesh: Mesh, label: str = "", is_quick: boo
     optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
     platform = mesh.devices.flat[0].platform
     is_quick = is_quick and platform == "tpu"
-    with use_mesh(mesh), heartbeat(label), _effort(-1.0 if is_quick else 0.0):
+    with use_mesh(mesh), working(label), _effort(-1.0 if is_quick else 0.0):
         began = time.perf_counter()
         steps = compile_steps(config, optimizer, platform=platform)
         lowered = steps.lower(*step_arguments(config, optimizer, mesh))
@@ -130,25 +128,3 @@ def _effort(effort: float) -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_exec_time_optimization_effort", before)
-
-
-@contextlib.contextmanager
-def heartbeat(label: str) -> Iterator[None]:
-    """Says on standard error every few seconds that work goes on, while the compiler holds this thread."""
-    if not label:
-        yield
-        return
-    done, began = threading.Event(), time.perf_counter()
-
-    def beat() -> None:
-        while not done.wait(HEARTBEAT_SECONDS):
-            print(f"{label}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    print(f"{label} ...", file=sys.stderr, flush=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()

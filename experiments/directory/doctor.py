@@ -159,7 +159,7 @@ class _Doctor:
             yield self.finding(stacks, "note", "its watchdog ended a worker here; the file says where it hung")
         for leftover in (*folder.glob(".*.*.*"), *folder.glob("*.partial")):
             yield self.finding(leftover, "leftover", "of a write that was cut off; it was never believed")
-        for place in sorted((folder / "checkpoints").glob("*")):
+        for place in (*sorted((folder / "checkpoints").glob("*")), folder / "final"):
             yield from self.checkpoints(place)
 
     def record(self, folder: Path) -> Iterator[Finding]:
@@ -180,6 +180,8 @@ class _Doctor:
         self.records[folder.name] = record
         if b'"seal":' in read_plain(path):
             self.sealed.add(folder.name)
+        if (kept := record.final_checkpoint) and not (folder / kept).is_dir():
+            yield self.finding(folder / kept, "note", "the measured weights are not here; the record is whole")
         if record.status in ("failed", "diverged"):
             remedy = "kleiber sweep ... --retry-failed tries it again" if record.status == "failed" else ""
             yield self.finding(path, "note", f"{record.status}: {record.reason}", remedy)
@@ -236,11 +238,14 @@ class _Doctor:
                 )
             else:
                 yield self.finding(folder, "note", "not written by kleiber")
+        point = place.parent if place.name == "final" else None
         newest = max((int(f.name[5:]) for f, _ in healthy if f.name[5:].isdigit()), default=None)
         for _, found in broken:
             saved = (
                 f"remove it: step {newest} is whole, and the line that made this directory goes on from there"
                 if newest is not None
+                else f"remove {point} and {SAME_LINE}: that point is measured again"
+                if point
                 else f"no older one is whole: remove {place} and {SAME_LINE}; this part is trained again from its start"
             )
             yield from (Finding(f.path, f.kind, f.what, saved) for f in found)

@@ -18,7 +18,8 @@ from kleiber.train.update.exchanged_bytes import exchanged_bytes
 
 TIMING_COLUMNS = ("wall_seconds", "tokens_per_second", "ledger_head")
 """The only columns that may differ between two runs of one experiment on one machine."""
-STATUSES = ("done", "failed", "diverged", "pending")
+STATUSES = ("done", "failed", "diverged", "continued", "pending")
+"""`continued`: measured, but trained for a part by another config (--allow): no run of its own, and in no fit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +39,7 @@ class RunRecord:
     status: str
     """One of STATUSES."""
     reason: str
-    """Why it failed or diverged; else empty."""
+    """Why it failed, diverged, or is no run of its own config; else empty."""
     family: str
     """Parametrisation and number of layers: runs that a ladder of widths may compare."""
     d_model: int
@@ -120,6 +121,8 @@ class RunRecord:
     """Share of the validation text that also stands in the training text; None where nobody measured it."""
     ledger_head: str | None = None
     """Last hash of the ledger when a target began, which fixes every line up to it; None for other runs."""
+    final_checkpoint: str | None = None
+    """Folder of the measured weights, in that of the point; None where they were not kept."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the columns by name, as record.json and a row of table.parquet hold them."""
@@ -151,7 +154,7 @@ def _kinds(hint: Any) -> tuple[type, ...]:
 _NAMES = [field.name for field in fields(RunRecord)]
 _PLANNED = _NAMES[: _NAMES.index("factors")]
 _MEASURED = _NAMES[_NAMES.index("factors") + 1 :]
-_LATER = ("exchanged_bytes", "split_overlap", "ledger_head")
+_LATER = ("exchanged_bytes", "split_overlap", "ledger_head", "final_checkpoint")
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
 _KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunRecord).items() if name != "factors"}
 

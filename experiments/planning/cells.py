@@ -17,12 +17,14 @@ from kleiber.experiments.directory.record import (
     trunk_id,
 )
 from kleiber.experiments.experiment import Experiment
-from kleiber.model.counts import training_flops
+from kleiber.model.counts import num_params_total, training_flops
 from kleiber.train.config import TrainConfig
 from kleiber.train.update.schedule import cooldown_start
 
 OF_THE_CONFIG = ("run_id", "trunk_id", "config_hash", "num_params_total", "num_tokens", "num_steps", "seed")
 """Columns of a record that its cell's config settles."""
+KEPT_BYTES = 2_000_000_000
+"""Of measured weights that are kept where the experiment leaves it open."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,20 @@ def group_id(cells: list[TrunkCell]) -> str:
         return cells[0].trunk_id
     digest = hashlib.sha256(" ".join(cell.trunk_id for cell in cells).encode()).hexdigest()[:6]
     return f"population-{len(cells)}-{digest}"
+
+
+def kept_weights(experiment: Experiment) -> tuple[tuple[str, ...], int]:
+    """Returns (the splits whose measured weights are kept, the bytes that these take)."""
+
+    def num_bytes(config: TrainConfig) -> int:
+        one = num_params_total(config.model) * (4 if config.model.param_dtype == "float32" else 2)
+        return one * len(config.num_tokens)
+
+    sizes = {"fit": sum(map(num_bytes, experiment.trunks))}
+    sizes["target"] = sum(num_bytes(target.train) for target in experiment.targets)
+    policy = experiment.keep_final or ("all" if sum(sizes.values()) <= KEPT_BYTES else "none")
+    splits = {"all": ("fit", "target"), "targets": ("target",), "none": ()}[policy]
+    return splits, sum(sizes[split] for split in splits)
 
 
 def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:

@@ -10,7 +10,16 @@ from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import all_cells, cell_records
 from kleiber.experiments.sweeping.inventory import bring_back
 from kleiber.files import read_json, write_json
-from kleiber.train.checkpoints.identity import NOT_IDENTITY, allow_words, differences, is_allowed, show
+from kleiber.train.checkpoints.identity import (
+    NOT_IDENTITY,
+    allow_words,
+    differences,
+    is_allowed,
+    run_identity,
+    show,
+    splice_problem,
+)
+from kleiber.train.config import TrainConfig
 
 CUT_OFF = re.compile(r"\..+\.\d+$")
 """Names of files that were being written by a process of that number."""
@@ -73,10 +82,18 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
             f"{directory} belongs to another experiment. Differences (there -> here):\n  {shown}{more}\n"
             f"Use another --out, restore the config that made it, or allow what may differ: {allow_words(refused)}"
         )
+    # The points of a law are trained from their first step on by the config they have: see _carry_over.
+    goes_on = old is not None and (not experiment.laws or all(_leaves_steps_alone(field) for field, _, _ in changed))
+    for before, after in _continued(old, experiment, directory) if old and goes_on and changed else ():
+        if problem := splice_problem(before, after):
+            raise ValueError(
+                f"{trunk_id(before)} cannot go on as {trunk_id(after)}: {problem}. Use another --out, "
+                f"which trains it from its beginning."
+            )
     if changed:
         write_json(directory / "allowed.json", sorted({*allow, *allowed_fields(directory)}))
         bring_back(all_cells(experiment), directory, experiment.population_size)
-        if old is not None and (not experiment.laws or all(_leaves_steps_alone(field) for field, _, _ in changed)):
+        if old and goes_on:
             _carry_over(old, experiment, directory)
         write_json(path, data)
         _take_names(experiment, directory)
@@ -121,22 +138,32 @@ def allowed_fields(directory: Path) -> tuple[str, ...]:
     return tuple(read_json(path, kind=list)) if path.exists() else ()
 
 
+def _continued(old: Experiment, new: Experiment, directory: Path) -> list[tuple[TrainConfig, TrainConfig]]:
+    """Returns the runs whose config changed and that have a checkpoint to go on from: (before, after) of each."""
+    pairs = zip(old.trunks, new.trunks, strict=True) if len(old.trunks) == len(new.trunks) else ()
+    runs = directory / "runs"
+    return [
+        (before, after)
+        for before, after in pairs
+        if before != after
+        and not (runs / trunk_id(after)).exists()
+        and (runs / trunk_id(before) / "checkpoints").is_dir()
+    ]
+
+
 def _carry_over(old: Experiment, new: Experiment, directory: Path) -> None:
     """Gives each run whose config changed the checkpoints of the run it replaces, to go on from there.
 
     The points of a law are those of their config from the first step on: where one is fitted, this is done only for
     fields that change no step.
     """
-    if len(old.trunks) != len(new.trunks):
-        return
-    for before, after in zip(old.trunks, new.trunks, strict=True):
+    for before, after in _continued(old, new, directory):
         source, target = (directory / "runs" / trunk_id(config) for config in (before, after))
-        if source == target or target.exists() or not (source / "checkpoints").is_dir():
-            continue
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source / "checkpoints", partial / "checkpoints", symlinks=True)
         if (source / "metrics.jsonl").exists():
             shutil.copy(source / "metrics.jsonl", partial / "metrics.jsonl")
-        write_json(partial / "continued.json", {"from": source.name})
+        other = differences(run_identity([before]), run_identity([after]))
+        write_json(partial / "continued.json", {"from": source.name, "changed": list(map(show, other))})
         partial.rename(target)

@@ -38,7 +38,7 @@ from kleiber.experiments.sweeping.lock import DirectoryLock
 from kleiber.experiments.sweeping.ownership import make_directory, own_directory
 from kleiber.experiments.sweeping.progress import SweepProgress
 from kleiber.experiments.sweeping.workers import WorkerPool, default_workers, num_devices
-from kleiber.experiments.terminal import printable, tell
+from kleiber.experiments.terminal import printable, tell, working
 from kleiber.files import open_to_append, read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
 from kleiber.scaling.forecasting.ledger import Ledger
@@ -129,7 +129,8 @@ def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
             if not seen:
                 say(f"reading corpus {config.data.corpus}")
             seen.add(key)
-            open_run_data(config)
+            with working(f"reading {config.data.corpus} as {config.data.tokenizer}"):
+                open_run_data(config)
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
@@ -180,7 +181,7 @@ class _Sweep:
             if self.has_report and not (self.directory / "report.html").exists():
                 self._report(found)
             return SweepResult(found["exit_code"], found)
-        self.say(f"kleiber sweep {self.experiment.name} in {self.directory}")
+        self.say(f"{self.experiment.name} in {self.directory}")
         started = time.monotonic()
         plan = make_plan(self.experiment, self.num_workers)
         plan.check()
@@ -303,7 +304,8 @@ class _Sweep:
             self.say(f"no report: {missing.name} is not installed; pip install 'kleiber[notebook]', kleiber report")
             return
         self.say("writing report.ipynb and report.html")
-        build_report(self.directory)
+        with working("writing the report"):
+            build_report(self.directory)
         summary["report"] = str(self.directory / "report.html")
         write_json(self.directory / "result.json", summary)
 

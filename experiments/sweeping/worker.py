@@ -31,7 +31,7 @@ from kleiber.experiments.exit_codes import (
     EXIT_USAGE,
 )
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.planning.cells import TrunkCell, group_id, populations, trunk_cells
+from kleiber.experiments.planning.cells import TrunkCell, group_id, kept_weights, populations, trunk_cells
 from kleiber.experiments.sweeping.compiled import remove_damaged, seal_new
 from kleiber.experiments.sweeping.failures import (
     MAX_ATTEMPTS,
@@ -308,6 +308,14 @@ def _write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: Run
     write_json(path, record.to_json())
 
 
+def _splice(folder: Path) -> str:
+    """Returns from which trunk, and over which changes of its config, a trunk went on; nothing if it did not."""
+    path = folder / "continued.json"
+    continued = read_json(path) if path.exists() else {"changed": []}
+    changed = continued.get("changed", ["unknown"])  # older releases did not say
+    return f"went on from {continued['from']} with {'; '.join(changed)}" if changed else ""
+
+
 def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
     from kleiber.train.data.run_data import open_run_data
     from kleiber.train.trunk import Point, Trunk, TrunkIO
@@ -321,6 +329,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     common["data_fingerprint"] = data.train.fingerprint
     heads = [_ledger_head(cell, directory) for cell in group]
     last_write = [0.0]
+    splices = [_splice(folder) for folder in folders]
 
     def on_point(point: Point) -> None:
         cell, evaluation = group[point.member], point.evaluation
@@ -330,8 +339,8 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
         record = replace(
             planned,
             **common,
-            status="done" if evaluation else "diverged",
-            reason=point.reason,
+            status=("continued" if splices[point.member] else "done") if evaluation else "diverged",
+            reason=point.reason or splices[point.member],
             epochs=planned.num_tokens / data.num_unique_tokens,
             num_unique_tokens=min(planned.num_tokens, data.num_unique_tokens),
             loss=evaluation.loss if evaluation else None,
@@ -341,6 +350,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
             tokens_per_second=round(point.tokens_per_second, 1),
             split_overlap=data.split_overlap,
             ledger_head=heads[point.member],
+            final_checkpoint=f"final/step_{point.num_steps}" if point.is_kept else None,
         )
         _write_record(directory, cell, point.num_tokens, record)
 
@@ -358,12 +368,17 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     def is_measured(num_tokens: int) -> bool:
         return not any(num_tokens in cell.missing(directory) for cell in group)
 
+    is_kept = group[0].split in kept_weights(experiment)[0]
+
+    def final_folder(member: int, num_tokens: int) -> Path | None:
+        return directory / "runs" / group[member].run_ids[num_tokens] / "final" if is_kept else None
+
     own = directory / "runs" / group_id(group)
     clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
     stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
     watchdog = Watchdog(clock, own / stacks)
     allow, notes = allowed_fields(directory), {"ledger_heads": heads} if any(heads) else {}
-    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allow, notes)
+    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allow, notes, final_folder)
     try:
         Trunk([cell.config for cell in group], data, io).run()
     finally:

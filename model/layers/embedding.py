@@ -25,6 +25,13 @@ def fill(parts: Sequence[tuple[jax.Array, jax.Array | None]]) -> jax.Array:
     return x_BTD
 
 
+def positions_in_documents(segment_ids_BT: jax.Array) -> jax.Array:
+    """Returns int32 [B, T], the position of each token counted from the start of its document in the row."""
+    places_T = jnp.arange(segment_ids_BT.shape[1], dtype=jnp.int32)
+    is_start_BT = jnp.pad(segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1], ((0, 0), (1, 0)))
+    return places_T - jax.lax.cummax(jnp.where(is_start_BT, places_T, 0), axis=1)
+
+
 class Embedding(nnx.Module):
     """A table of token vectors, with learned positions and the previous-token mix where the config has them."""
 
@@ -45,7 +52,7 @@ class Embedding(nnx.Module):
         Args:
           tokens_BT: int32 token ids; T at most seq_len when positions are learned.
           segment_ids_BT: integer document of each; None for one document a row.
-          positions_BT: integer position of each; None for 0 .. T-1.
+          positions_BT: integer position of each; None for 0, 1, ... from the start of each document.
         """
         length = tokens_BT.shape[1]
         if length > self.config.seq_len and self.config.positions == "learned":
@@ -53,6 +60,8 @@ class Embedding(nnx.Module):
         dtype = self.config.compute_dtype
         x_BTD = constrain(look_up(self.embedding, tokens_BT, dtype, "vocab"), ("batch", "seq", None))
         if self.config.positions == "learned":
+            if positions_BT is None and segment_ids_BT is not None:
+                positions_BT = positions_in_documents(segment_ids_BT)
             x_BTD = x_BTD + look_up(self.positions, slice(length) if positions_BT is None else positions_BT, dtype)
         x_BTD = constrain(x_BTD * rules(self.config)["embedding"].multiplier, ("batch", "seq", None))
         return self._mix_previous(x_BTD, segment_ids_BT) if self.config.has_previous_token_mix else x_BTD

@@ -23,7 +23,10 @@ from kleiber.scaling.table.warned import (
 )
 
 CHOSEN = {
-    "status": (("done", "finished", "completed", "complete", "success", "succeeded", "ok"), "failed diverged pending"),
+    "status": (
+        ("done", "finished", "completed", "complete", "success", "succeeded", "ok"),
+        "failed diverged pending continued",
+    ),
     "split": (("fit", "train", "training"), "target pilot"),
 }
 """Columns that choose rows: values of the rows to fit, the first of them ours, and values that say a row is none."""

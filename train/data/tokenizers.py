@@ -132,7 +132,7 @@ def prepare_tokenizer(folder: Path, tokenizer: str, documents: Iterable[bytes]) 
     size = vocabulary_size(tokenizer)
     if tokenizer == "bytes":
         return ByteTokenizer()
-    home = folder / "tokenizers" / tokenizer.replace(":", "-")
+    home = tokenizer_home(folder, tokenizer)
 
     def build(partial: Path) -> None:
         model = train_sentencepiece(documents, size)
@@ -141,14 +141,24 @@ def prepare_tokenizer(folder: Path, tokenizer: str, documents: Iterable[bytes]) 
         write_json(partial / "tokenizer.json", described)
 
     build_folder(home, lambda place: (place / "tokenizer.json").is_file(), build)
-    return load_sentencepiece(home)
+    return SentencePieceTokenizer(read_model(home))
 
 
-def load_sentencepiece(home: Path) -> SentencePieceTokenizer:
+def stored_tokenizer(name: str, model: bytes) -> Tokenizer:
+    """Returns the tokenizer of a name; any but `bytes` is what its trained model says."""
+    return ByteTokenizer() if name == "bytes" else SentencePieceTokenizer(model)
+
+
+def tokenizer_home(folder: Path, tokenizer: str) -> Path:
+    """Returns where the trained model of a tokenizer lies in the folder of a prepared corpus."""
+    return folder / "tokenizers" / tokenizer.replace(":", "-")
+
+
+def read_model(home: Path) -> bytes:
     """Returns the SentencePiece model of a folder, after its SHA-256 has been checked. Raises ValueError if the model
     is not the one that was trained."""
     model = (home / "tokenizer.model").read_bytes()
     expected = read_json(home / "tokenizer.json", "sha256")["sha256"]
     if hashlib.sha256(model).hexdigest() != expected:
         raise ValueError(f"{home / 'tokenizer.model'} is damaged: its SHA-256 is not {expected}; delete {home}.")
-    return SentencePieceTokenizer(model)
+    return model

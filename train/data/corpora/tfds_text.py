@@ -23,12 +23,17 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
       {"name", "version", "key", "splits": {our split: their split}, "is_split_by_hash", "licence", "description"}.
     """
     import tensorflow_datasets as tfds
+    import tensorflow_datasets.text  # registers wikipedia, c4, wiki40b and others
+    from requests.exceptions import RequestException
 
+    unreached = f"tfds:{name} cannot be fetched: this machine does not reach the network, or the host is down"
     try:
         builder = tfds.builder(name, file_format="array_record")
     except (tfds.core.DatasetNotFoundError, ValueError) as mistake:
         first_line = str(mistake).strip().splitlines()[0]
         raise ValueError(f"tfds:{name} cannot be opened: {first_line}") from None
+    except (RequestException, ConnectionError) as problem:
+        raise ValueError(f"{unreached} ({type(problem).__name__}).") from None
     texts = sorted(name for name, kind in builder.info.features.items() if isinstance(kind, tfds.features.Text))
     chosen = key or ("text" if "text" in texts else texts[0] if len(texts) == 1 else None)
     if chosen not in texts:
@@ -36,8 +41,11 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
             f"tfds:{name} has no text feature '{key or 'text'}', found {texts or 'none at all'}; choose one as "
             f"tfds:{name}#KEY."
         )
-    with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to --json
-        builder.download_and_prepare(file_format="array_record")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to --json
+            builder.download_and_prepare(file_format="array_record")
+    except (RequestException, ConnectionError) as problem:
+        raise ValueError(f"{unreached} ({type(problem).__name__}).") from None
     held_out = next((split for split in ("validation", "test") if split in builder.info.splits), None)
     return {
         "name": f"{builder.info.full_name.removesuffix('/' + str(builder.version))}:{builder.version}",
