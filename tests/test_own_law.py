@@ -78,6 +78,17 @@ def test_the_additive_law_written_by_a_user_is_the_shipped_one(law, runs):
     assert own.optimum["a"] == pytest.approx(shipped.optimum["a"], rel=1e-6)
 
 
+def test_an_own_law_alone_is_protected_as_the_shipped_one_is():
+    point = {"num_params_total": 7e10, "num_tokens": 1.4e12}
+    own, shipped = (kb.fit(RUNS, law, **NAMES) for law in (additive, "chinchilla"))
+    found, right = own.forecast(**point), shipped.forecast(**point)
+    assert found.interval == pytest.approx(right.interval, rel=1e-5)
+    assert found.rolling_factor == pytest.approx(right.rolling_factor, rel=1e-4) != 1
+    assert found.parts["extrapolation"] == right.parts["extrapolation"] > 0
+    low, high = own.forecast(protect="none", **point).interval
+    assert found.interval[0] < low < high < found.interval[1]
+
+
 def test_a_formula_shows_its_linear_constants_and_how_they_turn_with_units():
     (own,) = kb.fit(RUNS, additive, **NAMES).fits
     assert own.definition.linear == (("E",), ("A",), ("B",))
