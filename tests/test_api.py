@@ -14,6 +14,7 @@ import pytest
 
 import kleiber as kb
 from kleiber.experiments.cli import main
+from kleiber.files import read_json
 
 HOUSE = Path(__file__).parent.parent
 PAGE = (HOUSE / "docs" / "python.md").read_text(encoding="utf-8")
@@ -172,7 +173,7 @@ def test_the_command_line_and_python_say_the_same_numbers(tmp_path, capsys):
     assert main(["fit", str(tmp_path / "runs.csv"), "--law", laws, "--json", "--fix", "E=1.7"]) == 0
     path.write_text(capsys.readouterr().out)
     ours = kb.fit(tmp_path / "runs.csv", laws.split(","), fix={"E": 1.7}, in_depth=True)
-    assert json.loads(json.dumps(ours.to_json())) == json.loads(path.read_text())
+    assert json.loads(json.dumps(ours.to_json())) == read_json(path)
     for words, arguments in (
         (["--num-params", "7e9", "--num-tokens", "1e11"], {"num_params_total": 7e9, "num_tokens": 1e11}),
         (["--flops", "1e22", "--level", "0.8"], {"flops": 1e22, "level": 0.8}),

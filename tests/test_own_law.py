@@ -11,6 +11,7 @@ import pytest
 
 import kleiber as kb
 from kleiber.experiments.cli import main
+from kleiber.files import read_json
 from kleiber.scaling.table.table import read_table
 
 DATABLATIONS = Path(__file__).parent / "data" / "datablations" / "runs.csv"
@@ -199,8 +200,8 @@ def test_a_fixed_constant_that_the_law_lacks_is_named():
 def test_a_file_on_the_command_line_and_a_function_in_python_say_the_same(folder, capsys):
     columns = ",".join(f"{ours}={theirs}" for ours, theirs in NAMES.items())
     assert main(["fit", "runs.csv", "--columns", columns, "--law", "my_laws.py:my_law", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    Path("fit.json").write_text(json.dumps(told))
+    Path("fit.json").write_text(capsys.readouterr().out)
+    told = read_json(Path("fit.json"))
     law = kb.fit("runs.csv", "my_laws.py:my_law", in_depth=True, **NAMES)
     assert json.loads(json.dumps(law.to_json())) == told
     assert told["formula"] == "L = E + A / num_params_total**alpha + B / num_tokens**beta"
@@ -234,7 +235,7 @@ def test_a_kept_fit_refuses_a_changed_law_and_takes_a_moved_one(folder):
 
 def test_what_lies_in_the_json_is_never_run(folder):
     kb.fit("runs.csv", "my_laws.py:my_law", **NAMES).save("fit.json")
-    data = json.loads(Path("fit.json").read_text())
+    data = read_json(Path("fit.json"))
     data["own_law"]["source"] = data["formula"] = "__import__('pathlib').Path('canary').touch()"
     Path("fit.json").write_text(json.dumps(data))
     assert kb.read_fit("fit.json").forecast(flops=1e22).predicted_loss > 1.7

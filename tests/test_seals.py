@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,3 +225,15 @@ def test_a_table_of_somebody_else_needs_no_seal_and_one_of_ours_that_was_changed
         read_table(tmp_path / "ours.parquet")
     pq.write_table(changed.replace_schema_metadata(None), tmp_path / "theirs.parquet")
     assert len(read_table(tmp_path / "theirs.parquet")) == 9
+
+
+def test_the_line_that_the_doctor_says_for_a_damaged_step_log_ends_in_health(directory):
+    (path,) = directory.glob("runs/*/metrics.jsonl")
+    whole = path.read_text()
+    lines = whole.splitlines()
+    path.write_text("\n".join([lines[0], lines[1].replace("segment", "segmejt"), *lines[2:6], *lines[3:]]) + "\n")
+    (finding,) = diagnose(directory).findings
+    assert finding.kind == "damaged" and "line 2 " in finding.what
+    subprocess.run(finding.remedy.removeprefix("take it out: "), shell=True, check=True)
+    assert damaged(directory) == set() and path.read_text() == whole.replace(lines[1] + "\n", "")
+    path.write_text(whole)
