@@ -150,7 +150,9 @@ class Ledger:
         """
         low, high = float(interval[0]), float(interval[1])
         if not (-math.inf < low <= predicted_loss <= high < math.inf and 0 < level < 1):
-            raise ValueError(f"target {target}: need finite low <= forecast <= high, got {low}, {predicted_loss}, {high}.")
+            raise ValueError(
+                f"target {target}: need finite low <= forecast <= high, got {low}, {predicted_loss}, {high}."
+            )
         entry: dict[str, Any] = {
             "event": "forecast",
             "target": target,
