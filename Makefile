@@ -34,6 +34,7 @@ truth: install-all ## does the fit find planted laws, inside its own intervals, 
 	@.ci/step truth env PYTHONPATH=tests $(BIN)/python -m truth
 
 chaos: install-all ## kill, damage, fill, freeze: the failure tests R1 to R24 in their long form, into docs/reliability.md
+	@.ci/step chain env KLEIBER_CHAIN_STEPS=2000 $(BIN)/python -m pytest -q tests/test_chain.py
 	@.ci/step chaos env PYTHONPATH=tests $(BIN)/python -m chaos --write docs/reliability.md
 
 lock: install-all ## renew constraints.txt: the newest versions that fit together, for Python 3.11 and later

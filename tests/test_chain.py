@@ -45,10 +45,10 @@ from kleiber.scaling.forecasting.ledger import GENESIS, Ledger, canonical_hash
 from kleiber.scaling.forecasting.scoreboard import standing
 from kleiber.train.config import OptimizerConfig, TrainConfig
 
-STEPS = int(os.environ.get("KLEIBER_CHAIN_STEPS", "300"))
+STEPS = int(os.environ.get("KLEIBER_CHAIN_STEPS", "200"))
 STEPS_EACH = 25
-WIDTHS = (8, 12, 16, 24)
-LENGTHS = (6_400, 19_200, 57_600, 172_800)
+WIDTHS = (4, 8, 12, 16, 24)
+LENGTHS = (6_400, 25_600, 102_400)
 NUMBERS = ("predicted_loss", "interval", "level", "observed_loss", "signed_error", "inside")
 TRAINING = re.compile(r"--allow ([\w.\[\]]+)")
 
@@ -63,7 +63,7 @@ def loss_of(cell, num_tokens: int, text: int) -> float:
     record = cell.planned[num_tokens]
     draw = hashlib.sha256(f"{record.run_id} {text}".encode()).digest()[0] / 255 - 0.5
     rate = 0.05 * math.log(cell.config.optimizer.learning_rate / 0.01) ** 2
-    law = 1.2 + 0.1 * text + rate + 40 / record.num_params_total**0.6 + 300 / record.num_tokens**0.55
+    law = 1.2 + 0.1 * text + rate + 400 / record.num_params_total**0.6 + 300 / record.num_tokens**0.55
     return law * math.exp(0.001 * draw)
 
 
@@ -352,8 +352,11 @@ class Chain(RuleBasedStateMachine):
                 break
             except ValueError as refusal:
                 suggested = tuple(TRAINING.findall(str(refusal)))
+                if "need finite low" in str(refusal):
+                    break  # too few runs are left to bound a forecast
                 if not suggested:
-                    assert self.forged and "is not the one that stood there" in str(refusal), refusal
+                    found_out = ("is not the one that stood there", "was changed after it was scored")
+                    assert self.forged and any(words in str(refusal) for words in found_out), refusal
                     for path, content in self.forged:
                         path.write_text(content)
                     self.forged = None

@@ -11,6 +11,7 @@ import pytest
 from kleiber.experiments.cli import main
 from kleiber.experiments.directory.doctor import diagnose
 from kleiber.scaling.forecasting import ledger as ledger_module
+from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import (
     GENESIS,
     Ledger,
@@ -295,3 +296,49 @@ def test_terminal_escapes_of_a_ledger_are_shown_as_codes(ledger, capsys):
     ledger.register(target="\x1b]0;owned\x07", **FORECAST)
     assert main(["ledger", str(ledger.path)]) == 0
     assert "\x1b" not in (said := capsys.readouterr().out) and "\\x1b]0;owned" in said
+
+
+def test_a_withdrawn_forecast_stays_in_the_chain_and_is_never_scored(ledger):
+    ledger.withdraw("wide", "its runs changed")
+    with pytest.raises(UnknownTargetError):
+        ledger.outcome("wide", "run-8", 1.3)
+    ledger.register(target="wide", **{**FORECAST, "predicted_loss": 1.21}, made_for={"run_id": "run-8", "fit": "ab"})
+    ledger.outcome("wide", "run-8", 1.25)
+    board = ledger.scoreboard()
+    assert ledger.verify() == 6 and (board["num_forecasts"], board["num_withdrawn"], board["num_scored"]) == (2, 1, 1)
+    assert [(r["withdrawn"], r["observed_loss"]) for r in board["targets"]] == [
+        (None, None), ("its runs changed", None), (None, 1.25),
+    ]  # fmt: skip
+
+
+def test_an_anchor_shows_an_edit_under_a_chain_computed_anew(ledger, tmp_path, capsys):
+    note = tmp_path / "note.txt"
+    assert main(["ledger", str(ledger.path), "--anchor", str(note)]) == 0
+    ledger.register(target="later", **FORECAST)
+    assert main(["ledger", str(ledger.path), "--check-anchor", str(note)]) == 0
+    entries, previous = ledger.entries(), GENESIS
+    entries[0]["predicted_loss"] = 1.21
+    for entry in entries:
+        entry["previous_hash"] = previous
+        entry["hash"] = previous = canonical_hash(entry)
+    ledger.path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    ledger.head_path.write_text(json.dumps({"lines": len(entries), "hash": previous}))
+    assert ledger.verify() == 4
+    assert main(["ledger", str(ledger.path), "--check-anchor", str(note)]) == 2
+    assert "line 3 is not the one that" in capsys.readouterr().err
+
+
+def test_a_head_noted_as_a_run_began_shows_an_edit_under_a_chain_computed_anew(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    head = ledger.register(target="big", **FORECAST, made_for={"run_id": "d8-D64"})["hash"]
+    (tmp_path / "runs" / "d8").mkdir(parents=True)
+    (tmp_path / "runs" / "d8" / "begun.json").write_text(json.dumps({"at": "now", "ledger_head": head}))
+    check_heads(ledger)
+    (entry,) = ledger.entries()
+    entry["predicted_loss"] = 1.21
+    entry["hash"] = canonical_hash(entry)
+    ledger.path.write_text(json.dumps(entry) + "\n")
+    ledger.head_path.write_text(json.dumps({"lines": 1, "hash": entry["hash"]}))
+    assert ledger.verify() == 1
+    with pytest.raises(LedgerTamperedError, match="forecast of big is not the one that stood there when its run began"):
+        check_heads(ledger)

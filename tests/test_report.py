@@ -281,7 +281,11 @@ def test_an_edited_ledger_is_called_out(finished, tmp_path):
     shutil.copytree(finished, copy)
     lines = (copy / "ledger.jsonl").read_text().replace('"level": 0.9', '"level": 0.5', 1)
     (copy / "ledger.jsonl").write_text(lines)
-    assert "cannot be trusted" in tables.ledger_table(drawing.Study(read_results(copy))).html
+    study = drawing.Study(read_results(copy))
+    assert "cannot be trusted" in tables.ledger_table(study).html
+    said = story.summary(study)
+    assert said["verdict"] == "failed" and said["headline"].startswith("The forecasts prove nothing: ")
+    assert said["targets"] == [] and any("line 1 was edited" in gap for gap in said["missing"])
 
 
 def test_checklist_answers_from_the_directory_and_says_what_would_answer_the_rest(finished):

@@ -33,8 +33,9 @@ class Options:
     max_seconds: float | None = None
     """Save and stop after this many seconds of wall time, with exit code 75; the same line goes on."""
     allow: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A field in which the config may differ from the one that made --out, such as optimizer.learning_rate; its runs go
-    on from their checkpoints. May be repeated."""
+    """A field in which the config may differ from the one that made --out, such as optimizer.learning_rate: its runs
+    are trained anew, or go on from their checkpoints where no law is fitted. `data` allows another text, `versions`
+    another release. May be repeated."""
     report: bool = True
     """Write report.ipynb and report.html at the end; `kleiber report` writes them later too."""
     json: bool = False
