@@ -21,6 +21,7 @@ VERBS = {
     "design": "which runs to buy next",
     "laws": "the registry of laws: formula, symbols, units, source, validity",
     "ledger": "verify a ledger of forecasts and show its scoreboard",
+    "ask": "what one factor of a sweep does, how sure that is, and what to run next",
     "report": "execute the notebook of a sweep into report.ipynb and report.html",
     "data": "list and prepare corpora",
     "doctor": "verify a directory: what is damaged, what can be saved, and how",

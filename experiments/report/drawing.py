@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kleiber.experiments.answers.answer import Answers, answers_of
 from kleiber.experiments.report.results import (
     SweepResults,
     curves_of,
@@ -79,6 +80,13 @@ class Study:
         """The registered law."""
         level = float(self.results.experiment.get("level", 0.9))
         return FittedLaw(self.fits[0], level, tuple(self.fits[1:]))
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What each factor does, in sentences."""
+        results = self.results
+        fits = self.fits if self.is_fitted else []
+        return answers_of(results.experiment, results.records, results.directory, fits)
 
     @property
     def gaps(self) -> tuple[str, ...]:
