@@ -8,11 +8,15 @@ from typing import Any
 
 from kleiber.experiments.answers import sentences
 from kleiber.experiments.answers.best import BestLevels, best_levels
+from kleiber.experiments.answers.caveats import caveats
 from kleiber.experiments.answers.effects import TUNED_LEVELS, Effect, effect, tuned_factors
 from kleiber.experiments.answers.exchange import exchange_lines
 from kleiber.experiments.answers.study_runs import StudyRuns, study_runs
 from kleiber.experiments.varied import Factor, Level
 from kleiber.scaling.fitting.result import FitResult
+
+SHAPE = ("d_model", "num_layers", "num_tokens")
+"""Factors of size and length, which come last, and which a law tells of where one was fitted."""
 
 
 @dataclass(frozen=True)
@@ -118,25 +122,24 @@ def answers_of(
     study = study_runs(experiment, records, directory)
     tuned = [each.name for each in tuned_factors(study)]
     question = str(experiment.get("question", "")).lower()
-    shape = ("d_model", "num_layers", "num_tokens")
 
     def rank(factor: Factor) -> tuple:
         words = (factor.name, *factor.goes_with)
         is_asked = any(word.replace("_", " ") in question for word in words)
-        return (factor.name in shape, factor.name not in tuned, not is_asked)
+        return (factor.name in SHAPE, factor.name not in tuned, not is_asked)
 
-    answers = [_answer(study, factor, experiment, fits) for factor in sorted(study.factors, key=rank)]
-    return Answers(study, tuple(each for each in answers if each), tuple(sentences.caveats(experiment, study)))
+    answers = [_answer(study, factor, fits) for factor in sorted(study.factors, key=rank)]
+    return Answers(study, tuple(each for each in answers if each), tuple(caveats(experiment, study, directory)))
 
 
-def _answer(study: StudyRuns, factor: Factor, experiment: dict[str, Any], fits: Sequence[FitResult]) -> Answer | None:
-    best = best_levels(study, factor) if len(factor.levels) >= TUNED_LEVELS and factor != study.length else None
-    pairs = list(zip(factor.levels, factor.levels[1:], strict=False)) if factor == study.length else [
-        (factor.levels[0], level) for level in factor.levels[1:]
-    ]
+def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answer | None:
+    is_grown = factor == study.length or factor.name in SHAPE  # more is better: what counts is by how much
+    best = best_levels(study, factor) if len(factor.levels) >= TUNED_LEVELS and not is_grown else None
+    before = factor.levels if is_grown else (factor.levels[0],) * len(factor.levels)
+    pairs = list(zip(before, factor.levels[1:], strict=False))
     effects = tuple(found for against, level in pairs if (found := effect(study, factor, level, against)))
     law = exchange_lines(fits, factor)
-    is_law_only = bool(fits) and factor.name in ("d_model", "num_layers", "num_tokens")
+    is_law_only = bool(fits) and factor.name in SHAPE
     if best and best.places:
         sentence, basis = sentences.best_sentence(study, factor, best), sentences.best_basis(study, factor, best)
     elif effects and not is_law_only:
@@ -148,5 +151,5 @@ def _answer(study: StudyRuns, factor: Factor, experiment: dict[str, Any], fits: 
     else:
         sentence, basis = f"{factor.name}: no two runs differ in it alone, so its effect cannot be told.", []
     basis += [*law, *sentences.company(study, factor)]
-    following = sentences.next_runs(study, factor, effects, best, experiment)
+    following = sentences.next_runs(study, factor, effects, best)
     return Answer(factor.name, factor.levels, study.unit, sentence, tuple(basis), tuple(following), effects, best)

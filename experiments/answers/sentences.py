@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -202,7 +201,7 @@ def company(study: StudyRuns, factor: Factor) -> list[str]:
 
 
 def next_runs(
-    study: StudyRuns, factor: Factor, effects: Sequence[Effect], best: BestLevels | None, experiment: dict[str, Any]
+    study: StudyRuns, factor: Factor, effects: Sequence[Effect], best: BestLevels | None
 ) -> list[str]:
     """Returns what to run next to be sure."""
     lines = []
@@ -249,20 +248,4 @@ def _fresh(study: StudyRuns) -> list[str]:
     return [
         f"the same model on {lengths} tokens of fresh text (data.num_unique_tokens=None): there is no fresh-data line to "
         "compare with, so what repeats cost against fresh text cannot be told."
-    ]
-
-
-def caveats(experiment: dict[str, Any], study: StudyRuns) -> list[str]:
-    """Returns what holds for every answer: a validation set smaller than asked, with its error bar."""
-    asked = {trunk.get("evaluation", {}).get("num_tokens") for trunk in experiment.get("trunks", [])} - {None}
-    had = {run.record.get("num_validation_tokens") for run in study.runs} - {None}
-    if not asked or not had or study.unit != "nats per token":
-        return []
-    seq_len = max(int(run.record.get("seq_len") or 1) for run in study.runs)
-    if min(had) > max(asked) - seq_len:
-        return []
-    error = max(float(run.record.get("loss_standard_error") or 0.0) for run in study.runs)
-    return [
-        f"Validation: {min(had):,} tokens, {max(asked):,} asked, as the text holds no more: every loss is uncertain by "
-        f"± {size(1.96 * error)}, much of it common to all runs."
     ]

@@ -117,6 +117,10 @@ class RunRecord:
     """Of training."""
     split_overlap: float | None = None
     """Share of the validation text that also stands in the training text; None where nobody measured it."""
+    num_validation_tokens: int | None = None
+    """Targets that the loss is the mean of: fewer than asked where the text holds no more."""
+    num_validation_bytes: int | None = None
+    """Bytes of text that they stand for; the same for all runs of a sweep over tokenizers."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the columns by name, as record.json and a row of table.parquet hold them."""
@@ -148,7 +152,7 @@ def _kinds(hint: Any) -> tuple[type, ...]:
 _NAMES = [field.name for field in fields(RunRecord)]
 _PLANNED = _NAMES[: _NAMES.index("factors")]
 _MEASURED = _NAMES[_NAMES.index("factors") + 1 :]
-_LATER = ("exchanged_bytes", "split_overlap")
+_LATER = ("exchanged_bytes", "split_overlap", "num_validation_tokens", "num_validation_bytes")
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
 _KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunRecord).items() if name != "factors"}
 

@@ -98,8 +98,14 @@ UNKNOWN_OVERLAP = "overlap with training not measured: `kleiber data prepare` me
 
 def _split(results: SweepResults) -> str:
     overlap = ", ".join(percent(value) for value in _values(results, "split_overlap"))
-    tokens = _configs(results, "evaluation", "num_tokens")
+    tokens = _said(results, "num_validation_tokens") or _configs(results, "evaluation", "num_tokens")
     parts = [f"{tokens} validation tokens, the same for every run" if tokens else ""]
+    if len(_values(results, "num_validation_tokens")) > 1:
+        parts = [f"{tokens} validation tokens of {_said(results, 'num_validation_bytes')} bytes of text"]
+    had, asked = _values(results, "num_validation_tokens"), _configs(results, "evaluation", "num_tokens")
+    errors = [r["loss_standard_error"] for r in results.fitted if r.get("loss_standard_error")]
+    if had and errors and asked.isdecimal() and had[0] < 0.98 * int(asked):
+        parts.append(f"{asked} were asked; every loss is uncertain by ± {1.96 * max(errors):.3f} (95 %) for it")
     parts.append(f"{overlap} of its 64-byte windows also stand in the training text" if overlap else UNKNOWN_OVERLAP)
     return "; ".join(part for part in parts if part)
 

@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kleiber.experiments.answers.answer import Answers, answers_of
+from kleiber.experiments.answers.answer import Answer, Answers, answers_of
+from kleiber.experiments.answers.sentences import at
 from kleiber.experiments.report.results import (
+    MIN_LEVELS,
     SweepResults,
     curves_of,
     points_of,
-    series_of,
     targets_of,
     trunks_with_curves,
-    varied_knob,
 )
 from kleiber.experiments.report.time_spent import time_figure
+from kleiber.experiments.varied import Factor, is_number, level_words
 from kleiber.scaling.figures import forecast as forecast_figures
 from kleiber.scaling.figures import law as law_figures
 from kleiber.scaling.figures import levels as level_figures
 from kleiber.scaling.figures import runs as run_figures
+from kleiber.scaling.figures.differences import Compared, differences_figure
 from kleiber.scaling.figures.fitted import FittedLaw
+from kleiber.scaling.figures.levels import Series
 from kleiber.scaling.figures.study import ForecastRun, Points, cost_model
 from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fitting.result import FitResult
@@ -180,11 +183,56 @@ def other_forecasts(study: Study) -> dict[str, dict[str, float]]:
     return said
 
 
+def varied_knob(study: Study) -> Factor | None:
+    """Returns the number whose best level the study tells, or tells most of; None where no number takes three levels."""
+    ranked = [study.answers.study.factor(each.factor) for each in study.answers.answers]
+    several = [each for each in ranked if each and len(each.levels) >= MIN_LEVELS and all(map(is_number, each.levels))]
+    shape = ("d_model", "num_layers", "num_tokens", "epochs")
+    return next((each for each in several if each.name not in shape), None)
+
+
+def series_of(study: Study, knob: Factor) -> list[Series]:
+    """Returns the measured runs grouped by size, length and all other factors, with their levels of a knob."""
+    found, runs = study.answers.study, study.answers.study.in_order
+    of_shape = {"d_model", "num_layers", "num_tokens", "epochs", knob.name}
+    groups: dict[tuple, list[tuple[float, float]]] = {}
+    for run in runs:
+        panel = ", ".join(
+            f"{each.name} {level_words(run.levels[each.name])}" for each in found.factors if each.name not in of_shape
+        )
+        key = (panel, float(run.record["num_params_total"]), float(run.record["num_tokens"]))
+        groups.setdefault(key, []).append((float(run.levels[knob.name]), run.value))  # type: ignore[arg-type]
+    return [Series(*key, *np.array(sorted(pairs)).T) for key, pairs in groups.items()]
+
+
 def _levels(study: Study) -> "Figure":
-    knob = varied_knob(study.results)
+    knob = varied_knob(study)
     if knob is None:
-        raise NotThereYet("no learning rate, batch size or factor takes three levels at equal size and length")
-    return level_figures.varied_levels(series_of(study.results, knob), knob.replace("_", " "), study.results.sizes)
+        raise NotThereYet("no number takes three levels at equal size and length")
+    claim = study.answers.of(knob.name).sentence.rstrip(".")
+    words, unit, sizes = knob.name.replace("_", " "), study.answers.study.unit, study.results.sizes
+    return level_figures.varied_levels(series_of(study, knob), words, sizes, claim[:1].upper() + claim[1:], unit)
+
+
+def compared_answer(study: Study) -> Answer | None:
+    """Returns the first answer of paired differences that no figure of levels shows."""
+    knob, shape = varied_knob(study), ("d_model", "num_layers", "num_tokens")
+    paired = [each for each in study.answers.answers if each.effects and each.factor not in shape]
+    return next((each for each in paired if knob is None or each.factor != knob.name), None)
+
+
+def _differences(study: Study) -> "Figure":
+    answer = compared_answer(study)
+    if answer is None:
+        raise NotThereYet("no two runs differ in one factor alone")
+    compared = []
+    for each in answer.effects:
+        places: dict[str, list[float]] = {}
+        for pair in each.pairs:
+            places.setdefault(at(pair.place) or "all runs", []).append(pair.difference)
+        name = f"{level_words(each.level)} against {level_words(each.against)}"
+        compared.append(Compared(name, places, each.interval if study.answers.study.num_seeds > 1 else None))
+    return differences_figure(compared, answer.sentence.rstrip("."), answer.unit)
 
 
 def _time(study: Study) -> "Figure":
@@ -204,6 +252,7 @@ FIGURES: dict[str, Callable[[Study], Any]] = {
     "parameters": _parameters,
     "truth": _truth,
     "levels": _levels,
+    "differences": _differences,
     "time": _time,
 }
 """Name -> what draws it; `kleiber report DIR --figure NAME` writes one alone."""

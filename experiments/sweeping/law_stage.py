@@ -15,6 +15,7 @@ from kleiber.experiments.directory.record import (
 )
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import trunk_cells
+from kleiber.experiments.planning.law_columns import further_columns, law_table
 from kleiber.files import read_json, write_json
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
@@ -28,7 +29,7 @@ MIN_POINTS_SO_FAR = 12
 
 def fit_laws(experiment: Experiment, table: RunTable) -> list[FitResult]:
     """Returns the fit of every law of the experiment, in its order; trunk-shared noise is modelled."""
-    return [fit_law(table, law, cluster="trunk_id") for law in experiment.laws]
+    return [fit_law(law_table(table, law), law, cluster="trunk_id") for law in experiment.laws]
 
 
 def forecast_targets(experiment: Experiment, fits: list[FitResult]) -> dict[str, tuple[RunRecord, Forecast]]:
@@ -36,7 +37,8 @@ def forecast_targets(experiment: Experiment, fits: list[FitResult]) -> dict[str,
     result = {}
     for cell in trunk_cells(experiment, "target"):
         (planned,) = cell.planned.values()
-        found = combined_forecast(fits, planned.num_params_total, planned.num_tokens, experiment.level)
+        columns = {name: value for law in experiment.laws for name, value in further_columns(law, planned).items()}
+        found = combined_forecast(fits, planned.num_params_total, planned.num_tokens, experiment.level, columns)
         result[cell.target] = (planned, found)
     return result
 

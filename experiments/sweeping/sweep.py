@@ -209,7 +209,7 @@ class _Sweep:
         passed = all(item["passed"] for item in summary["gate"])
         summary["exit_code"] = EXIT_DONE if passed and not summary["runs"]["failed"] else EXIT_GATE
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)
-        write_json(result_path, summary)
+        write_json(self.directory / "result.json", summary)
         if self.has_report:
             self._report(summary)
         return SweepResult(summary["exit_code"], summary)

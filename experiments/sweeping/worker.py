@@ -308,6 +308,8 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
             wall_seconds=round(point.train_seconds, 3),
             tokens_per_second=round(point.tokens_per_second, 1),
             split_overlap=data.split_overlap,
+            num_validation_tokens=evaluation.num_tokens if evaluation else None,
+            num_validation_bytes=data.num_validation_bytes if evaluation else None,
         )
         _write_record(directory, cell, point.num_tokens, record)
 

@@ -1,7 +1,7 @@
 """The data of one run: its training windows, the fixed validation windows, and what the run record says of both."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +30,14 @@ class RunData:
     """Part of the validation text's 64-byte windows that also stand in the training text, as measured when the corpus
     was prepared; None where that was not."""
 
+    @property
+    def num_validation_bytes(self) -> int:
+        """Bytes of text that the windows stand for: of tokens, as many as they have on average."""
+        text, (rows, length) = self.validation, self.windows.shape
+        if rows == text.num_sequences:
+            return text.file.num_text_bytes  # all of it, but for the last few tokens that fill no window
+        return round(rows * (length - 1) * text.bytes_per_token)
+
     def bits_per_byte(self, loss: float) -> float:
         """Returns a loss in nats per token as bits per byte of validation text."""
         return loss / math.log(2) / self.validation.bytes_per_token
@@ -46,11 +54,42 @@ def open_run_data(config: TrainConfig) -> RunData:
     check_vocabulary(train, config.model)
     last = (config.guard.batch_number(config.steps_at(config.num_tokens[-1]) - 1) + 1) * config.tokens_per_step
     check_enough(train, last, config.data.max_epochs, config.data.num_unique_tokens)
-    chosen = validation_windows(validation, config.evaluation.num_tokens)
+    wanted = config.evaluation.num_tokens
+    if config.evaluation.num_bytes:
+        validation = _same_text(config, validation)
+        wanted = validation.num_tokens
+    chosen = validation_windows(validation, wanted)
     segments = validation.segment_ids(chosen.indices) if config.data.document_attention else None
     unique = train.num_unique_tokens(config.data)
     overlap = _split_overlap(config.data.corpus)
     return RunData(train, validation, chosen.tokens, chosen.groups, segments, unique, overlap)
+
+
+def _same_text(config: TrainConfig, validation: TokenSource) -> TokenSource:
+    """Returns about evaluation.num_bytes bytes of a split in whole documents, the same for every tokenizer.
+
+    They are spread evenly over the split's documents; the bytes of each are those of the tokenizer `bytes`.
+    """
+    in_bytes = open_tokens(replace(config.data, tokenizer="bytes"), "validation", config.model.seq_len).file
+    lengths, tokens = np.diff(in_bytes.offsets), validation.file
+    count = len(lengths)
+    number = min(count, max(1, round((config.evaluation.num_bytes or 0) / lengths.mean())))
+    chosen = np.arange(number, dtype=np.int64) * count // number
+    parts = [tokens.tokens[tokens.offsets[each] : tokens.offsets[each + 1]] for each in chosen]
+    text = replace(
+        tokens,
+        tokens=np.concatenate(parts),
+        offsets=np.concatenate([[0], np.cumsum([len(part) for part in parts])]),
+        groups=tokens.groups[chosen],
+        num_text_bytes=int(lengths[chosen].sum()),
+    )
+    found = replace(validation, file=text)
+    if found.num_sequences < 1:
+        raise ValueError(
+            f"evaluation.num_bytes {config.evaluation.num_bytes} is less than one window of {config.model.seq_len} "
+            f"tokens of {config.data.corpus}; ask for more bytes."
+        )
+    return found
 
 
 def _split_overlap(corpus: str) -> float | None:
