@@ -108,7 +108,6 @@ class Experiment:
         if self.targets and not self.laws:
             raise ValueError(f"experiment {self.name} has targets but no laws to forecast them with.")
 
-
     def _score_the_same_text(self) -> None:
         """Where runs differ in tokenizer, has every one scored on the same bytes, unless its config says on which."""
         configs = [*self.trunks, *(target.train for target in self.targets)]

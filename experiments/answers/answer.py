@@ -12,7 +12,7 @@ from kleiber.experiments.answers.caveats import caveats
 from kleiber.experiments.answers.effects import TUNED_LEVELS, Effect, effect, tuned_factors
 from kleiber.experiments.answers.exchange import exchange_lines
 from kleiber.experiments.answers.study_runs import StudyRuns, study_runs
-from kleiber.experiments.varied import Factor, Level
+from kleiber.experiments.planning.varied import Factor, Level
 from kleiber.scaling.fitting.result import FitResult
 
 SHAPE = ("d_model", "num_layers", "num_tokens")
@@ -105,7 +105,9 @@ class Answers:
         names = [each.name for each in self.study.factors]
         near = difflib.get_close_matches(word, names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"{word!r} does not vary over the measured runs; {hint}these do: {', '.join(names) or 'none'}.")
+        raise ValueError(
+            f"{word!r} does not vary over the measured runs; {hint}these do: {', '.join(names) or 'none'}."
+        )
 
 
 def answers_of(

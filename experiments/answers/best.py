@@ -7,7 +7,7 @@ import numpy as np
 
 from kleiber.experiments.answers.effects import seed_noise
 from kleiber.experiments.answers.study_runs import StudyRuns
-from kleiber.experiments.varied import Factor, Level, is_number
+from kleiber.experiments.planning.varied import Factor, Level, is_number
 from kleiber.scaling.explaining.parabola import Move, Parabola, fit_parabola, move, smoothness_noise
 
 Place = tuple[tuple[str, Level], ...]
@@ -79,9 +79,7 @@ def _best(levels: dict[Level, list[float]]) -> Best:
     return Best(order[0], means[order[1]] - means[order[0]], order[0] in ends, bowl)
 
 
-def _move(
-    places: Mapping[Place, Best], other: Factor, factor: Factor, noise: float, degrees: int
-) -> BestMove | None:
+def _move(places: Mapping[Place, Best], other: Factor, factor: Factor, noise: float, degrees: int) -> BestMove | None:
     """Returns the move with another factor: its first against its last level, all else alike."""
     if other.name == factor.name:
         return None

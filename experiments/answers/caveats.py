@@ -20,8 +20,8 @@ def caveats(experiment: dict[str, Any], study: StudyRuns, directory: Path) -> li
 
 
 def _validation(experiment: dict[str, Any], study: StudyRuns) -> list[str]:
-    asked = {trunk.get("evaluation", {}).get("num_tokens") for trunk in experiment.get("trunks", [])} - {None}
-    had = {run.record.get("num_validation_tokens") for run in study.runs} - {None}
+    asked = {int(trunk.get("evaluation", {}).get("num_tokens") or 0) for trunk in experiment.get("trunks", [])}
+    had = {int(run.record.get("num_validation_tokens") or 0) for run in study.runs} - {0}
     seq_len = max((int(run.record.get("seq_len") or 1) for run in study.runs), default=1)
     if not asked or not had or study.unit != "nats per token" or min(had) > max(asked) - seq_len:
         return []

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kleiber.experiments.answers.study_runs import StudyRuns
-from kleiber.experiments.varied import Factor, Level, is_number
+from kleiber.experiments.planning.varied import Factor, Level, is_number
 
 LEVEL = 0.95
 TUNED_LEVELS = 3

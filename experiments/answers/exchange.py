@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kleiber.experiments.varied import Factor, is_number
+from kleiber.experiments.planning.varied import Factor, is_number
 from kleiber.scaling.explaining.elasticity import elasticities, exchange_rate, factors_of, reference_points
 from kleiber.scaling.fitting.result import FitResult
 

@@ -8,7 +8,7 @@ import numpy as np
 from kleiber.experiments.answers.best import Best, BestLevels, Place
 from kleiber.experiments.answers.effects import Effect, seed_noise, tuned_factors
 from kleiber.experiments.answers.study_runs import EPOCHS, StudyRuns
-from kleiber.experiments.varied import Factor, Level, is_number, level_words
+from kleiber.experiments.planning.varied import Factor, Level, is_number, level_words
 
 MOST_PLACES = 4
 """Combinations that a sentence names one by one; of more it says the range."""
@@ -176,10 +176,10 @@ def company(study: StudyRuns, factor: Factor) -> list[str]:
     fields = [name for name in fields if name not in (factor.name, "tokenizer") or "tokenizer" not in factor.name]
     if fields:
         lines.append(f"Changed with {factor.name}, and not told apart from it: {listing(fields)}.")
-    means = {
-        level: [run.record for run in study.runs if run.levels[factor.name] == level] for level in factor.levels
+    means = {level: [run.record for run in study.runs if run.levels[factor.name] == level] for level in factor.levels}
+    params = {
+        level: np.exp(np.mean([np.log(r["num_params_total"]) for r in rows])) for level, rows in means.items() if rows
     }
-    params = {level: np.exp(np.mean([np.log(r["num_params_total"]) for r in rows])) for level, rows in means.items() if rows}
     if len(params) > 1 and max(params.values()) > 1.005 * min(params.values()):
         said = listing(f"{level_words(level)} {p:,.0f}" for level, p in params.items())
         lines.append(f"Parameters differ too (geometric means): {said}.")
@@ -200,9 +200,7 @@ def company(study: StudyRuns, factor: Factor) -> list[str]:
     return lines
 
 
-def next_runs(
-    study: StudyRuns, factor: Factor, effects: Sequence[Effect], best: BestLevels | None
-) -> list[str]:
+def next_runs(study: StudyRuns, factor: Factor, effects: Sequence[Effect], best: BestLevels | None) -> list[str]:
     """Returns what to run next to be sure."""
     lines = []
     edges = {
@@ -214,13 +212,17 @@ def next_runs(
             is_top = level == max(numbers)  # type: ignore[type-var]
             near = sorted(numbers, key=lambda other: abs(math.log(other / level)))[1]  # type: ignore[operator, arg-type]
             beyond = f"{level * (level / near):.3g}"  # type: ignore[operator]
-            lines.append(f"{factor.name} {beyond}, beyond the {'largest' if is_top else 'smallest'} tried: it is the best.")
+            lines.append(
+                f"{factor.name} {beyond}, beyond the {'largest' if is_top else 'smallest'} tried: it is the best."
+            )
     if factor.name == EPOCHS or "num_unique_tokens" in (factor.name, *factor.goes_with):
         lines += _fresh(study)
     if not effects and not (best and best.places):
         lines.append(f"two runs alike in everything but {factor.name}, seed included.")
     if study.num_seeds == 1:
-        lines.append("two more seeds of every run (seed=1 and seed=2 beside seed=0), so that their spread gives the noise.")
+        lines.append(
+            "two more seeds of every run (seed=1 and seed=2 beside seed=0), so that their spread gives the noise."
+        )
     for each in effects if study.num_seeds > 1 else ():
         if each.is_seen is False and each.mean and each.interval:
             pairs = math.ceil(each.num_units * ((each.interval[1] - each.interval[0]) / 2 / each.mean) ** 2)

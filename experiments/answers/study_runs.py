@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.varied import LENGTH, Factor, Level, varied_fields
+from kleiber.experiments.planning.varied import LENGTH, Factor, Level, varied_fields
 
 EPOCHS = "epochs"
 

@@ -43,7 +43,7 @@ def _print_table(plan) -> None:
     from rich.table import Table
 
     from kleiber.experiments.planning.cells import IN_NAME
-    from kleiber.experiments.varied import level_words
+    from kleiber.experiments.planning.varied import level_words
 
     data, console = plan.to_json(), Console()
     console.print(f"[bold]{plan.experiment.name}[/bold]: {plan.experiment.question}", highlight=False)

@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from kleiber.experiments.report.build import ReportPaths
 
 FigureName = Literal[
-    "hero", "curves", "slices", "surface", "frontier", "residuals", "parameters", "truth", "levels", "differences", "time"
+    "hero",
+    "curves",
+    "slices",
+    "surface",
+    "frontier",
+    "residuals",
+    "parameters",
+    "truth",
+    "levels",
+    "differences",
+    "time",
 ]
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from kleiber.experiments.directory.record import RunRecord, planned_records, read_record, record_path, trunk_id
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.planning.law_columns import filled_columns
-from kleiber.experiments.varied import LENGTH, Level, level_words, varied_fields
+from kleiber.experiments.planning.law_columns import filled_columns, laws_variables
+from kleiber.experiments.planning.varied import LENGTH, Level, level_words, varied_fields
 from kleiber.model.counts import training_flops
 from kleiber.train.config import TrainConfig
 from kleiber.train.update.schedule import cooldown_start
-
 
 IN_NAME = ("d_model", "num_layers")
 """What a trunk's name says of itself."""
@@ -126,11 +125,11 @@ def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
     if split != "fit":
         chosen = [(target.name, target.train) for target in experiment.targets]
     factors = [each for each in varied_fields(experiment.trunks) if each.name != LENGTH] if split == "fit" else []
-    cells = []
+    cells, variables = [], laws_variables(experiment)
     for index, (target, config) in enumerate(chosen):
         levels = tuple((each.name, each.values[index]) for each in factors)
         extra = [(f"factor.{name}", value) for name, value in levels if f"factor.{name}" in {f.column for f in factors}]
-        columns = (*filled_columns(experiment, config), *((name, _plain(value)) for name, value in extra))
+        columns = (*filled_columns(variables, config), *((name, _plain(value)) for name, value in extra))
         cells.append(TrunkCell(split, config, target, experiment.name, levels, columns))
     for name, count in Counter(cell.trunk_id for cell in cells).items():
         if count > 1:

@@ -31,15 +31,19 @@ FILLED: dict[str, Callable[[TrainConfig], float]] = {
 """A law's variable -> its value for a trunk; the experiment's own factor of that name goes before it."""
 
 
-def filled_columns(experiment: Experiment, config: TrainConfig) -> tuple[tuple[str, float | str], ...]:
-    """Returns (column, value) of a trunk for every variable of the experiment's laws that its config tells."""
+def laws_variables(experiment: Experiment) -> tuple[str, ...]:
+    """Returns the variables of the experiment's laws, each once."""
     if not experiment.laws:
         return ()
     from kleiber.scaling.laws import get_law  # only an experiment with laws needs the room of laws
 
+    return tuple(dict.fromkeys(name for law in experiment.laws for name in get_law(law).variable_names))
+
+
+def filled_columns(variables: Sequence[str], config: TrainConfig) -> tuple[tuple[str, float | str], ...]:
+    """Returns (column, value) of a trunk for every one of these variables that its config tells."""
     own = {name for name, _ in config.factors}
-    names = dict.fromkeys(name for law in experiment.laws for name in get_law(law).variable_names)
-    return tuple((name, FILLED[name](config)) for name in names if name in FILLED and name not in own)
+    return tuple((name, FILLED[name](config)) for name in variables if name in FILLED and name not in own)
 
 
 def law_table(table: Any, law: str) -> Any:
@@ -82,6 +86,9 @@ def law_problems(experiment: Experiment, points: Sequence[RunRecord], configs: S
         table = read_table(columns)
         for each in experiment.laws:
             law = get_law(each)
+            if law.quantity != "loss":
+                problems.append(f"law {each} is of the {law.quantity}, not of losses: `kleiber fit` fits it to a table")
+                continue
             lost = [name for name in law.variable_names if name not in law_table(table, each)]
             if lost:
                 problems.append(

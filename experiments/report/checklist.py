@@ -35,7 +35,9 @@ class Item:
 
 def checklist(results: SweepResults) -> list[Item]:
     """Returns the checklist in order, each answer taken from the sweep directory alone."""
-    return [Item(topic, question, answer(results), remedy) for topic, question, answer, remedy in QUESTIONS]
+    has_laws, has_targets = bool(results.experiment.get("laws", True)), bool(results.experiment.get("targets", True))
+    asked = [q for q in QUESTIONS if (has_laws or q[2] not in OF_LAWS) and (has_targets or q[2] is not _extrapolation)]
+    return [Item(topic, question, answer(results), remedy) for topic, question, answer, remedy in asked]
 
 
 def _values(results: SweepResults, column: str) -> list[Any]:
@@ -295,3 +297,5 @@ QUESTIONS: tuple[tuple[str, str, Callable[[SweepResults], str], str], ...] = (
     ("Record", "Raw table of runs", _raw, "table.parquet, which a sweep writes as it goes"),
 )
 """(topic, question, what answers it, what would where that is empty)."""
+OF_LAWS = (_form, _objective, _search, _uncertainty, _identifiability, _extrapolation)
+"""Not asked of an experiment that fits no law."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from kleiber.experiments.answers.answer import Answer, Answers, answers_of
 from kleiber.experiments.answers.sentences import at
+from kleiber.experiments.planning.varied import Factor, is_number, level_words
 from kleiber.experiments.report.results import (
     MIN_LEVELS,
     SweepResults,
@@ -19,7 +20,6 @@ from kleiber.experiments.report.results import (
     trunks_with_curves,
 )
 from kleiber.experiments.report.time_spent import time_figure
-from kleiber.experiments.varied import Factor, is_number, level_words
 from kleiber.scaling.figures import forecast as forecast_figures
 from kleiber.scaling.figures import law as law_figures
 from kleiber.scaling.figures import levels as level_figures
@@ -112,7 +112,7 @@ class Study:
 
 
 def _hero(study: Study) -> "Figure":
-    if study.results.fit is None:
+    if study.results.fit is None or not is_of_size_and_length(study):
         return forecast_figures.hero(study.points, None, None, study.targets)
     return forecast_figures.hero(study.points, study.law.forecast_loss, study.law.band, study.targets)
 
@@ -219,6 +219,19 @@ def compared_answer(study: Study) -> Answer | None:
     knob, shape = varied_knob(study), ("d_model", "num_layers", "num_tokens")
     paired = [each for each in study.answers.answers if each.effects and each.factor not in shape]
     return next((each for each in paired if knob is None or each.factor != knob.name), None)
+
+
+def leading_figures(study: Study) -> list[str]:
+    """Returns the figures that answer, by the shape of the design: of forecasts, of a law, of a knob, of pairs."""
+    names = ["hero"] if study.targets or study.results.experiment.get("laws", True) else []
+    names += ["levels"] if varied_knob(study) else []
+    names += ["differences"] if compared_answer(study) else []
+    return names or ["hero"]
+
+
+def is_of_size_and_length(study: Study) -> bool:
+    """Returns whether the law knows size and length only, so that figures over both can show all of it."""
+    return not study.is_fitted or set(study.fits[0].definition.variable_names) <= {"num_params_total", "num_tokens"}
 
 
 def _differences(study: Study) -> "Figure":

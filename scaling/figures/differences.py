@@ -48,7 +48,8 @@ def differences_figure(compared: Sequence[Compared], claim: str, unit: str) -> "
                 axis.axvspan(*each.interval, color=color, alpha=0.13, linewidth=0)
             offset = 0.5 * ((index + 0.5) / len(compared) - 0.5)
             dots = [(d, shown.index(p) + offset) for p, ds in each.differences.items() if p in shown for d in ds]
-            draw_dots(axis, *zip(*dots, strict=True), color, label=plain(each.name), markersize=8)
+            x, y = zip(*dots, strict=True)
+            draw_dots(axis, x, y, color, label=plain(each.name), markersize=8)
         axis.set_yticks(range(len(shown)), [plain(place) for place in shown])
         axis.set_ylim(len(shown) - 0.5, -0.5)
         axis.set_xlabel(f"difference ({unit}); left of the line is better")

@@ -111,7 +111,7 @@ def _draw(axis: "Axes", series: Series, color: str, every_level: Floats) -> None
     is_even = every_level[0] <= 0
 
     def place(values: Floats) -> Floats:
-        return np.searchsorted(every_level, values) if is_even else values
+        return np.searchsorted(every_level, values).astype(np.float64) if is_even else values
 
     name = f"{count(series.num_params)}, {count(series.num_tokens)}"
     axis.plot(place(levels), means, color=color, linewidth=1.6, zorder=2, label=name)

@@ -44,7 +44,7 @@ class Factor:
     def levels(self) -> tuple[Level, ...]:
         """The distinct levels: numbers increasing, anything else in the order of the trunks."""
         distinct = list(dict.fromkeys(self.values))
-        return tuple(sorted(distinct)) if all(map(is_number, distinct)) else tuple(distinct)
+        return tuple(sorted(distinct, key=float)) if all(map(is_number, distinct)) else tuple(distinct)
 
     @property
     def column(self) -> str:
@@ -85,8 +85,10 @@ def varied_fields(trunks: Sequence[Any]) -> list[Factor]:
 
     def name(path: str) -> str:
         tail = path.rpartition(".")[2]
-        return path.removeprefix("factors.") if path[:8] == "factors." else COLUMN_OF.get(path) or (
-            tail if tails.count(tail) == 1 and tail not in COLUMN_OF.values() else path
+        return (
+            path.removeprefix("factors.")
+            if path[:8] == "factors."
+            else COLUMN_OF.get(path) or (tail if tails.count(tail) == 1 and tail not in COLUMN_OF.values() else path)
         )
 
     return [
