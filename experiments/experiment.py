@@ -10,7 +10,8 @@ RECORD_COLUMNS = frozenset(
     "num_params_non_embedding num_params_active num_tokens num_unique_tokens epochs num_steps batch_size seq_len "
     "vocab_size flops flops_6nd tokens_per_parameter loss loss_standard_error bits_per_byte seed learning_rate "
     "exchanged_bytes optimizer weight_decay schedule corpus tokenizer data_fingerprint config_hash device dtype "
-    "wall_seconds tokens_per_second split_overlap num_validation_tokens num_validation_bytes code_version python_version".split()
+    "wall_seconds tokens_per_second split_overlap num_validation_tokens num_validation_bytes "
+    "code_version python_version".split()
 )
 """Columns of the run record that a factor would overwrite (docs/json.md says what they hold)."""
 

@@ -156,7 +156,8 @@ def test_a_difference_within_its_interval_cannot_be_told_from_none():
 def test_tokenizers_are_compared_in_bits_per_byte_with_what_changed_beside_them():
     _, found = tokenizers()
     assert found.lines[0] == (
-        "tokenizer_kind: sentencepiece:1000 saves 0.255 (d_model 32) and 0.169 (d_model 64) bits per byte against bytes."
+        "tokenizer_kind: sentencepiece:1000 saves 0.255 (d_model 32) and 0.169 (d_model 64) bits per byte against "
+        "bytes."
     )
     said = " ".join(found.lines)
     assert "vocab_size and num_tokens" in said and "Parameters differ too" in said

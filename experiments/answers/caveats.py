@@ -42,8 +42,8 @@ def _routers(experiment: dict[str, Any]) -> list[str]:
     if not blind:
         return []
     return [
-        f"In {len(blind)} trunks the router learns nothing from the loss: one active expert with normalised weights has "
-        "weight 1 whatever the router says. Set experts.has_normalised_weights=False, or num_active=2."
+        f"In {len(blind)} trunks the router learns nothing from the loss: one active expert with normalised weights "
+        "has weight 1 whatever the router says. Set experts.has_normalised_weights=False, or num_active=2."
     ]
 
 

@@ -35,8 +35,8 @@ def exchange_lines(fits: Sequence[FitResult], factor: Factor) -> list[str]:
         if not max(abs(low), abs(high)) < UNBOUNDED:
             return [f"{factor.name}: law {fit.law} does not pin down what more {name} gives in these runs."]
         return [
-            f"{factor.name}: 1 % more {name} takes {found.value:.2f} % [{low:.2f}, {high:.2f}] off the reducible loss at "
-            f"the middle of the runs (law {fit.law})."
+            f"{factor.name}: 1 % more {name} takes {found.value:.2f} % [{low:.2f}, {high:.2f}] off the reducible loss "
+            f"at the middle of the runs (law {fit.law})."
         ]
     levels = sorted(set(fit.points[name].tolist()))
     if len(levels) < 2 or not all(map(is_number, levels)) or "num_params_total" not in fit.scaled.law.variable_names:
@@ -48,7 +48,7 @@ def exchange_lines(fits: Sequence[FitResult], factor: Factor) -> list[str]:
         return [f"{factor.name}: law {fit.law} gives no exchange rate ({problem})"]
     if not (rate.interval[0] > 1 / UNBOUNDED and rate.interval[1] < UNBOUNDED):
         return [
-            f"{factor.name}: law {fit.law} puts {name} {levels[-1]:g} instead of {levels[0]:g} at {rate.rate:.2g} times "
-            "the parameters, and these runs bound that on no side."
+            f"{factor.name}: law {fit.law} puts {name} {levels[-1]:g} instead of {levels[0]:g} at {rate.rate:.2g} "
+            "times the parameters, and these runs bound that on no side."
         ]
     return [f"{factor.name}: by law {fit.law}, {rate.text}."]

@@ -89,15 +89,19 @@ def effect_basis(study: StudyRuns, effects: Sequence[Effect]) -> list[str]:
         )
     else:
         smallest = min((abs(each) for e in effects for each in e.places.values()), default=0.0)
-        lines.append(
-            f"One seed, so the noise of a run is not measured: the smallest of these differences, {size(smallest)}, "
-            f"stands only if runs repeat within about {size(smallest / (2 * math.sqrt(2)))} (one standard deviation)."
-        )
+        lines.append(_unmeasured(smallest, "the smallest of these differences,"))
         if any(_says_interval(study, each) for each in effects):
             lines.append("An interval from one seed holds the noise and what the other factors change alike.")
     if tuned and all(name not in dict(place) for e in effects for place in e.places for name in tuned):
         lines.append(f"Each level is taken at its best {listing(tuned)}.")
     return lines
+
+
+def _unmeasured(difference: float, words: str) -> str:
+    return (
+        f"One seed, so the noise of a run is not measured: {words} {size(difference)} stands only if runs repeat "
+        f"within about {size(difference / (2 * math.sqrt(2)))} (one standard deviation)."
+    )
 
 
 def best_sentence(study: StudyRuns, factor: Factor, best: BestLevels) -> str:
@@ -137,8 +141,9 @@ def _levels_by_place(places: Mapping[Place, Best]) -> str:
                 if other != name and len({dict(p)[other] for p in places}) > 1
             ]
             return said + (f", at every {listing(others)}" if others else "")
-    said = [f"{level_words(best.level)} at {at(place)}" for place, best in places.items()]
-    return "; ".join(said[:8]) + (f"; and {len(said) - 8} more combinations" if len(said) > 8 else "")
+    one_by_one = [f"{level_words(best.level)} at {at(place)}" for place, best in places.items()]
+    more = f"; and {len(one_by_one) - 8} more combinations" if len(one_by_one) > 8 else ""
+    return "; ".join(one_by_one[:8]) + more
 
 
 def best_basis(study: StudyRuns, factor: Factor, best: BestLevels) -> list[str]:
@@ -155,21 +160,17 @@ def best_basis(study: StudyRuns, factor: Factor, best: BestLevels) -> list[str]:
         lines.append(f"One run varies by {size(noise)} between seeds ({degrees} degrees of freedom).")
     elif best.noise_source and best.moves:
         lines.append(
-            f"One seed: brackets are 95 % intervals from {best.noise_source} ({best.noise:.2%} of the loss), a stand-in "
-            "for the noise of seeds."
+            f"One seed: brackets are 95 % intervals from {best.noise_source} ({best.noise:.2%} of the loss), a "
+            "stand-in for the noise of seeds."
         )
     else:
-        close = min(leads.values())
-        lines.append(
-            f"One seed, so the noise of a run is not measured: a lead of {size(close)} stands only if runs repeat within "
-            f"about {size(close / (2 * math.sqrt(2)))} (one standard deviation)."
-        )
+        lines.append(_unmeasured(min(leads.values()), "a lead of"))
     return lines
 
 
 def company(study: StudyRuns, factor: Factor) -> list[str]:
     """Returns what else changed with a factor: fields that go with it, parameters, the amount of text."""
-    lines = []
+    lines: list[str] = []
     fields = [name for name in factor.goes_with if "." not in name]
     if factor.name in ("d_model", "num_layers") or not study.runs:
         return lines
@@ -203,15 +204,14 @@ def company(study: StudyRuns, factor: Factor) -> list[str]:
 def next_runs(study: StudyRuns, factor: Factor, effects: Sequence[Effect], best: BestLevels | None) -> list[str]:
     """Returns what to run next to be sure."""
     lines = []
-    edges = {
-        each.level for each in (best.places.values() if best and best.places else ()) if each.is_at_edge and each.level
-    }
-    numbers = [level for level in factor.levels if is_number(level) and level]
-    for level in sorted(edges, key=float):  # type: ignore[arg-type]
+    found = best.places.values() if best else ()
+    edges = {float(each.level) for each in found if each.is_at_edge and is_number(each.level)}  # type: ignore[arg-type]
+    numbers = [float(level) for level in factor.levels if is_number(level) and level]  # type: ignore[arg-type]
+    for level in sorted(edges):
         if len(numbers) > 1 and factor is not study.length:
-            is_top = level == max(numbers)  # type: ignore[type-var]
-            near = sorted(numbers, key=lambda other: abs(math.log(other / level)))[1]  # type: ignore[operator, arg-type]
-            beyond = f"{level * (level / near):.3g}"  # type: ignore[operator]
+            is_top = level == max(numbers)
+            near = sorted(numbers, key=lambda other: abs(math.log(other / level)))[1]
+            beyond = f"{level * (level / near):.3g}"
             lines.append(
                 f"{factor.name} {beyond}, beyond the {'largest' if is_top else 'smallest'} tried: it is the best."
             )
@@ -233,8 +233,8 @@ def next_runs(study: StudyRuns, factor: Factor, effects: Sequence[Effect], best:
                 )
             else:
                 lines.append(
-                    f"nothing more, unless a difference below {size(max(map(abs, each.interval)))} matters: {4 * each.num_units} "
-                    f"pairs would halve the interval of {factor.name} {level_words(each.level)}."
+                    f"nothing more, unless a difference below {size(max(map(abs, each.interval)))} matters: "
+                    f"{4 * each.num_units} pairs would halve the interval of {factor.name} {level_words(each.level)}."
                 )
     return lines
 
@@ -248,6 +248,6 @@ def _fresh(study: StudyRuns) -> list[str]:
         return []
     lengths = listing(f"{tokens:,}" for tokens in missing)
     return [
-        f"the same model on {lengths} tokens of fresh text (data.num_unique_tokens=None): there is no fresh-data line to "
-        "compare with, so what repeats cost against fresh text cannot be told."
+        f"the same model on {lengths} tokens of fresh text (data.num_unique_tokens=None): there is no fresh-data line "
+        "to compare with, so what repeats cost against fresh text cannot be told."
     ]

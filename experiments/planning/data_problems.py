@@ -23,8 +23,8 @@ def data_problems(experiment: Experiment) -> list[str]:
             size = vocabulary_size(config.data.tokenizer)
             if size != config.model.vocab_size:
                 problems[
-                    f"tokenizer '{config.data.tokenizer}' has {size} ids, model.vocab_size is {config.model.vocab_size}: "
-                    f"set vocab_size={size}, or leave it out"
+                    f"tokenizer '{config.data.tokenizer}' has {size} ids, model.vocab_size is {config.model.vocab_size}"
+                    f": set vocab_size={size}, or leave it out"
                 ] = None
                 continue
             folder = prepared_folder(find_corpus(config.data.corpus))
@@ -43,6 +43,6 @@ def router_warnings(experiment: Experiment) -> list[str]:
     if not blind:
         return []
     return [
-        f"{len(blind)} trunks have one active expert with normalised weights: its weight is 1 whatever the router says, so "
-        "the loss teaches the router nothing; set experts.has_normalised_weights=False, or num_active=2"
+        f"{len(blind)} trunks have one active expert with normalised weights: its weight is 1 whatever it says, "
+        "so the loss teaches the router nothing; set experts.has_normalised_weights=False, or num_active=2"
     ]

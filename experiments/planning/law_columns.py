@@ -92,8 +92,8 @@ def law_problems(experiment: Experiment, points: Sequence[RunRecord], configs: S
             lost = [name for name in law.variable_names if name not in law_table(table, each)]
             if lost:
                 problems.append(
-                    f"law {each} needs {', '.join(lost)}, which no config tells: give each trunk the level as a factor, "
-                    f'factors=(("{lost[0]}", VALUE),), or choose another law (kleiber laws)'
+                    f"law {each} needs {', '.join(lost)}, which no config tells: give each trunk the level as a factor"
+                    f', factors=(("{lost[0]}", VALUE),), or choose another law (kleiber laws)'
                 )
                 continue
             try:

@@ -44,7 +44,8 @@ class Factor:
     def levels(self) -> tuple[Level, ...]:
         """The distinct levels: numbers increasing, anything else in the order of the trunks."""
         distinct = list(dict.fromkeys(self.values))
-        return tuple(sorted(distinct, key=float)) if all(map(is_number, distinct)) else tuple(distinct)
+        numbers = [each for each in distinct if isinstance(each, int | float) and is_number(each)]
+        return tuple(sorted(numbers)) if len(numbers) == len(distinct) else tuple(distinct)
 
     @property
     def column(self) -> str:

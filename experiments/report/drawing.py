@@ -184,7 +184,7 @@ def other_forecasts(study: Study) -> dict[str, dict[str, float]]:
 
 
 def varied_knob(study: Study) -> Factor | None:
-    """Returns the number whose best level the study tells, or tells most of; None where no number takes three levels."""
+    """Returns the number whose best level the study tells first; None where none takes three levels."""
     ranked = [study.answers.study.factor(each.factor) for each in study.answers.answers]
     several = [each for each in ranked if each and len(each.levels) >= MIN_LEVELS and all(map(is_number, each.levels))]
     shape = ("d_model", "num_layers", "num_tokens", "epochs")

@@ -16,7 +16,9 @@ import os
 from pathlib import Path
 
 from IPython.display import HTML, Image, display
+from matplotlib.figure import Figure
 
+import kleiber as kb
 from kleiber.experiments.report import drawing, markup, story, tables
 from kleiber.experiments.report.results import read_results
 from kleiber.scaling.figures.style import claim_of
@@ -136,8 +138,6 @@ display(tables.ledger_table(study))
 # Everything above in a few lines of Python: the runs as a table, a figure, the law, and a forecast to change.
 
 # %%
-import kleiber as kb
-
 results = kb.results(sweep)
 runs = results.table  # a pandas DataFrame, or a dict of arrays without pandas: a row a run, all columns
 columns = [
@@ -149,8 +149,6 @@ columns = [
 runs[columns].head(8) if hasattr(runs, "head") else columns
 
 # %%
-from matplotlib.figure import Figure
-
 x, y = "num_tokens", "loss"  # any columns of runs
 figure = Figure((7, 3.6))
 axis = figure.subplots()

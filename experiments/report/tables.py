@@ -131,8 +131,8 @@ def run_table(study: Study) -> Markup:
     listed, note = done, ""
     if len(done) > MOST_ROWS:
         far = sorted(done, key=lambda r: (r["split"] == "fit", -abs(residuals.get(r["run_id"], 0.0))))[:MOST_ROWS]
-        names = {r["run_id"] for r in far}
-        listed = [r for r in done if r["run_id"] in names]
+        chosen = {r["run_id"] for r in far}
+        listed = [r for r in done if r["run_id"] in chosen]
         which = "farthest from the law" if residuals else "first"
         note = callout(f"The {MOST_ROWS:,} runs {which}, of {len(done):,}; table.parquet holds them all.").html
     found = study.answers.study
