@@ -20,6 +20,8 @@ from kleiber.experiments.planning.law_columns import law_problems, law_table
 from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.planning.varied import varied_fields
 from kleiber.experiments.report.build import execute, to_html
+from kleiber.experiments.sweeping import law_stage, sweep
+from kleiber.files import write_json
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.scaling.explaining.parabola import fit_parabola
 from kleiber.scaling.fitting.fit import fit_law
@@ -280,3 +282,22 @@ def test_ask_prints_the_answer_of_a_directory(tmp_path, capsys):
     assert "best weight_decay: 0 at epochs 1, 0.1 at epochs 4 and 16" in page
     for words in ("The law", "Constants", "no forecast", "fits no law", "The ledger", "callout bad"):
         assert words not in re.sub("<style>.*?</style>", "", page, flags=re.S)
+
+
+def test_a_fit_that_fails_after_training_is_told_with_exit_3_and_the_answer(tmp_path, monkeypatch):
+    trunks = tuple(trunk(d, tokens=(50_000, 100_000, 200_000, 400_000)) for d in (16, 32, 48))
+    experiment = Experiment("late", "?", trunks, laws=("chinchilla",))
+    write_json(tmp_path / "experiment.json", to_data(experiment))
+    for row in measured(experiment, lambda cell, index: 3.0 - 0.1 * index):
+        path = record_path(tmp_path, row["run_id"])
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(row))
+
+    def fails(*_):
+        raise ValueError("no start gives a finite minimum")
+
+    monkeypatch.setattr(law_stage, "fit_laws", fails)
+    monkeypatch.setattr(sweep, "prepare_data", lambda *_: None)
+    ended = sweep.run_sweep(experiment, tmp_path, 1, is_quiet=True, has_report=False)
+    assert ended.exit_code == 3 and "no start gives a finite minimum" in ended.summary["gate"][0]["claim"]
+    assert (tmp_path / "result.json").exists() and ended.summary["answer"]

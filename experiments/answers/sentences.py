@@ -89,7 +89,7 @@ def effect_basis(study: StudyRuns, effects: Sequence[Effect]) -> list[str]:
         )
     else:
         smallest = min((abs(each) for e in effects for each in e.places.values()), default=0.0)
-        lines.append(_unmeasured(smallest, "the smallest of these differences,"))
+        lines.append(_unmeasured(smallest, "the smallest of these differences, of"))
         if any(_says_interval(study, each) for each in effects):
             lines.append("An interval from one seed holds the noise and what the other factors change alike.")
     if tuned and all(name not in dict(place) for e in effects for place in e.places for name in tuned):

@@ -249,7 +249,15 @@ def _differences(study: Study) -> "Figure":
 
 
 def _time(study: Study) -> "Figure":
-    figure = time_figure(study.results.directory)
+    shape = ("d_model", "num_layers", "num_tokens", "epochs")
+    labels = {
+        run.trunk: " ".join(
+            [run.trunk.rsplit("-", 1)[0]]
+            + [f"{name} {level_words(level)}" for name, level in run.levels.items() if name not in shape]
+        )
+        for run in study.answers.study.runs
+    }
+    figure = time_figure(study.results.directory, labels)
     if figure is None:
         raise NotThereYet("no time was written down (runs/*/goodput.jsonl)")
     return figure

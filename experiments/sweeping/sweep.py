@@ -198,7 +198,7 @@ class _Sweep:
         write_table(self.directory, records)
         summary["runs"] = {s: sum(r.status == s for r in records) for s in ("done", "failed", "diverged")}
         if problem := summary.get("fit_problem"):
-            claim = f"the laws could be fitted: {problem}"
+            claim = f"a fit of the laws (none was possible: {problem})"
             summary["gate"] = [{"claim": claim, "value": None, "limit": None, "passed": False}]
         elif self.experiment.laws:
             summary["gate"] = gate_verdict(self.experiment, summary)
