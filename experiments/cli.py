@@ -24,6 +24,7 @@ VERBS = {
     "eval": "score the weights of a run: on its validation text, or on any other",
     "generate": "write text with the weights of a run",
     "export": "the weights of a run as a safetensors file",
+    "ask": "what one factor of a sweep does, how sure that is, and what to run next",
     "report": "execute the notebook of a sweep into report.ipynb and report.html",
     "data": "list and prepare corpora",
     "doctor": "verify a directory: what is damaged, what can be saved, and how",

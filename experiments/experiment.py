@@ -1,6 +1,6 @@
 """An experiment: the question, the trunks that fit a law, and the targets that test it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kleiber.fields import check_fields
@@ -11,7 +11,8 @@ RECORD_COLUMNS = frozenset(
     "num_params_non_embedding num_params_active num_tokens num_unique_tokens epochs num_steps batch_size seq_len "
     "vocab_size flops flops_6nd tokens_per_parameter loss loss_standard_error bits_per_byte seed learning_rate "
     "exchanged_bytes optimizer weight_decay schedule corpus tokenizer data_fingerprint config_hash device dtype "
-    "wall_seconds tokens_per_second split_overlap ledger_head final_checkpoint code_version python_version".split()
+    "wall_seconds tokens_per_second split_overlap ledger_head final_checkpoint num_validation_tokens "
+    "num_validation_bytes code_version python_version".split()
 )
 """Columns of the run record that a factor would overwrite (docs/json.md says what they hold)."""
 
@@ -109,8 +110,24 @@ class Experiment:
             raise ValueError(f"experiment {self.name} has targets with equal names: {names}.")
         for config in (*self.trunks, *(target.train for target in self.targets)):
             _check_factors(config.factors)
+        self._score_the_same_text()
         if self.targets and not self.laws:
             raise ValueError(f"experiment {self.name} has targets but no laws to forecast them with.")
+
+    def _score_the_same_text(self) -> None:
+        """Where runs differ in tokenizer, has every one scored on the same bytes, unless its config says on which."""
+        configs = [*self.trunks, *(target.train for target in self.targets)]
+        if len({config.data.tokenizer for config in configs}) < 2:
+            return
+        num_bytes = max(config.evaluation.num_tokens for config in configs)
+
+        def scored(config: TrainConfig) -> TrainConfig:
+            own = config.evaluation.num_bytes or num_bytes
+            return replace(config, evaluation=replace(config.evaluation, num_bytes=own))
+
+        targets = tuple(replace(target, train=scored(target.train)) for target in self.targets)
+        object.__setattr__(self, "trunks", tuple(map(scored, self.trunks)))
+        object.__setattr__(self, "targets", targets)
 
 
 def _check_factors(factors: tuple[tuple[str, float | str], ...]) -> None:

@@ -1,12 +1,14 @@
 """What one training trunk is: model, data, optimizer, schedule, length, seed. Needs no jax."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kleiber.fields import check_fields
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
 
+BYTES = 256
+"""The default of ModelConfig.vocab_size, for the tokenizer `bytes`."""
 Objective = Literal["next_token"]
 """What training may minimise; train/objective/table.py says where each stands."""
 
@@ -82,11 +84,14 @@ class EvalConfig:
 
     num_tokens: int = 262_144
     """Validation tokens, in windows spread evenly over the split; the same for every run of an experiment."""
+    num_bytes: int | None = None
+    """Bytes of validation text in place of num_tokens, in whole documents: the same text whatever the tokenizer. An
+    experiment whose runs differ in tokenizer sets it to num_tokens, so that bits per byte can be compared."""
     batch_size: int = 16
     """Sequences per evaluation batch."""
 
     def __post_init__(self) -> None:
-        check_fields(self, num_tokens="[1, inf)", batch_size="[1, inf)")
+        check_fields(self, **dict.fromkeys(("num_tokens", "num_bytes", "batch_size"), "[1, inf)"))
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,7 @@ class TrainConfig:
     seed: int = 0
     """Seeds the initial parameters, the data order and dropout, each through a named stream."""
     data: DataConfig = field(default_factory=DataConfig)
+    """The text; with a tokenizer `sentencepiece:SIZE` a model.vocab_size at its default becomes SIZE."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -194,6 +200,9 @@ class TrainConfig:
     """Further columns of the run record, such as ("bits", 8): levels of whatever the experiment varies."""
 
     def __post_init__(self) -> None:
+        _, _, size = self.data.tokenizer.partition(":")
+        if size.isdecimal() and int(size) and self.model.vocab_size == BYTES:
+            object.__setattr__(self, "model", replace(self.model, vocab_size=int(size)))
         counts = ("num_tokens", "batch_size", "accumulation_steps", "loss_blocks", "steps_per_call", "keep_checkpoints")
         check_fields(
             self,

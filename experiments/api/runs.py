@@ -16,6 +16,7 @@ from kleiber.train.watch.metrics import whole_rows
 if TYPE_CHECKING:
     from flax import nnx
 
+    from kleiber.experiments.answers.answer import Answer, Answers
     from kleiber.experiments.api.fits import Fitted
     from kleiber.experiments.api.weights import Score
     from kleiber.experiments.planning.plan import Plan
@@ -109,6 +110,22 @@ class Results:
         from kleiber.experiments.api.fits import read_fit
 
         return read_fit(self.directory)
+
+    @cached_property
+    def answers(self) -> "Answers":
+        """What each factor does, in sentences, and what to run next: print(results.answers)."""
+        from kleiber.experiments.report.drawing import Study
+        from kleiber.experiments.report.results import read_results
+
+        return Study(read_results(self.directory)).answers
+
+    def ask(self, factor: str) -> "Answer":
+        """Returns what one factor does: .sentence, .basis, .next, .effects, .best; print it for all of it.
+
+        Raises:
+          ValueError: nothing of that name varies, with the nearest that does.
+        """
+        return self.answers.of(factor)
 
     def __repr__(self) -> str:
         return "\n".join([f"{len(self.records)} points in {self.directory}", *self.gaps])

@@ -49,18 +49,22 @@ def _print_table(plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from kleiber.experiments.planning.cells import IN_NAME
+    from kleiber.experiments.planning.varied import level_words
+
     data, console = plan.to_json(), Console()
     console.print(f"[bold]{plan.experiment.name}[/bold]: {plan.experiment.question}", highlight=False)
-    rates = {p["learning_rate"] for p in data["points"]}
-    names = ["trunk", "split", "parameters", "tokens", "D/N", "FLOPs", "x fit", "seconds"]
-    names[2:2] = ["rate"] if len(rates) > 1 else []
+    levels = {cell.trunk_id: dict(cell.levels) for cell in plan.fit_cells}
+    varied = [name for name in next(iter(levels.values())) if name not in IN_NAME]
+    names = ["trunk", "split", *varied, "parameters", "tokens", "D/N", "FLOPs", "x fit", "seconds"]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
         table.add_column(name, justify="left" if name in ("trunk", "split") else "right", no_wrap=True)
     shown: set[str] = set()
     for p in data["points"]:
         row = [p["trunk_id"].rsplit("-", 1)[0], p["target"] or p["split"], f"{p['num_params_total']:,}"]
-        row[2:2] = [f"{p['learning_rate']:g}"] if len(rates) > 1 else []
+        own = levels.get(p["trunk_id"], {})
+        row[2:2] = [level_words(own[name]) if own else "" for name in varied]
         row += [f"{p['num_tokens']:,}", f"{p['tokens_per_parameter']:.3g}", f"{p['flops']:.1e}"]
         row += [f"{p['compute_ratio']:.2f}", "" if p["trunk_id"] in shown else f"{p['trunk_seconds']:.0f}"]
         shown.add(p["trunk_id"])

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from kleiber.experiments.report.build import ReportPaths
 
 FigureName = Literal[
-    "hero", "curves", "slices", "surface", "frontier", "residuals", "parameters", "truth", "levels", "time"
+    "hero",
+    "curves",
+    "slices",
+    "surface",
+    "frontier",
+    "residuals",
+    "parameters",
+    "truth",
+    "levels",
+    "differences",
+    "time",
 ]
 
 

@@ -123,6 +123,10 @@ class RunRecord:
     """Last hash of the ledger when a target began, which fixes every line up to it; None for other runs."""
     final_checkpoint: str | None = None
     """Folder of the measured weights, in that of the point; None where they were not kept."""
+    num_validation_tokens: int | None = None
+    """Targets that the loss is the mean of: fewer than asked where the text holds no more."""
+    num_validation_bytes: int | None = None
+    """Bytes of text that they stand for; the same for all runs of a sweep over tokenizers."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the columns by name, as record.json and a row of table.parquet hold them."""
@@ -154,7 +158,10 @@ def _kinds(hint: Any) -> tuple[type, ...]:
 _NAMES = [field.name for field in fields(RunRecord)]
 _PLANNED = _NAMES[: _NAMES.index("factors")]
 _MEASURED = _NAMES[_NAMES.index("factors") + 1 :]
-_LATER = ("exchanged_bytes", "split_overlap", "ledger_head", "final_checkpoint")
+_LATER = (
+    *("exchanged_bytes", "split_overlap", "ledger_head", "final_checkpoint"),
+    *("num_validation_tokens", "num_validation_bytes"),
+)
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
 _KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunRecord).items() if name != "factors"}
 
@@ -196,7 +203,7 @@ def cell_problem(record: RunRecord, planned: RunRecord) -> str:
     found, expected = (
         {n: getattr(r, n) for n in _PLANNED if n not in free} | dict(r.factors) for r in (record, planned)
     )
-    wrong = next((name for name in expected if found.get(name) != expected[name]), "")
+    wrong = next((name for name in expected if name in found and found[name] != expected[name]), "")
     return wrong and f"{wrong} is {str(found.get(wrong))[:60]!r}, its config says {expected[wrong]!r}"
 
 

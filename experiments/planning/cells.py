@@ -11,20 +11,23 @@ from kleiber.collector import collector_paused
 from kleiber.experiments.directory.record import (
     TIMING_COLUMNS,
     RunRecord,
+    cell_problem,
     planned_records,
     read_record,
     record_path,
     trunk_id,
 )
 from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.planning.law_columns import filled_columns, laws_variables
+from kleiber.experiments.planning.varied import LENGTH, Level, level_words, varied_fields
 from kleiber.model.counts import num_params_total, training_flops
 from kleiber.train.config import TrainConfig
 from kleiber.train.update.schedule import cooldown_start
 
-OF_THE_CONFIG = ("run_id", "trunk_id", "config_hash", "num_params_total", "num_tokens", "num_steps", "seed")
-"""Columns of a record that its cell's config settles."""
 KEPT_BYTES = 2_000_000_000
 """Of measured weights that are kept where the experiment leaves it open."""
+IN_NAME = ("d_model", "num_layers")
+"""What a trunk's name says of itself."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,16 @@ class TrunkCell:
     config: TrainConfig
     target: str = ""
     experiment: str = ""
+    levels: tuple[tuple[str, Level], ...] = ()
+    """Of every field that varies over the experiment's trunks, by name."""
+    columns: tuple[tuple[str, float | str], ...] = ()
+    """Columns of its records besides those that every run has, and its own factors."""
+
+    @property
+    def label(self) -> str:
+        """What tells it from the other trunks, for people: its shape, seed, and the level of whatever else varies."""
+        varied = [f"{name} {level_words(level)}" for name, level in self.levels if name not in IN_NAME]
+        return " ".join([self.trunk_id.rsplit("-", 1)[0], *varied])
 
     @cached_property
     def trunk_id(self) -> str:
@@ -67,7 +80,8 @@ class TrunkCell:
     @cached_property
     def planned(self) -> dict[int, RunRecord]:
         """The planned record of each point, by token count; made once, as it hashes the config."""
-        return planned_records(self.experiment, self.split, self.config, self.target)
+        planned = planned_records(self.experiment, self.split, self.config, self.target)
+        return {tokens: replace(each, factors=each.factors + self.columns) for tokens, each in planned.items()}
 
     def missing(self, directory: Path) -> list[int]:
         """Returns the token counts that have no record yet."""
@@ -77,6 +91,10 @@ class TrunkCell:
         """Returns the run ids whose record says failed."""
         paths = (record_path(directory, name) for name in self.run_ids.values())
         return [p.parent.name for p in paths if p.exists() and read_record(p).status == "failed"]
+
+
+def _plain(level: Level) -> float | str:
+    return level if isinstance(level, int | float | str) and not isinstance(level, bool) else level_words(level)
 
 
 def populations(cells: list[TrunkCell], size: int) -> list[list[TrunkCell]]:
@@ -129,10 +147,16 @@ def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
     Raises:
       ValueError: two trunks that are the same run.
     """
-    if split == "fit":
-        cells = [TrunkCell("fit", config, "", experiment.name) for config in experiment.trunks]
-    else:
-        cells = [TrunkCell("target", target.train, target.name, experiment.name) for target in experiment.targets]
+    chosen = [("", config) for config in experiment.trunks]
+    if split != "fit":
+        chosen = [(target.name, target.train) for target in experiment.targets]
+    factors = [each for each in varied_fields(experiment.trunks) if each.name != LENGTH] if split == "fit" else []
+    cells, variables = [], laws_variables(experiment)
+    for index, (target, config) in enumerate(chosen):
+        levels = tuple((each.name, each.values[index]) for each in factors)
+        extra = [(f"factor.{name}", value) for name, value in levels if f"factor.{name}" in {f.column for f in factors}]
+        columns = (*filled_columns(variables, config), *((name, _plain(value)) for name, value in extra))
+        cells.append(TrunkCell(split, config, target, experiment.name, levels, columns))
     for name, count in Counter(cell.trunk_id for cell in cells).items():
         if count > 1:
             raise ValueError(f"trunk {name} appears {count} times: give each its own seed or factor level.")
@@ -157,19 +181,10 @@ def cell_records(cells: list[TrunkCell], directory: Path) -> list[RunRecord]:
             path, planned = record_path(directory, name), cell.planned[num_tokens]
             if not path.exists():
                 continue
-            record = read_record(path)
-            for column in OF_THE_CONFIG:
-                found, expected = getattr(record, column), getattr(planned, column)
-                if found != expected:
-                    raise ValueError(
-                        f"{path}: its {column} is {found}, and that of the experiment's run is {expected}; remove the "
-                        "file to have that point measured again."
-                    )
-            if record.status == "pending":
-                raise ValueError(
-                    f"{path}: its status is pending, and a record is written when a run has ended; remove it."
-                )
-            records.append(replace(record, split=cell.split, target=cell.target, experiment=cell.experiment))
+            record = replace(read_record(path), split=cell.split, target=cell.target, experiment=cell.experiment)
+            if problem := cell_problem(record, planned):
+                raise ValueError(f"{path}: {problem}; remove the file to have that point measured again.")
+            records.append(record)
     return sorted(records, key=lambda record: record.run_id)
 
 

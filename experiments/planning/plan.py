@@ -11,8 +11,11 @@ from kleiber.experiments.compilation.memory import step_memory
 from kleiber.experiments.directory.record import RunRecord
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, kept_weights, trunk_cells
+from kleiber.experiments.planning.data_problems import data_problems, router_warnings
+from kleiber.experiments.planning.law_columns import law_problems
 from kleiber.experiments.planning.speed import SpeedEstimate, estimate_speed
 from kleiber.parallel.environment import runs_on_cpu
+from kleiber.train.config import TrainConfig
 
 MIN_RATIO_SPREAD = 4.0
 """Largest over smallest tokens per parameter below which a design cannot tell the two exponents apart (laws within a
@@ -127,28 +130,33 @@ def make_plan(experiment: Experiment, num_workers: int) -> Plan:
     points = [p for cell in fit_cells for p in cell.planned.values()]
     targets = [p for cell in target_cells for p in cell.planned.values()]
     expected = expectation(experiment, points, targets) if experiment.laws else {}
-    refusals, warnings = _objections(experiment, points)
+    configs = [cell.config for cell in fit_cells for _ in cell.planned]
+    refusals, warnings = _objections(experiment, points, configs)
     speed = estimate_speed()
     return Plan(experiment, num_workers, fit_cells, target_cells, speed, expected, refusals, warnings)
 
 
-def _objections(experiment: Experiment, points: list[RunRecord]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _objections(
+    experiment: Experiment, points: list[RunRecord], configs: list[TrainConfig]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns (refusals, warnings) of a design."""
-    refusals: list[str] = []
-    warnings: list[str] = []
+    refusals, warnings = data_problems(experiment), router_warnings(experiment)
     short = [p for p in points if p.num_steps < MIN_STEPS_AFTER_WARMUP]
     if short:
         warnings.append(f"{len(short)} points have fewer than {MIN_STEPS_AFTER_WARMUP} steps: start-up, not the law")
     if not experiment.laws:
         return tuple(refusals), tuple(warnings)
+    from kleiber.scaling.laws import get_law
+
+    used = {name for law in experiment.laws for name in get_law(law).variable_names}
     ratios = np.array([p.tokens_per_parameter for p in points])
     sizes, lengths = {p.num_params_total for p in points}, {p.num_tokens for p in points}
     spread = ratios.max() / ratios.min()
-    if len(sizes) < 3:
+    if len(sizes) < 3 and "num_params_total" in used:
         refusals.append(f"{len(sizes)} model sizes; the size exponent needs at least 3 (set laws=() to fit nothing)")
-    if len(lengths) < 3:
+    if len(lengths) < 3 and "num_tokens" in used:
         refusals.append(f"{len(lengths)} token counts; the data exponent needs at least 3 (set laws=() to fit nothing)")
-    if spread < MIN_RATIO_SPREAD and len(sizes) >= 3:
+    if spread < MIN_RATIO_SPREAD and len(sizes) >= 3 and "num_tokens" in used:
         refusals.append(
             f"tokens per parameter span only {ratios.min():.3g} to {ratios.max():.3g} (a factor {spread:.2g}): along "
             "one ratio, size and data move together, so their exponents cannot be told apart whatever the noise; "
@@ -156,6 +164,8 @@ def _objections(experiment: Experiment, points: list[RunRecord]) -> tuple[tuple[
         )
     if len(points) < 7:
         refusals.append(f"{len(points)} points for a law of 5 constants; plan at least 7, better 24")
+    if not refusals:
+        refusals += law_problems(experiment, points, configs)
     return tuple(refusals), tuple(warnings)
 
 

@@ -55,8 +55,10 @@ def build_report(directory: Path) -> ReportPaths:
     results = read_results(directory)
     directory, said, distrust = results.directory, summary(Study(results)), results.distrust
     name = results.experiment.get("name") or directory.name
+    left_out = {"law"} if not results.experiment.get("laws", True) else set()
+    left_out |= set() if results.experiment.get("targets", True) or results.ledger else {"target"}
     del results  # the kernel reads them again: of many runs, one copy at a time
-    notebook, problems = execute(directory)
+    notebook, problems = execute(directory, left_out)
     problems += [distrust] if distrust else []
     paths = ReportPaths(directory / "report.html", directory / "report.ipynb", said, tuple(problems))
     write_whole(paths.ipynb, nbformat.writes(notebook) + "\n")
@@ -64,14 +66,15 @@ def build_report(directory: Path) -> ReportPaths:
     return paths
 
 
-def execute(directory: Path) -> tuple[Any, list[str]]:
-    """Returns the executed notebook, and the errors of cells that failed.
+def execute(directory: Path, left_out: set[str]) -> tuple[Any, list[str]]:
+    """Returns the executed notebook without the cells of some tags, and the errors of cells that failed.
 
     The kernel is this very Python, whatever kernels are registered. It works in an empty folder of its own, with no
     start-up files, so that nothing lying in the sweep directory or at home becomes code.
     """
     notebook = jupytext.read(FOLDER / "notebook.py")
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.cells = [cell for cell in notebook.cells if not left_out & set(cell.metadata.get("tags", ()))]
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{index:02d}"  # random ids would make two reports of one sweep differ
     with tempfile.TemporaryDirectory(prefix="kleiber-report-", dir=scratch_place()) as scratch:

@@ -35,7 +35,9 @@ class Item:
 
 def checklist(results: SweepResults) -> list[Item]:
     """Returns the checklist in order, each answer taken from the sweep directory alone."""
-    return [Item(topic, question, answer(results), remedy) for topic, question, answer, remedy in QUESTIONS]
+    has_laws, has_targets = bool(results.experiment.get("laws", True)), bool(results.experiment.get("targets", True))
+    asked = [q for q in QUESTIONS if (has_laws or q[2] not in OF_LAWS) and (has_targets or q[2] is not _extrapolation)]
+    return [Item(topic, question, answer(results), remedy) for topic, question, answer, remedy in asked]
 
 
 def _values(results: SweepResults, column: str) -> list[Any]:
@@ -98,8 +100,14 @@ UNKNOWN_OVERLAP = "overlap with training not measured: `kleiber data prepare` me
 
 def _split(results: SweepResults) -> str:
     overlap = ", ".join(percent(value) for value in _values(results, "split_overlap"))
-    tokens = _configs(results, "evaluation", "num_tokens")
+    tokens = _said(results, "num_validation_tokens") or _configs(results, "evaluation", "num_tokens")
     parts = [f"{tokens} validation tokens, the same for every run" if tokens else ""]
+    if len(_values(results, "num_validation_tokens")) > 1:
+        parts = [f"{tokens} validation tokens of {_said(results, 'num_validation_bytes')} bytes of text"]
+    had, asked = _values(results, "num_validation_tokens"), _configs(results, "evaluation", "num_tokens")
+    errors = [r["loss_standard_error"] for r in results.fitted if r.get("loss_standard_error")]
+    if had and errors and asked.isdecimal() and had[0] < 0.98 * int(asked):
+        parts.append(f"{asked} were asked; every loss is uncertain by ± {1.96 * max(errors):.3f} (95 %) for it")
     parts.append(f"{overlap} of its 64-byte windows also stand in the training text" if overlap else UNKNOWN_OVERLAP)
     return "; ".join(part for part in parts if part)
 
@@ -289,3 +297,5 @@ QUESTIONS: tuple[tuple[str, str, Callable[[SweepResults], str], str], ...] = (
     ("Record", "Raw table of runs", _raw, "table.parquet, which a sweep writes as it goes"),
 )
 """(topic, question, what answers it, what would where that is empty)."""
+OF_LAWS = (_form, _objective, _search, _uncertainty, _identifiability, _extrapolation)
+"""Not asked of an experiment that fits no law."""

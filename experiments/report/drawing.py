@@ -8,21 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kleiber.experiments.answers.answer import Answer, Answers, answers_of
+from kleiber.experiments.answers.sentences import at
+from kleiber.experiments.planning.varied import Factor, is_number, level_words
 from kleiber.experiments.report.results import (
+    MIN_LEVELS,
     SweepResults,
     curves_of,
     points_of,
-    series_of,
     targets_of,
     trunks_with_curves,
-    varied_knob,
 )
 from kleiber.experiments.report.time_spent import time_figure
 from kleiber.scaling.figures import forecast as forecast_figures
 from kleiber.scaling.figures import law as law_figures
 from kleiber.scaling.figures import levels as level_figures
 from kleiber.scaling.figures import runs as run_figures
+from kleiber.scaling.figures.differences import Compared, differences_figure
 from kleiber.scaling.figures.fitted import FittedLaw
+from kleiber.scaling.figures.levels import Series
 from kleiber.scaling.figures.study import ForecastRun, Points, cost_model
 from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fitting.result import FitResult
@@ -82,6 +86,13 @@ class Study:
         protection = read_protection(self.results.fit or {}, self.fits)
         return FittedLaw(self.fits[0], level, tuple(self.fits[1:]), protection)
 
+    @cached_property
+    def answers(self) -> Answers:
+        """What each factor does, in sentences."""
+        results = self.results
+        fits = self.fits if self.is_fitted else []
+        return answers_of(results.experiment, results.records, results.directory, fits)
+
     @property
     def gaps(self) -> tuple[str, ...]:
         """What is missing or damaged, a fit that cannot be used included."""
@@ -103,7 +114,7 @@ class Study:
 
 
 def _hero(study: Study) -> "Figure":
-    if study.results.fit is None:
+    if study.results.fit is None or not is_of_size_and_length(study):
         return forecast_figures.hero(study.points, None, None, study.targets)
     return forecast_figures.hero(study.points, study.law.forecast_loss, study.law.band, study.targets)
 
@@ -173,15 +184,81 @@ def other_forecasts(study: Study) -> dict[str, dict[str, float]]:
     return said
 
 
+def varied_knob(study: Study) -> Factor | None:
+    """Returns the number whose best level the study tells first; None where none takes three levels."""
+    ranked = [study.answers.study.factor(each.factor) for each in study.answers.answers]
+    several = [each for each in ranked if each and len(each.levels) >= MIN_LEVELS and all(map(is_number, each.levels))]
+    shape = ("d_model", "num_layers", "num_tokens", "epochs")
+    return next((each for each in several if each.name not in shape), None)
+
+
+def series_of(study: Study, knob: Factor) -> list[Series]:
+    """Returns the measured runs grouped by size, length and all other factors, with their levels of a knob."""
+    found, runs = study.answers.study, study.answers.study.in_order
+    of_shape = {"d_model", "num_layers", "num_tokens", "epochs", knob.name}
+    groups: dict[tuple, list[tuple[float, float]]] = {}
+    for run in runs:
+        panel = ", ".join(
+            f"{each.name} {level_words(run.levels[each.name])}" for each in found.factors if each.name not in of_shape
+        )
+        key = (panel, float(run.record["num_params_total"]), float(run.record["num_tokens"]))
+        groups.setdefault(key, []).append((float(run.levels[knob.name]), run.value))  # type: ignore[arg-type]
+    return [Series(*key, *np.array(sorted(pairs)).T) for key, pairs in groups.items()]
+
+
 def _levels(study: Study) -> "Figure":
-    knob = varied_knob(study.results)
+    knob = varied_knob(study)
     if knob is None:
-        raise NotThereYet("no learning rate, batch size or factor takes three levels at equal size and length")
-    return level_figures.varied_levels(series_of(study.results, knob), knob.replace("_", " "), study.results.sizes)
+        raise NotThereYet("no number takes three levels at equal size and length")
+    claim = study.answers.of(knob.name).sentence.rstrip(".")
+    words, unit, sizes = knob.name.replace("_", " "), study.answers.study.unit, study.results.sizes
+    return level_figures.varied_levels(series_of(study, knob), words, sizes, claim[:1].upper() + claim[1:], unit)
+
+
+def compared_answer(study: Study) -> Answer | None:
+    """Returns the first answer of paired differences that no figure of levels shows."""
+    knob, shape = varied_knob(study), ("d_model", "num_layers", "num_tokens")
+    paired = [each for each in study.answers.answers if each.effects and each.factor not in shape]
+    return next((each for each in paired if knob is None or each.factor != knob.name), None)
+
+
+def leading_figures(study: Study) -> list[str]:
+    """Returns the figures that answer, by the shape of the design: of forecasts, of a law, of a knob, of pairs."""
+    names = ["hero"] if study.targets or study.results.experiment.get("laws", True) else []
+    names += ["levels"] if varied_knob(study) else []
+    names += ["differences"] if compared_answer(study) else []
+    return names or ["hero"]
+
+
+def is_of_size_and_length(study: Study) -> bool:
+    """Returns whether the law knows size and length only, so that figures over both can show all of it."""
+    return not study.is_fitted or set(study.fits[0].definition.variable_names) <= {"num_params_total", "num_tokens"}
+
+
+def _differences(study: Study) -> "Figure":
+    answer = compared_answer(study)
+    if answer is None:
+        raise NotThereYet("no two runs differ in one factor alone")
+    compared = []
+    for each in answer.effects:
+        places: dict[str, list[float]] = {}
+        for pair in each.pairs:
+            places.setdefault(at(pair.place) or "all runs", []).append(pair.difference)
+        name = f"{level_words(each.level)} against {level_words(each.against)}"
+        compared.append(Compared(name, places, each.interval if study.answers.study.num_seeds > 1 else None))
+    return differences_figure(compared, answer.sentence.rstrip("."), answer.unit)
 
 
 def _time(study: Study) -> "Figure":
-    figure = time_figure(study.results.directory)
+    shape = ("d_model", "num_layers", "num_tokens", "epochs")
+    labels = {
+        run.trunk: " ".join(
+            [run.trunk.rsplit("-", 1)[0]]
+            + [f"{name} {level_words(level)}" for name, level in run.levels.items() if name not in shape]
+        )
+        for run in study.answers.study.runs
+    }
+    figure = time_figure(study.results.directory, labels)
     if figure is None:
         raise NotThereYet("no time was written down (runs/*/goodput.jsonl)")
     return figure
@@ -197,6 +274,7 @@ FIGURES: dict[str, Callable[[Study], Any]] = {
     "parameters": _parameters,
     "truth": _truth,
     "levels": _levels,
+    "differences": _differences,
     "time": _time,
 }
 """Name -> what draws it; `kleiber report DIR --figure NAME` writes one alone."""

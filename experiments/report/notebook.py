@@ -11,17 +11,20 @@
 # ---
 
 # %%
-# The sweep directory comes from the environment, so this notebook is the same file for every sweep.
+# This notebook is the same file for every sweep: it tells of the one in whose folder it lies.
 import os
 from pathlib import Path
 
 from IPython.display import HTML, Image, display
+from matplotlib.figure import Figure
 
+import kleiber as kb
 from kleiber.experiments.report import drawing, markup, story, tables
-from kleiber.experiments.report.results import read_results, varied_knob
+from kleiber.experiments.report.results import read_results
 from kleiber.scaling.figures.style import claim_of
 
-study = drawing.Study(read_results(Path(os.environ["KLEIBER_SWEEP_DIR"])))
+sweep = Path(os.environ.get("KLEIBER_SWEEP_DIR", "."))
+study = drawing.Study(read_results(sweep))
 experiment = study.results.experiment
 display(HTML(f"<style>{(Path(markup.__file__).parent / 'report.css').read_text(encoding='utf-8')}</style>"))
 
@@ -45,17 +48,17 @@ mood, sentence = story.verdict(study)
 display(markup.heading(experiment.get("name", study.results.directory.name)))
 display(markup.Markup(f'<p class="question">{markup.text(experiment.get("question", ""))}</p>'))
 display(markup.callout(sentence, mood))
+display(tables.answer_box(study))
 display(story.headline_tiles(study))
 
 # %%
-asks_for_a_law = bool(experiment.get("laws", True))
-knob = varied_knob(study.results)
-show("levels" if knob and not asks_for_a_law else "hero")
+show(*drawing.leading_figures(study))
+
+# %% tags=["law"]
+display(tables.forecast_table(study) if study.targets else markup.Markup(""))
+display(tables.gate_table(study))
 
 # %%
-if asks_for_a_law:
-    display(tables.forecast_table(study))
-    display(tables.gate_table(study))
 display(tables.missing_box(study))
 
 # %% [markdown]
@@ -64,47 +67,36 @@ display(tables.missing_box(study))
 # %%
 display(markup.paragraph(*story.measured_sentences(study)))
 show("curves")
-if knob and asks_for_a_law:
-    show("levels")
 
-# %% [markdown]
+# %% [markdown] tags=["law"]
 # ## The law
 #
 # Loss as a function of size and training length, fitted to the log losses of all finished runs at once.
 
-# %%
-if asks_for_a_law:
-    display(tables.if_there(lambda s: markup.paragraph(*story.law_sentences(s)), study))
-    show("slices", "surface", "frontier")
-else:
-    display(markup.callout("The experiment fits no law."))
+# %% tags=["law"]
+display(tables.if_there(lambda s: markup.paragraph(*story.law_sentences(s)), study))
+show(*(("slices", "surface", "frontier") if drawing.is_of_size_and_length(study) else ()))
 
-# %% [markdown]
+# %% [markdown] tags=["law"]
 # ## How far to trust it
 #
 # Residuals say whether the form fits where there are runs; rivals say how much the form matters where there are none;
 # the forecasts, written down before their runs, say whether any of it extrapolates.
 
-# %%
-if asks_for_a_law:
-    show("residuals", "parameters")
-    display(tables.if_there(lambda s: markup.paragraph(story.form_sentence(s)), study))
-    display(tables.if_there(tables.comparison_table, study))
-    display(tables.if_there(tables.identifiability_box, study))
-    show("truth")
-else:
-    display(
-        markup.callout("No law, nothing to extrapolate: the spread of seeds is what these runs say of their noise.")
-    )
+# %% tags=["law"]
+show(*(("residuals",) if drawing.is_of_size_and_length(study) else ()), "parameters")
+display(tables.if_there(lambda s: markup.paragraph(story.form_sentence(s)), study))
+display(tables.if_there(tables.comparison_table, study))
+display(tables.if_there(tables.identifiability_box, study))
 
-# %% [markdown]
+# %% tags=["target"]
+show("truth")
+
+# %% [markdown] tags=["law"]
 # ## Constants
 
-# %%
-if asks_for_a_law:
-    display(tables.if_there(tables.parameter_table, study))
-else:
-    display(markup.callout("None: the experiment fits no law."))
+# %% tags=["law"]
+display(tables.if_there(tables.parameter_table, study))
 
 # %% [markdown]
 # ## Where the time went
@@ -132,11 +124,42 @@ display(tables.checklist_table(study))
 display(tables.lost_table(study))
 display(tables.run_table(study))
 
-# %% [markdown]
+# %% [markdown] tags=["target"]
 # ## The ledger
 #
 # Each line carries the hash of the line before, and a target notes the last one when it begins: an edit shows, even of
 # the whole chain, unless the notes in the target's files were edited too.
 
-# %%
+# %% tags=["target"]
 display(tables.ledger_table(study))
+
+# %% [markdown]
+# ## Go on from here
+#
+# Everything above in a few lines of Python: the runs as a table, a figure, the law, and a forecast to change.
+
+# %%
+results = kb.results(sweep)
+runs = results.table  # a pandas DataFrame, or a dict of arrays without pandas: a row a run, all columns
+columns = [
+    "run_id",
+    *(each.column for each in results.answers.study.factors if each.column in runs),
+    "num_tokens",
+    "loss",
+]
+runs[columns].head(8) if hasattr(runs, "head") else columns
+
+# %%
+x, y = "num_tokens", "loss"  # any columns of runs
+figure = Figure((7, 3.6))
+axis = figure.subplots()
+axis.loglog(runs[x], runs[y], "o")
+axis.set(xlabel=x, ylabel=y)
+display(Image(drawing.png(figure), format="png", width=700, alt=f"{y} against {x}"))
+
+# %% tags=["law"]
+if study.is_fitted:
+    fit = results.fit  # fit.report() says all of it
+    wanted: dict = {name: 2 * float(max(fit.fits[0].points[name])) for name in fit.fits[0].definition.variable_names}
+    # change any of these
+    display(wanted, fit.forecast(**wanted))

@@ -11,7 +11,6 @@ import numpy as np
 
 from kleiber.collector import collector_paused
 from kleiber.files import read_json
-from kleiber.scaling.figures.levels import Series
 from kleiber.scaling.figures.study import MOST_SIZES, Curve, ForecastRun, Points, even_rows
 from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import Ledger
@@ -230,40 +229,14 @@ def targets_of(results: SweepResults) -> list[ForecastRun]:
     ]
 
 
-KNOBS = ("learning_rate", "batch_size", "weight_decay")
-"""Numeric columns that an experiment may vary besides size, length and its own factors."""
 MIN_LEVELS = 3
 """Levels of a knob from which on a curve through them means something."""
-
-
-def varied_knob(results: SweepResults) -> str | None:
-    """Returns the numeric column with the most levels at equal size, length and named factors; None below three."""
-    columns = [*factor_names(results), *KNOBS]
-    numeric = [c for c in columns if all(_is_positive(r.get(c)) for r in results.fitted)]
-    levels = {c: max((len(set(s.level)) for s in series_of(results, c)), default=0) for c in numeric}
-    best = max(levels, key=lambda c: levels[c], default=None)
-    return best if best is not None and levels[best] >= MIN_LEVELS else None
-
-
-def series_of(results: SweepResults, knob: str) -> list[Series]:
-    """Returns the measured runs grouped by size, length and the factors that are names, with their levels of a knob."""
-    named = [c for c in factor_names(results) if not all(_is_positive(r.get(c)) for r in results.fitted)]
-    groups: dict[tuple, list[tuple[float, float]]] = {}
-    for r in results.fitted:
-        panel = ", ".join(str(r[c]) for c in named if r.get(c) is not None)
-        key = (panel, float(r["num_params_total"]), float(r["num_tokens"]))
-        groups.setdefault(key, []).append((float(r[knob]), float(r["loss"])))
-    return [Series(*key, *np.array(sorted(pairs)).T) for key, pairs in sorted(groups.items())]
 
 
 def factor_names(results: SweepResults) -> list[str]:
     """Returns the names of the experiment's own factors, in order."""
     trunks = results.experiment.get("trunks", [])
     return list(dict.fromkeys(str(name) for trunk in trunks for name, _ in trunk.get("factors") or []))
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def trunks_with_curves(results: SweepResults) -> dict[str, float]:

@@ -65,7 +65,8 @@ def verdict(study: Study) -> tuple[str, str]:
     if not tested and results.experiment.get("targets"):
         return "wait", "No forecast of the targets stands in the ledger; see what is missing."
     if not tested:
-        return "good", "All runs are done; no forecast was asked for."
+        found = study.answers.answers
+        return "good", found[0].sentence if found else "All runs are done; nothing varies over them but the seed."
     return "good", f"The law held: {forecast_claim(study.targets)[0].lower()}{forecast_claim(study.targets)[1:]}."
 
 
@@ -79,6 +80,7 @@ def summary(study: Study) -> dict[str, Any]:
         "question": results.experiment.get("question"),
         "verdict": {"good": "passed", "bad": "failed", "wait": "unfinished"}[mood],
         "headline": sentence,
+        "answer": study.answers.lines,
         "num_points": len(results.fitted),
         "num_planned": results.num_planned,
         "num_lost": len(results.lost),

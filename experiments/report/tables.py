@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from kleiber.experiments.planning.varied import level_words
 from kleiber.experiments.report.checklist import checklist
-from kleiber.experiments.report.drawing import NotThereYet, Study
+from kleiber.experiments.report.drawing import NotThereYet, Study, is_of_size_and_length
 from kleiber.experiments.report.markup import Markup, badge, bullets, callout, code, table
 from kleiber.experiments.report.story import gate_of
 from kleiber.scaling.figures.style import compute, count, percent
@@ -40,6 +41,12 @@ def forecast_table(study: Study) -> Markup:
         "run",
     )  # fmt: skip
     return table(headers, rows)
+
+
+def answer_box(study: Study) -> Markup:
+    """Returns what each factor does, in sentences, and what to run next; nothing where nothing varies."""
+    lines = study.answers.lines
+    return callout(bullets(lines)) if lines else Markup("")
 
 
 def gate_table(study: Study) -> Markup:
@@ -117,7 +124,7 @@ def run_table(study: Study) -> Markup:
     Of more than MOST_ROWS it lists the targets and the runs farthest from the law, and says so.
     """
     residuals = {}
-    if study.is_fitted and study.results.fitted:
+    if study.is_fitted and study.results.fitted and is_of_size_and_length(study):
         fitted = study.points
         logs = np.log(fitted.loss) - np.log(study.law.predict(fitted.num_params, fitted.num_tokens))
         residuals = {r["run_id"]: value for r, value in zip(study.results.fitted, logs, strict=True)}
@@ -125,25 +132,37 @@ def run_table(study: Study) -> Markup:
     listed, note = done, ""
     if len(done) > MOST_ROWS:
         far = sorted(done, key=lambda r: (r["split"] == "fit", -abs(residuals.get(r["run_id"], 0.0))))[:MOST_ROWS]
-        names = {r["run_id"] for r in far}
-        listed = [r for r in done if r["run_id"] in names]
+        chosen = {r["run_id"] for r in far}
+        listed = [r for r in done if r["run_id"] in chosen]
         which = "farthest from the law" if residuals else "first"
         note = callout(f"The {MOST_ROWS:,} runs {which}, of {len(done):,}; table.parquet holds them all.").html
+    found = study.answers.study
+    in_bytes = found.unit == "bits per byte"
+    levels = {str(run.record["run_id"]): run.levels for run in found.runs}
+    names = [each.name for each in found.factors if each.name not in ("d_model", "num_tokens")]
     rows = [
         (
             code(r["run_id"]),
             r["split"],
+            *(level_words(levels[r["run_id"]][name]) if r["run_id"] in levels else None for name in names),
             f"{int(r['num_params_total']):,}",
             f"{int(r['num_tokens']):,}",
             f"{r['num_tokens'] / r['num_params_total']:.3g}",
             compute(r["flops"]),
             r.get("seed"),
             f"{r['loss']:.4f}",
-            percent(residuals[r["run_id"]], signed=True) if r["run_id"] in residuals else None,
+            *((f"{r['bits_per_byte']:.4f}",) if in_bytes else ()),
+            *(
+                (percent(residuals[r["run_id"]], signed=True) if r["run_id"] in residuals else None,)
+                if residuals
+                else ()
+            ),
         )
         for r in listed
     ]
-    headers = ("run", "split", "params", "tokens", "tokens / param", "FLOPs", "seed", "loss", "against law")
+    headers = ("run", "split", *names, "params", "tokens", "tokens / param", "FLOPs", "seed", "loss")
+    headers += ("bits per byte",) if in_bytes else ()
+    headers += ("against law",) if residuals else ()
     return Markup(note + table(headers, rows, kind="dense").html)
 
 

@@ -1,5 +1,6 @@
 """Where the time of a sweep went: the seconds that its workers wrote down, as one bar for each trunk."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,13 @@ def seconds_by_trunk(directory: Path) -> dict[str, dict[str, float]]:
     return {path.parent.name: total_seconds([path]) for path in paths}
 
 
-def time_figure(directory: Path) -> "Figure | None":
-    """Returns the figure, or None when nothing was written down."""
+def time_figure(directory: Path, labels: Mapping[str, str]) -> "Figure | None":
+    """Returns the figure, or None when nothing was written down.
+
+    Args:
+      directory: of the sweep.
+      labels: what tells a trunk from the others, by the name of its folder.
+    """
     trunks = {name: seconds for name, seconds in seconds_by_trunk(directory).items() if sum(seconds.values()) > 0}
     if not trunks:
         return None
@@ -53,7 +59,7 @@ def time_figure(directory: Path) -> "Figure | None":
             left = {name: left[name] + width for name, width in zip(shown, widths, strict=True)}
         value_ticks(axis.xaxis, most=8)
         axis.set_xlabel("seconds, over all launches")
-        axis.set_yticks(range(len(shown)), [plain(name.rsplit("-", 1)[0]) for name in shown])
+        axis.set_yticks(range(len(shown)), [plain(labels.get(name, name.rsplit("-", 1)[0])) for name in shown])
         axis.grid(axis="y", visible=False)
         axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelcolor="#444444")
         axis.spines["left"].set_color(QUIET)

@@ -15,6 +15,7 @@ from typing import Any
 from kleiber.experiments.directory.record import RunRecord, read_record, record_columns, record_path, write_table
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, all_cells, cell_records, records_digest, trunk_cells
+from kleiber.experiments.planning.law_columns import further_columns, law_table
 from kleiber.experiments.sweeping.inventory import made_with, text_key
 from kleiber.files import read_json, write_json
 from kleiber.scaling.fitting.fit import fit_law
@@ -33,7 +34,7 @@ Say = Callable[[str], None]
 
 def fit_laws(experiment: Experiment, table: RunTable) -> list[FitResult]:
     """Returns the fit of every law of the experiment, in its order; trunk-shared noise is modelled."""
-    return [fit_law(table, law, cluster="trunk_id") for law in experiment.laws]
+    return [fit_law(law_table(table, law), law, cluster="trunk_id") for law in experiment.laws]
 
 
 def forecast_targets(
@@ -44,7 +45,8 @@ def forecast_targets(
     for cell in trunk_cells(experiment, "target"):
         (planned,) = cell.planned.values()
         size, tokens = planned.num_params_total, planned.num_tokens
-        result[cell.target] = (planned, combined_forecast(fits, size, tokens, experiment.level, None, protection))
+        columns = {name: value for law in experiment.laws for name, value in further_columns(law, planned).items()}
+        result[cell.target] = (planned, combined_forecast(fits, size, tokens, experiment.level, columns, protection))
     return result
 
 

@@ -125,7 +125,7 @@ class SweepProgress:
                     speed += progress.get("tokens_per_second", 0.0)
                     loss = progress.get("loss")
                     told = "" if loss is None else f" loss {loss:.3f}"
-                    running.append(f"{cell.trunk_id.rsplit('-', 1)[0]} {share:.0%}{told}")
+                    running.append(f"{cell.label} {share:.0%}{told}")
             planned_done += share * planned
             longest_left = max(longest_left, (1 - share) * planned)
         if running and self.stepping_since is None:

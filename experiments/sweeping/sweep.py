@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from kleiber.experiments.config_file import config_hash
+from kleiber.experiments.answers.answer import answers_of
+from kleiber.experiments.config_file import config_hash, to_data
 from kleiber.experiments.directory.record import RunRecord, record_path, write_table
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
@@ -41,6 +42,7 @@ from kleiber.experiments.sweeping.workers import WorkerPool, default_workers, nu
 from kleiber.experiments.terminal import printable, tell, working
 from kleiber.files import open_to_append, read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
+from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.ledger import Ledger
 from kleiber.train.config import TrainConfig
 from kleiber.train.watch.watchdog import hang_seconds
@@ -155,7 +157,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(f"  {'pass' if item['passed'] else 'FAIL'}  {item['claim']}")
     if "report" in summary:
         lines.append(f"  report: {summary['report']}")
-    return lines
+    return [*lines, "", *summary.get("answer", [])]
 
 
 @dataclass
@@ -199,18 +201,32 @@ class _Sweep:
         if self.experiment.laws:
             from kleiber.experiments.sweeping.law_stage import fit_and_register, score_targets
 
-            summary |= fit_and_register(self.experiment, self.directory, self.say)
+            try:
+                summary |= fit_and_register(self.experiment, self.directory, self.say)
+            except ValueError as problem:  # the runs are paid for: the report is written, and says so
+                return self._ended(cells, {**summary, "fit_problem": str(problem)}, started)
             if target_cells:
                 code = self._phase("target", target_cells, plan)
                 if code != EXIT_DONE:
                     return self._stopped(code)
                 summary |= score_targets(self.experiment, self.directory, self.say)
+        return self._ended(cells, summary, started)
+
+    def _ended(self, cells: list[TrunkCell], summary: dict[str, Any], started: float) -> SweepResult:
+        """Judges the result, answers, writes result.json and the report."""
         records = cell_records(cells, self.directory)
         write_table(self.directory, records)
         summary["told"] = [*self.told, *summary.get("told", [])]
         summary["runs"] = {s: sum(r.status == s for r in records) for s in ("done", "failed", "diverged")}
-        if self.experiment.laws:
+        if problem := summary.get("fit_problem"):
+            claim = f"a fit of the laws (none was possible: {problem})"
+            summary["gate"] = [{"claim": claim, "value": None, "limit": None, "passed": False}]
+        elif self.experiment.laws:
             summary["gate"] = gate_verdict(self.experiment, summary)
+        fit = read_json(path) if (path := self.directory / "fit.json").exists() else None
+        fits = [FitResult.from_json(part) for part in (fit, *fit["rivals"])] if fit else []
+        rows = [record.to_json() for record in records]
+        summary["answer"] = answers_of(to_data(self.experiment), rows, self.directory, fits).lines
         passed = all(item["passed"] for item in summary["gate"])
         summary["exit_code"] = EXIT_DONE if passed and not summary["runs"]["failed"] else EXIT_GATE
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)

@@ -351,6 +351,8 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
             split_overlap=data.split_overlap,
             ledger_head=heads[point.member],
             final_checkpoint=f"final/step_{point.num_steps}" if point.is_kept else None,
+            num_validation_tokens=evaluation.num_tokens if evaluation else None,
+            num_validation_bytes=data.num_validation_bytes if evaluation else None,
         )
         _write_record(directory, cell, point.num_tokens, record)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kleiber.scaling.explaining.parabola import Parabola, fit_parabola
 from kleiber.scaling.figures import style
 from kleiber.scaling.figures.study import Floats
 
@@ -19,13 +20,18 @@ class Series:
     """Runs alike in all but one knob (and their seeds)."""
 
     panel: str
-    """Level of the other, named factors; empty when there are none."""
+    """Level of the other factors; empty when there are none."""
     num_params: float
     num_tokens: float
     level: Floats
-    """[runs], the knob, positive."""
+    """[runs], the knob."""
     loss: Floats
-    """[runs], nats per token."""
+    """[runs], nats per token, or bits per byte."""
+
+    @property
+    def parabola(self) -> Parabola | None:
+        """Through the losses over the logarithms of the levels."""
+        return fit_parabola(self.level, self.loss)
 
 
 def _means(series: Series) -> tuple[Floats, Floats]:
@@ -35,8 +41,8 @@ def _means(series: Series) -> tuple[Floats, Floats]:
 
 def best_level(series: Series) -> float | None:
     """Returns the vertex of a parabola in the logarithm of the knob, or None if the lowest loss is at an end."""
-    found = _parabola(series)
-    return found[0] if found else None
+    found = series.parabola
+    return found.vertex if found else None
 
 
 def regret(series: Series, level: float) -> float | None:
@@ -44,60 +50,68 @@ def regret(series: Series, level: float) -> float | None:
 
     None if there is none, or the level lies outside of those that were run.
     """
-    found = _parabola(series)
+    found = series.parabola
     if found is None or not series.level.min() <= level <= series.level.max():
         return None
-    vertex, bend = found
-    return float(np.expm1(bend * np.log(level / vertex) ** 2))
+    return float(np.expm1(found.bend * np.log(level / found.vertex) ** 2))
 
 
-def _parabola(series: Series) -> tuple[float, float] | None:
-    """Returns (vertex, bend) of log loss over the log of the knob.
+def varied_levels(
+    all_series: Sequence[Series], knob: str, sizes: Sequence[float] = (), claim: str = "", unit: str = "nats per token"
+) -> "Figure":
+    """Draws loss against the knob, a line for each size and length, a panel for each level of the other factors.
 
-    Seeds are averaged; the lowest mean and its two neighbours on each side, where there are as many, carry the fit.
+    Levels of which one is zero or less stand side by side, at even distances.
+
+    Args:
+      all_series: at least one.
+      knob: name of what is varied, with its unit if it has one.
+      sizes: all sizes of the study, so that a size keeps its colour.
+      claim: the sentence above; how the best level moves over the sizes if left out.
+      unit: of the losses.
     """
-    levels, means = _means(series)
-    lowest = int(means.argmin())
-    if len(levels) < 3 or lowest in (0, len(levels) - 1):
-        return None
-    near = slice(max(0, lowest - 2), lowest + 3)
-    middle = np.log(levels[lowest])
-    bend, slope, _ = np.polyfit(np.log(levels[near]) - middle, np.log(means[near]), 2)
-    if bend <= 0:
-        return None
-    vertex = float(np.exp(middle - slope / (2 * bend)))
-    return min(max(vertex, float(levels[lowest - 1])), float(levels[lowest + 1])), float(bend)
-
-
-def varied_levels(all_series: Sequence[Series], knob: str, sizes: Sequence[float] = ()) -> "Figure":
-    """Draws loss against the knob (named with its unit), a line for each size and length, a panel for each level of the
-    other factors; `sizes` are all sizes of the study, so that a size keeps its colour."""
-    panels = sorted({s.panel for s in all_series})
-    colors = style.size_colors([*sizes, *(s.num_params for s in all_series)])
-    detail = "dot: a run; line: mean of seeds; diamond: best by parabola"
-    with style.claimed_figure(10.2, 4.8, _claim(all_series, panels, knob), detail) as figure:
+    panels = list(dict.fromkeys(s.panel for s in all_series))
+    levels = np.unique(np.concatenate([s.level for s in all_series]))
+    one_size = len({s.num_params for s in all_series}) == 1
+    key = "num_tokens" if one_size else "num_params"
+    colors = style.size_colors([*(() if one_size else sizes), *(getattr(s, key) for s in all_series)])
+    detail = "dot: a run; line: mean of seeds; diamond and dashes: best by parabola"
+    with style.claimed_figure(10.2, 4.8, claim or _claim(all_series, panels, knob), detail) as figure:
         axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-        axes[0].set(xscale="log", yscale="log", ylabel="validation loss (nats per token)")
+        axes[0].set(yscale="log", ylabel=f"validation loss ({unit})")
+        if levels[0] > 0:
+            axes[0].set_xscale("log")
+            style.level_ticks(axes[0].xaxis, levels.tolist())
+        else:
+            axes[0].set_xticks(range(len(levels)), [f"{level:.4g}" for level in levels])
         for axis, panel in zip(axes, panels, strict=True):
             mine = [s for s in all_series if s.panel == panel]
             for series in sorted(mine, key=lambda s: (s.num_params, s.num_tokens)):
-                _draw(axis, series, colors[series.num_params])
+                _draw(axis, series, colors[getattr(series, key)], levels)
             axis.set_title(style.plain(panel), loc="left", fontweight="bold")
             axis.set_xlabel(style.plain(knob))
-        style.level_ticks(axes[0].xaxis, np.unique(np.concatenate([s.level for s in all_series])).tolist())
         style.loss_ticks(axes[0].yaxis)
-        axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="params, tokens", alignment="left")
+        title = {"title": "params, tokens", "alignment": "left"}
+        axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), **title)
     return figure
 
 
-def _draw(axis: "Axes", series: Series, color: str) -> None:
+def _draw(axis: "Axes", series: Series, color: str, every_level: Floats) -> None:
     levels, means = _means(series)
+    is_even = every_level[0] <= 0
+
+    def place(values: Floats) -> Floats:
+        return np.searchsorted(every_level, values).astype(np.float64) if is_even else values
+
     name = f"{style.count(series.num_params)}, {style.count(series.num_tokens)}"
-    axis.plot(levels, means, color=color, linewidth=1.6, zorder=2, label=name)
-    style.draw_dots(axis, series.level, series.loss, color)
-    best = best_level(series)
-    if best is not None:
-        style.draw_diamond(axis, best, float(np.interp(np.log(best), np.log(levels), means)))
+    axis.plot(place(levels), means, color=color, linewidth=1.6, zorder=2, label=name)
+    style.draw_dots(axis, place(series.level), series.loss, color)
+    found = None if is_even else series.parabola
+    if found is not None:
+        reach = np.geomspace(levels.min(), levels.max(), 60)
+        near = reach[np.abs(np.log(reach / found.vertex)) < np.log(2.2)]
+        axis.plot(near, [found.loss(level) for level in near], "--", color=color, linewidth=1.0, zorder=3)
+        style.draw_diamond(axis, found.vertex, found.loss(found.vertex))
 
 
 def _claim(all_series: Sequence[Series], panels: Sequence[str], knob: str) -> str:

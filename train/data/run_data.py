@@ -1,7 +1,7 @@
 """The data of one run: its training windows, the fixed validation windows, and what the run record says of both."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,14 @@ class HeldOut:
     """int32 [windows], document group of each window."""
     segments: np.ndarray | None
     """int32 [windows, seq_len + 1] document of each token, when attention stops at document boundaries."""
+
+    @property
+    def num_validation_bytes(self) -> int:
+        """Bytes of text that the windows stand for: of tokens, as many as they have on average."""
+        text, (rows, length) = self.validation, self.windows.shape
+        if rows == text.num_sequences:
+            return text.file.num_text_bytes  # all of it, but for the last few tokens that fill no window
+        return round(rows * (length - 1) * text.bytes_per_token)
 
     def bits_per_byte(self, loss: float) -> float:
         """Returns a loss in nats per token as bits per byte of validation text."""
@@ -87,9 +95,40 @@ def open_held_out(config: TrainConfig, fingerprint: str) -> HeldOut:
 
 
 def _held_out(config: TrainConfig, validation: TokenSource) -> dict[str, Any]:
-    chosen = validation_windows(validation, config.evaluation.num_tokens)
+    wanted = config.evaluation.num_tokens
+    if config.evaluation.num_bytes:
+        validation = _same_text(config, validation)
+        wanted = validation.num_tokens
+    chosen = validation_windows(validation, wanted)
     segments = validation.segment_ids(chosen.indices) if config.data.document_attention else None
     return {"validation": validation, "windows": chosen.tokens, "groups": chosen.groups, "segments": segments}
+
+
+def _same_text(config: TrainConfig, validation: TokenSource) -> TokenSource:
+    """Returns about evaluation.num_bytes bytes of a split in whole documents, the same for every tokenizer.
+
+    They are spread evenly over the split's documents; the bytes of each are those of the tokenizer `bytes`.
+    """
+    in_bytes = open_tokens(replace(config.data, tokenizer="bytes"), "validation", config.model.seq_len).file
+    lengths, tokens = np.diff(in_bytes.offsets), validation.file
+    count = len(lengths)
+    number = min(count, max(1, round((config.evaluation.num_bytes or 0) / lengths.mean())))
+    chosen = np.arange(number, dtype=np.int64) * count // number
+    parts = [tokens.tokens[tokens.offsets[each] : tokens.offsets[each + 1]] for each in chosen]
+    text = replace(
+        tokens,
+        tokens=np.concatenate(parts),
+        offsets=np.concatenate([[0], np.cumsum([len(part) for part in parts])]),
+        groups=tokens.groups[chosen],
+        num_text_bytes=int(lengths[chosen].sum()),
+    )
+    found = replace(validation, file=text)
+    if found.num_sequences < 1:
+        raise ValueError(
+            f"evaluation.num_bytes {config.evaluation.num_bytes} is less than one window of {config.model.seq_len} "
+            f"tokens of {config.data.corpus}; ask for more bytes."
+        )
+    return found
 
 
 def _split_overlap(folder: Path | None) -> float | None:

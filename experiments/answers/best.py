@@ -1,0 +1,92 @@
+"""The best level of a factor at each combination of the others, and whether it moves with them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from kleiber.experiments.answers.effects import seed_noise
+from kleiber.experiments.answers.study_runs import StudyRuns
+from kleiber.experiments.planning.varied import Factor, Level, is_number
+from kleiber.scaling.explaining.parabola import Move, Parabola, fit_parabola, move, smoothness_noise
+
+Place = tuple[tuple[str, Level], ...]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best level at one combination of the other factors, seeds averaged."""
+
+    level: Level
+    lead: float
+    """Of the best over the second, in the unit of the study."""
+    is_at_edge: bool
+    """Whether a number lies at an end of the levels tried there; a zero that cannot be gone below is no end."""
+    parabola: Parabola | None
+    """Through the losses, where they are a bowl over a positive number."""
+
+
+@dataclass(frozen=True)
+class BestMove:
+    """How the best level by parabola moves with another factor, from its first to its last level."""
+
+    other: str
+    ends: tuple[Level, Level]
+    found: Move
+    num_pairs: int
+
+
+@dataclass(frozen=True)
+class BestLevels:
+    """The best levels of a factor at every place, and how they move."""
+
+    places: Mapping[Place, Best]
+    moves: tuple[BestMove, ...]
+    noise: float
+    """Of one ln loss, behind the intervals of the moves; NaN if nothing tells."""
+    noise_source: str
+
+
+def best_levels(study: StudyRuns, factor: Factor) -> BestLevels:
+    """Returns the best level of a factor at each combination of the others that tried three levels or more."""
+    cells: dict[Place, dict[Level, list[float]]] = {}
+    for run in study.in_order:
+        place = tuple((n, v) for n, v in run.levels.items() if n != factor.name)
+        cells.setdefault(place, {}).setdefault(run.levels[factor.name], []).append(run.value)
+    places = {place: _best(levels) for place, levels in cells.items() if len(levels) > 2}
+    bowls = [each.parabola for each in places.values() if each.parabola]
+    seed, degrees = seed_noise(study)
+    if degrees:
+        noise = seed / float(np.mean([run.value for run in study.runs]))
+        source = f"of seeds, {degrees} degrees of freedom"
+    else:
+        noise, degrees = smoothness_noise(bowls)
+        source = f"how far the runs lie off their parabolas, {degrees} degrees of freedom" if degrees else ""
+    found = [each for other in study.factors if (each := _move(places, other, factor, noise, degrees))]
+    moves = tuple(sorted(found, key=lambda each: -abs(np.log(each.found.factor))))
+    return BestLevels(places, moves, noise, source)
+
+
+def _best(levels: dict[Level, list[float]]) -> Best:
+    means = {level: float(np.mean(each)) for level, each in levels.items()}
+    order = sorted(means, key=lambda level: means[level])
+    numbers = all(map(is_number, means))
+    ends = {e for e in (min(means), max(means)) if e != 0} if numbers else set()  # type: ignore[type-var]
+    bowl = None
+    if numbers and min(means) > 0:  # type: ignore[type-var, operator]
+        pairs = [(float(level), value) for level, each in levels.items() for value in each]  # type: ignore[arg-type]
+        bowl = fit_parabola(*np.array(pairs).T)
+    return Best(order[0], means[order[1]] - means[order[0]], order[0] in ends, bowl)
+
+
+def _move(places: Mapping[Place, Best], other: Factor, factor: Factor, noise: float, degrees: int) -> BestMove | None:
+    """Returns the move with another factor: its first against its last level, all else alike."""
+    if other.name == factor.name:
+        return None
+    first, last = other.levels[0], other.levels[-1]
+    pairs = []
+    for place, best in places.items():
+        there = places.get(tuple((n, last if n == other.name else v) for n, v in place))
+        if dict(place).get(other.name) == first and there and best.parabola and there.parabola:
+            pairs.append((best.parabola, there.parabola))
+    return BestMove(other.name, (first, last), move(pairs, noise, degrees), len(pairs)) if pairs else None

@@ -1,0 +1,65 @@
+"""What holds for every answer of a sweep: a small validation set, routers that learn nothing, choices dropped."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kleiber.experiments.answers.sentences import size
+from kleiber.experiments.answers.study_runs import StudyRuns
+
+
+def caveats(experiment: dict[str, Any], study: StudyRuns, directory: Path) -> list[str]:
+    """Returns the caveats of a sweep in sentences.
+
+    Args:
+      experiment: experiment.json.
+      study: its runs.
+      directory: of the sweep, for the step logs.
+    """
+    return [*_validation(experiment, study), *_routers(experiment), *_dropped(study, directory)]
+
+
+def _validation(experiment: dict[str, Any], study: StudyRuns) -> list[str]:
+    asked = {int(trunk.get("evaluation", {}).get("num_tokens") or 0) for trunk in experiment.get("trunks", [])}
+    had = {int(run.record.get("num_validation_tokens") or 0) for run in study.runs} - {0}
+    seq_len = max((int(run.record.get("seq_len") or 1) for run in study.runs), default=1)
+    if not asked or not had or study.unit != "nats per token" or min(had) > max(asked) - seq_len:
+        return []
+    error = max(float(run.record.get("loss_standard_error") or 0.0) for run in study.runs)
+    return [
+        f"Validation: {min(had):,} tokens where {max(asked):,} were asked, as the text holds no more: every loss is "
+        f"uncertain by ± {size(1.96 * error)}, most of it common to all runs, so that differences are surer."
+    ]
+
+
+def _routers(experiment: dict[str, Any]) -> list[str]:
+    routers = [trunk["model"].get("experts") or {} for trunk in experiment.get("trunks", []) if "model" in trunk]
+    blind = [
+        each
+        for each in routers
+        if each.get("num_active") == 1 and each.get("has_normalised_weights") and each.get("num_experts", 1) > 1
+    ]
+    if not blind:
+        return []
+    return [
+        f"In {len(blind)} trunks the router learns nothing from the loss: one active expert with normalised weights "
+        "has weight 1 whatever the router says. Set experts.has_normalised_weights=False, or num_active=2."
+    ]
+
+
+def _dropped(study: StudyRuns, directory: Path) -> list[str]:
+    """Returns the share of choices that found their expert full, of the last step logged."""
+    shares = []
+    for trunk in dict.fromkeys(run.trunk for run in study.runs):
+        path = directory / "runs" / trunk / "metrics.jsonl"
+        row = path.read_text(encoding="utf-8").splitlines()[-1:] if path.exists() else []
+        found = json.loads(row[0]).get("dropped_choices") if row else None
+        if isinstance(found, list):
+            found = found[-1] if found else None
+        if found is not None:
+            shares.append(float(found))
+        elif not shares and len(study.runs) > 500:
+            return []  # no experts here: do not look into thousands of folders
+    if not shares or max(shares) == 0:
+        return []
+    return [f"Experts were full for up to {max(shares):.1%} of the tokens' choices at the end of training (capacity)."]

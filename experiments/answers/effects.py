@@ -1,0 +1,117 @@
+"""The effect of a factor by paired differences: pairs of runs alike in everything else, seeds included."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kleiber.experiments.answers.study_runs import StudyRuns
+from kleiber.experiments.planning.varied import Factor, Level, is_number
+
+LEVEL = 0.95
+TUNED_LEVELS = 3
+"""Levels of an optimizer's number from which on other factors are compared at the best of them."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The mean difference of the runs of one pair of trunks at one place."""
+
+    place: tuple[tuple[str, Level], ...]
+    """Levels of the other factors."""
+    seed: int
+    difference: float
+    """At the level less at the level compared with."""
+    trunks: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one level costs against another."""
+
+    level: Level
+    against: Level
+    pairs: tuple[Pair, ...]
+    mean: float
+    interval: tuple[float, float] | None
+    """t interval over pairs of trunks; None where no seed was repeated and fewer than three pairs of trunks exist."""
+    num_units: int
+    """Pairs of trunks: points of one trunk share its noise and count once."""
+
+    @property
+    def places(self) -> dict[tuple[tuple[str, Level], ...], float]:
+        """The mean difference at each combination of the other factors."""
+        found: dict[tuple[tuple[str, Level], ...], list[float]] = {}
+        for pair in self.pairs:
+            found.setdefault(pair.place, []).append(pair.difference)
+        return {place: float(np.mean(each)) for place, each in found.items()}
+
+    @property
+    def is_seen(self) -> bool | None:
+        """Whether the interval excludes zero; None without one."""
+        return None if self.interval is None else not self.interval[0] <= 0 <= self.interval[1]
+
+
+def tuned_factors(study: StudyRuns) -> list[Factor]:
+    """Returns the optimizer's numbers of three levels or more: others are compared at the best of them."""
+    return [
+        each
+        for each in study.factors
+        if each.path.startswith("optimizer.") and len(each.levels) >= TUNED_LEVELS and all(map(is_number, each.levels))
+    ]
+
+
+def effect(study: StudyRuns, factor: Factor, level: Level, against: Level) -> Effect | None:
+    """Returns the paired difference of two levels, None where no two runs differ in this factor alone.
+
+    Other numbers of the optimizer that were tried at three levels or more are each at their best.
+    """
+    tuned = {each.name for each in tuned_factors(study)} - {factor.name} if factor != study.length else set()
+    cells: dict[tuple[Any, ...], dict[Level, tuple[float, str]]] = {}
+    for run in study.in_order:
+        if run.levels[factor.name] not in (level, against):
+            continue
+        place = tuple((n, v) for n, v in run.levels.items() if n != factor.name and n not in tuned)
+        cell = cells.setdefault((place, run.seed), {})
+        best = cell.get(run.levels[factor.name])
+        if best is None or run.value < best[0]:
+            cell[run.levels[factor.name]] = (run.value, run.trunk)
+    pairs = tuple(
+        Pair(place, seed, cell[level][0] - cell[against][0], (cell[level][1], cell[against][1]))
+        for (place, seed), cell in cells.items()
+        if level in cell and against in cell
+    )
+    if not pairs:
+        return None
+    units = _units(pairs)
+    differences = np.array(list(units.values()))
+    has_seeds = len({pair.seed for pair in pairs}) > 1
+    reach = interval(differences) if len(units) >= (2 if has_seeds else 3) else None
+    return Effect(level, against, pairs, float(differences.mean()), reach, len(units))
+
+
+def _units(pairs: Sequence[Pair]) -> dict[tuple[str, str], float]:
+    found: dict[tuple[str, str], list[float]] = {}
+    for pair in pairs:
+        found.setdefault(pair.trunks, []).append(pair.difference)
+    return {trunks: float(np.mean(each)) for trunks, each in found.items()}
+
+
+def interval(differences: np.ndarray) -> tuple[float, float]:
+    """Returns the 95 % t interval of the mean of differences [n], n at least 2."""
+    from scipy.special import stdtrit
+
+    error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    reach, mean = float(stdtrit(len(differences) - 1, 0.5 + LEVEL / 2)) * error, float(differences.mean())
+    return mean - reach, mean + reach
+
+
+def seed_noise(study: StudyRuns) -> tuple[float, int]:
+    """Returns (standard deviation of one run between seeds, degrees of freedom); NaN and 0 where none was repeated."""
+    cells: dict[tuple, list[float]] = {}
+    for run in study.runs:
+        cells.setdefault(tuple(run.levels.values()), []).append(run.value)
+    degrees = sum(len(each) - 1 for each in cells.values())
+    squares = sum(float(np.var(each)) * len(each) for each in cells.values())
+    return (float(np.sqrt(squares / degrees)) if degrees else float("nan")), degrees

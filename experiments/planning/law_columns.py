@@ -1,0 +1,115 @@
+"""The columns that laws need beyond size and tokens: filled from the config, and checked before anything is spent."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from kleiber.experiments.directory.record import RunRecord
+from kleiber.experiments.experiment import Experiment
+from kleiber.train.config import TrainConfig
+
+BITS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0}
+COUNTS_ACTIVE = ("experts", "routed")
+"""Laws whose parameters are those a token passes."""
+
+
+def _granularity(config: TrainConfig) -> float:
+    usual = replace(config.model, d_ff=None).feed_forward_width
+    return usual / config.model.feed_forward_width if config.model.experts else 1.0
+
+
+FILLED: dict[str, Callable[[TrainConfig], float]] = {
+    "num_experts_effective": lambda c: float(c.model.experts.num_experts) if c.model.experts else 1.0,
+    "granularity": _granularity,
+    "weight_bits": lambda c: 8.0 if c.model.has_float8_products else BITS[c.model.compute_dtype],
+    "num_replicas": lambda c: float(c.delayed_sync.num_replicas) if c.delayed_sync else 1.0,
+    "num_params_embedding": lambda c: float(c.model.vocab_size * c.model.d_model),
+}
+"""A law's variable -> its value for a trunk; the experiment's own factor of that name goes before it."""
+
+
+def laws_variables(experiment: Experiment) -> tuple[str, ...]:
+    """Returns the variables of the experiment's laws, each once."""
+    if not experiment.laws:
+        return ()
+    from kleiber.scaling.laws import get_law  # only an experiment with laws needs the room of laws
+
+    return tuple(dict.fromkeys(name for law in experiment.laws for name in get_law(law).variable_names))
+
+
+def filled_columns(variables: Sequence[str], config: TrainConfig) -> tuple[tuple[str, float | str], ...]:
+    """Returns (column, value) of a trunk for every one of these variables that its config tells."""
+    own = {name for name, _ in config.factors}
+    return tuple((name, FILLED[name](config)) for name in variables if name in FILLED and name not in own)
+
+
+def law_table(table: Any, law: str) -> Any:
+    """Returns a RunTable with the law's variables under their names: parameters that a token passes, where it counts
+    those, and tokens per parameter."""
+    columns = dict(table.columns)
+    if law in COUNTS_ACTIVE and "num_params_active" in columns:
+        columns["num_params_total"] = columns["num_params_active"]
+    if "tokens_per_param" not in table and "tokens_per_parameter" in columns:
+        columns["tokens_per_param"] = columns["tokens_per_parameter"]
+    return replace(table, columns=columns)
+
+
+def further_columns(law: str, record: RunRecord) -> dict[str, float]:
+    """Returns what a forecast by the law needs of a planned run besides size and tokens."""
+    from kleiber.scaling.laws import get_law
+
+    row = record.to_json() | {"tokens_per_param": record.tokens_per_parameter}
+    names = set(get_law(law).variable_names) - {"num_params_total", "num_tokens"}
+    return {name: float(row[name]) for name in names if row.get(name) is not None}
+
+
+def law_problems(experiment: Experiment, points: Sequence[RunRecord], configs: Sequence[TrainConfig]) -> list[str]:
+    """Returns why a law of the experiment could not be fitted to its points, each with what to do.
+
+    They are the checks that the fit itself makes of a table, made with losses that stand in for those to come.
+    """
+    from kleiber.experiments.directory.record import record_columns
+    from kleiber.scaling.fitting.scaled_law import make_scaled_law
+    from kleiber.scaling.laws import get_law
+    from kleiber.scaling.table.checks import check_design, usable_rows
+    from kleiber.scaling.table.table import read_table
+
+    stand_in = [replace(p, **_foreseen(p, config), status="done") for p, config in zip(points, configs, strict=True)]
+    columns = record_columns(stand_in)
+    columns["loss"] = (3.0 - 0.01 * np.arange(len(points)) / len(points)).tolist()
+    problems = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = read_table(columns)
+        for each in experiment.laws:
+            law = get_law(each)
+            if law.quantity != "loss":
+                problems.append(f"law {each} is of the {law.quantity}, not of losses: `kleiber fit` fits it to a table")
+                continue
+            lost = [name for name in law.variable_names if name not in law_table(table, each)]
+            if lost:
+                problems.append(
+                    f"law {each} needs {', '.join(lost)}, which no config tells: give each trunk the level as a factor"
+                    f', factors=(("{lost[0]}", VALUE),), or choose another law (kleiber laws)'
+                )
+                continue
+            try:
+                free = [v.name for v in law.variables if v.may_be_zero]
+                rows = usable_rows(law_table(table, each), law.variable_names, free)
+                scaled = make_scaled_law(law, {name: rows[name] for name in law.variable_names})
+                check_design(rows, [v.name for v in law.variables if not v.setting], len(scaled.free))
+            except ValueError as problem:
+                problems.append(f"law {each}: {str(problem).removeprefix('memory: ')}")
+            if each in COUNTS_ACTIVE and experiment.targets:
+                problems.append(f"law {each} counts active parameters and registers no forecast: leave out the targets")
+    return problems
+
+
+def _foreseen(point: RunRecord, config: TrainConfig) -> dict[str, Any]:
+    """Returns the measured columns that laws use, as they will be."""
+    data, length = config.data, config.model.seq_len
+    unique = data.num_unique_tokens // length * length if data.num_unique_tokens else point.num_tokens
+    return {"num_unique_tokens": min(unique, point.num_tokens), "epochs": point.num_tokens / max(1, unique)}

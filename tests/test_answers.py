@@ -1,0 +1,303 @@
+"""Claims about answers: each study's runs give the answer that can be read off its table by hand."""
+
+import json
+import math
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kleiber.experiments.answers.answer import Answers, answers_of
+from kleiber.experiments.cli import main
+from kleiber.experiments.config_file import to_data
+from kleiber.experiments.directory.record import record_path
+from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.planning.cells import TrunkCell, trunk_cells
+from kleiber.experiments.planning.law_columns import law_problems, law_table
+from kleiber.experiments.planning.plan import make_plan
+from kleiber.experiments.planning.varied import varied_fields
+from kleiber.experiments.report.build import execute, to_html
+from kleiber.experiments.sweeping import law_stage, sweep
+from kleiber.files import write_json
+from kleiber.model.config import ExpertsConfig, ModelConfig
+from kleiber.scaling.explaining.parabola import fit_parabola
+from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.laws import registry
+from kleiber.scaling.table.table import read_table
+from kleiber.train.config import DataConfig, OptimizerConfig, TrainConfig
+
+RATES = (0.004, 0.008, 0.016, 0.032)
+RATE_LOSSES = {
+    (32, 2): (2.023, 1.981, 2.081, 2.335),
+    (32, 8): (2.265, 2.150, 2.124, 2.159),
+    (64, 2): (1.889, 1.849, 1.933, 2.247),
+    (64, 8): (2.152, 2.017, 1.992, 2.040),
+}
+REPEAT_LOSSES = {0.0: (2.2163, 1.7553, 1.5918), 0.1: (2.2175, 1.7447, 1.5411), 1.0: (2.2777, 2.0131, 1.8596)}
+UNIQUE = 65_536
+
+
+def trunk(d_model: int = 32, rate: float = 0.008, tokens: tuple[int, ...] = (131_072,), **changes) -> TrainConfig:
+    shape = changes.pop("shape", {})
+    optimizer = OptimizerConfig(rate, **changes.pop("optimizer", {}))
+    return TrainConfig(ModelConfig(d_model, 2, 4, seq_len=64, **shape), optimizer, tokens, **changes)
+
+
+def measured(experiment: Experiment, loss_of, **columns) -> list[dict]:
+    """The records of an experiment whose point (cell, its place on the trunk) has the loss loss_of says."""
+    rows = []
+    for cell in trunk_cells(experiment, "fit"):
+        for index, planned in enumerate(cell.planned.values()):
+            loss = loss_of(cell, index)
+            unique = min(planned.num_tokens, cell.config.data.num_unique_tokens or 10**9)
+            done = replace(
+                planned, status="done", loss=loss, loss_standard_error=0.01, bits_per_byte=loss / math.log(2),
+                epochs=planned.num_tokens / unique, num_unique_tokens=unique,
+            )  # fmt: skip
+            rows.append(done.to_json() | columns)
+    return rows
+
+
+def answered(experiment: Experiment, loss_of, **columns) -> Answers:
+    return answers_of(to_data(experiment), measured(experiment, loss_of, **columns), Path())
+
+
+def rates_and_batches() -> tuple[Experiment, Answers]:
+    trunks = tuple(trunk(d, rate, batch_size=batch) for d in (32, 64) for batch in (2, 8) for rate in RATES)
+    experiment = Experiment("lr_batch", "How does the best learning rate move with batch size?", trunks, laws=())
+
+    def loss(cell: TrunkCell, _: int) -> float:
+        config = cell.config
+        place = RATE_LOSSES[config.model.d_model, config.batch_size]
+        return place[RATES.index(config.optimizer.learning_rate)]
+
+    return experiment, answered(experiment, loss)
+
+
+def repeats() -> tuple[Experiment, Answers]:
+    data = DataConfig(num_unique_tokens=UNIQUE, max_epochs=16)
+    lengths = (UNIQUE, 4 * UNIQUE, 16 * UNIQUE)
+    trunks = tuple(trunk(48, tokens=lengths, data=data, optimizer={"weight_decay": w}) for w in REPEAT_LOSSES)
+    experiment = Experiment("repeat", "What do 1, 4 and 16 epochs cost, with weight decay?", trunks, laws=())
+    return experiment, answered(experiment, lambda cell, i: REPEAT_LOSSES[cell.config.optimizer.weight_decay][i])
+
+
+def dtypes() -> tuple[Experiment, Answers]:
+    losses = {  # differences of bfloat16: -.010, +.003, -.002, +.001
+        (32, "float32", 0): 2.000, (32, "float32", 1): 2.010, (64, "float32", 0): 1.850, (64, "float32", 1): 1.862,
+        (32, "bfloat16", 0): 1.990, (32, "bfloat16", 1): 2.013, (64, "bfloat16", 0): 1.848, (64, "bfloat16", 1): 1.863,
+    }  # fmt: skip
+    trunks = tuple(trunk(d, seed=s, shape={"compute_dtype": t}) for d, t, s in losses)
+    experiment = Experiment("bf16", "Does bfloat16 cost loss?", trunks, laws=())
+
+    def loss(cell: TrunkCell, _: int) -> float:
+        return losses[cell.config.model.d_model, cell.config.model.compute_dtype, cell.config.seed]
+
+    return experiment, answered(experiment, loss)
+
+
+def tokenizers() -> tuple[Experiment, Answers]:
+    bits = {
+        (32, "bytes"): 2.585,
+        (32, "sentencepiece:1000"): 2.330,
+        (64, "bytes"): 2.394,
+        (64, "sentencepiece:1000"): 2.225,
+    }
+    vocabularies = {"bytes": (256, 300_000), "sentencepiece:1000": (1000, 100_000)}
+    trunks = tuple(
+        trunk(d, tokens=(vocabularies[t][1],), data=DataConfig(tokenizer=t), shape={"vocab_size": vocabularies[t][0]},
+              factors=(("tokenizer_kind", t),))
+        for d, t in bits
+    )  # fmt: skip
+    experiment = Experiment("tokenizers", "Does a SentencePiece vocabulary beat bytes?", trunks, laws=())
+    rows = measured(experiment, lambda *_: 2.0, num_validation_bytes=262_144)
+    for row in rows:
+        row["bits_per_byte"] = bits[row["d_model"], row["tokenizer"]]
+        row["loss"] = row["bits_per_byte"] * math.log(2) * (1 if row["tokenizer"] == "bytes" else 2.78)
+    return experiment, answers_of(to_data(experiment), rows, Path())
+
+
+def test_the_best_rate_doubles_with_the_batch_and_not_with_the_width_and_one_seed_says_how_sure():
+    _, found = rates_and_batches()
+    sentence = found.of("learning_rate").sentence
+    assert sentence.startswith(
+        "best learning_rate: 0.008 at batch_size 2, 0.016 at batch_size 8, at every d_model (32 and"
+    )
+    by_batch, by_width = found.of("learning_rate").best.moves
+    assert by_batch.other == "batch_size" and by_batch.found.factor == pytest.approx(2.15, abs=0.01)  # by hand
+    assert by_batch.found.is_seen and not by_width.found.is_seen and by_batch.found.degrees == 4
+    assert "no move with d_model can be told" in sentence and found.lines[0] == sentence
+    assert any("One seed" in line and "off their parabolas" in line for line in found.lines)
+    assert "two more seeds" in found.lines[-1]
+    assert "8 costs 0.143 (d_model 32) and 0.143 (d_model 64)" in found.of("batch_size").sentence  # 2.124 - 1.981
+
+
+def test_passes_are_told_against_each_other_with_the_best_decay_and_the_missing_fresh_run():
+    _, found = repeats()
+    assert found.of("weight_decay").sentence == "best weight_decay: 0 at epochs 1, 0.1 at epochs 4 and 16."
+    sentence = found.of("epochs").sentence  # 1.7447 - 1.5411 and 2.2175 - 1.7447
+    assert "16 saves 0.163 (weight_decay 0), 0.204 (weight_decay 0.1) and 0.154 (weight_decay 1)" in sentence
+    assert "4 saves 0.461 (weight_decay 0), 0.473 (weight_decay 0.1)" in sentence
+    fresh = next(line for line in found.lines if "no fresh-data line" in line)
+    assert "262,144 and 1,048,576 tokens of fresh text" in fresh
+
+
+def test_a_difference_within_its_interval_cannot_be_told_from_none():
+    _, found = dtypes()
+    (effect,) = found.of("dtype").effects
+    # -.010, .003, -.002, .001: mean -.002, standard deviation .0057, t of 3 degrees 3.182, four pairs
+    assert effect.mean == pytest.approx(-0.002) and effect.num_units == 4
+    assert effect.interval == pytest.approx((-0.002 - 3.1824 * 0.005715 / 2, -0.002 + 3.1824 * 0.005715 / 2), abs=1e-4)
+    assert "cannot be told from none (4 pairs, 8 runs)" in found.lines[0]
+    assert found.of("d_model").effects[0].is_seen
+
+
+def test_tokenizers_are_compared_in_bits_per_byte_with_what_changed_beside_them():
+    _, found = tokenizers()
+    assert found.lines[0] == (
+        "tokenizer_kind: sentencepiece:1000 saves 0.255 (d_model 32) and 0.169 (d_model 64) bits per byte against "
+        "bytes."
+    )
+    said = " ".join(found.lines)
+    assert "vocab_size and num_tokens" in said and "Parameters differ too" in said
+    assert "same 262,144 bytes of text" in said and "Trained on about so many bytes" in said
+    assert found.of("tokenizer").factor == found.of("data.tokenizer").factor == "tokenizer_kind"
+    with pytest.raises(ValueError, match="did you mean 'd_model'"):
+        found.of("d_modle")
+
+
+def test_only_the_seed_may_differ_within_a_cell():
+    _, found = rates_and_batches()
+    assert found.study.num_seeds == 1  # batch and width are factors, so no two runs are seeds of one cell
+
+
+def test_a_field_that_follows_another_is_no_factor_of_its_own_and_a_label_is_none():
+    wide = [TrunkConfig(d, heads, rate) for d, heads in ((32, 4), (64, 8)) for rate in (0.1, 0.2)]
+    factors = varied_fields([each.config for each in wide])
+    assert [each.name for each in factors] == ["d_model", "learning_rate"]
+    assert factors[0].goes_with == ("num_heads", "model.num_heads")
+    named = [replace(each.config, factors=(("cell", f"{index}"),)) for index, each in enumerate(wide)]
+    assert [each.name for each in varied_fields(named)] == ["d_model", "learning_rate"]
+    assert [each.name for each in varied_fields(to_data(Experiment("e", "?", tuple(named), laws=()))["trunks"])] == [
+        "d_model",
+        "learning_rate",
+    ]
+
+
+class TrunkConfig:
+    """A trunk by width, heads and rate."""
+
+    def __init__(self, d_model: int, heads: int, rate: float):
+        model = ModelConfig(d_model, 2, heads, seq_len=64)
+        self.config = TrainConfig(model, OptimizerConfig(rate), (1000,))
+
+
+def test_a_field_without_a_column_gets_one_and_every_level_is_in_the_label():
+    experts = (ExpertsConfig(4, num_active=1), ExpertsConfig(4, num_active=2))
+    trunks = tuple(trunk(16, shape={"experts": each}) for each in experts)
+    cells = trunk_cells(Experiment("e", "?", trunks, laws=()), "fit")
+    rows = [row.to_json() for cell in cells for row in cell.planned.values()]
+    assert sorted(row["factor.num_active"] for row in rows) == [1, 2]
+    assert sorted(cell.label for cell in cells) == ["d16-L2-s0 num_active 1", "d16-L2-s0 num_active 2"]
+
+
+@pytest.mark.parametrize("law", sorted(registry()))
+def test_a_sweep_that_names_a_law_is_refused_or_its_table_can_be_fitted(law):
+    trunks = tuple(
+        trunk(d, tokens=(50_000, 120_000, 300_000), shape={"experts": ExpertsConfig(e, 1) if e > 1 else None,
+              "compute_dtype": t}, data=DataConfig(num_unique_tokens=unique, max_epochs=40))
+        for d in (16, 32, 48) for e in (1, 4) for t in ("float32", "bfloat16") for unique in (None, 20_000)
+    )  # fmt: skip
+    experiment = Experiment("e", "?", trunks, laws=(law,))
+    cells = trunk_cells(experiment, "fit")
+    points = [each for cell in cells for each in cell.planned.values()]
+    if law_problems(experiment, points, [cell.config for cell in cells for _ in cell.planned]):
+        return
+    rng = np.random.default_rng(0)
+
+    def loss(cell: TrunkCell, index: int) -> float:
+        size, tokens = cell.config.model.d_model**2, cell.config.num_tokens[index]
+        return (1.5 + 30 / size**0.5 + 200 / tokens**0.5) * math.exp(0.003 * rng.standard_normal())
+
+    rows = measured(experiment, loss)
+    columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert fit_law(law_table(read_table(columns), law), law, starts=2).num_points > 0
+
+
+def test_the_plan_refuses_a_law_whose_column_no_config_tells_and_warns_of_a_router_that_learns_nothing():
+    ladder = tuple(trunk(d, tokens=(50_000, 100_000, 200_000, 400_000)) for d in (16, 32, 48))
+    refusals = make_plan(Experiment("e", "?", ladder, laws=("experts",)), 1).refusals
+    assert any("num_experts_effective" in each for each in refusals)  # one expert everywhere
+    blind = tuple(
+        trunk(d, tokens=(50_000, 100_000, 400_000), shape={"experts": ExpertsConfig(e, 1)})
+        for d in (16, 32, 48)
+        for e in (1, 4)
+    )
+    plan = make_plan(Experiment("e", "?", blind, laws=("experts",)), 1)
+    assert not plan.refusals and any("teaches the router nothing" in each for each in plan.warnings)
+
+
+def test_the_vocabulary_follows_the_tokenizer_and_a_wrong_one_is_refused_with_the_right_number():
+    follows = trunk(data=DataConfig(tokenizer="sentencepiece:1000"))
+    assert follows.model.vocab_size == 1000
+    wrong = trunk(data=DataConfig(tokenizer="sentencepiece:1000"), shape={"vocab_size": 999})
+    (refusal,) = make_plan(Experiment("e", "?", (wrong,), laws=()), 1).refusals
+    assert "vocab_size=1000" in refusal
+
+
+def test_runs_of_two_tokenizers_are_scored_on_the_same_bytes_and_runs_of_one_as_before():
+    both = (trunk(), trunk(data=DataConfig(tokenizer="sentencepiece:1000")))
+    asked = {each.evaluation.num_bytes for each in Experiment("e", "?", both, laws=()).trunks}
+    assert asked == {262_144}
+    assert Experiment("e", "?", both[:1], laws=()).trunks[0].evaluation.num_bytes is None
+
+
+def test_the_diamond_lies_on_the_parabola():
+    rates, best = np.array([0.004, 0.008, 0.016, 0.032]), 0.0117
+    losses = 2.0 * np.exp(0.05 * np.log(rates / best) ** 2)
+    found = fit_parabola(rates, losses)
+    assert found.vertex == pytest.approx(best) and found.loss(found.vertex) == pytest.approx(2.0)
+    assert found.loss(0.016) == pytest.approx(losses[2]) and found.squares == pytest.approx(0, abs=1e-20)
+
+
+def test_ask_prints_the_answer_of_a_directory(tmp_path, capsys):
+    experiment, found = repeats()
+    (tmp_path / "experiment.json").write_text(json.dumps(to_data(experiment)))
+    for run in found.study.runs:
+        path = record_path(tmp_path, run.record["run_id"])
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(run.record))
+    assert main(["ask", str(tmp_path), "weight_decay"]) == 0
+    assert capsys.readouterr().out.startswith("best weight_decay: 0 at epochs 1, 0.1 at epochs 4 and 16.")
+    assert main(["ask", str(tmp_path), "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)["answers"]
+    assert [each["factor"] for each in answers] == ["weight_decay", "epochs"]
+    assert main(["ask", str(tmp_path), "dropout"]) == 2 and "does not vary" in capsys.readouterr().err
+    page = to_html(*execute(tmp_path, {"law", "target"})[:1], "repeat", "x")
+    assert "best weight_decay: 0 at epochs 1, 0.1 at epochs 4 and 16" in page
+    for words in ("The law", "Constants", "no forecast", "fits no law", "The ledger", "callout bad"):
+        assert words not in re.sub("<style>.*?</style>", "", page, flags=re.S)
+
+
+def test_a_fit_that_fails_after_training_is_told_with_exit_3_and_the_answer(tmp_path, monkeypatch):
+    trunks = tuple(trunk(d, tokens=(50_000, 100_000, 200_000, 400_000)) for d in (16, 32, 48))
+    experiment = Experiment("late", "?", trunks, laws=("chinchilla",))
+    write_json(tmp_path / "experiment.json", to_data(experiment))
+    for row in measured(experiment, lambda cell, index: 3.0 - 0.1 * index):
+        path = record_path(tmp_path, row["run_id"])
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(row))
+
+    def fails(*_):
+        raise ValueError("no start gives a finite minimum")
+
+    monkeypatch.setattr(law_stage, "fit_laws", fails)
+    monkeypatch.setattr(sweep, "prepare_data", lambda *_: None)
+    ended = sweep.run_sweep(experiment, tmp_path, 1, is_quiet=True, has_report=False)
+    assert ended.exit_code == 3 and "no start gives a finite minimum" in ended.summary["gate"][0]["claim"]
+    assert (tmp_path / "result.json").exists() and ended.summary["answer"]
