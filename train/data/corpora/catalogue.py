@@ -176,7 +176,7 @@ def describe_source(corpus: Corpus) -> dict[str, str]:
 
 def make_builder(corpus: Corpus, folder: Path) -> Any:
     """Returns the TFDS builder of a built-in corpus or of a text file."""
-    options = {"data_dir": folder / "records", "file_format": "array_record"}
+    options: dict[str, Any] = {"data_dir": folder / "records", "file_format": "array_record"}
     if corpus.kind == "file":
         from kleiber.train.data.corpora.text_file.text_file_builder import TextFile
 
