@@ -228,7 +228,8 @@ def _parse(kind: Any, text: str, name: str) -> Any:
                 raise ValueError
             return text
         if origin in (typing.Union, types.UnionType):
-            return None if text.lower() == "none" else _parse(args[0], text, name)
+            is_named = typing.get_origin(args[0]) is typing.Literal and text in typing.get_args(args[0])
+            return None if text.lower() == "none" and not is_named else _parse(args[0], text, name)
         if origin is tuple:
             if args[-1] is Ellipsis:
                 return tuple(_parse(args[0], item, name) for item in text.split(","))
