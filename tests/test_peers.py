@@ -353,7 +353,8 @@ def test_a_follower_whose_text_cannot_be_read_is_told_by_all(told_by_other, tmp_
 
 
 def test_another_tokenizer_of_the_same_text_is_told_as_such(monkeypatch, tmp_path):
-    from kleiber.train.data.corpora.catalogue import prepare_corpus, read_manifest, read_split
+    from kleiber.train.data.corpora.catalogue import prepare_corpus
+    from kleiber.train.data.corpora.prepared import read_corpus_manifest, read_split
     from kleiber.train.data.tokenizers import prepare_tokenizer
 
     words = [f"{a}{b}{c}" for a in ("ab", "ce", "di", "fo") for b in ("lan", "mer", "tis") for c in ("do", "ga", "hu")]
@@ -371,7 +372,7 @@ def test_another_tokenizer_of_the_same_text_is_told_as_such(monkeypatch, tmp_pat
     for host in ("one", "two"):
         monkeypatch.setenv("KLEIBER_CACHE", str(tmp_path / host))
         folder = prepare_corpus(config.data.corpus, lambda line: None)
-        documents = [d for _, group in read_split(folder, read_manifest(folder), "train") for d in group]
+        documents = [d for _, group in read_split(folder, read_corpus_manifest(folder), "train") for d in group]
         prepare_tokenizer(folder, config.data.tokenizer, documents if host == "one" else documents[::-2])
         facts.append(peers._data_facts(config))
     monkeypatch.setattr(hosts, "gather", lambda name, text: [json.dumps(each) for each in facts])

@@ -138,7 +138,7 @@ def test_the_watchdog_fires_on_a_stall_and_not_on_a_compilation(tmp_path, monkey
     dog.close()
     assert dog.limit() == START_FACTOR * 10
     for seconds in (0.1, 0.2, 0.3):
-        clock.block_done(seconds)
+        clock.call_done(seconds)
     assert dog.limit() == 10
     clock.block_seconds = [2.0, 2.0, 2.0]
     assert dog.limit() == 40
