@@ -140,7 +140,7 @@ def test_the_watchdog_fires_on_a_stall_and_not_on_a_compilation(tmp_path, monkey
     for seconds in (0.1, 0.2, 0.3):
         clock.call_done(seconds)
     assert dog.limit() == 10
-    clock.block_seconds = [2.0, 2.0, 2.0]
+    clock.call_seconds = [2.0, 2.0, 2.0]
     assert dog.limit() == 40
     with clock.doing("compile"):
         assert dog.limit() == START_FACTOR * 10
