@@ -32,11 +32,12 @@ def exchange_lines(fits: Sequence[FitResult], factor: Factor) -> list[str]:
     if name in ("num_params_total", "num_tokens"):
         found = next(each for each in elasticities(fit, [middle]) if each.factor == name)
         low, high = found.interval
+        more = "parameters" if name == "num_params_total" else "tokens"
         if not max(abs(low), abs(high)) < UNBOUNDED:
-            return [f"{factor.name}: law {fit.law} does not pin down what more {name} gives in these runs."]
+            return [f"{factor.name}: law {fit.law} does not pin down what more {more} give in these runs."]
         return [
-            f"{factor.name}: 1 % more {name} takes {found.value:.2f} % [{low:.2f}, {high:.2f}] off the reducible loss "
-            f"at the middle of the runs (law {fit.law})."
+            f"{factor.name}: 1 % more {more} take {found.value:.2f} % [{low:.2f}, {high:.2f}] off the loss above the "
+            f"floor, at the middle of the runs (law {fit.law})."
         ]
     levels = sorted(set(fit.points[name].tolist()))
     if len(levels) < 2 or not all(map(is_number, levels)) or "num_params_total" not in fit.scaled.law.variable_names:
