@@ -68,7 +68,7 @@ def open_run_data(config: TrainConfig) -> RunData:
     folder = prepared_folder(find_corpus(config.data.corpus))
     has_model = folder is not None and config.data.tokenizer != "bytes"
     return RunData(
-        **_held_out(config, validation),
+        **_held_out(config, validation, folder),
         train=train,
         num_unique_tokens=train.num_unique_tokens(config.data),
         split_overlap=_split_overlap(folder),
@@ -87,30 +87,30 @@ def open_held_out(config: TrainConfig, fingerprint: str) -> HeldOut:
         if read_json(path).get("fingerprint") == fingerprint:
             file = open_token_file(path.parents[2], data.tokenizer, "validation")
             source = TokenSource(file, config.model.seq_len, data.corpus, "validation")
-            return HeldOut(**_held_out(config, source))
+            return HeldOut(**_held_out(config, source, path.parents[2]))
     raise ValueError(
         f"the validation text of this run is not prepared here ({fingerprint}, in {cache_folder()}): "
         f"kleiber data prepare {data.corpus} --tokenizer {data.tokenizer}"
     )
 
 
-def _held_out(config: TrainConfig, validation: TokenSource) -> dict[str, Any]:
+def _held_out(config: TrainConfig, validation: TokenSource, folder: Path | None) -> dict[str, Any]:
+    """Returns the fields of HeldOut, given where the corpus is prepared."""
     wanted = config.evaluation.num_tokens
-    if config.evaluation.num_bytes:
-        validation = _same_text(config, validation)
+    if config.evaluation.num_bytes and folder:
+        validation = _same_text(config, validation, folder)
         wanted = validation.num_tokens
     chosen = validation_windows(validation, wanted)
     segments = validation.segment_ids(chosen.indices) if config.data.document_attention else None
     return {"validation": validation, "windows": chosen.tokens, "groups": chosen.groups, "segments": segments}
 
 
-def _same_text(config: TrainConfig, validation: TokenSource) -> TokenSource:
+def _same_text(config: TrainConfig, validation: TokenSource, folder: Path) -> TokenSource:
     """Returns about evaluation.num_bytes bytes of a split in whole documents, the same for every tokenizer.
 
     They are spread evenly over the split's documents; the bytes of each are those of the tokenizer `bytes`.
     """
-    in_bytes = open_tokens(replace(config.data, tokenizer="bytes"), "validation", config.model.seq_len).file
-    lengths, tokens = np.diff(in_bytes.offsets), validation.file
+    lengths, tokens = np.diff(open_token_file(folder, "bytes", "validation").offsets), validation.file
     count = len(lengths)
     number = min(count, max(1, round((config.evaluation.num_bytes or 0) / lengths.mean())))
     chosen = np.arange(number, dtype=np.int64) * count // number
