@@ -5,6 +5,10 @@ from functools import cached_property
 
 import numpy as np
 
+from kleiber.scaling.fitting.objective import Influence
+
+DRAWN = 0.05
+"""How far the squared error of a run that alone decides a constant is drawn to that of all runs."""
 RATIOS = np.exp(np.linspace(np.log(1e-3), np.log(1e4), 25))
 """Trial values of tau^2 / sigma^2."""
 
@@ -162,6 +166,17 @@ def likelihood(residual: np.ndarray, clusters: Clusters | None, ratio: float) ->
     return -0.5 * (num_runs * (np.log(2 * np.pi * variance) + 1) + log_scale), variance
 
 
+def information(residual: np.ndarray, clusters: Clusters | None, ratio: float, num_free: int) -> tuple[float, float]:
+    """Returns the maximised log likelihood of residuals [runs] and the AICc with `num_free` fitted constants, NaN where
+    there are too few runs for one."""
+    log_likelihood, _ = likelihood(residual, clusters, ratio)
+    num_constants = num_free + 1 + (clusters is not None)
+    left = len(residual) - num_constants - 1
+    if left <= 0:
+        return log_likelihood, np.nan
+    return log_likelihood, 2 * num_constants * (1 + (num_constants + 1) / left) - 2 * log_likelihood
+
+
 @dataclass(frozen=True)
 class Uncertainty:
     """Covariance of the working point and how well its noise is known, for one fit.
@@ -210,30 +225,83 @@ class Uncertainty:
         return variance, np.where(known, 2 * plain**2 / np.where(known, doubt, 1.0), np.inf)
 
 
-def independent_uncertainty(jacobian: np.ndarray, sigma: float, inflation: float, free: np.ndarray) -> Uncertainty:
-    """Returns the uncertainty for independent errors: covariance (sigma inflation)^2 (J'J)^-1, t with n - p.
+def independent_uncertainty(
+    jacobian: np.ndarray, influence: Influence, free: np.ndarray, clusters: Clusters | None = None
+) -> Uncertainty:
+    """Returns the uncertainty of an estimate that weighs runs as if their errors were independent and equally large.
+
+    The sandwich makes the intervals right where they are not: noise that differs from run to run, or runs of a cluster
+    that err together, in whatever way.
 
     Args:
       jacobian: float64 [runs, P].
-      sigma: standard deviation of one log loss.
-      inflation: of the standard errors, for objectives other than squares.
+      influence: of the residuals.
       free: bool [P]; other coordinates are at a bound and get zero.
+      clusters: runs that may err together; each by itself if left out.
+
+    Source: Huber 1981, section 7.6; White 1980; Liang and Zeger 1986.
     """
-    root = _inverse_root(jacobian, free) * sigma * inflation
-    one = np.eye(root.shape[1])
-    degrees = max(len(jacobian) - int(free.sum()), 1)
-    return Uncertainty(root, one, one[None] / sigma**2, np.array([sigma**2]), np.array([[2 * sigma**4 / degrees]]))
+    root = _inverse_root(jacobian, free) * influence.sigma
+    unit, num_free = jacobian @ root / influence.sigma, int(free.sum())
+    bread = (unit.T * influence.slope) @ unit
+    level = max(float(influence.slope.mean()), 0.05)
+    if num_free and np.linalg.eigvalsh(bread)[0] < 0.3 * level:
+        bread = level * np.eye(len(bread))  # too few runs near the law to see the slope in each direction
+    units = len(jacobian) if clusters is None else clusters.count
+    psi2 = max(float(influence.psi @ influence.psi) / max(len(jacobian) - num_free, 1), 1e-30)
+    meat = robust_meat(unit, influence.psi / np.sqrt(psi2), clusters) * psi2 / influence.sigma**2
+    metric = np.linalg.solve(bread, np.linalg.solve(bread, meat).T)
+    variance, shared, degrees = influence.sigma**2, 0.0, max(len(jacobian) - num_free, 1)
+    if clusters is not None:
+        ratio = float(estimate_ratio(influence.psi[None] / level, jacobian[None] * free, clusters)[0])
+        shared, degrees = variance * ratio / (1 + ratio), min(degrees, units - 1)
+    variances = np.array([variance] if clusters is None else [variance - shared, shared])
+    doubt = np.full((len(variances),) * 2, 2 * variance**2 / degrees / len(variances) ** 2)
+    return Uncertainty(root, metric, np.stack([metric / variance] * len(variances)), variances, doubt)
+
+
+def robust_meat(unit: np.ndarray, residual: np.ndarray, clusters: Clusters | None) -> np.ndarray:
+    """Returns the covariance [K, K] of unit' errors as the residuals show it, one where they are as supposed.
+
+    The squares of few clusters are a poor estimate, so it is drawn to one as the clusters come near the constants.
+
+    Args:
+      unit: float64 [runs, K], orthonormal columns: derivatives, whitened if need be.
+      residual: float64 [runs], of unit variance if all is as supposed.
+      clusters: runs that err together.
+
+    Source: Bell and McCaffrey 2002 (bias-reduced linearisation), here in the space of the constants.
+    """
+    count, num_free = len(unit), unit.shape[1]
+    scores = unit * residual[:, None]
+    if clusters is None or clusters.sizes.max() == 1:
+        leverage = np.einsum("nk,nk->n", unit, unit)
+        squares = (residual**2 + DRAWN * leverage) / np.maximum(1 - (1 - DRAWN) * leverage, 1e-9)
+        found = (unit.T * squares) @ unit
+    else:
+        count = clusters.count
+        first, order = np.cumsum(clusters.sizes) - clusters.sizes, np.argsort(clusters.index, kind="stable")
+        share = np.add.reduceat((unit[:, :, None] * unit[:, None, :])[order], first)
+        total = clusters.sums(scores[None])[0]
+        values, vectors = np.linalg.eigh(np.eye(num_free) - (1 - DRAWN) * share)
+        turn = np.einsum("gik,gk,gjk->gij", vectors, np.maximum(values, 1e-9) ** -0.5, vectors)
+        inner = total[:, :, None] * total[:, None, :] + DRAWN * share @ share
+        found = (turn @ inner @ turn).sum(axis=0)
+    trust = max(1 - (num_free + 1) / count, 0.0)
+    return trust * found + (1 - trust) * np.eye(num_free)
 
 
 def clustered_uncertainty(
-    jacobian: np.ndarray, clusters: Clusters, sigma2: float, tau2: float, free: np.ndarray
+    jacobian: np.ndarray, residual: np.ndarray, clusters: Clusters, sigma2: float, tau2: float, free: np.ndarray
 ) -> Uncertainty:
     """Returns the generalised-least-squares uncertainty with a shared effect per cluster.
 
-    The covariance includes what the estimated variances add to the error of the constants.
+    The covariance includes what the estimated variances add to the error of the constants, and, as far as there are
+    clusters enough to see it, how their runs really err together: checkpoints are more alike the nearer they are.
 
     Args:
       jacobian: float64 [runs, P], not whitened.
+      residual: float64 [runs], not whitened.
       clusters: of the runs.
       sigma2, tau2: variances of a point and of a trunk.
       free: bool [P]; other coordinates are at a bound and get zero.
@@ -268,7 +336,8 @@ def clustered_uncertainty(
         for j, second in enumerate(parts):
             addition += doubt[i, j] * (within(product(first, second)) - slopes[i] @ slopes[j])
     addition = addition + addition.T  # twice its symmetric part
-    return Uncertainty(root, np.eye(root.shape[1]) + addition, slopes, np.array([sigma2, tau2]), doubt)
+    meat = robust_meat(unit, whiten(residual[None], clusters, ratio)[0] / np.sqrt(sigma2), clusters)
+    return Uncertainty(root, meat + addition, slopes, np.array([sigma2, tau2]), doubt)
 
 
 def _inverse_root(jacobian: np.ndarray, free: np.ndarray) -> np.ndarray:

@@ -105,4 +105,4 @@ def simulate_losses(
             raise ValueError("noise of trunks needs to know the trunk of each run: pass cluster.")
         clusters = make_clusters(np.asarray(cluster))
         noise += tau * rng.standard_normal((count, clusters.count))[:, clusters.index]
-    return clean + noise
+    return clean + (noise if scaled.measure.weights is None else noise / scaled.measure.weights)

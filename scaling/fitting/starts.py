@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -103,7 +102,7 @@ def start_candidates(scaled: ScaledLaw, loss: np.ndarray, at_least: int = 0) -> 
     law, free = scaled.law, scaled.free
     if len(loss) > SCREENED:
         rows = np.unique((np.arange(SCREENED) * GOLDEN % 1 * len(loss)).astype(int))
-        scaled, loss = replace(scaled, columns={name: each[rows] for name, each in scaled.columns.items()}), loss[rows]
+        scaled, loss = scaled.on(rows), loss[rows]
     groups = [tuple(name for name in group if name in free) for group in law.linear]
     groups = [group for group, whole in zip(groups, law.linear, strict=True) if group == whole]
     leaders = {group[0] for group in groups}

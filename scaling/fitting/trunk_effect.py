@@ -3,14 +3,12 @@
 import numpy as np
 
 from kleiber.scaling.fitting.minimise import levenberg_marquardt
-from kleiber.scaling.fitting.noise import Clusters, estimate_ratio, likelihood
+from kleiber.scaling.fitting.noise import Clusters, estimate_ratio
 from kleiber.scaling.fitting.scaled_law import ScaledLaw
 from kleiber.scaling.fitting.search import residual_function
 
 RUNAWAY = 1.5
 """Residuals this many times the least-squares ones mean that the random effects took over from the law."""
-PROFILE_RATIOS = np.exp(np.linspace(np.log(0.03), np.log(300.0), 17))
-"""Trial values of tau^2 / sigma^2 when they did."""
 
 
 def refine_shared(
@@ -19,8 +17,8 @@ def refine_shared(
     """Returns the generalised-least-squares points [b, P] and tau^2 / sigma^2 [b], each round improving the other.
 
     The rounds can run away when the law does not fit: trunks that take up all misfit leave the constants free, which
-    makes more misfit for the trunks to take up. Where the residuals end far above the least-squares ones, the ratio is
-    searched for on a grid instead, each with its own optimum.
+    makes more misfit for the trunks to take up. Where the residuals end far above the least-squares ones, the
+    least-squares point stays, with a ratio of 0: its intervals come from how the trunks are seen to err together.
 
     Args:
       scaled: law and columns.
@@ -29,14 +27,11 @@ def refine_shared(
     """
     refined, ratio = _alternate(scaled, log_loss, z, np.ones(len(z)), clusters, max_rounds)
     ran_away = _rms(scaled, log_loss, refined) > RUNAWAY * _rms(scaled, log_loss, z)
-    if ran_away.any():
-        rows = np.flatnonzero(ran_away)
-        refined[rows], ratio[rows] = _profile_ratio(scaled, log_loss[rows], z[rows], clusters)
-    return refined, ratio
+    return np.where(ran_away[:, None], z, refined), np.where(ran_away, 0.0, ratio)
 
 
 def _rms(scaled: ScaledLaw, log_loss: np.ndarray, z: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.mean((log_loss - scaled.log_loss_and_jacobian(z)[0]) ** 2, axis=1))
+    return np.sqrt(np.mean(residual_function(scaled, log_loss)(z, np.arange(len(z)))[0] ** 2, axis=1))
 
 
 def _alternate(
@@ -47,10 +42,10 @@ def _alternate(
     low, high = scaled.bounds
     moving = np.arange(len(z))
     for _ in range(max_rounds):
-        predicted, jacobian = scaled.log_loss_and_jacobian(z[moving])
+        residual, jacobian = residual_function(scaled, log_loss[moving])(z[moving], np.arange(len(moving)))
         at_bound = (z[moving] <= low) | (z[moving] >= high)
         jacobian = np.where(at_bound[:, None, :], 0.0, jacobian)
-        new = estimate_ratio(log_loss[moving] - predicted, jacobian, clusters)
+        new = estimate_ratio(-residual, jacobian, clusters)
         settled = np.abs(np.log(new / ratio[moving])) < 1e-5
         ratio[moving] = new
         moving = moving[~settled]
@@ -59,18 +54,3 @@ def _alternate(
         residuals = residual_function(scaled, log_loss[moving], clusters, ratio[moving])
         z[moving] = levenberg_marquardt(residuals, z[moving], scaled.bounds).z
     return z, ratio
-
-
-def _profile_ratio(
-    scaled: ScaledLaw, log_loss: np.ndarray, z: np.ndarray, clusters: Clusters
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the point and ratio of the highest normal likelihood over PROFILE_RATIOS, constants refitted at each."""
-    best, chosen, score = z.copy(), np.full(len(z), PROFILE_RATIOS[0]), np.full(len(z), -np.inf)
-    for ratio in PROFILE_RATIOS:
-        residuals = residual_function(scaled, log_loss, clusters, np.full(len(z), ratio))
-        point = levenberg_marquardt(residuals, z, scaled.bounds).z
-        left = log_loss - scaled.log_loss_and_jacobian(point)[0]
-        found = np.array([likelihood(row, clusters, ratio)[0] for row in left])
-        better = found > score
-        best[better], chosen[better], score[better] = point[better], ratio, found[better]
-    return best, chosen

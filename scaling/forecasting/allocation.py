@@ -136,7 +136,7 @@ def allocate(source: FitResult | Known, demand: Demand, level: float = 0.9) -> A
         num_tokens=tokens,
         num_tokens_interval=_interval(log_tokens, uncertainty, level),
         level=level,
-        predicted_loss=float(np.exp(scaled.log_loss(z[None], columns)[0, 0])),
+        predicted_loss=float(scaled.measure.back(scaled.log_loss(z[None], columns)[0, 0])),
         training_flops=demand.rule.flops(params, tokens),
         inference_flops=INFERENCE_FLOPS * params * demand.inference_tokens,
         epochs=max(1.0, tokens / unique) if unique else 1.0,
@@ -180,7 +180,7 @@ def _log_tokens(source: FitResult | Known, demand: Demand, z: np.ndarray, log_pa
     if demand.flops is not None:
         left = demand.flops - _served(demand, log_params)
         return np.log(np.where(left > 0, left, np.nan)) - demand.rule.log_per_token(log_params)
-    wanted = np.log(demand.loss or 1.0)
+    wanted = source.scaled.measure.of(np.float64(0.5 if demand.loss is None else demand.loss))
 
     def reached(log_tokens: np.ndarray) -> np.ndarray:
         return source.scaled.log_loss(z, _columns(source, demand, log_params, log_tokens)) <= wanted

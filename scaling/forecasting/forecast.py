@@ -82,6 +82,14 @@ class Forecast:
         return "\n".join(lines + [f"  note           {note}" for note in self.notes])
 
 
+def loss_interval(fit: FitResult, value: float, deviation: float, degrees: float, level: float) -> tuple[float, float]:
+    """Returns the interval of a loss from its value as the fit's residuals have it, and that value's deviation."""
+    if fit.measure.is_log:
+        return interval(float(np.exp(value)), deviation, degrees, True, level)
+    low, high = interval(float(value), deviation, degrees, False, level)
+    return float(fit.measure.back(np.float64(low))), float(fit.measure.back(np.float64(high)))
+
+
 def form_weights(fits: Sequence[FitResult]) -> list[float]:
     """Returns the Akaike weight of each fit of the same runs; 0 for forms that the runs reject.
 
@@ -94,7 +102,10 @@ def form_weights(fits: Sequence[FitResult]) -> list[float]:
                 f"{fit.law} and {fits[0].law} were fitted to different runs ({fit.num_points} and "
                 f"{fits[0].num_points} points); weights compare forms on the same runs only."
             )
-    excess = np.array([fit.aicc for fit in fits]) - min(fit.aicc for fit in fits)
+        if fit.measure.kind != fits[0].measure.kind:
+            raise ValueError(f"{fit.law} was fitted by {fit.measure.kind} residuals, {fits[0].law} by other ones.")
+    excess = np.nan_to_num([fit.aicc for fit in fits], nan=np.inf)
+    excess = excess - excess.min() if np.isfinite(excess).any() else np.zeros(len(fits))
     weights = np.where(excess > REJECTED, 0.0, np.exp(-0.5 * excess))
     return (weights / weights.sum()).tolist()
 
@@ -151,8 +162,8 @@ def forecast(
     variance, degrees = fit.uncertainty.degrees(gradient, 1.0)
     between = float(sum(w * (other - mean) ** 2 for w, other in zip(weights[1:], others, strict=True)))
     deviation = float(np.sqrt(variance + between))
-    predicted = float(np.exp(mean))
-    low, high = interval(predicted, deviation, degrees, True, level)
+    predicted = float(fit.measure.back(mean))
+    low, high = loss_interval(fit, mean, deviation, degrees, level)
     parameter = float(np.sqrt(fit.uncertainty.degrees(gradient)[0]))
     return Forecast(
         law=fit.law,
@@ -161,11 +172,11 @@ def forecast(
         predicted_loss=predicted,
         interval=(low, high),
         level=level,
-        standard_error=predicted * deviation,
+        standard_error=float(fit.measure.width(np.float64(predicted))) * deviation,
         parts={"parameter": parameter, "sigma": fit.noise.sigma, "tau": fit.noise.tau, "form": between**0.5},
         degrees_of_freedom=degrees,
         weights={each.law: weight for each, weight in zip(fits, weights, strict=True)},
-        rival_losses={rival.law: float(np.exp(other)) for rival, other in zip(rivals, others, strict=True)},
+        rival_losses={rival.law: float(rival.measure.back(np.float64(other))) for rival, other in zip(rivals, others, strict=True)},
         compute_ratio=_compute_ratio(fit, point),
         notes=tuple(_notes(fit, weights, point)),
     )
@@ -173,8 +184,8 @@ def forecast(
 
 def undismissed(fits: Sequence[FitResult]) -> list[FitResult]:
     """Returns the fits that have a say in a combined forecast: AICc at most DISMISSED above the best."""
-    best = min(fit.aicc for fit in fits)
-    return [fit for fit in fits if fit.aicc - best <= DISMISSED]
+    best = np.nanmin([fit.aicc for fit in fits]) if np.isfinite([fit.aicc for fit in fits]).any() else np.nan
+    return [fit for fit in fits if not fit.aicc - best > DISMISSED]
 
 
 def combined_forecast(
@@ -206,9 +217,11 @@ def combined_forecast(
     if len(kept) == 1:
         return forecast(kept[0], num_params, num_tokens, level, [fit for fit in fits if fit is not kept[0]], columns)
     singles = [forecast(fit, num_params, num_tokens, level, (), columns) for fit in kept]
-    logs = np.log([single.predicted_loss for single in singles])
-    predicted, between = float(np.exp(logs.mean())), float(logs.std())
-    within = np.mean([(single.standard_error / single.predicted_loss) ** 2 for single in singles])
+    measure, losses = kept[0].measure, np.array([single.predicted_loss for single in singles])
+    values = measure.of(losses)
+    predicted, between = float(measure.back(values.mean())), float(values.std())
+    errors = np.array([single.standard_error for single in singles])
+    within = np.mean((errors / measure.width(losses)) ** 2)
     deviation = float(np.sqrt(within + between**2))
     degrees = min(single.degrees_of_freedom for single in singles)
     parts = {name: float(np.sqrt(np.mean([s.parts[name] ** 2 for s in singles]))) for name in singles[0].parts}
@@ -217,8 +230,8 @@ def combined_forecast(
         singles[0],
         law="mean of " + ", ".join(fit.law for fit in kept),
         predicted_loss=predicted,
-        interval=interval(predicted, deviation, degrees, True, level),
-        standard_error=predicted * deviation,
+        interval=loss_interval(kept[0], float(values.mean()), deviation, degrees, level),
+        standard_error=float(measure.width(np.float64(predicted))) * deviation,
         parts={**parts, "form": between},
         degrees_of_freedom=degrees,
         weights={**{fit.law: 0.0 for fit in fits}, **{fit.law: 1.0 / len(kept) for fit in kept}},

@@ -51,6 +51,8 @@ class RunTable:
     """Our names that were mapped, to what."""
     dropped: str = ""
     """The expression whose rows were left out."""
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, int))
+    """int [runs], where each stood in the source, counted from 1 after the header."""
 
     def __post_init__(self) -> None:
         arrays = {**self.columns, **self.labels}
@@ -59,6 +61,8 @@ class RunTable:
             raise TableError(f"{self.source}: columns must have one common length, got {lengths}.")
         for values in arrays.values():
             values.flags.writeable = False
+        if not len(self.rows):
+            object.__setattr__(self, "rows", np.arange(1, len(self) + 1))
 
     def __len__(self) -> int:
         return len(next(iter({**self.columns, **self.labels}.values())))
@@ -149,6 +153,7 @@ class RunTable:
             columns={name: values[rows] for name, values in self.columns.items()},
             labels={name: values[rows] for name, values in self.labels.items()},
             notes=(*self.notes, note) if note else self.notes,
+            rows=self.rows[rows],
         )
 
 
