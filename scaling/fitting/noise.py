@@ -253,8 +253,9 @@ def independent_uncertainty(
     metric = np.linalg.solve(bread, np.linalg.solve(bread, meat).T)
     variance, shared, degrees = influence.sigma**2, 0.0, max(len(jacobian) - num_free, 1)
     if clusters is not None:
-        ratio = float(estimate_ratio(influence.psi[None] / level, jacobian[None] * free, clusters)[0])
-        shared, degrees = variance * ratio / (1 + ratio), min(degrees, units - 1)
+        left = influence.psi - (clusters.sums(influence.psi[None])[0] / clusters.sizes)[clusters.index]
+        within = float(left @ left) / max(len(left) - units, 1) / float(influence.psi @ influence.psi) * len(left)
+        shared, degrees = variance * float(np.clip(1 - within, 0, 1 - 1e-9)), min(degrees, units - 1)
     variances = np.array([variance] if clusters is None else [variance - shared, shared])
     doubt = np.full((len(variances),) * 2, 2 * variance**2 / degrees / len(variances) ** 2)
     return Uncertainty(root, metric, np.stack([metric / variance] * len(variances)), variances, doubt)

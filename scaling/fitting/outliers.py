@@ -27,8 +27,11 @@ def warn_outliers(table: RunTable, fit: FitResult) -> None:
     scaled, loss, num_free = fit.scaled, table["loss"], len(fit.z)
     try:
         z = search_minima(scaled, loss, 16, "student", None)[2]
-        found = np.abs(_residual(scaled, loss, z))
-        rows = np.flatnonzero(found > FAR * robust_scale(found, num_free))
+        found = _residual(scaled, loss, z)
+        rows = np.flatnonzero(np.abs(found) > FAR * robust_scale(found, num_free))
+        above = int((found[rows] < 0).sum())
+        if min(above, len(rows) - above) > 1:
+            return  # on either side: noise that differs from run to run, which the intervals take in
         if not 0 < len(rows) <= LARGEST_SHARE * len(loss) or len(loss) - len(rows) <= num_free:
             return
         kept = np.setdiff1d(np.arange(len(loss)), rows)
@@ -64,7 +67,7 @@ def _expression(loss: np.ndarray, rows: np.ndarray) -> str:
     """Returns the expression that these rows alone satisfy, by their losses."""
     rest = np.delete(loss, rows)
     if loss[rows].min() > rest.max():
-        return f"loss >= {loss[rows].min():.17g}"
+        return f"loss >= {float(loss[rows].min())!r}"
     if loss[rows].max() < rest.min():
-        return f"loss <= {loss[rows].max():.17g}"
-    return " or ".join(f"loss == {each:.17g}" for each in loss[rows])
+        return f"loss <= {float(loss[rows].max())!r}"
+    return " or ".join(f"loss == {each!r}" for each in loss[rows].tolist())

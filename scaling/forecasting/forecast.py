@@ -43,6 +43,8 @@ class Forecast:
     compute_ratio: float
     """Parameters times tokens, over the largest among the fitted runs; NaN for a law of neither."""
     notes: tuple[str, ...]
+    residual_kind: str = "log"
+    """What `parts` are deviations of, as the fit's residuals."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the forecast as plain JSON values."""
@@ -50,15 +52,18 @@ class Forecast:
 
     def __repr__(self) -> str:
         low, high = self.interval
-        width = ", ".join(f"{name} {size:.2%}" for name, size in self.parts.items() if size)
+        width = ", ".join(f"{name} {self._size(size)}" for name, size in self.parts.items() if size)
         return f"loss {self.predicted_loss:.5g}, {self.level:.0%} [{low:.5g}, {high:.5g}]; width from {width}"
+
+    def _size(self, deviation: float) -> str:
+        return f"{deviation:.3%}" if self.residual_kind in ("log", "relative") else f"{deviation:.4g}"
 
     def _repr_markdown_(self) -> str:
         """Returns the forecast as a notebook shows it."""
         low, high = self.interval
         rows = [("predicted loss", f"**{self.predicted_loss:.5g}**"), ("level", f"{self.level:.0%}")]
         rows.insert(1, ("interval", f"{low:.5g} to {high:.5g}"))
-        rows += [(f"width from {name}", f"{size:.3%}") for name, size in self.parts.items()]
+        rows += [(f"width from {name}", self._size(size)) for name, size in self.parts.items()]
         rows += [(f"{name} says", f"{loss:.5g}") for name, loss in self.rival_losses.items()]
         rows += [("note", note) for note in self.notes]
         return f"| {self.law} | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows)
@@ -71,11 +76,12 @@ class Forecast:
         head = [f"{name} {count:.4g}" for name, count in known.items()]
         if known:
             head.append(f"{self.compute_ratio:.3g} times the largest fitted run ({' x '.join(known)})")
+        relative = f" (-{1 - low / self.predicted_loss:.2%}, +{high / self.predicted_loss - 1:.2%})"
         lines = [
             ": ".join([self.law, ", ".join(head)] if head else [self.law]),
-            f"  predicted loss {self.predicted_loss:.5g}, {self.level:.0%} interval [{low:.5g}, {high:.5g}] "
-            f"(-{1 - low / self.predicted_loss:.2%}, +{high / self.predicted_loss - 1:.2%})",
-            "  width from     " + ", ".join(f"{name} {size:.3%}" for name, size in self.parts.items()),
+            f"  predicted loss {self.predicted_loss:.5g}, {self.level:.0%} interval [{low:.5g}, {high:.5g}]"
+            + relative * (self.predicted_loss > 0),
+            "  width from     " + ", ".join(f"{name} {self._size(size)}" for name, size in self.parts.items()),
         ]
         for name, loss in self.rival_losses.items():
             lines.append(f"  rival          {name} says {loss:.5g} (weight {self.weights[name]:.3f})")
@@ -179,6 +185,7 @@ def forecast(
         rival_losses={rival.law: float(rival.measure.back(np.float64(other))) for rival, other in zip(rivals, others, strict=True)},
         compute_ratio=_compute_ratio(fit, point),
         notes=tuple(_notes(fit, weights, point)),
+        residual_kind=fit.measure.kind,
     )
 
 
