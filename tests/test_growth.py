@@ -170,7 +170,14 @@ def test_uncertainty_by_sums_is_that_of_matrices_of_runs_by_runs():
     projector = inverse - inverse @ jacobian @ np.linalg.solve(jacobian.T @ inverse @ jacobian, jacobian.T @ inverse)
     parts = (np.eye(30), same)
     information = [[0.5 * np.trace(projector @ a @ projector @ b) for b in parts] for a in parts]
-    found = clustered_uncertainty(jacobian, make_clusters(labels), sigma2, tau2, np.ones(3, bool))
+    found = clustered_uncertainty(
+        jacobian,
+        np.zeros(len(labels)),
+        make_clusters(labels),
+        np.array([sigma2, tau2]),
+        np.ones(3, bool),
+        np.arange(len(labels)),
+    )
     np.testing.assert_allclose(found.variance_covariance, np.linalg.inv(information), rtol=1e-9)
     plain = found.root @ found.root.T
     np.testing.assert_allclose(plain, np.linalg.inv(jacobian.T @ inverse @ jacobian), rtol=1e-9)

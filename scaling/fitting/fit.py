@@ -26,7 +26,14 @@ from kleiber.scaling.fitting.search import search_minima
 from kleiber.scaling.fitting.trunk_effect import refine_shared
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
-from kleiber.scaling.table.checks import check_design, check_fixed_floor, usable_rows, warn_below_floor, warn_runs_away, warn_shared
+from kleiber.scaling.table.checks import (
+    check_design,
+    check_fixed_floor,
+    usable_rows,
+    warn_below_floor,
+    warn_runs_away,
+    warn_shared,
+)
 from kleiber.scaling.table.table import RunTable
 from kleiber.scaling.table.warned import TableError
 
@@ -179,4 +186,6 @@ def fit_uncertainty(solution: Solution, kind: Objective, clusters: Clusters | No
         return independent_uncertainty(jacobian, influence(kind, residual, num_free), free, clusters)
     whitened = whiten(residual[None], clusters, np.array([ratio]))[0]
     sigma2 = max(float(whitened @ whitened) / max(len(residual) - num_free, 1), 1e-30)
-    return clustered_uncertainty(jacobian, residual, clusters, sigma2, ratio * sigma2, free)
+    columns = solution.scaled.columns
+    order = columns.get("num_tokens", np.arange(len(residual)))
+    return clustered_uncertainty(jacobian, residual, clusters, sigma2 * np.array([1.0, ratio]), free, order)

@@ -58,6 +58,9 @@ class Measure:
         return self if self.weights is None else replace(self, weights=self.weights[rows])
 
 
+LOG = Measure()
+
+
 def weights_of(errors: np.ndarray | None, loss: np.ndarray, measure: Measure) -> np.ndarray | None:
     """Returns what to multiply residuals [runs] by for standard errors of the losses; 1 in the geometric mean."""
     if errors is None:

@@ -7,6 +7,8 @@ import numpy as np
 
 from kleiber.scaling.fitting.objective import Influence
 
+ALIKE = 3.0
+"""Autocorrelation, in standard errors, from which on the rows of a trunk do not just share one effect."""
 DRAWN = 0.05
 """How far the squared error of a run that alone decides a constant is drawn to that of all runs."""
 RATIOS = np.exp(np.linspace(np.log(1e-3), np.log(1e4), 25))
@@ -61,6 +63,25 @@ class Clusters:
         """Returns the sums within each cluster, [b, count, ...] of values [b, runs, ...]."""
         first = np.cumsum(self.sizes) - self.sizes
         return np.add.reduceat(values[:, self._order], first, axis=1)
+
+
+def autocorrelation(residual: np.ndarray, clusters: Clusters, order: np.ndarray) -> np.ndarray:
+    """Returns how much more alike neighbours within a cluster are than its rows in general, in standard errors [b].
+
+    Args:
+      residual: float64 [b, runs].
+      clusters: of the runs.
+      order: [runs], by which rows of a cluster are neighbours.
+    """
+    left = residual - (clusters.sums(residual) / clusters.sizes)[:, clusters.index]
+    place = np.lexsort((order, clusters.index))
+    left, index = left[:, place], clusters.index[place]
+    pairs, degrees = index[1:] == index[:-1], int((clusters.sizes - 1).sum())
+    if not degrees:
+        return np.zeros(len(residual))
+    variance = np.maximum((left**2).sum(axis=1) / degrees, 1e-300)
+    found = (left[:, 1:] * left[:, :-1])[:, pairs].sum(axis=1) / variance
+    return (found + ((clusters.sizes - 1) / clusters.sizes).sum()) / np.sqrt(degrees)
 
 
 def make_clusters(labels: np.ndarray) -> Clusters:
@@ -243,57 +264,81 @@ def independent_uncertainty(
     """
     root = _inverse_root(jacobian, free) * influence.sigma
     unit, num_free = jacobian @ root / influence.sigma, int(free.sum())
-    bread = (unit.T * influence.slope) @ unit
-    level = max(float(influence.slope.mean()), 0.05)
-    if num_free and np.linalg.eigvalsh(bread)[0] < 0.3 * level:
-        bread = level * np.eye(len(bread))  # too few runs near the law to see the slope in each direction
-    units = len(jacobian) if clusters is None else clusters.count
+    level = float(np.clip(influence.slope.mean(), 0.05, 1.0))
+    # Where few runs are near the law they show the slope in a direction poorly, so it is drawn to that of all.
+    drawn = min((num_free + 1) / len(unit), 1.0) * (1 - level)
+    bread = (1 - drawn) * (unit.T * influence.slope) @ unit + drawn * level * np.eye(unit.shape[1])
+    if num_free and np.linalg.eigvalsh(bread)[0] < 0.05 * level:
+        bread = level * np.eye(len(bread))
     psi2 = max(float(influence.psi @ influence.psi) / max(len(jacobian) - num_free, 1), 1e-30)
-    meat = robust_meat(unit, influence.psi / np.sqrt(psi2), clusters) * psi2 / influence.sigma**2
-    metric = np.linalg.solve(bread, np.linalg.solve(bread, meat).T)
     variance, shared, degrees = influence.sigma**2, 0.0, max(len(jacobian) - num_free, 1)
     if clusters is not None:
         left = influence.psi - (clusters.sums(influence.psi[None])[0] / clusters.sizes)[clusters.index]
-        within = float(left @ left) / max(len(left) - units, 1) / float(influence.psi @ influence.psi) * len(left)
-        shared, degrees = variance * float(np.clip(1 - within, 0, 1 - 1e-9)), min(degrees, units - 1)
-    variances = np.array([variance] if clusters is None else [variance - shared, shared])
-    doubt = np.full((len(variances),) * 2, 2 * variance**2 / degrees / len(variances) ** 2)
-    return Uncertainty(root, metric, np.stack([metric / variance] * len(variances)), variances, doubt)
+        within = float(left @ left) / max(len(left) - clusters.count, 1) / psi2
+        shared, degrees = float(np.clip(1 - within, 0, 1 - 1e-9)), max(min(degrees, clusters.count - num_free), 2)
+    slope = None if (influence.slope == 1).all() else influence.slope
+    meat = robust_meat(unit, influence.psi / np.sqrt(psi2), clusters, shared, np.linalg.inv(bread), slope)
+    metric = np.linalg.solve(bread, np.linalg.solve(bread, meat * psi2 / variance).T)
+    variances = variance * np.array([1.0] if clusters is None else [1 - shared, shared])
+    slopes = np.stack([metric / variance] * len(variances))
+    return Uncertainty(root, metric, slopes, variances, 2 / degrees * np.outer(variances, variances))
 
 
-def robust_meat(unit: np.ndarray, residual: np.ndarray, clusters: Clusters | None) -> np.ndarray:
+def robust_meat(
+    unit: np.ndarray,
+    residual: np.ndarray,
+    clusters: Clusters | None,
+    shared: float = 0.0,
+    inverse: np.ndarray | None = None,
+    slope: np.ndarray | None = None,
+    trust: float = 0.0,
+) -> np.ndarray:
     """Returns the covariance [K, K] of unit' errors as the residuals show it, one where they are as supposed.
 
-    The squares of few clusters are a poor estimate, so it is drawn to one as the clusters come near the constants.
+    The squares of few clusters are a poor estimate, so it is drawn to what is supposed as the clusters come near the
+    constants in number.
 
     Args:
       unit: float64 [runs, K], orthonormal columns: derivatives, whitened if need be.
       residual: float64 [runs], of unit variance if all is as supposed.
       clusters: runs that err together.
+      shared: part of that variance that the runs of a cluster are supposed to share.
+      inverse: float64 [K, K], of the second derivatives of the objective, and
+      slope: float64 [runs], how the psi given as residual follows it; for objectives other than squares.
+      trust: weight of what the residuals show, at least.
 
     Source: Bell and McCaffrey 2002 (bias-reduced linearisation), here in the space of the constants.
     """
     count, num_free = len(unit), unit.shape[1]
-    scores = unit * residual[:, None]
+    supposed = np.eye(num_free)
     if clusters is None or clusters.sizes.max() == 1:
-        leverage = np.einsum("nk,nk->n", unit, unit)
-        squares = (residual**2 + DRAWN * leverage) / np.maximum(1 - (1 - DRAWN) * leverage, 1e-9)
+        leverage = np.einsum("nk,nk->n", unit if inverse is None else unit @ inverse, unit)
+        leverage = np.clip(leverage if slope is None else leverage * slope, 0, 1)
+        left = np.maximum(1 - (1 - DRAWN) * leverage, 1e-9)
+        squares = (residual**2 + DRAWN * leverage) / (
+            left if slope is None else left**2
+        )  # without a run: the jackknife
         found = (unit.T * squares) @ unit
     else:
         count = clusters.count
         first, order = np.cumsum(clusters.sizes) - clusters.sizes, np.argsort(clusters.index, kind="stable")
         share = np.add.reduceat((unit[:, :, None] * unit[:, None, :])[order], first)
-        total = clusters.sums(scores[None])[0]
+        sums, total = clusters.sums(unit[None])[0], clusters.sums((unit * residual[:, None])[None])[0]
+        supposed = (1 - shared) * supposed + shared * sums.T @ sums
         values, vectors = np.linalg.eigh(np.eye(num_free) - (1 - DRAWN) * share)
         turn = np.einsum("gik,gk,gjk->gij", vectors, np.maximum(values, 1e-9) ** -0.5, vectors)
-        inner = total[:, :, None] * total[:, None, :] + DRAWN * share @ share
-        found = (turn @ inner @ turn).sum(axis=0)
-    trust = max(1 - (num_free + 1) / count, 0.0)
-    return trust * found + (1 - trust) * np.eye(num_free)
+        found = (turn @ (total[:, :, None] * total[:, None, :] + DRAWN * share @ share) @ turn).sum(axis=0)
+    trust = max(1 - (num_free + 1) / count, trust)
+    return trust * found + (1 - trust) * supposed
 
 
 def clustered_uncertainty(
-    jacobian: np.ndarray, residual: np.ndarray, clusters: Clusters, sigma2: float, tau2: float, free: np.ndarray
+    jacobian: np.ndarray,
+    residual: np.ndarray,
+    clusters: Clusters,
+    variances: np.ndarray,
+    free: np.ndarray,
+    order: np.ndarray,
 ) -> Uncertainty:
     """Returns the generalised-least-squares uncertainty with a shared effect per cluster.
 
@@ -304,12 +349,13 @@ def clustered_uncertainty(
       jacobian: float64 [runs, P], not whitened.
       residual: float64 [runs], not whitened.
       clusters: of the runs.
-      sigma2, tau2: variances of a point and of a trunk.
+      variances: float64 [2], sigma^2 of a point and tau^2 of a trunk.
       free: bool [P]; other coordinates are at a bound and get zero.
+      order: float64 [runs], by which the rows of a cluster are neighbours.
 
     Source: Kenward and Roger 1997, Biometrics 53, equation 3.
     """
-    ratio = np.array([tau2 / sigma2])
+    sigma2, ratio = float(variances[0]), variances[1:] / variances[0]
     root = _inverse_root(whiten(jacobian[None], clusters, ratio)[0] / np.sqrt(sigma2), free)
     unit = whiten((jacobian @ root)[None], clusters, ratio)[0] / np.sqrt(sigma2)  # orthonormal columns
     # Derivatives of the covariance of the runs by the two variances, whitened: each is `plain` times one, plus
@@ -337,8 +383,14 @@ def clustered_uncertainty(
         for j, second in enumerate(parts):
             addition += doubt[i, j] * (within(product(first, second)) - slopes[i] @ slopes[j])
     addition = addition + addition.T  # twice its symmetric part
-    meat = robust_meat(unit, whiten(residual[None], clusters, ratio)[0] / np.sqrt(sigma2), clusters)
-    return Uncertainty(root, meat + addition, slopes, np.array([sigma2, tau2]), doubt)
+    left = whiten(residual[None], clusters, ratio) / np.sqrt(sigma2)
+    meat = robust_meat(unit, left[0], clusters)
+    if autocorrelation(left, clusters, order)[0] > ALIKE:
+        degrees = max(clusters.count - int(free.sum()), 2)
+        doubt = 2 / degrees * np.outer(variances, variances)
+        values, vectors = np.linalg.eigh(robust_meat(unit, left[0], clusters, trust=1.0))
+        meat = (vectors * np.maximum(values, 1.0)) @ vectors.T  # in no direction less than for one shared effect
+    return Uncertainty(root, meat + addition, slopes, variances, doubt)
 
 
 def _inverse_root(jacobian: np.ndarray, free: np.ndarray) -> np.ndarray:

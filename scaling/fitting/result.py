@@ -212,8 +212,7 @@ class FitResult:
         tau = f", tau {noise.tau:{size}} shared by each of {self.num_clusters} {self.cluster}" if self.cluster else ""
         aicc = f"{self.aicc:.1f}" if math.isfinite(self.aicc) else "undefined (needs 2 runs more than constants)"
         lines += [
-            f"  {name} objective {self.objective:.7g}, residual rms {self.residual_rms:{size}}, "
-            f"AICc {aicc}",
+            f"  {name} objective {self.objective:.7g}, residual rms {self.residual_rms:{size}}, AICc {aicc}",
             f"  noise    sigma {noise.sigma:{size}} a point{tau}",
             f"  starts   {starts.tried} tried, {starts.polished} polished, {starts.failed} failed, "
             f"{starts.agreeing} reached the best optimum",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kleiber.scaling.fitting.measure import Measure
+from kleiber.scaling.fitting.measure import LOG, Measure
 from kleiber.scaling.law import Law
 
 STEP = 1e-30
@@ -28,7 +28,7 @@ class ScaledLaw:
     """What each column is divided by."""
     fixed: Mapping[str, float | str]
     """Constants held fixed, in the units of the columns, or tied to the one named."""
-    measure: Measure = Measure()
+    measure: Measure = LOG
     """How losses are compared."""
 
     @cached_property
@@ -150,7 +150,7 @@ def make_scaled_law(
     law: Law,
     columns: Mapping[str, np.ndarray],
     fixed: Mapping[str, float | str] | None = None,
-    measure: Measure = Measure(),
+    measure: Measure = LOG,
 ) -> ScaledLaw:
     """Returns a law on measured columns, each divided by its geometric mean if the law allows it.
 

@@ -182,7 +182,9 @@ def forecast(
         parts={"parameter": parameter, "sigma": fit.noise.sigma, "tau": fit.noise.tau, "form": between**0.5},
         degrees_of_freedom=degrees,
         weights={each.law: weight for each, weight in zip(fits, weights, strict=True)},
-        rival_losses={rival.law: float(rival.measure.back(np.float64(other))) for rival, other in zip(rivals, others, strict=True)},
+        rival_losses={
+            rival.law: float(rival.measure.back(np.float64(other))) for rival, other in zip(rivals, others, strict=True)
+        },
         compute_ratio=_compute_ratio(fit, point),
         notes=tuple(_notes(fit, weights, point)),
         residual_kind=fit.measure.kind,

@@ -136,7 +136,9 @@ def _check_numbers(table: RunTable, names: Sequence[str], may_be_zero: Sequence[
             mistakes.append(NotPositiveError(f"column {name!r} {text} {rows}"))
         if high.size:
             drops.append(f"{name} >= 1")
-            mistakes.append(NotPositiveError(f"logit residuals need {name!r} between 0 and 1; {high.size} rows are not"))
+            mistakes.append(
+                NotPositiveError(f"logit residuals need {name!r} between 0 and 1; {high.size} rows are not")
+            )
     if mistakes:
         advice = f"Leave out all such rows with {table.drop_too(' or '.join(drops))}."
         if residuals != "raw" and (table["loss"] <= 0).any():
