@@ -10,9 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from kleiber.scaling.explaining.analysis import LEFT_OUT, Analysis, analyse
-from kleiber.scaling.fitting.result import Estimate, FitResult, read_fits
+from kleiber.scaling.fitting.result import Estimate, FitResult, read_fits, without_nan
 from kleiber.scaling.forecasting.allocation import Demand, allocate
+from kleiber.scaling.forecasting.derived import DERIVED, with_derived
 from kleiber.scaling.forecasting.flops_rule import FlopsRule, counted_rule, plain_rule
 from kleiber.scaling.forecasting.forecast import Forecast, combined_forecast, form_weights
 from kleiber.scaling.law import Law
@@ -101,14 +104,45 @@ class Fitted:
           ValueError: a column of the law that is missing or none of it, or numbers that make no sense.
         """
         needed = {name for each in self.fits for name in each.definition.variable_names}
-        if flops is not None and "flops" in needed:
+        if flops is not None and "flops" in needed and needed <= {*columns, "flops"}:
             columns, flops = {**columns, "flops": flops}, None
         if flops is not None or reach is not None:
             columns = {**self.optimum(flops=flops, reach=reach, level=level).columns, **columns}
-        elif unknown := [name for name in columns if name not in needed | COUNTS]:
+        elif unknown := [name for name in columns if name not in needed | COUNTS | {*DERIVED}]:
             raise ValueError(f"law {self.fits[0].law} knows no {unknown[0]!r}; it needs {', '.join(sorted(needed))}.")
         size, tokens = columns.pop("num_params_total", None), columns.pop("num_tokens", None)
         return combined_forecast(self.fits, size, tokens, level, columns)
+
+    def forecast_table(self, points: Any, *, level: float = 0.9, **columns: str) -> dict[str, np.ndarray]:
+        """Returns the points' columns, and after them for each row predicted_loss, interval_low, interval_high,
+        standard_error and compute_ratio, arrays [points].
+
+        Args:
+          points: one row a run nobody has trained yet, as the data of `fit`.
+          level: as for `forecast`.
+          **columns: our names to the table's, as for `fit`.
+
+        Raises:
+          TableError, ValueError: what is wrong with the table, or a column that the law lacks.
+        """
+        table = read_table(points, columns)
+        needed = {name for each in self.fits for name in each.definition.variable_names}
+        have = with_derived({name: table[name] for name in table.names if name in needed | COUNTS | {*DERIVED}})
+        table.need([name for name in needed if name not in have])  # raises, naming them
+        rows = ({name: float(values[row]) for name, values in have.items()} for row in range(len(table)))
+        found = [
+            combined_forecast(self.fits, row.pop("num_params_total", None), row.pop("num_tokens", None), level, row)
+            for row in rows
+        ]
+        out = {
+            "predicted_loss": [each.predicted_loss for each in found],
+            "interval_low": [each.interval[0] for each in found],
+            "interval_high": [each.interval[1] for each in found],
+            "standard_error": [each.standard_error for each in found],
+            "compute_ratio": [each.compute_ratio for each in found],
+        }
+        given = {name: table.columns[name] if name in table.columns else table.labels[name] for name in table.names}
+        return {**given, **{name: np.array(values) for name, values in out.items()}}
 
     def optimum(
         self,
@@ -164,7 +198,7 @@ class Fitted:
 
     def to_json(self) -> dict[str, Any]:
         """Returns everything found as plain JSON values, with the keys of `kleiber fit --json` (docs/json.md)."""
-        return self.analysis.to_json(self.warnings)
+        return without_nan(self.analysis.to_json(self.warnings))
 
     def save(self, path: str | Path) -> None:
         """Writes the JSON that `read_fit` and `kleiber forecast` read."""
@@ -202,24 +236,28 @@ def fit(
     objective: str = "gaussian",
     delta: float | None = None,
     drop: str | None = None,
-    fix: Mapping[str, float] | None = None,
+    fix: Mapping[str, float | str] | None = None,
     starts: int = 16,
     in_depth: bool = False,
+    residuals: str = "log",
+    weights: str | None = None,
     **columns: str,
 ) -> Fitted:
-    """Returns laws fitted to the log losses of runs, with intervals, noise and an identifiability report.
+    """Returns laws fitted to the losses of runs, with intervals, noise and an identifiability report.
 
     Args:
       data: one row a run: a DataFrame (pandas, polars), an Arrow table, a dict of arrays [runs], or the path of a .csv,
         .tsv, .jsonl or .parquet file or of a sweep's directory.
       law: one law or several to compare; see `AnyLaw`.
       cluster: column whose equal values share a trunk: their noise is correlated.
-      objective: "gaussian", "huber" or "student", summed over log residuals.
+      objective: "gaussian", "huber" or "student", summed over the residuals.
       delta: Huber's turning point or the scale of Student's t; from the residuals if left out.
       drop: leave out rows, as "epochs > 1 or tokens / params < 0.4".
-      fix: constants held at a value, in the units of the columns.
+      fix: constants held at a value, in the units of the columns, or tied to another: {"beta": "alpha"}.
       starts: starts followed to a minimum, the best of a grid.
       in_depth: also rolling origin, local exponents and the three approaches, as `kleiber fit` does.
+      residuals: differences of "log", "relative", "raw" (losses may be negative) or "logit" (between 0 and 1) losses.
+      weights: column of standard errors of the losses; one mapped to loss_standard_error is used by itself.
       **columns: our names to the table's, or to formulas of its columns: loss="val_loss", num_tokens="tokens_b*1e9".
 
     Raises:
@@ -238,6 +276,8 @@ def fit(
                 fixed=fix,
                 starts=starts,
                 in_depth=in_depth,
+                residuals=residuals,
+                weights=weights,
             )
     except TableError as mistake:
         if said := _in_python(str(mistake)):

@@ -95,14 +95,16 @@ def analyse(
     cluster: str | None = None,
     objective: str = "gaussian",
     delta: float | None = None,
-    fixed: Mapping[str, float] | None = None,
+    fixed: Mapping[str, float | str] | None = None,
     starts: int = 16,
     in_depth: bool = True,
+    residuals: str = "log",
+    weights: str | None = None,
 ) -> Analysis:
     """Returns each law fitted to a table, and what follows.
 
     Args:
-      table, cluster, objective, delta, starts: as for `fit_law`.
+      table, cluster, objective, delta, starts, residuals, weights: as for `fit_law`.
       laws: as for `fit_law`, each.
       fixed: constants held at a value in the laws that have them; with one law, all must be its own.
       in_depth: whether more is found than the fits.
@@ -113,8 +115,13 @@ def analyse(
     chosen, fixed = list({law.id: law for law in map(get_law, laws)}.values()), dict(fixed or {})
     held = [fixed] if len(chosen) == 1 else [_own(law, fixed, chosen) for law in chosen]
     common: dict[str, Any] = {"cluster": cluster, "objective": objective, "delta": delta}
-    fits = tuple(fit_law(table, law, fixed=own, starts=starts, **common) for law, own in zip(chosen, held, strict=True))
-    selection = _selection(table, chosen, fixed=fixed, **common) if in_depth else LEFT_OUT
+    how = {**common, "starts": starts, "residuals": residuals, "weights": weights}
+    fits = tuple(fit_law(table, law, fixed=own, **how) for law, own in zip(chosen, held, strict=True))
+    selection: Selection | str = LEFT_OUT
+    if in_depth:
+        is_plain = fits[0].measure.kind == "log" and fits[0].measure.weights is None
+        reason = "it needs unweighted log residuals"
+        selection = _selection(table, chosen, fixed=fixed, **common) if is_plain else reason
     return Analysis(
         fits,
         tuple(form_weights(fits)),
@@ -133,7 +140,7 @@ def _comparison(fits: Sequence[FitResult], weights: Sequence[float]) -> str:
     return "\n".join(lines)
 
 
-def _own(law: Law, fixed: Mapping[str, float], laws: Sequence[Law]) -> dict[str, float]:
+def _own(law: Law, fixed: Mapping[str, float | str], laws: Sequence[Law]) -> dict[str, float | str]:
     """Returns the fixed constants that this law has.
 
     Raises:

@@ -85,7 +85,7 @@ def rolling_origin(
     cluster: str | None = None,
     objective: str = "gaussian",
     delta: float | None = None,
-    fixed: Mapping[str, float] | None = None,
+    fixed: Mapping[str, float | str] | None = None,
     first: int | None = None,
 ) -> Selection:
     """Returns laws scored on runs of more compute than any they were fitted to, fold after fold.

@@ -9,6 +9,7 @@ from kleiber.scaling.fitting.known import Known
 from kleiber.scaling.fitting.noise import Uncertainty
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.fitting.scaled_law import STEP
+from kleiber.scaling.forecasting.derived import COUNTS, DERIVED, with_derived
 from kleiber.scaling.forecasting.flops_rule import FlopsRule, plain_rule
 
 REACH = 16.0
@@ -146,14 +147,14 @@ def allocate(source: FitResult | Known, demand: Demand, level: float = 0.9) -> A
 def _check(source: FitResult | Known, demand: Demand) -> None:
     law = source.scaled.law
     names = set(law.variable_names)
-    if not {"num_params_total", "num_tokens"} <= names:
+    if not COUNTS <= names and not names <= {*COUNTS, *DERIVED}:
         raise ValueError(f"law {law.id} needs parameters and tokens to plan with; it has {', '.join(sorted(names))}.")
     if demand.num_unique_tokens is not None and "num_unique_tokens" not in names:
         raise ValueError(
             f"law {law.id} does not know repeated data; fit one with num_unique_tokens (data_constrained), or leave "
             "the unique tokens out."
         )
-    others = names - {"num_params_total", "num_tokens", "num_unique_tokens"}
+    others = names - {*COUNTS, *DERIVED, "num_unique_tokens"}
     if others:
         raise ValueError(f"law {law.id} also depends on {', '.join(sorted(others))}: plan with a law of N and D.")
     if isinstance(source, FitResult):
@@ -172,7 +173,9 @@ def _columns(
     if "num_unique_tokens" in source.scaled.law.variable_names:
         unique = demand.num_unique_tokens or np.inf
         columns["num_unique_tokens"] = np.where(tokens.real < unique, tokens, unique)
-    return columns
+    cost = np.exp(demand.rule.log_per_token(log_params) + log_tokens)
+    columns = with_derived({**columns, "flops": cost})
+    return {name: columns[name] for name in source.scaled.law.variable_names}
 
 
 def _log_tokens(source: FitResult | Known, demand: Demand, z: np.ndarray, log_params: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from kleiber.scaling.fitting.estimates import interval
 from kleiber.scaling.fitting.result import FitResult, without_nan
+from kleiber.scaling.forecasting.derived import with_derived
 
 REJECTED = 10.0
 """A form whose AICc is this much above the best is rejected by the runs and has no say in the interval
@@ -41,7 +42,7 @@ class Forecast:
     rival_losses: Mapping[str, float]
     """What each rival predicts."""
     compute_ratio: float
-    """Parameters times tokens, over the largest among the fitted runs; NaN for a law of neither."""
+    """Parameters times tokens, over the largest among the fitted runs; FLOPs for a law of these, NaN for neither."""
     notes: tuple[str, ...]
     residual_kind: str = "log"
     """What `parts` are deviations of, as the fit's residuals."""
@@ -75,7 +76,8 @@ class Forecast:
         known = {name: count for name, count in counts.items() if count is not None}
         head = [f"{name} {count:.4g}" for name, count in known.items()]
         if known:
-            head.append(f"{self.compute_ratio:.3g} times the largest fitted run ({' x '.join(known)})")
+            ratio = f"{self.compute_ratio:.3g} times the largest fitted run ({' x '.join(known)})"
+            head += [ratio] * bool(np.isfinite(self.compute_ratio))
         relative = f" (-{1 - low / self.predicted_loss:.2%}, +{high / self.predicted_loss - 1:.2%})"
         lines = [
             ": ".join([self.law, ", ".join(head)] if head else [self.law]),
@@ -156,7 +158,7 @@ def forecast(
             f"need positive counts and 0 < level < 1, got num_params {num_params}, num_tokens {num_tokens}, "
             f"level {level}."
         )
-    point = {**given, **(columns or {})}
+    point = with_derived({**given, **(columns or {})})
     lost = [name for each in (fit, *rivals) for name in each.scaled.law.variable_names if name not in point]
     if lost:
         raise ValueError(f"law {fit.law} also needs a value for {', '.join(sorted(set(lost)))}.")
@@ -250,6 +252,7 @@ def combined_forecast(
 
 def _compute_ratio(fit: FitResult, point: Mapping[str, float]) -> float:
     names = [name for name in ("num_params_total", "num_tokens") if name in fit.points and name in point]
+    names = names or [name for name in ("flops",) if name in fit.points and name in point]
     largest = float(np.max(np.prod([fit.points[name] for name in names], axis=0))) if names else np.nan
     return float(np.prod([point[name] for name in names])) / largest
 

@@ -150,11 +150,13 @@ def _check_numbers(table: RunTable, names: Sequence[str], may_be_zero: Sequence[
 def _check_units(table: RunTable, variables: Sequence[str]) -> None:
     for name in ("num_params_total", "num_tokens", "num_unique_tokens"):
         if name in variables and table[name].max() < SMALLEST_COUNT:
-            theirs = table.mapping.get(name, name)
+            theirs, few = table.mapping.get(name, name), table[name]
+            what, unit = "it is in billions", "1e9"
+            if (few % 1).any() and np.allclose(few * 1e3, np.round(few * 1e3), rtol=1e-12) and few.min() >= 1:
+                what, unit = "its dots stand between thousands", "1e3"
             warnings.warn(
-                f"{table.source}: {name} is {table[name].min():.3g} to {table[name].max():.3g}, few for a count. If it "
-                f"is in billions, map it with --columns '{name}={as_word(theirs)}*1e9'; FLOPs and forecasts need plain "
-                "counts.",
+                f"{table.source}: {name} is {few.min():.5g} to {few.max():.5g}, few for a count. If {what}, map it "
+                f"with --columns '{name}={as_word(theirs)}*{unit}'; FLOPs and forecasts need plain counts.",
                 UnitWarning,
                 stacklevel=4,
             )
