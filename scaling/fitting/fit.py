@@ -99,8 +99,8 @@ def fit_law(
     others = other_optima(scaled, minimum.z[minimum.converged], minimum.cost[minimum.converged])
     fit = _finish(table, scaled, z, kind, clusters, ratio, certificate, others)
     if labels is not None:
-        runs_away = objective == "gaussian" and not ratio
-        fit = replace(fit, cluster=cluster, clusters=tuple(labels.tolist()), runs_away=runs_away)
+        intervals_only = objective == "gaussian" and not ratio
+        fit = replace(fit, cluster=cluster, clusters=tuple(labels.tolist()), intervals_only=intervals_only)
     if law.floor in scaled.free and not fit.parameters[law.floor].withheld:
         warn_below_floor(table.source, loss, fit.parameters[law.floor].estimate)
     if objective == "gaussian":

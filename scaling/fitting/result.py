@@ -101,7 +101,7 @@ class FitResult:
     """What residuals, noise and intervals are of."""
     source: str
     notes: tuple[str, ...]
-    runs_away: bool = False
+    intervals_only: bool = False
     """Whether the effects of trunks could not be told from the law, so that the constants come from least squares."""
 
     @property
@@ -114,7 +114,7 @@ class FitResult:
         """How the intervals came about, in words."""
         if self.clusters is None:
             return "t, delta method, sandwich"
-        is_plain = self.runs_away or self.objective_name != "gaussian"
+        is_plain = self.intervals_only or self.objective_name != "gaussian"
         return f"t, delta method, sandwich by {self.cluster}" if is_plain else "t with Satterthwaite degrees, GLS"
 
     @property
@@ -143,7 +143,7 @@ class FitResult:
             "parameters": {name: asdict(each) for name, each in self.parameters.items()},
             "objective": self.objective,
             "objective_name": self.objective_name,
-            "runs_away": self.runs_away,
+            "intervals_only": self.intervals_only,
             "delta": self.delta,
             "residual_rms": self.residual_rms,
             "num_points": self.num_points,
@@ -297,6 +297,6 @@ def _read(values: Mapping[str, Any], definition: Law) -> FitResult:
             None if state.get("weights") is None else np.array(state["weights"]),
             state.get("is_signed", False),
         ),
-        runs_away=values.get("runs_away", False),
+        intervals_only=values.get("intervals_only", False),
         notes=tuple(values["notes"]),
     )

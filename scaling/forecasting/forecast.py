@@ -236,7 +236,10 @@ def combined_forecast(
     deviation = float(np.sqrt(within + between**2))
     degrees = min(single.degrees_of_freedom for single in singles)
     parts = {name: float(np.sqrt(np.mean([s.parts[name] ** 2 for s in singles]))) for name in singles[0].parts}
-    all_losses = [forecast(fit, num_params, num_tokens, level, (), columns).predicted_loss for fit in fits]
+    all_losses = {fit.law: single.predicted_loss for fit, single in zip(kept, singles, strict=True)}
+    for fit in fits:
+        if fit.law not in all_losses:
+            all_losses[fit.law] = forecast(fit, num_params, num_tokens, level, (), columns).predicted_loss
     return replace(
         singles[0],
         law="mean of " + ", ".join(fit.law for fit in kept),
@@ -246,7 +249,7 @@ def combined_forecast(
         parts={**parts, "form": between},
         degrees_of_freedom=degrees,
         weights={**{fit.law: 0.0 for fit in fits}, **{fit.law: 1.0 / len(kept) for fit in kept}},
-        rival_losses={fit.law: loss for fit, loss in zip(fits, all_losses, strict=True)},
+        rival_losses={fit.law: all_losses[fit.law] for fit in fits},
     )
 
 
