@@ -1,25 +1,29 @@
-"""What several verbs take in the same words: NAME=VALUE pairs, and counts such as 7B."""
+"""What several verbs take in the same words: counts such as 7B, and NAME=VALUE pairs."""
 
 import re
 from typing import Annotated, Any
 
 import tyro
 
-SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 
 
-def number(text: str) -> float:
-    """Returns 7e9 for "7e9", "7B" or "7 b"; ValueError otherwise."""
-    found = re.fullmatch(r"(.*\d\.?)\s*([kmbt])", text.strip(), re.IGNORECASE)
-    return float(found[1]) * SUFFIXES[found[2].lower()] if found else float(text)
+def count(text: str) -> float:
+    """Returns a number such as 7e9, 7B, 1.5T or 125M; ValueError otherwise."""
+    number = text.strip().replace(",", "").replace("_", "")
+    unit = number[-1:].upper() if number[-1:].upper() in UNITS else ""
+    try:
+        return float(number[: len(number) - len(unit)]) * UNITS[unit]
+    except ValueError:
+        raise ValueError(f"{text!r} is no number, expected one such as 7e9, 7B, 1.5T or 125M") from None
 
 
 Count = Annotated[
     float,
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="FLOAT",
-        instance_from_str=lambda texts: number(texts[0]),
+        metavar="NUMBER",
+        instance_from_str=lambda given: count(given[0]),
         is_instance=lambda value: isinstance(value, int | float),
         str_from_instance=lambda value: [f"{value:g}"],
     ),
@@ -47,6 +51,6 @@ def numbers(text: str, option: str, or_names: bool = False) -> dict[str, Any]:
     otherwise."""
     try:
         found = pairs(text, option).items()
-        return {name: value if or_names and value.isidentifier() else number(value) for name, value in found}
+        return {name: value if or_names and value.isidentifier() else count(value) for name, value in found}
     except ValueError:
         raise ValueError(f"--{option} {text!r}: expected NAME=NUMBER,NAME=NUMBER.") from None

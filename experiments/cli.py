@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
-from kleiber.experiments.terminal import printable
+from kleiber.experiments.terminal import accept_all_text, printable
 from kleiber.parallel.environment import has_accelerator
 
 VERBS = {
@@ -21,6 +21,9 @@ VERBS = {
     "design": "which runs to buy next",
     "laws": "the registry of laws: formula, symbols, units, source, validity",
     "ledger": "verify a ledger of forecasts and show its scoreboard",
+    "eval": "score the weights of a run: on its validation text, or on any other",
+    "generate": "write text with the weights of a run",
+    "export": "the weights of a run as a safetensors file",
     "report": "execute the notebook of a sweep into report.ipynb and report.html",
     "data": "list and prepare corpora",
     "doctor": "verify a directory: what is damaged, what can be saved, and how",
@@ -44,6 +47,7 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb and returns its exit code: 0 done, 2 usage, 3 gate or run failed, 74 cannot write, 75 resumable."""
     argv = sys.argv[1:] if argv is None else argv
+    accept_all_text()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return EXIT_DONE if argv else EXIT_USAGE

@@ -10,6 +10,7 @@ import json
 import traceback
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def config_hash(config: Any) -> str:
 
 
 def set_field(config: Any, assignment: str) -> Any:
-    """Returns config with one field changed, for `--set optimizer.learning_rate=0.01`.
+    """Returns config with one field changed, as by `--set optimizer.learning_rate=0.01`.
 
     Raises:
       ValueError: not of the form field=value, an unknown field (with the nearest name), or a value of the wrong kind.
@@ -178,6 +179,33 @@ def set_field(config: Any, assignment: str) -> Any:
     if not equals:
         raise ValueError(f"--set {assignment}: expected field=value, such as optimizer.learning_rate=0.01")
     return _replace(config, path.strip().split("."), text.strip())
+
+
+def changed(experiment: Experiment, sets: Sequence[str] = (), grids: Sequence[str] = ()) -> Experiment:
+    """Returns an experiment with fields changed: its own, or those of every trunk and target.
+
+    Args:
+      experiment: to change.
+      sets: assignments such as optimizer.learning_rate=0.01, or keep_final=none.
+      grids: such as optimizer.learning_rate=.004,.008: each trunk once for every value, and for every combination of
+        several; targets stay. A list field takes its items joined by `+`.
+
+    Raises:
+      ValueError: as set_field.
+    """
+    for assignment in sets:
+        if assignment.partition("=")[0].split(".")[0].strip() in _hints(Experiment):
+            experiment = set_field(experiment, assignment)
+            continue
+        trunks = tuple(set_field(trunk, assignment) for trunk in experiment.trunks)
+        targets = tuple(dataclasses.replace(t, train=set_field(t.train, assignment)) for t in experiment.targets)
+        experiment = dataclasses.replace(experiment, trunks=trunks, targets=targets)
+    for grid in grids:
+        name, _, values = grid.partition("=")
+        levels = [f"{name}={value.replace('+', ',')}" for value in values.split(",")]
+        trunks = tuple(set_field(trunk, level) for trunk in experiment.trunks for level in levels)
+        experiment = dataclasses.replace(experiment, trunks=trunks)
+    return experiment
 
 
 def _replace(config: Any, path: list[str], text: str) -> Any:

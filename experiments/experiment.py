@@ -1,6 +1,7 @@
 """An experiment: the question, the trunks that fit a law, and the targets that test it."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from kleiber.fields import check_fields
 from kleiber.train.config import TrainConfig
@@ -10,7 +11,7 @@ RECORD_COLUMNS = frozenset(
     "num_params_non_embedding num_params_active num_tokens num_unique_tokens epochs num_steps batch_size seq_len "
     "vocab_size flops flops_6nd tokens_per_parameter loss loss_standard_error bits_per_byte seed learning_rate "
     "exchanged_bytes optimizer weight_decay schedule corpus tokenizer data_fingerprint config_hash device dtype "
-    "wall_seconds tokens_per_second split_overlap code_version python_version".split()
+    "wall_seconds tokens_per_second split_overlap ledger_head final_checkpoint code_version python_version".split()
 )
 """Columns of the run record that a factor would overwrite (docs/json.md says what they hold)."""
 
@@ -83,8 +84,8 @@ class Experiment:
     targets: tuple[Target, ...] = ()
     """Larger runs that test the forecast."""
     laws: tuple[str, ...] = ("chinchilla", "generalised_mean")
-    """Laws to fit (`kleiber laws`). The first is the one reported in full; the registered forecast is the mean of all
-    that the runs do not dismiss, with the spread between them in its interval. Empty: no fit."""
+    """Laws to fit (`kleiber laws`). The first is the one reported in full; the registered forecast is the mean of all,
+    with the spread between them in its interval. Empty: no fit."""
     level: float = 0.9
     """Probability of the prediction intervals."""
     gate: Gate = field(default_factory=Gate)
@@ -92,6 +93,10 @@ class Experiment:
     population_size: int = 1
     """Most trunks alike in all but seed, learning rate, weight decay and factors that train together as one compiled
     program. Worth it on accelerators, where one small model leaves the device idle; on CPU one is fastest."""
+
+    keep_final: Literal["all", "targets", "none"] | None = None
+    """Of which points the measured weights are kept (`kleiber plan` says how large they are). None: of all, while that
+    takes no more than 2 GB, else of none."""
 
     def __post_init__(self) -> None:
         check_fields(self, level="(0, 1)", population_size="[1, inf)")

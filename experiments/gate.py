@@ -21,6 +21,9 @@ def gate_verdict(experiment: Experiment, summary: dict[str, Any]) -> list[dict[s
             claim = f"{name} did not finish: {outcome['reason']}"
             verdicts.append({"claim": claim, "value": None, "limit": None, "passed": False})
             continue
+        if outcome.get("late"):
+            claim = f"{name}: its forecast was registered after its run had begun, and proves nothing"
+            verdicts.append({"claim": claim, "value": outcome.get("begun_at"), "limit": None, "passed": False})
         error, (low, high) = outcome["signed_error"], outcome["interval"]
         predicted = outcome["predicted_loss"]
         width = max(high - predicted, predicted - low) / predicted

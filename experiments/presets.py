@@ -69,11 +69,8 @@ LOSS_BLOCKS = {"124m": 2, "1b": 4, "8b": 4, "70b": 4, "405b": 4, "1t-dense": 4, 
 
 
 def preset(name: str) -> TrainConfig:
-    """Returns a named configuration, for one device; the mesh is the caller's choice.
-
-    Raises:
-      ValueError: if there is no such preset; names the nearest.
-    """
+    """Returns a named configuration, for one device; the mesh is the caller's choice. Raises ValueError if there is no
+    such preset; names the nearest."""
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.3)
         hint = f"did you mean '{near[0]}'? " if near else ""

@@ -13,7 +13,7 @@ from kleiber.moved import Moved
 
 if TYPE_CHECKING:
     from kleiber.experiments.api.fits import Design, Fitted, design, fit, laws, read_fit
-    from kleiber.experiments.api.runs import Results, Run, open_run, plan, results, sweep
+    from kleiber.experiments.api.runs import Results, Run, load, open_run, plan, results, sweep
 
     __version__: str
 
@@ -29,9 +29,10 @@ __all__ = [
     "results",  # (directory) -> Results: what a sweep has found so far
     "Results",  # .table, .records, .fit, .ledger, .result, .gaps
     "open_run",  # (directory, name) -> Run
-    "Run",  # .config, .record, .records, .metrics, .params, .model
+    "load",  # (folder of a run) -> Run
+    "Run",  # .config, .record, .records, .metrics, .params, .model, .evaluate, .generate, .export
 ]
-_OF_RUNS = ("plan", "sweep", "results", "Results", "open_run", "Run")
+_OF_RUNS = ("plan", "sweep", "results", "Results", "open_run", "load", "Run")
 
 sys.meta_path.append(Moved())
 

@@ -3,9 +3,17 @@
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from blake3 import blake3
+
+DIGEST = "blake3"
+"""Of the seals; the first mark of a sealed file."""
+MAX_TEXT_BYTES = 500_000_000
+"""More than the fit of a million runs takes."""
 
 
 @contextlib.contextmanager
@@ -48,20 +56,90 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes data as JSON durably and whole; makes its folder if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial, open(partial, "w") as file:
-        json.dump(data, file, indent=1)
-        file.write("\n")
+    """Writes data as JSON durably and whole, an object under its seal; makes its folder if it is missing."""
+    write_whole(path, sealed_text(data) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Returns the JSON of path.
+def sealed_text(data: Any) -> str:
+    """Returns data as JSON to read; an object between two marks: what kind of digest, and the digest of the rest."""
+    if isinstance(data, dict):
+        data = {"sealed": DIGEST, **data, "seal": digest_of(data)}
+    return json.dumps(data, indent=1)
+
+
+def digest_of(data: Any) -> str:
+    """Returns the BLAKE3 of JSON data as text without spaces, keys in their order."""
+    return blake3(json.dumps(data, separators=(",", ":")).encode()).hexdigest()
+
+
+def unsealed(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns an object without its marks, once they are checked; one with neither is of before there were any.
+
+    There are two, so that damage to the name of one never looks like an old file.
 
     Raises:
-      ValueError: the file is damaged; says which.
+      ValueError: it is not what was written.
     """
+    marks = data.keys() & {"sealed", "seal"}
+    if not marks:
+        return data
+    rest = {name: value for name, value in data.items() if name not in marks}
+    if data.get("sealed") != DIGEST or data.get("seal") != digest_of(rest):
+        raise ValueError("it differs from its seal: it was damaged, or changed by hand")
+    return rest
+
+
+def read_json(path: Path, *names: str, kind: type = dict) -> Any:
+    """Returns the JSON of a file, its seal checked and taken off.
+
+    Args:
+      path: of the file.
+      *names: keys that it must have.
+      kind: of what it holds: dict, list.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: the file is damaged or none of this kind; says which, and what to do.
+    """
+    text = read_plain(path)
     try:
-        return json.loads(path.read_text())
-    except ValueError as problem:
+        return json_of(text, *names, kind=kind)
+    except (ValueError, RecursionError) as problem:
         raise ValueError(f"{path} is not whole JSON ({problem}); remove it to have that part done again.") from None
+
+
+def json_of(text: bytes | str, *names: str, kind: type = dict) -> Any:
+    """Returns what `read_json` does, of a text; raises ValueError, or RecursionError where it is too deep."""
+    data = json.loads(text)
+    if not isinstance(data, kind):
+        raise ValueError(f"it holds {type(data).__name__}, expected {kind.__name__}")
+    if isinstance(data, dict):
+        data = unsealed(data)
+        if missing := [name for name in names if name not in data]:
+            raise ValueError(f"it has no {missing[0]}")
+    return data
+
+
+def read_plain(path: Path) -> bytes:
+    """Returns the bytes of a file.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is a folder, a device or a pipe, which may never end, or larger than any text that is written.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        what = "folder" if stat.S_ISDIR(status.st_mode) else "pipe or device"
+        raise ValueError(f"{path} is no file but a {what}; move it out of the way.")
+    if status.st_size > MAX_TEXT_BYTES:
+        raise ValueError(f"{path} has {status.st_size / 1e6:,.0f} MB, more than is read at once.")
+    return path.read_bytes()
+
+
+def open_to_append(path: Path) -> IO[str]:
+    """Returns a text file to add lines to, UTF-8 whatever the locale; a link in its place is not followed (OSError)."""
+
+    def no_link(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    return open(path, "a", encoding="utf-8", errors="backslashreplace", opener=no_link)

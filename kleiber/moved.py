@@ -11,7 +11,6 @@ _MOVES = {
         "model.kernels": "float8",
         "model.families": "transformer>decoder",
         "model": "family>ladder",
-        "experiments.compilation": "compiled_flops>counted_flops",
     },
     "parallel": {"experiments.compilation": "hlo collectives products topology", "parallel": "launcher>environment"},
     "train": {

@@ -135,16 +135,6 @@ def apply(
     segment_ids_BT: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns the float32 logits_BTV of the next token at each position.
-
-    Args:
-      config: the shape; static under jit.
-      params: tree as init_params returns.
-      tokens_BT: int32 token ids.
-      segment_ids_BT: int32 document of each position, or None.
-      dropout_key: typed key; None runs without dropout.
-
-    Returns:
-      float32 [B, T, V].
-    """
+    """Returns the float32 logits_BTV of the next token at each position, of params as init_params returns;
+    segment_ids_BT is the int32 document of each, and without a dropout key (typed) nothing is dropped."""
     return head(config, params, apply_hidden(config, params, tokens_BT, segment_ids_BT, dropout_key)[0])

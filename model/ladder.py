@@ -7,8 +7,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import num_params_total
 
@@ -16,29 +14,21 @@ Family = Callable[..., ModelConfig]
 
 
 def shape_of_width(d_model: int, **overrides: Any) -> ModelConfig:
-    """Returns the shape of the width family: two layers, four heads at every width, previous-token mix.
+    """Returns the shape of the width family: two layers, four heads at every width, previous-token mix; overrides are
+    fields of ModelConfig.
 
     The number of heads is constant because a head size floor would give the smallest widths fewer heads and put them
-    above the law; the mix spares the first layer from learning to look one token back. Widths are multiples of 8.
-
-    Args:
-      d_model: the dial.
-      **overrides: fields of ModelConfig to set otherwise.
-    """
+    above the law; the mix spares the first layer from learning to look one token back. Widths are multiples of 8."""
     chosen: dict[str, Any] = {"num_layers": 2, "num_heads": 4, "has_previous_token_mix": True} | overrides
     return _config(d_model=d_model, **chosen)
 
 
 def shape_of_depth(num_layers: int, **overrides: Any) -> ModelConfig:
-    """Returns the shape of the depth family: d_model = 64 * num_layers, heads of 64, untied head, CompleteP.
+    """Returns the shape of the depth family: d_model = 64 * num_layers, heads of 64, untied head, CompleteP; overrides
+    are fields of ModelConfig.
 
     The ratio of width to depth is constant, near the flat optimum that Kaplan et al. 2020 (figure 5) found. The base
-    shape of the learning rate is four layers of 256.
-
-    Args:
-      num_layers: the dial.
-      **overrides: fields of ModelConfig to set otherwise.
-    """
+    shape of the learning rate is four layers of 256."""
     chosen: dict[str, Any] = {
         "d_model": 64 * num_layers,
         "num_heads": num_layers,
@@ -63,56 +53,8 @@ def _config(**fields: Any) -> ModelConfig:
 
 
 def ladder(dials: Sequence[int], family: Family = shape_of_width, **overrides: Any) -> tuple[ModelConfig, ...]:
-    """Returns the shapes of a family at the given dials, in increasing order of parameters.
-
-    Args:
-      dials: widths (shape_of_width) or depths (shape_of_depth), each once.
-      family: one dial to a shape.
-      **overrides: fields of ModelConfig to set otherwise, for all shapes.
-
-    Raises:
-      ValueError: if a dial occurs twice or there is none.
-    """
+    """Returns the shapes of a family at the given dials (widths or depths), in increasing order of parameters;
+    overrides are fields of ModelConfig. Raises ValueError if a dial occurs twice or there is none."""
     if not dials or len(set(dials)) != len(dials):
         raise ValueError(f"dials are {list(dials)}, expected one or more different ones.")
     return tuple(sorted((family(dial, **overrides) for dial in dials), key=num_params_total))
-
-
-def ladder_between(
-    min_params: int,
-    max_params: int,
-    num_sizes: int,
-    family: Family = shape_of_width,
-    step: int = 8,
-    **overrides: Any,
-) -> tuple[ModelConfig, ...]:
-    """Returns num_sizes shapes of a family, evenly spread in log parameters from min_params to max_params.
-
-    Args:
-      min_params: total parameters to start from.
-      max_params: total parameters to end at.
-      num_sizes: shapes wanted.
-      family: one dial to a shape; parameters must grow with the dial.
-      step: dials are multiples of it: 8 or more for widths (heads divide, vectors fill), 1 for depths.
-      **overrides: fields of ModelConfig to set otherwise, for all shapes.
-
-    Raises:
-      ValueError: if the range holds fewer than num_sizes different shapes.
-    """
-    if not 0 < min_params < max_params or num_sizes < 2:
-        raise ValueError(
-            f"min_params {min_params}, max_params {max_params}, num_sizes {num_sizes}: expected "
-            "0 < min_params < max_params and at least two sizes."
-        )
-    dials = [step]
-    while num_params_total(family(dials[-1], **overrides)) < max_params:
-        dials.append(dials[-1] + step)
-    sizes = np.log([num_params_total(family(dial, **overrides)) for dial in dials])
-    wanted = np.linspace(np.log(min_params), np.log(max_params), num_sizes)
-    chosen = sorted({dials[int(np.argmin(np.abs(sizes - size)))] for size in wanted})
-    if len(chosen) < num_sizes:
-        raise ValueError(
-            f"only {len(chosen)} different shapes (dials {chosen}) between {min_params} and {max_params} parameters, "
-            f"{num_sizes} asked; widen the range, ask for fewer, or lower step {step}."
-        )
-    return ladder(chosen, family, **overrides)

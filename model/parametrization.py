@@ -67,15 +67,8 @@ class Rule:
 
 
 def rules(config: ModelConfig) -> dict[Role, Rule]:
-    """Returns the rule of every role for a shape.
-
-    Args:
-      config: the shape, its base shape and the name of the parametrization.
-
-    Returns:
-      One Rule a role. The `head` multiplier applies to the logits whether the head is tied or not; a tied head is the
-      embedding and starts and moves as `embedding` says.
-    """
+    """Returns the rule of every role for a shape. The `head` multiplier applies to the logits whether the head is tied
+    or not; a tied head is the embedding and starts and moves as `embedding` says."""
     width = config.d_model / config.base_d_model
     depth = config.num_layers / config.base_num_layers
     vectors: dict[Role, Rule] = {

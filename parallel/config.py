@@ -1,5 +1,6 @@
 """How many devices each mesh axis has. Needs no jax."""
 
+import math
 from dataclasses import dataclass, fields
 
 from kleiber.fields import check_fields
@@ -37,10 +38,7 @@ class MeshConfig:
     @property
     def num_devices(self) -> int:
         """Devices this mesh needs."""
-        product = 1
-        for size in self.sizes.values():
-            product *= size
-        return product
+        return math.prod(self.sizes.values())
 
     @property
     def num_batch_shards(self) -> int:

@@ -24,11 +24,8 @@ ALONE = f"or set {NUM_PROCESSES}=1 to work alone."
 
 
 def process_in_environment() -> tuple[int, int]:
-    """Returns (this process's number, number of processes) as the launcher says; (0, 1) without one.
-
-    Raises:
-      ValueError: if a start is half set, or contradicts itself; says what to set.
-    """
+    """Returns (this process's number, number of processes) as the launcher says; (0, 1) without one. Raises ValueError
+    if a start is half set, or contradicts itself; says what to set."""
     if os.environ.get(NUM_PROCESSES) == "1":
         return 0, 1
     given = [name for name in (COORDINATOR, NUM_PROCESSES, PROCESS_ID) if os.environ.get(name)]
@@ -117,11 +114,8 @@ def _as_int(name: str) -> int:
 
 
 def seconds_in_environment(name: str, default: float) -> float:
-    """Returns the seconds that a variable says, or the default.
-
-    Raises:
-      ValueError: if it is no number of at least one second.
-    """
+    """Returns the seconds that a variable says, or the default. Raises ValueError if it is no number of at least one
+    second."""
     text = os.environ.get(name) or str(default)
     try:
         seconds = float(text)

@@ -16,14 +16,12 @@ MESH_AXES = tuple(MeshConfig().sizes)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of a config over the first devices, or over those given.
+    """Returns the mesh of a config over the first devices, or over those given. Raises ValueError if there are too few
+    devices, or some of several hosts' devices would be left out.
 
     Args:
       config: sizes of the axes; their product is the number of devices used.
       devices: devices to use in order; None takes the first of jax.devices().
-
-    Raises:
-      ValueError: if there are too few devices, or some of several hosts' devices would be left out.
     """
     available = list(jax.devices() if devices is None else devices)
     if config.num_devices > len(available):

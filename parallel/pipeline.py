@@ -21,15 +21,13 @@ LayerFn = Callable[..., tuple[jax.Array, Any]]
 
 def run_layers(layer: LayerFn, stacked: Any, x: jax.Array, carried: Any) -> tuple[jax.Array, Any]:
     """Returns x after all layers, and the statistics of the layers, summed over them and averaged over microbatches.
+    Raises ValueError if the stages do not divide the layers.
 
     Args:
       layer: one layer as a pure function; its statistics must be means over the batch.
       stacked: weights, each [layers, ...].
       x: [B, ...], the batch.
       carried: tree of [B, ...] that every layer reads, such as segment ids; None leaves are allowed.
-
-    Raises:
-      ValueError: if the stages do not divide the layers.
     """
     mesh = jax.sharding.get_abstract_mesh()
     sizes = MeshConfig() if mesh.empty else MeshConfig(**mesh.shape)

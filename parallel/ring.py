@@ -31,13 +31,10 @@ def context_size() -> int:
 
 
 def ring_attention(
-    q_BTNH: jax.Array,
-    k_BTKH: jax.Array,
-    v_BTKH: jax.Array,
-    scale: float,
-    segment_ids_BT: jax.Array | None = None,
+    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, scale: float, segment_ids_BT: jax.Array | None = None
 ) -> jax.Array:
-    """Returns softmax(scale * q k) v, where a query sees itself and what came before in its own segment.
+    """Returns softmax(scale * q k) v, where a query sees itself and what came before in its own segment. Raises
+    ValueError if T is not a multiple of twice the devices on the axis.
 
     Args:
       q_BTNH: queries; N is a multiple of K, and query head n reads key/value head n // (N / K).
@@ -48,9 +45,6 @@ def ring_attention(
 
     Returns:
       Array [B, T, N, H] in v's dtype.
-
-    Raises:
-      ValueError: if T is not a multiple of twice the devices on the axis.
     """
     num_devices, length = context_size(), q_BTNH.shape[1]
     if length % (2 * num_devices):

@@ -42,15 +42,13 @@ def weights_are_whole() -> bool:
 def partition_spec(
     axes: tuple[str | None, ...], rules: Mapping[str, MeshAxes] = RULES, name: str = ""
 ) -> PartitionSpec:
-    """Returns the PartitionSpec of an array whose dimensions have these logical axes.
+    """Returns the PartitionSpec of an array whose dimensions have these logical axes. Raises ValueError if a name is
+    unknown or two dimensions meet on one mesh axis.
 
     Args:
       axes: logical name of each dimension; None is never split.
       rules: the table.
       name: of the array, for messages.
-
-    Raises:
-      ValueError: if a name is unknown or two dimensions meet on one mesh axis.
     """
     spec: list[MeshAxes] = []
     used: dict[str, int] = {}
@@ -78,11 +76,8 @@ def sharding(
     rules: Mapping[str, MeshAxes] = RULES,
     name: str = "",
 ) -> NamedSharding:
-    """Returns the sharding of an array, after checking that every split dimension divides.
-
-    Raises:
-      ValueError: as partition_spec, or if the ranks differ, the mesh lacks an axis, or a size does not divide.
-    """
+    """Returns the sharding of an array, after checking that every split dimension divides. Raises ValueError as
+    partition_spec, or if the ranks differ, the mesh lacks an axis, or a size does not divide."""
     if len(axes) != len(shape):
         raise ValueError(f"{name or 'array'} has shape {shape} but logical axes {axes}: one name a dimension.")
     spec = partition_spec(axes, rules, name)
@@ -103,12 +98,9 @@ def sharding(
 
 
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """Returns x, laid out on the mesh in use (jax.set_mesh) as its logical axes say.
+    """Returns x, laid out on the mesh in use (jax.set_mesh) as its logical axes say. Raises ValueError as sharding.
 
     It is x itself without a mesh, and inside a shard_map over all of it, where arrays are a device's own.
-
-    Raises:
-      ValueError: as sharding.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
@@ -117,12 +109,8 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Returns host arrays as arrays on the mesh; each process hands over only the parts its devices hold.
-
-    Args:
-      tree: host arrays, the same in every process.
-      shardings: tree of NamedSharding of the same structure.
-    """
+    """Returns host arrays (the same in every process) as arrays on the mesh, by a tree of NamedSharding; each process
+    hands over only the parts its devices hold."""
 
     def one(array: Any, where: NamedSharding) -> jax.Array:
         if where.is_fully_addressable:

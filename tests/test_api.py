@@ -14,13 +14,14 @@ import pytest
 
 import kleiber as kb
 from kleiber.experiments.cli import main
+from kleiber.files import read_json
 
 HOUSE = Path(__file__).parent.parent
 PAGE = (HOUSE / "docs" / "python.md").read_text(encoding="utf-8")
 
 SIGNATURES = {
-    "fit": "data, law='chinchilla', *, cluster=None, objective='gaussian', delta=None, drop=None, fix=None, starts=16, "
-    "in_depth=False, **columns",
+    "fit": "data, law=None, *, cluster=None, objective='gaussian', delta=None, drop=None, fix=None, starts=16, "
+    "in_depth=False, protect='rolling_origin', **columns",
     "read_fit": "path, law=()",
     "design": "source, *, budget, target, **options",
     "plan": "experiment, workers=None",
@@ -28,7 +29,11 @@ SIGNATURES = {
     "report=True, is_quiet=False",
     "results": "directory",
     "open_run": "directory, name",
-    "Fitted.forecast": "self, *, flops=None, reach=None, level=0.9, **columns",
+    "load": "run",
+    "Run.evaluate": "self, text=None",
+    "Run.generate": "self, prompt='', num_tokens=100, temperature=1.0, top_k=None, seed=0",
+    "Run.export": "self, path",
+    "Fitted.forecast": "self, *, flops=None, reach=None, level=0.9, protect='rolling_origin', **columns",
     "Fitted.optimum": "self, *, flops=None, reach=None, inference_tokens=0.0, unique_tokens=None, "
     "flops_per_param_token=6.0, level=0.9",
     "Fitted.plot": "self, name='surface'",
@@ -39,7 +44,8 @@ SIGNATURES = {
 PROPERTIES = {
     "Fitted": {"fits", "constants", "warnings", "analysis"},
     "Results": {"directory", "table", "records", "fit", "ledger", "result", "gaps"},
-    "Run": {"config", "record", "records", "metrics", "params", "model", "name", "trunk_id", "directory"},
+    "Run": {"config", "record", "records", "metrics", "params", "tree", "model", "tokenizer", "name", "trunk_id"}
+    | {"directory", "folder"},
 }
 
 
@@ -167,7 +173,7 @@ def test_the_command_line_and_python_say_the_same_numbers(tmp_path, capsys):
     assert main(["fit", str(tmp_path / "runs.csv"), "--law", laws, "--json", "--fix", "E=1.7"]) == 0
     path.write_text(capsys.readouterr().out)
     ours = kb.fit(tmp_path / "runs.csv", laws.split(","), fix={"E": 1.7}, in_depth=True)
-    assert json.loads(json.dumps(ours.to_json())) == json.loads(path.read_text())
+    assert json.loads(json.dumps(ours.to_json())) == read_json(path)
     for words, arguments in (
         (["--num-params", "7e9", "--num-tokens", "1e11"], {"num_params_total": 7e9, "num_tokens": 1e11}),
         (["--flops", "1e22", "--level", "0.8"], {"flops": 1e22, "level": 0.8}),
@@ -184,6 +190,37 @@ def test_the_command_line_and_python_say_the_same_numbers(tmp_path, capsys):
     assert main(["design", str(path), "--budget", "1e21", "--target", "1e23", "--max-runs", "9", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads(json.dumps(kb.design(ours, budget=1e21, target=1e23, max_runs=9)))
+
+
+def test_without_a_law_both_fit_five_forms_and_both_can_be_asked_for_bare_intervals(tmp_path, capsys):
+    pandas.DataFrame(runs()).to_csv(tmp_path / "runs.csv", index=False)
+    law = kb.fit(tmp_path / "runs.csv")
+    point, path = {"num_params_total": 7e9, "num_tokens": 1.4e11}, tmp_path / "fit.json"
+    assert main(["fit", str(tmp_path / "runs.csv"), "--json", "--no-in-depth"]) == 0
+    path.write_text(capsys.readouterr().out)
+    told = json.loads(path.read_text())
+    assert told == json.loads(json.dumps(law.to_json())) and len(told["rivals"]) == 4
+    bare = law.forecast(protect="none", **point)
+    assert bare.rolling_factor == 1 != law.forecast(**point).rolling_factor == told["rolling_origin"]["factor"]
+    words = ["--num-params", "7e9", "--num-tokens", "1.4e11", "--protect", "none", "--json"]
+    assert main(["forecast", str(path), *words]) == 0
+    assert json.loads(capsys.readouterr().out)["interval"] == list(bare.interval)
+    asked_off = kb.fit(tmp_path / "runs.csv", protect="none")
+    asked_off.save(path)
+    assert kb.read_fit(path).forecast(**point) == asked_off.forecast(**point) == bare
+    assert kb.read_fit(path).to_json()["rolling_origin"] == {"withheld": "asked off"}
+
+
+def test_fits_put_together_are_protected_as_if_they_had_been_fitted_together(tmp_path, capsys):
+    laws, point = ("chinchilla", "kaplan"), {"num_params_total": 7e9, "num_tokens": 1.4e11}
+    for name in laws:
+        kb.fit(runs(), name, protect="none").save(tmp_path / f"{name}.json")
+    first, second = (str(tmp_path / f"{name}.json") for name in laws)
+    words = ["--rivals", second, "--num-params", "7e9", "--num-tokens", "1.4e11", "--json"]
+    assert main(["forecast", first, *words]) == 0
+    both = kb.fit(runs(), laws).forecast(**point)
+    told = json.loads(capsys.readouterr().out)
+    assert told["interval"] == pytest.approx(both.interval) and told["rolling_factor"] == both.rolling_factor
 
 
 def test_a_law_with_constants_is_designed_for_as_on_the_command_line(capsys):
@@ -281,8 +318,7 @@ def test_a_run_is_opened_by_the_beginning_of_its_name_and_gives_what_was_measure
     run = kb.open_run(out, "d16-L1-s0")
     assert run.config.model.d_model == 16 and [each["num_tokens"] for each in run.records] == [3_200, 6_400]
     assert run.record["loss"] == json.loads((out / "runs" / run.record["run_id"] / "record.json").read_text())["loss"]
-    places = (out / "runs" / run.trunk_id / "checkpoints").glob("*/step_*")
-    arrays, _ = load_arrays(max(places, key=lambda place: int(place.name.removeprefix("step_"))))
+    arrays, _ = load_arrays(out / "runs" / run.record["run_id"] / run.record["final_checkpoint"])
     assert {f"params/{name}" for name in run.params} == {name for name in arrays if name.startswith("params/")}
     assert all(np.array_equal(array, arrays[f"params/{name}"]) for name, array in run.params.items())
     lines = (out / "runs" / run.trunk_id / "metrics.jsonl").read_text().splitlines()

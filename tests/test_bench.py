@@ -6,23 +6,27 @@ No test asserts on seconds.
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 
-from kleiber.experiments.bench import results, sections
+from kleiber.experiments.bench import sections as known
 from kleiber.experiments.bench.figures import Figure, at_least, at_most, figure_of_data
-from kleiber.experiments.bench.interleave import Samples, interleaved, median_interval, spread_of
-from kleiber.experiments.bench.machine import command_line, machine_name, processor
+from kleiber.experiments.bench.interleave import Samples, interleaved, spread_of
+from kleiber.experiments.bench.machine import command_line, processor
 from kleiber.experiments.bench.one_model import fractions_of_peak, ratio_figures
-from kleiber.experiments.bench.peaks import bfloat16_peak
 from kleiber.experiments.bench.session import summarised
 from kleiber.experiments.bench.setting import Setting, find_function
 from kleiber.experiments.bench.step_shapes import StepShape
-from kleiber.experiments.bench.sweep_speed import experiment_of, measure_sweep
 from kleiber.experiments.cli import main
 from kleiber.model.config import ModelConfig
+from sections import results
 from sections.growth import growth_figures
+from sections.guarding import median_interval
+from sections.peaks import bfloat16_peak
+from sections.results import machine_name
 from sections.startup import start_figures
+from sections.sweep_speed import experiment_of, measure_sweep
 from sections.workloads import SHORT_WORKLOADS, WORKLOADS
 
 
@@ -190,6 +194,28 @@ def test_a_section_that_fails_leaves_its_reason_and_the_others_go_on(capsys, mon
     assert code == 3 and "ZeroDivisionError" in found["matmul"]["reason"] and found["guard"]["reason"] is None
 
 
+def test_an_installation_says_that_the_rest_takes_a_checkout(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("kleiber.experiments.bench.setting.HOUSE", tmp_path)
+    for words in (("--figure", str(tmp_path)), ("matmul", "--out", str(tmp_path))):
+        code, said = bench(capsys, *words)
+        assert code == 2 and "run it in a checkout of kleiber" in said.err and not said.out
+    code, said = bench(capsys, "sweep", "--json")
+    assert code == 0 and "run it in a checkout of kleiber" in json.loads(said.out)["sections"]["sweep"]["reason"]
+
+
+def test_every_task_of_a_process_is_a_function_that_is_there():
+    tasks = {
+        task
+        for folder in ("experiments/bench", "benchmarks/sections")
+        for path in Path(folder).glob("*.py")
+        for task in re.findall(r"(?:Partner|measure_fresh)\(\s*\"([\w.]+:\w+)\"", path.read_text())
+    }
+    assert len(tasks) > 6
+    for module, function in (task.split(":") for task in tasks):  # read, not imported: some need torch
+        path = Path("benchmarks" if "." in module else "experiments/bench", module.replace(".", "/") + ".py")
+        assert f"def {function}(" in path.read_text()
+
+
 def test_without_an_accelerator_the_goals_are_told(capsys):
     code, said = bench(capsys, "accelerator")
     assert code == 0 and "no accelerator: CPU part only" in said.out and "GPT-2 124M" in said.out
@@ -294,7 +320,7 @@ def test_a_slower_machine_keeps_its_own_figure_beside_a_faster_one(tmp_path, cap
 
 
 def test_every_section_names_a_function_that_is_there():
-    for section in sections.SECTIONS.values():
+    for section in known.SECTIONS.values():
         assert callable(find_function(section.function))
 
 
@@ -327,8 +353,8 @@ def test_a_sweep_of_all_tokens_leaves_out_the_slower_arrangement_of_pytorch(monk
             waits = {name: 0.05 if workers == 1 else 0.0 for name, (workers, _) in peers.items()}
             return {name: lambda name=name: trained.append(name) or time.sleep(waits[name]) for name in peers}
 
-    monkeypatch.setattr("kleiber.experiments.bench.sweep_speed.Sweep", Sweep)
-    monkeypatch.setattr("kleiber.experiments.bench.sweep_speed.num_cores", lambda: 2)
+    monkeypatch.setattr("sections.sweep_speed.Sweep", Sweep)
+    monkeypatch.setattr("sections.sweep_speed.num_cores", lambda: 2)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
     found = measure_sweep(Setting(2, False, tmp_path, lambda line: None, sweep_scale=1.0))
     workers, threads = "PyTorch, 2 one-thread workers", "PyTorch, one process of 2 threads"

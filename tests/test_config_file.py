@@ -1,12 +1,15 @@
 """Experiments as files and data."""
 
 import dataclasses
+import json
 from dataclasses import replace
 
 import pytest
 
+from kleiber.experiments.arguments import count
 from kleiber.experiments.cli import main
 from kleiber.experiments.config_file import (
+    changed,
     config_hash,
     from_data,
     load_experiment,
@@ -14,6 +17,7 @@ from kleiber.experiments.config_file import (
     shipped,
     to_data,
 )
+from kleiber.experiments.directory.record import trunk_id
 from kleiber.experiments.experiment import Experiment
 from kleiber.train.checkpoints.identity import allow_words, differences, is_allowed, run_identity, show
 
@@ -160,3 +164,50 @@ def test_what_is_run_is_what_would_be_read_back(tmp_path):
     experiment = load_experiment(str(path))
     assert experiment.trunks[0].num_tokens == (1000,)
     assert from_data(Experiment, to_data(experiment)) == experiment
+
+
+def test_set_changes_every_trunk_and_target_and_grid_multiplies_the_trunks():
+    experiment = load_experiment("quickstart")
+    sets, grids = ["model.num_layers=1", "keep_final=none"], ["optimizer.learning_rate=.004,.008", "batch_size=2,4,8"]
+    found = changed(experiment, sets, grids)
+    assert found.keep_final == "none"
+    assert [target.train for target in found.targets] == [
+        replace(t.train, model=replace(t.train.model, num_layers=1)) for t in experiment.targets
+    ]
+    cells = [(t.model.d_model, t.seed, t.num_tokens, t.optimizer.learning_rate, t.batch_size) for t in found.trunks]
+    assert cells == [
+        (t.model.d_model, t.seed, t.num_tokens, rate, size)
+        for t in experiment.trunks
+        for rate in (0.004, 0.008)
+        for size in (2, 4, 8)
+    ]
+    assert len({trunk_id(trunk) for trunk in found.trunks}) == 6 * len(experiment.trunks)
+    (lists,) = {t.num_tokens for t in changed(experiment, [], ["num_tokens=640+1280"]).trunks}
+    assert lists == (640, 1_280)
+
+
+def test_plan_takes_set_and_grid_and_shows_the_bytes_of_the_weights_it_keeps(capsys):
+    line = ["plan", "miniature", "--json", "--set", "model.num_layers=1", "--grid", "optimizer.learning_rate=.004,.008"]
+    assert main(line) in (0, 2)
+    plan = json.loads(capsys.readouterr().out)
+    assert {point["learning_rate"] for point in plan["points"] if point["split"] == "fit"} == {0.004, 0.008}
+    assert plan["kept_weights"]["bytes"] == sum(4 * point["num_params_total"] for point in plan["points"])
+    assert plan["kept_weights"]["splits"] == ["fit", "target"]
+    assert main(["plan", "miniature", "--grid", "optimiser.learning_rate=1"]) == 2
+    assert "did you mean 'optimizer'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "number"), [("7B", 7e9), ("1.4T", 1.4e12), ("125m", 1.25e8), ("3e9", 3e9)])
+def test_a_count_may_be_written_as_people_do(text, number):
+    assert count(text) == number
+
+
+def test_what_is_no_count_is_named():
+    with pytest.raises(ValueError, match="'7X' is no number"):
+        count("7X")
+
+
+def test_a_plan_and_a_law_of_one_name_are_both_shown(capsys):
+    assert main(["laws", "data_constrained"]) == 0
+    shown = capsys.readouterr().out
+    assert "R_D: repeats after which more repeats are worth little" in shown and "--unique-tokens U" in shown

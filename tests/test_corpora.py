@@ -220,6 +220,18 @@ def test_a_tfds_name_without_text_is_refused(cache, mocked_tfds, name, message):
         prepare_corpus(name, quiet)
 
 
+def test_the_text_sets_of_tfds_are_registered_and_without_network_that_is_said(cache, monkeypatch):
+    from requests.exceptions import ConnectionError as NoConnection
+
+    def unreached(*_, **__):
+        raise NoConnection("Max retries exceeded")
+
+    monkeypatch.setattr(tfds, "builder", unreached)
+    with pytest.raises(ValueError, match=r"wikipedia/20230601.simple cannot be fetched: .* does not reach the net"):
+        prepare_corpus("tfds:wikipedia/20230601.simple", quiet)
+    assert {"wikipedia", "c4", "wiki40b"} <= set(tfds.list_builders(with_community_datasets=False))
+
+
 # a text file
 
 
@@ -241,6 +253,26 @@ def test_json_lines_are_documents(tmp_path):
     assert read_documents(path) == texts
     assert read_documents(path, "body") == [text.upper() for text in texts]
     assert find_corpus(f"{path}#body").key == "body"
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+def test_exact_copies_are_left_out_with_their_number_told_or_kept_by_name_on_one_side(cache, tmp_path, suffix):
+    path, said = tmp_path / f"copies{suffix}", []
+    texts = [f"paragraph {n} " + "of some length " * 20 for n in range(40)]
+    every = [*texts, *texts[:10]]
+    lines = every if suffix == ".txt" else [json.dumps({"text": text}) for text in every]
+    path.write_text(("\n\n" if suffix == ".txt" else "\n").join(lines))
+    folder = prepare_corpus(str(path), said.append)
+    told = "10 of 50 documents, 20% of the text, are exact copies of others and left out"
+    assert any(told in line and f"{path.name}#all keeps them" in line for line in said)
+    assert read_corpus_manifest(folder)["source"]["dropped"] == told
+    whole = prepare_corpus(f"{path}#all", quiet)
+    assert "dropped" not in read_corpus_manifest(whole)["source"]
+    splits = {split: [text.decode() for text in documents_of(whole, split)] for split in ("train", "validation")}
+    assert sorted(splits["train"] + splits["validation"]) == sorted(every)
+    assert not set(splits["train"]) & set(splits["validation"])
+    distinct = documents_of(folder, "train") + documents_of(folder, "validation")
+    assert sorted(text.decode() for text in distinct) == sorted(texts)
 
 
 def test_text_without_blank_lines_is_cut_at_lines_and_at_last_into_pieces():

@@ -6,13 +6,13 @@ import re
 import jax
 import numpy as np
 import pytest
+from compiled_flops import compiled_flops, program_flops
 
-from kleiber.experiments.compilation.counted_flops import compiled_flops, program_flops
 from kleiber.experiments.directory.record import planned_records
 from kleiber.model import counts
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.functional import abstract_params
-from kleiber.model.ladder import ladder, ladder_between, shape_of_depth, shape_of_width
+from kleiber.model.ladder import ladder, shape_of_depth, shape_of_width
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 
@@ -171,14 +171,6 @@ def test_a_ladder_increases_and_keeps_its_heads():
     assert [shape.d_model for shape in shapes] == [24, 48, 96]
     assert {shape.num_heads for shape in shapes} == {4}
     assert {shape.vocab_size for shape in shapes} == {512}
-
-
-def test_a_ladder_between_two_sizes_is_even_in_log_parameters():
-    shapes = ladder_between(20_000, 2_000_000, 5)
-    sizes = np.log([counts.num_params_total(shape) for shape in shapes])
-    np.testing.assert_allclose(np.diff(sizes), np.log(100) / 4, atol=0.25)  # widths come in steps of 8
-    with pytest.raises(ValueError, match="different shapes"):
-        ladder_between(20_000, 25_000, 5)
 
 
 def test_depth_family_keeps_the_ratio_of_width_to_depth():

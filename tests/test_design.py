@@ -183,7 +183,7 @@ def test_a_rival_form_draws_runs_that_reject_it() -> None:
         weight = np.exp(-gap / 2)
         distance = 1.0 - 0.5 * second / 8
         assert value == pytest.approx(0.04 / 8 + weight / (1 + weight) * distance**2, rel=1e-6)
-    bought = search_design(problem, 8.0, 8).chosen
+    bought = search_design(problem, 8.0, 8)[0]
     assert {0, 1} == set(bought)
 
 

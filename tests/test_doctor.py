@@ -6,13 +6,14 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from kleiber.experiments.config_file import load_experiment
 from kleiber.experiments.directory.doctor import diagnose
 from kleiber.experiments.directory.record import planned_records, record_path, versions, write_table
 from kleiber.experiments.sweeping.ownership import own_directory
-from kleiber.files import write_json
+from kleiber.files import read_json, write_json
 from kleiber.train.checkpoints import checkpoint
 
 STATE = {"w": np.arange(6, dtype=np.float32)}
@@ -73,14 +74,35 @@ def test_a_damaged_record_is_named(sweep, content):
 
 def test_a_done_run_without_a_finite_loss_is_damage(sweep):
     (path,) = sweep.glob("runs/*/record.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "loss": float("nan")}))
+    write_json(path, {**read_json(path), "loss": float("nan")})
     assert "loss is nan" in damaged(sweep)["record.json"].what
 
 
-def test_a_table_that_differs_from_its_records_is_damage(sweep):
+@pytest.mark.parametrize(
+    ("record", "table", "wrong"),
+    [
+        ("sealed", "sealed", "table.parquet"),  # both as written, and the record is what a table is made from
+        ("sealed", "plain", "table.parquet"),
+        ("plain", "sealed", "record.json"),
+        ("plain", "plain", "record.json"),  # nothing says which: both are named
+        ("edited", "sealed", "record.json"),
+    ],
+)
+def test_of_a_record_and_a_table_that_differ_the_one_without_a_whole_seal_is_the_wrong_one(sweep, record, table, wrong):
     (path,) = sweep.glob("runs/*/record.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "loss": 2.4}))
-    assert "differs from its record in loss" in damaged(sweep)["table.parquet"].what
+    row = {**read_json(path), "loss": 2.4}
+    if record == "edited":
+        path.write_text(path.read_text().replace('"loss": 2.5', '"loss": 2.4'))
+    elif record == "sealed":
+        write_json(path, row)
+    else:
+        path.write_text(json.dumps(row))
+    if table == "plain":
+        plain = pq.read_table(sweep / "table.parquet").replace_schema_metadata(None)
+        pq.write_table(plain, sweep / "table.parquet")
+    found = damaged(sweep)
+    assert list(found) == [wrong]
+    assert ("neither has a seal" in found[wrong].what) == (record == table == "plain")
 
 
 def test_a_step_that_comes_twice_in_a_log_is_damage(sweep):

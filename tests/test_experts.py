@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled_flops import compiled_flops
 from flax import nnx
 
-from kleiber.experiments.compilation.counted_flops import compiled_flops
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.counts import flops_per_token_computed, num_params_active, num_params_total
 from kleiber.model.functional import abstract_params, apply_hidden, init_params

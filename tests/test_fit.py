@@ -21,7 +21,7 @@ from kleiber.scaling.fitting.search import residual_function
 from kleiber.scaling.fitting.starts import solve_nonnegative
 from kleiber.scaling.forecasting.allocation import Demand, allocate
 from kleiber.scaling.forecasting.flops_rule import counted_rule, plain_rule
-from kleiber.scaling.forecasting.forecast import baseline_losses, forecast
+from kleiber.scaling.forecasting.forecast import baseline_losses, combined_forecast, forecast
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import from_columns, read_table
 from kleiber.scaling.table.warned import SharedTrunkWarning
@@ -242,21 +242,18 @@ def test_fitting_loads_no_jax():
     assert done.stdout.strip() == "False"
 
 
-def test_a_rejected_rival_does_not_widen_the_forecast_and_a_plausible_one_does(reference_fit):
+def test_a_rejected_form_has_less_to_say_and_a_plausible_one_widens_by_its_distance(reference_fit):
     table = noisy_table(grid())
     alone = forecast(reference_fit, 3e8, 3e10)
-    rejected = forecast(reference_fit, 3e8, 3e10, rivals=[fit_law(table, "product")])
-    assert rejected.weights["product"] == 0
-    assert rejected.interval == alone.interval
-    plausible = forecast(reference_fit, 3e8, 3e10, rivals=[fit_law(table, "generalised_mean")])
-    assert plausible.weights["generalised_mean"] > 0
-    assert plausible.parts["form"] > 0
-    assert plausible.interval[1] - plausible.interval[0] > alone.interval[1] - alone.interval[0]
+    rejected = combined_forecast([reference_fit, fit_law(table, "product")], 3e8, 3e10)
+    plausible = combined_forecast([reference_fit, fit_law(table, "generalised_mean")], 3e8, 3e10)
+    assert rejected.weights["product"] < 0.2 < 0.4 < plausible.weights["generalised_mean"]
+    assert alone.parts["form"] == 0 < plausible.parts["form"]
 
 
 def test_forecast_variance_adds_its_parts(reference_fit):
     found = forecast(reference_fit, 3e8, 3e10)
-    total = sum(found.parts[name] ** 2 for name in ("parameter", "sigma", "tau", "form"))
+    total = sum(found.parts[name] ** 2 for name in ("parameter", "sigma", "tau", "form", "extrapolation"))
     assert found.standard_error == pytest.approx(found.predicted_loss * total**0.5)
 
 

@@ -84,7 +84,7 @@ def test_a_budget_is_spent_as_the_table_counts(csv, tmp_path, capsys):
 
 
 def test_tokens_to_serve_shrink_the_model_that_a_loss_needs(csv, tmp_path, capsys):
-    assert main(["fit", str(csv), "--columns", MAPPING, "--no-in-depth", "--json"]) == 0
+    assert main(["fit", str(csv), "--columns", MAPPING, "--law", "chinchilla", "--no-in-depth", "--json"]) == 0
     path = tmp_path / "fit.json"
     path.write_text(capsys.readouterr().out)
     found = []

@@ -249,7 +249,7 @@ def test_a_ledger_cut_in_half_is_refused_as_cut(ledger):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"event": "withdrawn"}, "line 4 has the event 'withdrawn', expected one of forecast, outcome"),
+        ({"event": "retracted"}, "line 4 has the event 'retracted', expected one of forecast, outcome"),
         ({"event": None}, "line 4 has the event None"),
         ({"target": None}, "line 4 is no whole outcome: it has no target"),
         ({"event": "forecast"}, "line 4 is no whole forecast: it has no num_params_total, num_tokens"),

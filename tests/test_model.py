@@ -94,13 +94,15 @@ def test_no_gradient_flows_from_a_position_to_logits_before_it(num_chunks):
     assert np.all(jacobian_TS[is_past_TS] > 0)
 
 
-def test_documents_packed_in_one_row_give_the_logits_they_give_alone():
-    params, tokens = random_params(SMALL), random_tokens(SMALL, 1)
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_documents_packed_in_one_row_give_the_logits_they_give_alone(positions):
+    config = dataclasses.replace(SMALL, positions=positions)
+    params, tokens = random_params(config), random_tokens(config, 1)
     segments = np.array([[0] * 5 + [1] * 7], np.int32)
-    packed = apply(SMALL, params, tokens, segments)
-    alone = jnp.concatenate([apply(SMALL, params, tokens[:, :5]), apply(SMALL, params, tokens[:, 5:])], axis=1)
+    packed = apply(config, params, tokens, segments)
+    alone = jnp.concatenate([apply(config, params, tokens[:, :5]), apply(config, params, tokens[:, 5:])], axis=1)
     np.testing.assert_allclose(packed, alone, atol=EXACT * float(jnp.abs(alone).max()) * 10)
-    assert np.abs(packed[:, 5:] - apply(SMALL, params, tokens)[:, 5:]).max() > 0.1
+    assert np.abs(packed[:, 5:] - apply(config, params, tokens)[:, 5:]).max() > 0.1
 
 
 def test_grouped_queries_equal_multi_head_with_repeated_keys_and_values():

@@ -15,7 +15,7 @@ from kleiber.parallel.mesh import make_mesh, use_mesh
 from kleiber.train.checkpoints.identity import run_identity
 from kleiber.train.config import Objective, OptimizerConfig, TrainConfig
 from kleiber.train.data.batch import Batch
-from kleiber.train.data.run_data import RunData
+from kleiber.train.data.run_data import HeldOut
 from kleiber.train.evaluate import evaluate
 from kleiber.train.gradients import gradients
 from kleiber.train.objective.table import OBJECTIVES
@@ -112,7 +112,7 @@ def test_evaluation_weighs_targets_and_its_error_is_that_of_a_ratio(monkeypatch)
 
     monkeypatch.setitem(OBJECTIVES, "next_token", replace(plain, losses=first_positions, has_weights=True))
     config = replace(UNTIED, model=replace(UNTIED.model, base_d_model=17))  # a shape that nothing has compiled for
-    result = evaluate(config, PARAMS, RunData(None, None, TOKENS, np.arange(8), None, 0))
+    result = evaluate(config, PARAMS, HeldOut(validation=None, windows=TOKENS, groups=np.arange(8), segments=None))
     losses = np.asarray(plain.losses(config, PARAMS, Batch(TOKENS), None)[0], np.float64)
     mean = losses[seen].mean()
     assert result.loss == pytest.approx(mean, rel=1e-5)

@@ -11,6 +11,7 @@ import pytest
 
 import kleiber as kb
 from kleiber.experiments.cli import main
+from kleiber.files import read_json
 from kleiber.scaling.table.table import read_table
 
 DATABLATIONS = Path(__file__).parent / "data" / "datablations" / "runs.csv"
@@ -76,6 +77,17 @@ def test_the_additive_law_written_by_a_user_is_the_shipped_one(law, runs):
     # The same to three digits, so columns were centred by the formula's own rule.
     assert own.identifiability.condition == pytest.approx(shipped.identifiability.condition, rel=1e-3)
     assert own.optimum["a"] == pytest.approx(shipped.optimum["a"], rel=1e-6)
+
+
+def test_an_own_law_alone_is_protected_as_the_shipped_one_is():
+    point = {"num_params_total": 7e10, "num_tokens": 1.4e12}
+    own, shipped = (kb.fit(RUNS, law, **NAMES) for law in (additive, "chinchilla"))
+    found, right = own.forecast(**point), shipped.forecast(**point)
+    assert found.interval == pytest.approx(right.interval, rel=1e-5)
+    assert found.rolling_factor == pytest.approx(right.rolling_factor, rel=1e-4) != 1
+    assert found.parts["extrapolation"] == right.parts["extrapolation"] > 0
+    low, high = own.forecast(protect="none", **point).interval
+    assert found.interval[0] < low < high < found.interval[1]
 
 
 def test_a_formula_shows_its_linear_constants_and_how_they_turn_with_units():
@@ -188,8 +200,8 @@ def test_a_fixed_constant_that_the_law_lacks_is_named():
 def test_a_file_on_the_command_line_and_a_function_in_python_say_the_same(folder, capsys):
     columns = ",".join(f"{ours}={theirs}" for ours, theirs in NAMES.items())
     assert main(["fit", "runs.csv", "--columns", columns, "--law", "my_laws.py:my_law", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    Path("fit.json").write_text(json.dumps(told))
+    Path("fit.json").write_text(capsys.readouterr().out)
+    told = read_json(Path("fit.json"))
     law = kb.fit("runs.csv", "my_laws.py:my_law", in_depth=True, **NAMES)
     assert json.loads(json.dumps(law.to_json())) == told
     assert told["formula"] == "L = E + A / num_params_total**alpha + B / num_tokens**beta"
@@ -223,7 +235,7 @@ def test_a_kept_fit_refuses_a_changed_law_and_takes_a_moved_one(folder):
 
 def test_what_lies_in_the_json_is_never_run(folder):
     kb.fit("runs.csv", "my_laws.py:my_law", **NAMES).save("fit.json")
-    data = json.loads(Path("fit.json").read_text())
+    data = read_json(Path("fit.json"))
     data["own_law"]["source"] = data["formula"] = "__import__('pathlib').Path('canary').touch()"
     Path("fit.json").write_text(json.dumps(data))
     assert kb.read_fit("fit.json").forecast(flops=1e22).predicted_loss > 1.7

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kleiber.experiments.config_file import load_experiment, set_field
+from kleiber.experiments.directory import release
 from kleiber.experiments.sweeping import peers
 from kleiber.parallel import hosts
 from kleiber.parallel.environment import coordinator_in_environment, process_in_environment
@@ -297,7 +298,7 @@ def told_by_other(monkeypatch):
     return change
 
 
-@pytest.mark.parametrize("package", peers.PACKAGES)
+@pytest.mark.parametrize("package", release.PACKAGES)
 def test_each_version_is_compared(told_by_other, package):
     told_by_other(**{f"version of {package}": "9.9.9"})
     with pytest.raises(
@@ -306,7 +307,7 @@ def test_each_version_is_compared(told_by_other, package):
         peers.agree_on_hosts(load_experiment("miniature"))
 
 
-@pytest.mark.parametrize("room", peers.ROOMS)
+@pytest.mark.parametrize("room", release.ROOMS)
 def test_the_code_of_each_room_is_compared(told_by_other, room):
     told_by_other(**{f"code of kleiber.{room}": "other"})
     with pytest.raises(peers.PeersDiffer, match=rf"differ in code of kleiber.{room}: \w{{16}} in process 0, other in"):
@@ -317,13 +318,13 @@ def test_any_change_of_a_source_file_or_its_name_changes_the_digest(tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "a.py").write_text("x = 1\n")
     (tmp_path / "b.py").write_text("y = 1\n")
-    digests = [peers._digest(tmp_path)]
+    digests = [release.source_digest(tmp_path)]
     (tmp_path / "configs" / "mine.py").write_text("of the user")
-    assert peers._digest(tmp_path) == digests[0]
+    assert release.source_digest(tmp_path) == digests[0]
     (tmp_path / "a.py").write_text("x = 2\n")
-    digests.append(peers._digest(tmp_path))
+    digests.append(release.source_digest(tmp_path))
     (tmp_path / "b.py").rename(tmp_path / "c.py")
-    digests.append(peers._digest(tmp_path))
+    digests.append(release.source_digest(tmp_path))
     assert len(set(digests)) == 3
 
 

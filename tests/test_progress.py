@@ -11,7 +11,7 @@ import pytest
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.experiments.planning.speed import seconds_left
-from kleiber.experiments.sweeping.progress import SweepProgress
+from kleiber.experiments.sweeping.progress import SweepProgress, time_left
 from kleiber.model.config import ModelConfig
 from kleiber.train.config import OptimizerConfig, TrainConfig
 
@@ -41,7 +41,7 @@ def test_the_pace_is_the_geometric_mean_of_plan_and_measurement_when_both_count_
 @pytest.fixture
 def progress(tmp_path):
     cells = trunk_cells(Experiment("e", "?", (TRUNK,), laws=()), "fit")
-    plan = SimpleNamespace(trunk_seconds=lambda cell: 100.0, num_workers=1)
+    plan = SimpleNamespace(trunk_seconds=lambda cell: 100.0, num_workers=1, target_seconds=400.0)
     return SweepProgress(Experiment("e", "?", (TRUNK,), laws=()), tmp_path, "fit", cells, plan, print)
 
 
@@ -79,3 +79,37 @@ def test_a_terminal_shows_the_phase_with_a_bar_and_the_loss(progress):
     console.print(progress._drawn(progress.look()))
     shown = console.file.getvalue()
     assert shown.startswith("[fit] \N{BOX DRAWINGS HEAVY HORIZONTAL}") and "50% loss 2.500" in shown
+
+
+def test_the_time_left_is_that_of_the_whole_sweep_in_a_range_that_closes_as_steps_are_measured(progress):
+    progress.started -= 1_000
+    say(progress, age=1, trained_tokens=500_000, tokens_per_second=1e5, loss=2.5)
+    state = progress.look()
+    fewest, most = progress.seconds_left(state)
+    assert fewest < 50 + 400 < most  # half of this run, and the targets, as planned
+    progress.stepping_since = (time.time() - 995, -447.5)  # nearly half a planned second a wall second
+    closer, further = progress.seconds_left(state)
+    assert closer < 450 * 2 < further and further / closer < most / fewest
+
+
+def test_at_the_end_the_time_left_is_that_of_the_longest_run_as_other_workers_stand_idle(progress):
+    alone = progress.look()
+    progress.plan.num_workers, progress.cells = 4, progress.cells * 4
+    progress.planned_seconds, progress.plan.target_seconds = {progress.cells[0].trunk_id: 100.0}, 0.0
+    assert alone.longest_left == 100
+    fewest, most = progress.seconds_left(alone)
+    assert (fewest * most) ** 0.5 == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("fewest", "most", "said"),
+    [
+        (0.0, 0.2, "a few seconds left"),
+        (20.0, 40.0, "about 20 to 40 s left"),
+        (75.0, 130.0, "about 1.2 to 2.2 min left"),
+        (700.0, 1_100.0, "about 12 to 18 min left"),
+        (9_000.0, 9_001.0, "about 2.5 h left"),
+    ],
+)
+def test_the_time_left_is_told_in_a_unit_that_shows_it(fewest, most, said):
+    assert time_left(fewest, most) == said

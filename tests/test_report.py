@@ -22,7 +22,7 @@ from kleiber.experiments.report.results import read_results, varied_knob
 from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.forecasting.forecast import baseline_losses, forecast
+from kleiber.scaling.forecasting.forecast import baseline_losses, combined_forecast
 from kleiber.scaling.forecasting.ledger import Ledger
 from kleiber.scaling.table.table import read_table
 
@@ -140,7 +140,7 @@ def _write_ledger(
     for name, d_model, tokens in targets:
         size = SIZES[d_model]
         rows.append(record(d_model, 0, tokens, law(size, tokens) * 1.002, split="target", target=name))
-        said = forecast(fits[0], size, tokens, 0.9, fits[1:])
+        said = combined_forecast(fits, size, tokens)
         ledger.register(
             target=name, num_params_total=size, num_tokens=tokens, flops=rows[-1]["flops"], level=0.9,
             compute_ratio=rows[-1]["flops"] / largest, law="chinchilla", predicted_loss=said.predicted_loss,

@@ -10,6 +10,7 @@ from kleiber.scaling.explaining.approaches import compare_approaches
 from kleiber.scaling.explaining.select import _log_density, rolling_origin, stacking_weights
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.noise import RunNoise
+from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.table.table import RunTable, from_columns
 from truth.designs import REFERENCE, grid, isoflop, optimal_params
 
@@ -20,16 +21,20 @@ def slices(constants: dict[str, float] = REFERENCE, seed: int = 3) -> RunTable:
     return simulate_table("chinchilla", constants, isoflop(constants), RunNoise(0.005), seed)
 
 
+def fits_of(table: RunTable, *laws: str) -> list[FitResult]:
+    return [fit_law(table, law) for law in laws]
+
+
 def test_the_true_form_wins_whichever_it_is() -> None:
-    additive = rolling_origin(slices(), ["product", "chinchilla"])
-    product = rolling_origin(simulate_table("product", PRODUCT, grid(), RunNoise(0.005), 4), ["chinchilla", "product"])
+    additive = rolling_origin(fits_of(slices(), "product", "chinchilla"))
+    table = simulate_table("product", PRODUCT, grid(), RunNoise(0.005), 4)
+    product = rolling_origin(fits_of(table, "chinchilla", "product"))
     assert additive.best == "chinchilla" and product.best == "product"
     assert additive.scores[0].weight > 0.9 and product.scores[0].weight > 0.9
 
 
 def test_no_run_is_scored_by_a_fit_that_saw_its_budget() -> None:
-    table = slices()
-    found = rolling_origin(table, ["chinchilla"])
+    found = rolling_origin(fits_of(slices(), "chinchilla"))
     # Five budgets of 8 runs, 40% first: fitted on 2, 3, 4 budgets, each predicting the next.
     assert [fold[:2] for fold in found.folds] == [(16, 8), (24, 8), (32, 8)]
     assert all(fold[2] == pytest.approx(10.0) for fold in found.folds)
@@ -56,11 +61,11 @@ def test_stacking_weights_are_the_best_mixture() -> None:
 def test_a_law_that_cannot_be_fitted_is_counted_and_gets_no_weight() -> None:
     table = slices()
     broken = RunTable({**table.columns, "num_unique_tokens": table["num_tokens"] * 1.0}, table.labels)
-    found = rolling_origin(broken, ["chinchilla", "power_law"])
+    found = rolling_origin(fits_of(broken, "chinchilla", "power_law"))
     bad = next(each for each in found.scores if each.law == "power_law")
     assert bad.weight < 1e-6 and bad.relative_error > 0.02
     with pytest.raises(ValueError, match="too few"):
-        rolling_origin(table.where(np.arange(len(table)) < 6), ["chinchilla"])
+        rolling_origin(fits_of(table.where(np.arange(len(table)) < 6), "chinchilla"))
 
 
 def test_the_parabola_is_biased_as_published_and_says_so() -> None:

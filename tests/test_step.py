@@ -22,7 +22,7 @@ from kleiber.train.config import (
     num_micro_batches,
 )
 from kleiber.train.data.batch import Batch
-from kleiber.train.data.run_data import RunData, open_run_data
+from kleiber.train.data.run_data import HeldOut, open_run_data
 from kleiber.train.data.tokens import TokenFile
 from kleiber.train.data.windows import TokenSource
 from kleiber.train.evaluate import cluster_standard_error, evaluate
@@ -177,7 +177,7 @@ def test_every_optimizer_learns_a_repeated_batch(name):
 def test_evaluation_is_the_mean_over_every_target_token_even_with_a_partial_last_batch():
     params = jax.tree.map(jnp.asarray, init_params(MODEL, 0))
     windows = np.random.default_rng(1).integers(0, 32, (21, 9)).astype(np.uint8)
-    data = RunData(None, None, windows, np.arange(21), None, 0)
+    data = HeldOut(validation=None, windows=windows, groups=np.arange(21), segments=None)
     result = evaluate(CONFIG, params, data)
     logits = apply(MODEL, params, jnp.asarray(windows[:, :-1], jnp.int32))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(windows[:, 1:], jnp.int32))

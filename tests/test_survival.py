@@ -19,6 +19,7 @@ from kleiber.train.checkpoints import checkpoint
 from kleiber.train.checkpoints.manifest import CannotSave
 from kleiber.train.checkpoints.saver import Saver
 from kleiber.train.watch.goodput import KINDS, Goodput, read_events, total_seconds
+from kleiber.train.watch.metrics import Metrics, read_rows
 from kleiber.train.watch.watchdog import START_FACTOR, Watchdog
 
 STATE = {"w": np.arange(4, dtype=np.float32)}
@@ -115,6 +116,19 @@ def test_a_goodput_line_cut_by_a_kill_is_left_out(tmp_path):
     Goodput(path).write()
     path.write_text(path.read_text() + '{"launch": "2-1", "ti')
     assert len(read_events(path)) == 1
+
+
+def test_a_step_log_drops_on_resume_every_line_that_is_not_whole(tmp_path):
+    log = Metrics(tmp_path / "metrics.jsonl")
+    rows = [{"step": n, "segment": "trunk", "num_tokens": 64 * n, "tokens_per_second": 32.0} for n in (1, 2, 3, 4)]
+    for row in rows:
+        log.append(row)
+    first, second, *rest = log.path.read_text().splitlines()
+    odd = ["[]", "3", "{}", "[" * 100_000, '{"step": 9, "seg', first.replace("segment", "segmejt")]
+    log.path.write_text("\n".join([first, *odd, second.replace("128", "129"), *rest]))
+    assert read_rows(log.path) == [rows[0], *[None] * 7, *rows[2:]]
+    assert log.truncate("trunk", 3) == 2.0  # one step of 64 tokens at 32 a second
+    assert read_rows(log.path) == [rows[0], rows[2]]
 
 
 def test_the_watchdog_fires_on_a_stall_and_not_on_a_compilation(tmp_path, monkeypatch):

@@ -16,8 +16,11 @@ import pytest
 from filelock import FileLock
 
 from kleiber.experiments.config_file import load_experiment
+from kleiber.experiments.directory.doctor import diagnose
 from kleiber.experiments.directory.record import TIMING_COLUMNS
 from kleiber.experiments.sweeping.ownership import own_directory
+from kleiber.files import read_json, write_json
+from kleiber.scaling.fitting.result import read_fits
 from kleiber.scaling.forecasting.ledger import Ledger
 
 CONFIG = """
@@ -136,6 +139,25 @@ def test_a_finished_sweep_starts_nothing_and_says_the_same(undisturbed):
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")} == before
 
 
+def test_what_the_doctor_says_of_a_damaged_file_ends_in_health_with_the_same_numbers(undisturbed, tmp_path):
+    config, done = undisturbed
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    record = next(out.glob("runs/d4-L1-s0-*-D12800/record.json"))
+    for path in (record, out / "fit.json", out / "plan.json", out / "table.parquet"):
+        path.write_bytes(path.read_bytes()[:-60])
+    findings = [finding for finding in diagnose(out).findings if finding.kind == "damaged"]
+    assert len(findings) == 4 and all(finding.remedy.startswith("remove it and ") for finding in findings)
+    for finding in findings:
+        (out / finding.path).unlink()
+        if "result.json" in finding.remedy:
+            (out / "result.json").unlink(missing_ok=True)
+    again = sweep(config, out, "--no-report")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert diagnose(out).is_healthy and rows(out) == rows(done)
+    assert read_fits(out)[0][0].to_json() == read_fits(done)[0][0].to_json()
+
+
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_75(undisturbed, tmp_path):
     config, alone = undisturbed
     process = subprocess.Popen(
@@ -218,7 +240,7 @@ def test_a_failed_run_means_exit_code_3_and_a_damaged_checkpoint_is_told_on_the_
     shutil.copytree(alone, out)
     first, last = (row for row in rows(alone)[:: len(rows(alone)) - 2][:2])
     path = out / "runs" / first["run_id"] / "record.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "failed", "reason": "by hand", "loss": None}))
+    write_json(path, {**read_json(path), "status": "failed", "reason": "by hand", "loss": None})
     shutil.rmtree(out / "runs" / last["run_id"])
     newest = max((out / "runs" / last["trunk_id"] / "checkpoints" / "trunk").iterdir(), key=lambda p: int(p.name[5:]))
     largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)

@@ -20,7 +20,8 @@ class DataConfig:
     tokenizer: str = "bytes"
     """`bytes` (256 ids), or `sentencepiece:SIZE` for a model trained on the corpus by `kleiber data prepare`."""
     document_attention: bool = False
-    """Whether attention stops at document boundaries; False lets a packed sequence see the documents before."""
+    """Whether attention stops at document boundaries; False lets a packed sequence see the documents before.
+    Learned positions then count from the start of each document."""
     num_unique_tokens: int | None = None
     """Train on this many tokens of the corpus only, repeated as needed; None means the whole corpus."""
     max_epochs: float = 1.0

@@ -11,7 +11,7 @@ import numpy as np
 from kleiber.parallel.rules import constrain
 from kleiber.train.config import OptimizerConfig, TrainConfig
 from kleiber.train.data.batch import Batch
-from kleiber.train.data.run_data import RunData
+from kleiber.train.data.run_data import HeldOut
 from kleiber.train.objective.mean import weighted_mean
 from kleiber.train.objective.table import OBJECTIVES
 
@@ -39,7 +39,7 @@ def _window_losses(config: TrainConfig, params: Any, batches: Batch) -> tuple[ja
     return jax.tree.map(lambda rows: constrain(rows.reshape(-1), (None,)), jax.lax.map(one, batches))
 
 
-def evaluate(config: TrainConfig, params: Any, data: RunData) -> Evaluation:
+def evaluate(config: TrainConfig, params: Any, data: HeldOut) -> Evaluation:
     """Returns the validation loss of params.
 
     Args:
@@ -65,6 +65,35 @@ def evaluate(config: TrainConfig, params: Any, data: RunData) -> Evaluation:
         losses = mean + share * (losses - mean)
     num_tokens = count * (data.windows.shape[1] - 1)
     return Evaluation(float(losses.mean()), cluster_standard_error(losses, data.groups), num_tokens)
+
+
+def token_losses(
+    config: TrainConfig, params: Any, tokens: np.ndarray, segments: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns the loss of every token but the first, float64 [n - 1] in nats: each reads what stands before it in its
+    window of seq_len, as in training.
+
+    Args:
+      config: the trunk.
+      params: parameters of one member.
+      tokens: int [n], of any length from 2.
+      segments: int [n], document of each token, where attention stops at document boundaries.
+    """
+    count, length = len(tokens) - 1, config.model.seq_len
+    rows = -(-count // length)
+    positions = np.arange(rows)[:, None] * length + np.arange(length + 1)
+    positions = np.minimum(positions, count)  # the last token again, behind all that is counted
+    key, losses, size = _evaluation_key(config), [], config.evaluation.batch_size
+    for start in range(0, rows, size):
+        index = positions[np.minimum(np.arange(start, start + size), rows - 1)]
+        batch = Batch(tokens[index].astype(np.int32), segments=None if segments is None else segments[index])
+        losses.append(np.asarray(_losses_of_batch(key, params, batch), np.float64))
+    return np.concatenate(losses).reshape(-1)[:count]
+
+
+@partial(jax.jit, static_argnums=0)
+def _losses_of_batch(config: TrainConfig, params: Any, batch: Batch) -> jax.Array:
+    return constrain(OBJECTIVES[config.objective].losses(config, params, batch, None)[0], (None, None))
 
 
 def _evaluation_key(config: TrainConfig) -> TrainConfig:

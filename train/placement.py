@@ -71,6 +71,12 @@ def state_shardings(config: TrainConfig, mesh: Mesh, state: TrainState, num_memb
     return jax.tree_util.tree_map_with_path(of_leaf, state)
 
 
+def place_params(config: TrainConfig, mesh: Mesh, params: Any) -> Any:
+    """Returns the weights of one member, host arrays, on a mesh as training lays them there."""
+    axes = logical_axes(config.model)
+    return place(params, jax.tree.map(lambda p, names: sharding(mesh, names, p.shape), params, axes))
+
+
 def initial_state(members: Sequence[TrainConfig], optimizer: Optimizer, mesh: Mesh) -> TrainState:
     """Returns the state at step 0 on the mesh; no device ever holds more than its part.
 

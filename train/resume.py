@@ -1,7 +1,7 @@
 """Saving a trunk and its branches, and taking them up again where they were left."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class SavedRuns:
     initial: TrainState
     allow: tuple[str, ...]
     """Fields in which a checkpoint may differ from the config that resumes it."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What every checkpoint keeps beside the run."""
 
     def save(self, branch: str, run: Run, totals: Totals) -> None:
         """Begins to write a checkpoint.
@@ -62,6 +64,7 @@ class SavedRuns:
           Diverged: the state of a member that trains is not finite; the checkpoint before is kept.
         """
         extra = {
+            **self.notes,
             "data": [batches.state() for batches in run.batches],
             "first_loss": None if totals.first_loss is None else totals.first_loss.tolist(),
             "skips": run.skips.state(),
@@ -91,14 +94,14 @@ class SavedRuns:
         """Returns the newest checkpoint of a branch if it is ahead of run, and sets totals to it; else run."""
         saved = self._newest(self.folder / branch)
         if saved is None or saved.step <= run.step:
-            self._forget_metrics(branch, run.step)
+            self.forget_metrics(branch, run.step)
             return run
         for batches, position in zip(run.batches, saved.extra["data"], strict=True):
             batches.restore(position)
         totals.first_loss = None if saved.extra["first_loss"] is None else np.array(saved.extra["first_loss"])
         totals.seconds, totals.trained_tokens = saved.extra["seconds"], saved.extra["trained_tokens"]
         run.skips.restore(saved.extra)
-        self._forget_metrics(branch, saved.step)
+        self.forget_metrics(branch, saved.step)
         shardings = jax.tree.map(lambda array: array.sharding, self.initial)
         return Run(place(saved.state, shardings), saved.step, run.batches, run.skips)
 
@@ -109,7 +112,8 @@ class SavedRuns:
         step = hosts.from_lead(-1 if saved is None else saved.step)
         return saved if hosts.is_lead() or step < 0 else checkpoint.restore(folder, step, like, identity, self.allow)
 
-    def _forget_metrics(self, branch: str, step: int) -> None:
+    def forget_metrics(self, branch: str, step: int) -> None:
+        """Removes what the logs hold of a branch beyond a step: it is trained again from there."""
         lost = [metrics.truncate(branch, step) for metrics in self.metrics]
         self.clock.lost(max(lost, default=0))
 

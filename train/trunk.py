@@ -53,6 +53,8 @@ class Point:
     train_seconds: float
     """Seconds of training since this trunk (or its last resume) had trained the shared part, this branch included."""
     tokens_per_second: float
+    is_kept: bool
+    """Whether the weights that were measured are in its final_folder."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,10 @@ class TrunkIO:
     clock: Goodput = field(default_factory=Goodput)
     allow: tuple[str, ...] = ()
     """Fields in which a checkpoint may differ from the config that resumes it."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What every checkpoint keeps beside the run."""
+    final_folder: Callable[[int, int], Path | None] = lambda member, num_tokens: None
+    """Where the measured weights of a member at a token count are kept, alike in every process; None keeps none."""
 
 
 class Trunk:
@@ -100,7 +106,9 @@ class Trunk:
             config.checks_replicas,
             config.checkpoint_seconds,
         )
-        self.saved = SavedRuns(io.folder / "checkpoints", self.saver, self.metrics, io.clock, self.initial, io.allow)
+        self.saved = SavedRuns(
+            io.folder / "checkpoints", self.saver, self.metrics, io.clock, self.initial, io.allow, io.notes
+        )
         self.totals = Totals()
         self.is_compiled = False
         self.speed = 0.0
@@ -131,12 +139,12 @@ class Trunk:
                 continue
             if trunk.step > start:  # a record was removed after the trunk had passed its branch: begin again
                 trunk = self._fresh()
+                self.saved.forget_metrics("trunk", 0)
             self._advance(trunk, start, total, "trunk")
-            is_last = num_tokens == points[-1]
             # So that a stop in the branch, the last one too, repeats nothing of the trunk.
             self.saved.save("trunk", trunk, self.totals)
             name = f"branch_{num_tokens}"
-            branch = self.saved.take_up(name, trunk if is_last else self._copy(trunk), self.totals)
+            branch = self.saved.take_up(name, trunk if num_tokens == points[-1] else self._copy(trunk), self.totals)
             self._advance(branch, total, total, name)
             self._measure(branch, num_tokens)
             self.saved.remove(name)
@@ -159,9 +167,8 @@ class Trunk:
 
     def _advance(self, run: Run, stop: int, total: int, branch: str) -> None:
         """Trains run up to step stop under the schedule of a run of total steps."""
-        config, last_save = self.config, time.monotonic()
-        pending: tuple[int, int, StepLog] | None = None
-        started = time.monotonic()
+        config, pending = self.config, None
+        last_save = started = time.monotonic()
         while run.step < stop:
             count = min(config.steps_per_call, stop - run.step)
             with self.io.clock.doing("data"):
@@ -240,18 +247,25 @@ class Trunk:
 
     def _measure(self, run: Run, num_tokens: int) -> None:
         for index, member in enumerate(self.members.configs):
-            evaluation, reason = None, run.skips.reasons[index]
+            evaluation, reason, is_kept = None, run.skips.reasons[index], False
             if not reason:
-                params = self._measured_params(run, index)
+                params, outer = self.members.member((run.state.params, run.state.outer), index)
+                if delayed := self.config.delayed_sync:
+                    params = common_params(delayed, params, outer, run.step)
                 with self.io.clock.doing("evaluate"):
                     evaluation, reason = evaluate(member, params, self.data), ""
                 if not np.isfinite(evaluation.loss):
                     evaluation, reason = None, "validation loss is not finite"
+                elif folder := self.io.final_folder(index, num_tokens):
+                    is_kept = self._keep(folder, run.step, params, member)
             if self.is_lead:
-                point = Point(index, num_tokens, run.step, evaluation, reason, self.totals.seconds, self.speed)
-                self.io.on_point(point)
+                seconds, speed = self.totals.seconds, self.speed
+                self.io.on_point(Point(index, num_tokens, run.step, evaluation, reason, seconds, speed, is_kept))
 
-    def _measured_params(self, run: Run, index: int) -> Any:
-        delayed = self.config.delayed_sync
-        params, outer = self.members.member((run.state.params, run.state.outer), index)
-        return params if delayed is None else common_params(delayed, params, outer, run.step)
+    def _keep(self, folder: Path, step: int, params: Any, member: TrainConfig) -> bool:
+        """Keeps what was measured, and with it the model of its tokenizer, so that it can be used by itself."""
+        kept = {"params": params}
+        if self.data.tokenizer_model:
+            kept["tokenizer_model"] = np.frombuffer(self.data.tokenizer_model, np.uint8)
+        with self.io.clock.doing("save"):
+            return self.saver.save_final(folder, step, kept, run_identity([member]))

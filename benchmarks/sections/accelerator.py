@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from kleiber.experiments.bench.figures import Figure, at_most, spread_figure
-from kleiber.experiments.bench.goals import ACCELERATOR_GOALS, AcceleratorGoal
 from kleiber.experiments.bench.interleave import Samples, interleaved, seconds_of, spread_of
 from kleiber.experiments.bench.machine import accelerator
 from kleiber.experiments.bench.partner import measure_fresh
 from kleiber.experiments.bench.setting import Setting
 from kleiber.parallel.environment import num_cores
+from sections.goals import ACCELERATOR_GOALS, AcceleratorGoal
 from sections.workloads import SHORT_WORKLOADS, WORKLOADS, Workload
 
 PEAK_SIZES, SHORT_PEAK_SIZES = (4096, 8192), (128,)
@@ -61,7 +61,7 @@ def _measure(setting: Setting, workload: Workload) -> dict[str, Any]:
     if workload.kind == "fraction":
         options["sizes"] = list(SHORT_PEAK_SIZES if setting.is_short else PEAK_SIZES)
     tasks = {"fraction": "peak_rounds", "population": "population_rounds", "host": "host_rounds"}
-    return measure_fresh(f"accelerator:{tasks[workload.kind]}", options, num_threads=num_cores())
+    return measure_fresh(f"sections.accelerator:{tasks[workload.kind]}", options, num_threads=num_cores())
 
 
 def peak_rounds(rounds: int, num_members: int, sizes: list[int], **config: Any) -> Callable[[], dict[str, Any]]:
@@ -69,9 +69,9 @@ def peak_rounds(rounds: int, num_members: int, sizes: list[int], **config: Any) 
     import jax
 
     from kleiber.experiments.bench.kernels import xla_rate
-    from kleiber.experiments.bench.peaks import bfloat16_peak
     from kleiber.experiments.bench.timed_steps import TimedSteps, training_config
     from kleiber.model.counts import flops_per_token, flops_per_token_causal
+    from sections.peaks import bfloat16_peak
 
     block = TimedSteps(training_config(**config), num_members)
     peak, model = xla_rate(sizes, "bfloat16"), block.config.model

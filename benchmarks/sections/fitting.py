@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from kleiber.experiments.bench.figures import spread_figure
-from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.interleave import interleaved, seconds_of
 from kleiber.experiments.bench.setting import Setting, Unavailable
+from sections.goals import GOALS
 
 SHARE = 20
 """Starts of thousands that scipy is given in a round; its seconds for all are so many times more."""

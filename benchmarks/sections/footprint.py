@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.bench.figures import Figure
-from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.partner import measure_fresh
 from kleiber.experiments.bench.setting import Setting
 from kleiber.experiments.bench.timed_steps import TimedSteps, training_config
 from kleiber.experiments.compilation.memory import step_memory
 from kleiber.parallel.environment import runs_on_cpu
+from sections.goals import GOALS
 
 SHAPES: dict[str, tuple[dict[str, Any], int]] = {
     "d24, batch 4": ({"d_model": 24, "num_layers": 2, "num_heads": 4}, 4),

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.bench.figures import Figure
-from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.setting import Setting
 from sections.child import Measurement, measure_command
+from sections.goals import GOALS
 from sections.synthetic import synthetic_experiment, synthetic_records, write_csv, write_sweep
 
 LARGE = 100_000

@@ -1,15 +1,16 @@
 """Section guard: what leaving out updates that are not finite costs, with and without, step for step in turns."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
 from kleiber.experiments.bench.figures import Figure
-from kleiber.experiments.bench.goals import GOALS
-from kleiber.experiments.bench.interleave import Samples, interleaved, median_interval, seconds_of
+from kleiber.experiments.bench.interleave import Samples, interleaved, seconds_of
 from kleiber.experiments.bench.partner import measure_fresh
 from kleiber.experiments.bench.setting import Setting
 from kleiber.experiments.bench.timed_steps import TimedSteps, training_config
+from sections.goals import GOALS
 
 SHAPE = {"model": {"d_model": 128, "num_layers": 2, "num_heads": 4}, "batch_size": 8, "steps_per_call": 2}
 SHORT_SHAPE = {"model": {"d_model": 8, "num_layers": 1, "num_heads": 1, "seq_len": 16}, "batch_size": 2}
@@ -56,3 +57,20 @@ def measure_guarding(setting: Setting) -> dict[str, Any]:
                "low - high: 95 % interval of the median"),
     ]  # fmt: skip
     return {"figures": figures, "quartiles": spread.as_dict(), "interval_95": [low, high]}
+
+
+def median_interval(figures: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Returns an interval for the true median, from the sign test: no assumption on how the figures are spread.
+
+    Each figure lies below the true median with probability 1/2, so the k-th smallest and k-th largest enclose it
+    unless at most k - 1 of n fell on one side. Of very few figures (under 6 at 95 %) the whole range is returned.
+    """
+    ordered = sorted(figures)
+    count, rank, outside = len(ordered), 0, 0.0
+    while rank < (count - 1) // 2:
+        outside += 2 * math.comb(count, rank) / 2**count
+        if outside > 1 - level:
+            break
+        rank += 1
+    rank = max(rank - 1, 0)
+    return ordered[rank], ordered[count - 1 - rank]

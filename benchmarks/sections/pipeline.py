@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.bench.figures import spread_figure
-from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.interleave import interleaved
 from kleiber.experiments.bench.partner import Partner
 from kleiber.experiments.bench.setting import Setting
+from sections.goals import GOALS
 
 SHAPES: dict[str, dict[str, Any]] = {
     "quickstart's fastest shape (d24)": {
@@ -74,7 +74,7 @@ def measure_pipeline(setting: Setting) -> dict[str, Any]:
         with ExitStack() as stack:
             options = {"corpus": str(corpus), "seq_len": seq_len}
             data = stack.enter_context(Partner("sections.pipeline:batch_rate", options, environment=environment))
-            train = stack.enter_context(Partner("block:training_rate", config))
+            train = stack.enter_context(Partner("timed_steps:training_rate", config))
             samples = interleaved(
                 {"data": data, "train": train}, setting.rounds, warm=1, each_round=setting.each_round(name)
             )

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.bench.figures import Figure, spread_figure
-from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.interleave import Samples
 from kleiber.experiments.bench.partner import measure_fresh
 from kleiber.experiments.bench.setting import Setting
 from kleiber.parallel.environment import num_cores
 from kleiber.train.config import TrainConfig
+from sections.goals import GOALS
 
 SHAPE = (512, 1024)
 """Of an array of 2 MB; 24 of them, 50 MB, are the state that the failure tests time too."""

@@ -16,9 +16,9 @@ from time import perf_counter, sleep
 from typing import Any
 
 from kleiber.experiments.bench.figures import Figure, spread_figure
-from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.interleave import Samples, Spread, interleaved, seconds_of, spread_of
 from kleiber.experiments.bench.setting import Setting
+from sections.goals import GOALS
 
 NAMES = {
     "import_libraries": "import jax, flax, optax",

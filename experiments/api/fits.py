@@ -2,7 +2,6 @@
 
 import html
 import io
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from kleiber.files import write_json
 from kleiber.scaling.explaining.analysis import LEFT_OUT, Analysis, analyse
 from kleiber.scaling.fitting.result import Estimate, FitResult, read_fits, without_nan
 from kleiber.scaling.forecasting.allocation import Demand, allocate
 from kleiber.scaling.forecasting.derived import DERIVED, with_derived
 from kleiber.scaling.forecasting.flops_rule import FlopsRule, counted_rule, plain_rule
-from kleiber.scaling.forecasting.forecast import Forecast, combined_forecast, form_weights
+from kleiber.scaling.forecasting.forecast import Forecast, check_same_runs, combined_forecast, form_weights
+from kleiber.scaling.forecasting.rolling import Protection, protect, read_protection
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law, registry
 from kleiber.scaling.table.table import read_table
@@ -30,6 +31,7 @@ AnyLaw = str | Law | Callable[..., Any]
 """The id of a law of `kb.laws`, a law, the user's own as "my_laws.py:my_law", or as a function."""
 COUNTS = {"num_params_total", "num_tokens", "num_unique_tokens"}
 PerParamToken = float | Literal["counted"]
+Protect = Literal["rolling_origin", "none"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Fitted:
         flops: float | None = None,
         reach: float | None = None,
         level: float = 0.9,
+        protect: Protect = "rolling_origin",
         **columns: float,
     ) -> Forecast:
         """Returns the loss of one new run: predicted_loss, interval, level, and in `parts` where its width comes from.
@@ -98,6 +101,8 @@ class Fitted:
         Args:
           flops, reach: for the best run of a budget, or to a loss, as `optimum` finds it.
           level: probability that the interval holds the loss of the new run.
+          protect: "none" for an interval as wide as the fits themselves say, without what the table's own forecasts
+            of its dearer runs tell of such intervals.
           **columns: the run by the columns of the law: num_params_total=7e9, num_tokens=1.4e11.
 
         Raises:
@@ -110,16 +115,22 @@ class Fitted:
             columns = {**self.optimum(flops=flops, reach=reach, level=level).columns, **columns}
         elif unknown := [name for name in columns if name not in needed | COUNTS | {*DERIVED}]:
             raise ValueError(f"law {self.fits[0].law} knows no {unknown[0]!r}; it needs {', '.join(sorted(needed))}.")
-        size, tokens = columns.pop("num_params_total", None), columns.pop("num_tokens", None)
-        return combined_forecast(self.fits, size, tokens, level, columns)
+        return self._forecast(columns, level, protect)
 
-    def forecast_table(self, points: Any, *, level: float = 0.9, **columns: str) -> dict[str, np.ndarray]:
+    def _forecast(self, run: dict[str, float], level: float, protect: Protect) -> Forecast:
+        size, tokens = run.pop("num_params_total", None), run.pop("num_tokens", None)
+        protection = None if protect == "none" else self.analysis.protection
+        return combined_forecast(self.fits, size, tokens, level, run, protection)
+
+    def forecast_table(
+        self, points: Any, *, level: float = 0.9, protect: Protect = "rolling_origin", **columns: str
+    ) -> dict[str, np.ndarray]:
         """Returns the points' columns, and after them for each row predicted_loss, interval_low, interval_high,
         standard_error and compute_ratio, arrays [points].
 
         Args:
           points: one row a run nobody has trained yet, as the data of `fit`.
-          level: as for `forecast`.
+          level, protect: as for `forecast`.
           **columns: our names to the table's, as for `fit`.
 
         Raises:
@@ -130,10 +141,7 @@ class Fitted:
         have = with_derived({name: table[name] for name in table.names if name in needed | COUNTS | {*DERIVED}})
         table.need([name for name in needed if name not in have])  # raises, naming them
         rows = ({name: float(values[row]) for name, values in have.items()} for row in range(len(table)))
-        found = [
-            combined_forecast(self.fits, row.pop("num_params_total", None), row.pop("num_tokens", None), level, row)
-            for row in rows
-        ]
+        found = [self._forecast(row, level, protect) for row in rows]
         out = {
             "predicted_loss": [each.predicted_loss for each in found],
             "interval_low": [each.interval[0] for each in found],
@@ -202,7 +210,7 @@ class Fitted:
 
     def save(self, path: str | Path) -> None:
         """Writes the JSON that `read_fit` and `kleiber forecast` read."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(Path(path), self.to_json())
 
     def __repr__(self) -> str:
         return self.report()
@@ -210,16 +218,16 @@ class Fitted:
     def _repr_markdown_(self) -> str:
         """Returns constants and alarms as a notebook shows them."""
         lines = []
-        for fit in self.fits:
-            lines += [
-                f"**{fit.law}** `{fit.definition.formula}`: {fit.num_points} runs, residual rms {fit.residual_rms:.3%}"
-            ]
+        for fit in self.analysis.told:
+            rms = f"{fit.residual_rms:{fit.measure.size_format}}"
+            lines += [f"**{fit.law}** `{fit.definition.formula}`: {fit.num_points} runs, residual rms {rms}"]
             lines += ["", "| constant | estimate | 95% interval |", "|---|---|---|"]
             for name, each in fit.parameters.items():
                 low, high = each.interval_95
                 shown = f"{each.estimate:.5g} | " + ("fixed" if each.fixed else f"{low:.5g} to {high:.5g}")
                 lines.append(f"| {name} | {f'withheld | {each.withheld}' if each.withheld else shown} |")
             lines += ["", *(f"- {alarm}" for alarm in fit.identifiability.alarms), ""]
+        lines += [f"- {alarm}" for alarm in (self.analysis.protection.alarms if self.analysis.protection else ())]
         return "\n".join(lines)
 
 
@@ -230,7 +238,7 @@ def flops_rule(fit: FitResult, per: PerParamToken) -> FlopsRule:
 
 def fit(
     data: Any,
-    law: AnyLaw | Sequence[AnyLaw] = "chinchilla",
+    law: AnyLaw | Sequence[AnyLaw] | None = None,
     *,
     cluster: str | None = None,
     objective: str = "gaussian",
@@ -239,6 +247,7 @@ def fit(
     fix: Mapping[str, float | str] | None = None,
     starts: int = 16,
     in_depth: bool = False,
+    protect: Protect = "rolling_origin",
     residuals: str = "log",
     weights: str | None = None,
     **columns: str,
@@ -248,7 +257,8 @@ def fit(
     Args:
       data: one row a run: a DataFrame (pandas, polars), an Arrow table, a dict of arrays [runs], or the path of a .csv,
         .tsv, .jsonl or .parquet file or of a sweep's directory.
-      law: one law or several to compare; see `AnyLaw`.
+      law: one law or several to compare; see `AnyLaw`. Without it chinchilla is fitted, and four rival forms with it:
+        which is right decides a forecast, and a table can hardly tell.
       cluster: column whose equal values share a trunk: their noise is correlated.
       objective: "gaussian", "huber" or "student", summed over the residuals.
       delta: Huber's turning point or the scale of Student's t; from the residuals if left out.
@@ -256,6 +266,8 @@ def fit(
       fix: constants held at a value, in the units of the columns, or tied to another: {"beta": "alpha"}.
       starts: starts followed to a minimum, the best of a grid.
       in_depth: also rolling origin, local exponents and the three approaches, as `kleiber fit` does.
+      protect: whether intervals of forecasts take in how well the table's dearer runs are forecast from its cheaper
+        ones, and what no fit shows of runs beyond it; "none" leaves them as wide as the fits themselves say.
       residuals: differences of "log", "relative", "raw" (losses may be negative) or "logit" (between 0 and 1) losses.
       weights: column of standard errors of the losses; one mapped to loss_standard_error is used by itself.
       **columns: our names to the table's, or to formulas of its columns: loss="val_loss", num_tokens="tokens_b*1e9".
@@ -269,13 +281,14 @@ def fit(
         with noted_warnings() as noted:
             found = analyse(
                 read_table(data, columns, drop),
-                _several(law),
+                [] if law is None else _several(law),
                 cluster=cluster,
                 objective=objective,
                 delta=delta,
                 fixed=fix,
                 starts=starts,
                 in_depth=in_depth,
+                is_protected=protect != "none",
                 residuals=residuals,
                 weights=weights,
             )
@@ -314,19 +327,26 @@ def read_fit(path: str | Path, law: AnyLaw | Sequence[AnyLaw] = ()) -> Fitted:
       FileNotFoundError: there is no fit.
       ValueError: it is not one, or its own law is not there or has changed.
     """
-    fits, noted = read_fits(path, [get_law(each) for each in _several(law)])
-    return _as_read(fits, noted)
+    fits, data = read_fits(path, [get_law(each) for each in _several(law)])
+    noted = data.get("fits", [data])[0].get("warnings", ())
+    return _as_read(fits, read_protection(data, fits), "fits" not in data, noted)
 
 
 def together(parts: Sequence[Fitted]) -> Fitted:
     """Returns fits of the same runs as one; ValueError if they are not."""
+    if len(parts) == 1:
+        return parts[0]
     fits = tuple(each for part in parts for each in part.fits)
-    return _as_read(fits, dict.fromkeys(each for part in parts for each in part.warnings))
+    check_same_runs(fits)
+    return _as_read(fits, protect(fits), False, dict.fromkeys(each for part in parts for each in part.warnings))
 
 
-def _as_read(fits: tuple[FitResult, ...], noted: Iterable[str]) -> Fitted:
+def _as_read(
+    fits: tuple[FitResult, ...], protection: Protection | None, is_default: bool, noted: Iterable[str]
+) -> Fitted:
     nothing = (LEFT_OUT,) * len(fits)
-    return Fitted(Analysis(fits, tuple(form_weights(fits)), LEFT_OUT, nothing, nothing), tuple(noted))
+    weights = tuple(form_weights(fits))
+    return Fitted(Analysis(fits, weights, LEFT_OUT, protection, nothing, nothing, is_default), tuple(noted))
 
 
 class Laws(Mapping[str, Law]):

@@ -8,16 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kleiber.experiments.config_file import from_data, load_experiment
+from kleiber.experiments.config_file import from_data, load_experiment, to_data
 from kleiber.experiments.experiment import Experiment
+from kleiber.files import read_json
+from kleiber.train.watch.metrics import whole_rows
 
 if TYPE_CHECKING:
     from flax import nnx
 
     from kleiber.experiments.api.fits import Fitted
+    from kleiber.experiments.api.weights import Score
     from kleiber.experiments.planning.plan import Plan
     from kleiber.experiments.sweeping.sweep import SweepResult
     from kleiber.train.config import TrainConfig
+    from kleiber.train.data.tokenizers import Tokenizer
 
 
 def plan(experiment: str | Experiment, workers: int | None = None) -> "Plan":
@@ -126,24 +130,31 @@ def results(directory: str | Path) -> Results:
 class Run:
     """One training run of a sweep's directory: a trunk, or one measured point of it. Everything is read when used."""
 
-    directory: Path
-    """The sweep's."""
+    folder: Path
+    """Its own, in the sweep's runs/ or copied elsewhere; a point needs nothing beside it."""
     name: str
     trunk_id: str
     """The run that was trained; its points and branches share config, metrics and checkpoints."""
+
+    @property
+    def directory(self) -> Path:
+        """The sweep's; of a run copied elsewhere, what it lies in."""
+        return self.folder.parent.parent if self.folder.parent.name == "runs" else self.folder.parent
 
     @cached_property
     def config(self) -> "TrainConfig":
         """What was trained, and how."""
         from kleiber.train.config import TrainConfig
 
-        return from_data(TrainConfig, _read(self.directory / "runs" / self.trunk_id / "config.json"))
+        data = read_json(self.folder / "config.json")
+        return from_data(TrainConfig, data.get("trunk", data))
 
     @cached_property
     def records(self) -> tuple[dict[str, Any], ...]:
         """The measured points, fewest tokens first; of a point, itself."""
-        pattern = self.name if self.name != self.trunk_id else f"{self.trunk_id}-D*"
-        found = [_read(path) for path in (self.directory / "runs").glob(f"{pattern}/record.json")]
+        if self.name != self.trunk_id:
+            return (read_json(self.folder / "record.json"),)
+        found = [read_json(path) for path in self.folder.parent.glob(f"{self.trunk_id}-D*/record.json")]
         return tuple(sorted(found, key=lambda record: record["num_tokens"]))
 
     @property
@@ -156,18 +167,25 @@ class Run:
     @property
     def metrics(self) -> Any:
         """The step log, one row each: a pandas DataFrame, or a dict of arrays without pandas."""
-        path = self.directory / "runs" / self.trunk_id / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return _frame([json.loads(line) for line in lines])
+        path = self.folder.parent / self.trunk_id / "metrics.jsonl"
+        return _frame(whole_rows(path) if path.exists() else [])
 
     @cached_property
     def params(self) -> dict[str, Any]:
-        """The weights of the newest checkpoint as NumPy arrays by path, every digest checked.
+        """The weights that were measured (of a trunk, at its longest point) as NumPy arrays by path, every digest
+        checked; of a trunk that kept none, those of its newest checkpoint.
 
         Raises:
-          FileNotFoundError: there is no checkpoint.
-          CheckpointError: it is damaged; says where.
+          FileNotFoundError: there are none.
+          CheckpointError: they are damaged; says where.
         """
+        if self._final:
+            return {name[7:]: array for name, array in self._kept.items() if name.startswith("params/")}
+        if self.name != self.trunk_id:
+            raise FileNotFoundError(
+                f"the weights of {self.name} were not kept (keep_final of the experiment says of which points they "
+                f"are); the newest checkpoint of its trunk is that of {self.trunk_id}."
+            )
         from kleiber.train.checkpoints.checkpoint import load_arrays
 
         place, member = self._newest_checkpoint()
@@ -178,10 +196,20 @@ class Run:
         return {name: array if member is None else array[member] for name, array in chosen.items()}
 
     @property
-    def model(self) -> "nnx.Module":
-        """The NNX module with these weights: model(tokens_BT) gives logits_BTV."""
-        from kleiber.model.functional import as_module
+    def _final(self) -> Path | None:
+        kept = self.records[-1].get("final_checkpoint") if self.records else None
+        place = self.folder if self.name != self.trunk_id else self.folder.parent / self.records[-1]["run_id"]
+        return place / kept if kept and (place / kept).is_dir() else None
 
+    @cached_property
+    def _kept(self) -> dict[str, Any]:
+        from kleiber.train.checkpoints.checkpoint import load_arrays
+
+        return load_arrays(self._final)[0] if self._final else {}
+
+    @cached_property
+    def tree(self) -> dict[str, Any]:
+        """The same weights as the nested dictionaries that kleiber's functions take."""
         tree: dict[str, Any] = {}
         for name, array in self.params.items():
             *folders, last = name.split("/")
@@ -189,7 +217,54 @@ class Run:
             for folder in folders:
                 place = place.setdefault(folder, {})
             place[last] = array
-        return as_module(self.config.model, tree)
+        return tree
+
+    @property
+    def model(self) -> "nnx.Module":
+        """The NNX module with these weights: model(tokens_BT) gives logits_BTV."""
+        from kleiber.model.functional import as_module
+
+        return as_module(self.config.model, self.tree)
+
+    @cached_property
+    def tokenizer(self) -> "Tokenizer":
+        """What turns text into its tokens and back: .encode(list of bytes), .decode(ids)."""
+        from kleiber.train.data.tokenizers import stored_tokenizer
+
+        name = self.config.data.tokenizer
+        if name != "bytes" and "tokenizer_model" not in self._kept:
+            raise FileNotFoundError(f"{self.name} kept no weights, and with them no model of its tokenizer {name}.")
+        return stored_tokenizer(name, self._kept["tokenizer_model"].tobytes() if name != "bytes" else b"")
+
+    def evaluate(self, text: str | None = None) -> "Score":
+        """Returns the loss of these weights on a text, or on the validation text of its experiment: to the last digit
+        the recorded one on the machine that recorded it.
+
+        Raises:
+          ValueError: the validation text is not prepared here; says how to make it.
+        """
+        from kleiber.experiments.api import weights
+
+        if text is None:
+            return weights.score(self.config, self.tree, self.record["data_fingerprint"])
+        return weights.score_text(self.config, self.tree, self.tokenizer, text)
+
+    def generate(
+        self, prompt: str = "", num_tokens: int = 100, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+    ) -> str:
+        """Returns text that follows a prompt; equal arguments give equal text (kleiber.model.decode.generate)."""
+        from kleiber.experiments.api import weights
+
+        drawn = {"num_tokens": num_tokens, "temperature": temperature, "top_k": top_k, "seed": seed}
+        return weights.continue_text(self.config, self.tree, self.tokenizer, prompt, **drawn)
+
+    def export(self, path: str | Path) -> None:
+        """Writes the weights as a safetensors file, with config and record as JSON in its metadata."""
+        from kleiber.experiments.api.safetensors_file import write_safetensors
+
+        arrays = {name.replace("/", "."): array for name, array in self.params.items()}
+        told = {"config": json.dumps(to_data(self.config)), "record": json.dumps(self.record)}
+        write_safetensors(Path(path), arrays, {"format": "kleiber", **told})
 
     def _newest_checkpoint(self) -> tuple[Path, int | None]:
         """Returns a checkpoint's folder and, in one of a population, which member the run is."""
@@ -201,7 +276,7 @@ class Run:
             found = [(step, place) for place in (folder / "checkpoints").glob("*") for step in steps(place)]
             return max(found)[1] / f"step_{max(found)[0]}" if found else None
 
-        runs, own = self.directory / "runs", run_identity([self.config])
+        runs, own = self.folder.parent, run_identity([self.config])
         if place := newest(runs / self.trunk_id):
             return place, None
         for folder in runs.glob("population-*"):
@@ -232,10 +307,10 @@ def open_run(directory: str | Path, name: str) -> Run:
         raise FileNotFoundError(f"{directory} holds no runs/; give the directory of a sweep.")
     names = sorted(path.name for path in runs.iterdir() if path.is_dir() and not path.name.startswith("population-"))
     if name in names:
-        return Run(Path(directory), name, _trunk_of(name))
+        return Run(runs / name, name, _trunk_of(name))
     trunks = sorted({_trunk_of(each) for each in names if each.startswith(name)} if name else ())
     if len(trunks) == 1:
-        return Run(Path(directory), trunks[0], trunks[0])
+        return Run(runs / trunks[0], trunks[0], trunks[0])
     near = trunks or difflib.get_close_matches(name, names, n=3, cutoff=0.3)
     reason = f"{len(trunks)} runs begin so" if trunks else "the nearest are"
     raise ValueError(
@@ -243,14 +318,35 @@ def open_run(directory: str | Path, name: str) -> Run:
     )
 
 
+def load(run: str | Path) -> Run:
+    """Returns one run, with the weights that were measured.
+
+    Args:
+      run: the folder of a run, in a sweep or copied elsewhere; DIRECTORY/NAME with the beginning of a name; or the
+        directory of `kleiber train`, where there is but one.
+
+    Raises:
+      FileNotFoundError: there is no such folder, or it is none of kleiber's.
+      ValueError: several runs have that name.
+    """
+    path = Path(run)
+    if (path / "record.json").is_file():
+        name = read_json(path / "record.json")["run_id"]
+        return Run(path, name, _trunk_of(name))
+    if (path / "config.json").is_file():
+        return Run(path, path.name, path.name)
+    if (path / "runs").is_dir():
+        trunks = {_trunk_of(each.name) for each in (path / "runs").glob("[!.p]*/") if each.is_dir()}
+        return open_run(path, trunks.pop() if len(trunks) == 1 else "")
+    if (path.parent / "runs").is_dir():
+        return open_run(path.parent, path.name)
+    if path.parent.name == "runs":
+        return open_run(path.parent.parent, path.name)
+    raise FileNotFoundError(f"{path} is no run; give the folder of one, such as out/quickstart/runs/NAME.")
+
+
 def _trunk_of(name: str) -> str:
     return name.rpartition("-D")[0] or name
-
-
-def _read(path: Path) -> Any:
-    from kleiber.experiments.directory.record import read_json
-
-    return read_json(path)
 
 
 def _frame(rows: Sequence[dict[str, Any]]) -> Any:

@@ -35,8 +35,6 @@ from kleiber.train.config import OptimizerConfig
 from kleiber.train.update.optimizer import make_optimizer
 
 Dial = Literal["d_model", "num_layers"]
-
-
 NOT_JUDGED = ("scores",)
 
 
@@ -85,15 +83,8 @@ class CoordinateCheck:
 def family(
     parametrization: Parametrization, dial: Dial, sizes: Sequence[int], width_of_depths: int = 128, tied: bool = False
 ) -> tuple[ModelConfig, ...]:
-    """Returns the shapes of a check: four heads, no mix, eight tokens a sequence, the first size the base.
-
-    Args:
-      parametrization: the rule.
-      dial: what grows: widths at two layers, or depths at width_of_depths.
-      sizes: values of the dial, increasing.
-      width_of_depths: width of all shapes over depth.
-      tied: whether the head is the embedding.
-    """
+    """Returns the shapes of a check: four heads, no mix, eight tokens a sequence, the first size the base; what grows
+    is the width at two layers, or the depth at width_of_depths."""
     fields: dict[str, Any] = {"parametrization": parametrization, "seq_len": 8, "has_tied_head": tied}
     fields["has_previous_token_mix"] = (
         False  # doubles the different inputs, so needs twice the width for the same slope
@@ -192,7 +183,8 @@ def check_coordinates(
     seeds: Sequence[int] = (0, 1, 2),
     tolerance: float = 0.05,
 ) -> CoordinateCheck:
-    """Returns the slopes of every activation over a family of shapes.
+    """Returns the slopes of every activation over a family of shapes. Raises ValueError if the shapes are fewer than
+    two or do not increase, or a depth is odd.
 
     Args:
       shapes: increasing in the dial, otherwise equal, at least two.
@@ -201,9 +193,6 @@ def check_coordinates(
       num_steps: optimizer steps.
       seeds: initial weights; all in one compiled program a shape.
       tolerance: largest |slope| that passes.
-
-    Raises:
-      ValueError: if the shapes are fewer than two or do not increase, or a depth is odd.
     """
     sizes = [getattr(shape, dial) for shape in shapes]
     if len(sizes) < 2 or sizes != sorted(set(sizes)):

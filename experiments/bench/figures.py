@@ -56,19 +56,8 @@ class Figure:
     def as_dict(self) -> dict[str, Any]:
         """Returns the figure as results keep it; without a goal, goal, aim and is_met are null."""
         goal = self.goal
-        return {
-            "name": self.name,
-            "value": self.value,
-            "unit": self.unit,
-            "low": self.low,
-            "high": self.high,
-            "rounds": self.rounds,
-            "goal": goal.limit if goal else None,
-            "aim": goal.aim if goal else None,
-            "goal_is": None if goal is None else "at most" if goal.is_ceiling else "at least",
-            "is_met": self.is_met,
-            "note": self.note,
-        }
+        held_to = (goal.limit, goal.aim, "at most" if goal.is_ceiling else "at least") if goal else (None,) * 3
+        return {**vars(self), **dict(zip(("goal", "aim", "goal_is"), held_to, strict=True)), "is_met": self.is_met}
 
 
 def figure_of_data(data: dict[str, Any]) -> Figure:

@@ -23,7 +23,7 @@ class Spread:
 
     def as_dict(self) -> dict[str, float | int]:
         """Returns {"median", "low", "high", "rounds"}, as results keep it."""
-        return {"median": self.median, "low": self.low, "high": self.high, "rounds": self.rounds}
+        return dict(vars(self))
 
     def times(self, factor: float) -> "Spread":
         """Returns the spread in another unit; the factor is positive."""
@@ -60,7 +60,8 @@ def interleaved(
     warm: int = 0,
     each_round: Callable[[int], None] | None = None,
 ) -> Samples:
-    """Returns the figures of every candidate, measured in turns: a b c, c b a, a b c, ...
+    """Returns the figures of every candidate, measured in turns: a b c, c b a, a b c, ... Raises ValueError without
+    candidates or rounds, or when a figure is not a positive number (no ratio could be taken).
 
     Args:
       candidates: by name, a function that measures once and returns its figure (seconds, or tokens per second); see
@@ -68,9 +69,6 @@ def interleaved(
       rounds: how often each is measured, at least 1.
       warm: rounds run first and thrown away (compilation, caches).
       each_round: called with the number of rounds done after each kept round, for a progress line.
-
-    Raises:
-      ValueError: without candidates or rounds, or when a figure is not a positive number (no ratio could be taken).
     """
     if not candidates or rounds < 1:
         raise ValueError(f"give at least one candidate and one round; got {list(candidates)} and {rounds} rounds")
@@ -106,20 +104,3 @@ def spread_of(figures: Sequence[float]) -> Spread:
         return Spread(ordered[0], ordered[0], ordered[0], 1)
     low, median, high = statistics.quantiles(ordered, n=4, method="inclusive")
     return Spread(median, low, high, len(ordered))
-
-
-def median_interval(figures: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Returns an interval for the true median, from the sign test: no assumption on how the figures are spread.
-
-    Each figure lies below the true median with probability 1/2, so the k-th smallest and k-th largest enclose it
-    unless at most k - 1 of n fell on one side. Of very few figures (under 6 at 95 %) the whole range is returned.
-    """
-    ordered = sorted(figures)
-    count, rank, outside = len(ordered), 0, 0.0
-    while rank < (count - 1) // 2:
-        outside += 2 * math.comb(count, rank) / 2**count
-        if outside > 1 - level:
-            break
-        rank += 1
-    rank = max(rank - 1, 0)
-    return ordered[rank], ordered[count - 1 - rank]

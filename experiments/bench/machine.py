@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.bench.setting import HOUSE, Setting
+from kleiber.experiments.bench.setting import HOUSE
 from kleiber.parallel.environment import num_cores
 
 PACKAGES = (
@@ -137,14 +137,3 @@ def command_line() -> str:
     """Returns the line that started this, without the folders of this machine."""
     words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
     return " ".join(["kleiber", *words]) if words and words[0] == "bench" else "kleiber bench"
-
-
-def machine_name(machine: dict[str, Any]) -> str:
-    """Returns the kind of machine as part of a file's name, such as `amd-epyc-2-cores`."""
-    kind = machine["accelerator"] or f"{machine['processor']} {machine['cores']} cores"
-    return re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
-
-
-def measure_machine(setting: Setting) -> dict[str, Any]:
-    """Returns no figure: the description stands at the head of every result."""
-    return {"figures": []}

@@ -4,8 +4,7 @@ import contextlib
 import importlib.util
 from typing import Any
 
-from kleiber.experiments.bench.figures import Figure, spread_figure
-from kleiber.experiments.bench.goals import GOALS
+from kleiber.experiments.bench.figures import Figure, Goal, at_least, spread_figure
 from kleiber.experiments.bench.interleave import Samples, interleaved, spread_of
 from kleiber.experiments.bench.matmul import peaks, start_kernels
 from kleiber.experiments.bench.partner import Partner
@@ -23,6 +22,15 @@ FRACTIONS = {
     "d384": "fraction of peak at d_model 384",
 }
 """Shapes whose fraction of the peak is measured, and the goal of each."""
+GOALS: dict[str, Goal] = {
+    "step over PyTorch eager": at_least(1.2, 1.5),
+    "step over PyTorch eager, nanoGPT's recipe": at_least(1.2, 2.0),
+    "step over PyTorch compiled, nanoGPT's recipe": at_least(0.9, 1.2),
+    "fraction of peak at d_model 128": at_least(0.35, 0.5),
+    "fraction of peak, nanoGPT's recipe": at_least(0.35, 0.55),
+    "fraction of peak at d_model 384": at_least(0.55, 0.7),
+}
+"""What some figures are held to, by what is measured."""
 CONVENTIONS = {"6N + causal attention": flops_per_token_causal, "6N + full attention": flops_per_token}
 
 
@@ -68,14 +76,8 @@ def ratio_figures(name: str, found: dict[str, Any], rounds: int) -> list[Figure]
 
 
 def fractions_of_peak(shape: StepShape, samples: Samples) -> dict[str, list[float]]:
-    """Returns the fraction of the matmul peak in each round, by convention of counting FLOPs.
-
-    The peak of a round is the faster of NumPy and XLA in it.
-
-    Args:
-      shape: what was trained.
-      samples: tokens per second under `kleiber`, FLOP/s under `NumPy` and `XLA`.
-    """
+    """Returns the fraction of the matmul peak in each round, by convention of counting FLOPs; samples hold tokens per
+    second under `kleiber`, FLOP/s under `NumPy` and `XLA`, of which the faster is the peak of a round."""
     return {
         convention: [
             tokens * count(shape.model) / peak
@@ -100,7 +102,8 @@ def _fraction(setting: Setting, name: str, num_threads: int) -> tuple[list[Figur
         candidates = start_kernels(stack, setting, num_threads)
         for way, num_devices in ways.items():
             options = {**config, "mesh": {"data": num_devices}}
-            candidates[way] = stack.enter_context(Partner("block:training_rate", options, num_threads, num_devices))
+            partner = Partner("timed_steps:training_rate", options, num_threads, num_devices)
+            candidates[way] = stack.enter_context(partner)
         progress = setting.each_round(f"fraction of peak, {label}")
         samples = interleaved(candidates, setting.rounds, warm=1, each_round=progress)
     best = max(ways, key=lambda way: samples.spread(way).median)

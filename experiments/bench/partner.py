@@ -31,7 +31,8 @@ class Partner:
         environment: Mapping[str, str] | None = None,
         is_pinned: bool = True,
     ):
-        """Starts the process and waits until it is ready to measure.
+        """Starts the process and waits until it is ready to measure. Raises RuntimeError if the task fails; the message
+        ends with what it wrote.
 
         Args:
           task: as find_function takes it. The function takes the options by keyword, makes ready
@@ -42,9 +43,6 @@ class Partner:
           num_devices: of the CPU.
           environment: further variables.
           is_pinned: whether a process of one thread is kept on one core, the same for all that take turns.
-
-        Raises:
-          RuntimeError: if the task fails; the message ends with what it wrote.
         """
         self.task = task
         self._errors = tempfile.TemporaryFile("w+")

@@ -22,10 +22,10 @@ class Section:
 
 
 _LIST = (
-    Section("machine", "processor, versions, flags, commit", "machine:measure_machine"),
+    Section("machine", "processor, versions, flags, commit", "machine:describe_machine"),
     Section("matmul", "matmul peak now: NumPy and XLA, one thread and all", "matmul:measure_matmul"),
     Section("step", "one model: tokens/s, ratio to peers, fraction of the matmul peak", "one_model:measure_one_model"),
-    Section("sweep", "a whole sweep against PyTorch", "sweep_speed:measure_sweep"),
+    Section("sweep", "a whole sweep against PyTorch", "sections.sweep_speed:measure_sweep"),
     Section("compile", "compile seconds, cold and from the cache", "sections.compiling:measure_compiling"),
     Section("memory", "memory of a step against its estimate", "sections.footprint:measure_footprint"),
     Section("startup", "imports, --help, start to first step", "sections.startup:measure_startup"),

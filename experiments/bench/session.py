@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from kleiber.experiments.bench.figures import Figure
 from kleiber.experiments.bench.machine import command_line, load, now, processor_seconds
@@ -28,20 +29,16 @@ def run_sections(
     on_section: Callable[[Section, dict[str, Any]], None],
     sweep_scale: float = 0.1,
 ) -> dict[str, Any]:
-    """Returns the result of a bench, fit for JSON.
+    """Returns the result of a bench, fit for JSON. A section that fails leaves its reason in place of figures, and the
+    others go on.
 
-    A section that fails leaves its reason in place of figures, and the others go on.
-
-    Args:
-      names: of SECTIONS; machine is always described.
-      rounds: of each comparison.
-      is_short: tiny shapes.
-      machine: as describe_machine returns.
-      on_section: hears of each section as it ends, with the result so far.
-      sweep_scale: part of the quickstart's tokens that section sweep trains.
-    """
+    `names` are of SECTIONS, machine is as describe_machine returns, and on_section hears of each section as it ends,
+    with the result so far."""
     result: dict[str, Any] = {"format": FORMAT, "is_short": is_short, "machine": machine, "sections": {}}
-    with tempfile.TemporaryDirectory(prefix="kleiber-bench-") as folder, _own_cache(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="kleiber-bench-") as folder, contextlib.ExitStack() as stack:
+        # A cache of our own: nothing measured here comes from before, and nothing stays.
+        cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
+        stack.enter_context(mock.patch.dict(os.environ, cache))
         for section in (section for name, section in SECTIONS.items() if name in names and name != "machine"):
             result["sections"][section.name] = _run(section, rounds, is_short, Path(folder), sweep_scale)
             result = summarised({**result, "load_average_after": load()})
@@ -121,18 +118,3 @@ def _progress(name: str) -> Iterator[Callable[[str], None]]:
     finally:
         done.set()
         thread.join()
-
-
-@contextlib.contextmanager
-def _own_cache(folder: Path) -> Iterator[None]:
-    """Gives the processes of the bench a compilation cache of their own: nothing measured here comes from before, and
-    nothing stays."""
-    name, before = "JAX_COMPILATION_CACHE_DIR", os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    os.environ[name] = str(folder / "compiled")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

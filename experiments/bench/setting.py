@@ -11,24 +11,19 @@ HOUSE = Path(__file__).resolve().parents[2]
 """The checkout, or where kleiber is installed."""
 
 
-class Unavailable(Exception):
-    """A section cannot be measured here; the message says why and what would help."""
+class Unavailable(ValueError):
+    """Something cannot be measured or kept here; the message says why and what would help."""
 
 
 def find_function(name: str) -> Callable[..., Any]:
-    """Returns the function of MODULE:FUNCTION.
-
-    A module without a dot is one of kleiber.experiments.bench. `sections.` are those of a checkout, in benchmarks/,
-    which an installation does not bring.
-
-    Raises:
-      Unavailable: if it is one of the latter and this is no checkout.
-    """
+    """Returns the function of MODULE:FUNCTION. A module without a dot is one of kleiber.experiments.bench; `sections.`
+    are those of a checkout, in benchmarks/. Raises Unavailable for the latter in an installation, which does not bring
+    them."""
     module, function = name.split(":")
     if "." not in module:
         return getattr(importlib.import_module(f"{__package__}.{module}"), function)
     if not (HOUSE / "benchmarks" / "sections").is_dir():
-        raise Unavailable("this section is not part of an installation; run it in a checkout of kleiber.")
+        raise Unavailable("this part of the bench is not in an installation; run it in a checkout of kleiber.")
     for folder in ("benchmarks", "tests"):  # the latter for the failure tests and the fits that sections time
         if str(HOUSE / folder) not in sys.path:
             sys.path.append(str(HOUSE / folder))

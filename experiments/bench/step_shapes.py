@@ -68,9 +68,7 @@ def arrangements() -> dict[str, Arrangement]:
     return {
         "kleiber_threads": Arrangement("kleiber", cores),
         "kleiber_data": Arrangement("kleiber", cores, cores),
-        "kleiber_one_thread": Arrangement("kleiber", 1),
         "torch": Arrangement("torch", cores),
         "torch_compiled": Arrangement("torch_compiled", cores),
-        "torch_one_thread": Arrangement("torch", 1),
         "jax": Arrangement("jax", cores),
     }

@@ -27,17 +27,9 @@ FIRST = 4
 
 
 def measure_shape(setting: Setting, name: str, peers: Sequence[str]) -> dict[str, Any]:
-    """Returns tokens per second of each arrangement on one shape, kleiber's ratios to the others, and their roofs: what
-    a step of its products alone would reach at the matmul peak of the same round, half the attention square counted.
-
-    Args:
-      setting: of the bench.
-      name: of shapes().
-      peers: names of arrangements(), kleiber's first.
-
-    Raises:
-      ValueError: if two peers do not train the same function.
-    """
+    """Returns tokens per second of each arrangement (peers, kleiber's first) on one of shapes(), kleiber's ratios to
+    the others, and their roofs: what a step of its products alone would reach at the matmul peak of the same round,
+    half the attention square counted. Raises ValueError if two peers do not train the same function."""
     shape, known = shapes()[name], arrangements()
     with contextlib.ExitStack() as stack:
         candidates: dict[str, Callable[[], float]] = {}

@@ -5,18 +5,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from kleiber.experiments.bench.interleave import seconds_of
+from kleiber.experiments.compilation.step import step_arguments
 from kleiber.experiments.config_file import from_data
 from kleiber.model.functional import abstract_params
 from kleiber.parallel.mesh import make_mesh, use_mesh
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
-from kleiber.train.placement import abstract_batches, abstract_state, initial_state, place_batches, state_shardings
+from kleiber.train.placement import initial_state, place_batches
 from kleiber.train.state import Hyperparameters
 from kleiber.train.step import compile_steps
 from kleiber.train.update.optimizer import make_optimizer
@@ -26,18 +24,14 @@ class TimedSteps:
     """One model, or a population, and its compiled steps."""
 
     def __init__(self, config: TrainConfig, num_members: int = 1):
-        """Traces and compiles; makes no array yet.
-
-        Args:
-          config: the trunk; each call trains config.steps_per_call steps.
-          num_members: models that differ in seed, trained as one program.
-        """
+        """Traces and compiles config.steps_per_call steps of models that differ in seed; makes no array yet."""
         self.config, self.num_members = config, num_members
         self.mesh = make_mesh(config.mesh)
         self.optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
         start = time.perf_counter()
         with use_mesh(self.mesh):
-            lowered = compile_steps(config, self.optimizer, num_members).lower(*self._abstract())
+            arguments = step_arguments(config, self.optimizer, self.mesh, num_members)
+            lowered = compile_steps(config, self.optimizer, num_members).lower(*arguments)
             between = time.perf_counter()
             self.compiled = lowered.compile()
         self.trace_seconds, self.compile_seconds = between - start, time.perf_counter() - between
@@ -81,23 +75,6 @@ class TimedSteps:
     def _each_member(self, value: Any) -> Any:
         return np.stack([value] * self.num_members) if self.num_members > 1 else value
 
-    def _abstract(self) -> tuple[Any, ...]:
-        """What the steps are called with, as shapes placed on the mesh."""
-        config, mesh = self.config, self.mesh
-        members = (self.num_members,) if self.num_members > 1 else ()
-        everywhere = NamedSharding(mesh, PartitionSpec()) if mesh.size > 1 else None
-
-        def array(dtype: Any, *shape: int, where: Any = everywhere) -> Any:
-            return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-
-        state = abstract_state(config, self.optimizer, self.num_members)
-        where = state_shardings(config, mesh, state, self.num_members)
-        state = jax.tree.map(lambda leaf, place: array(leaf.dtype, *leaf.shape, where=place), state, where)
-        batches = abstract_batches(config, mesh, self.num_members)
-        hyper = Hyperparameters(array(jnp.float32, *members), array(jnp.float32, *members))
-        fractions, seed = array(jnp.float32, *members, config.steps_per_call), array(jnp.uint32, *members)
-        return state, hyper, batches, fractions, seed, array(jnp.int32)
-
 
 def random_windows(config: TrainConfig) -> np.ndarray:
     """Returns the windows of one call, int32 [K B, T + 1] as TokenSource.windows gives: random, so that nothing is left
@@ -107,13 +84,8 @@ def random_windows(config: TrainConfig) -> np.ndarray:
 
 
 def training_config(model: dict[str, Any], batch_size: int, **fields: Any) -> TrainConfig:
-    """Returns the trunk of plain data, as a process is given it.
-
-    Args:
-      model: fields of ModelConfig.
-      batch_size: sequences a step.
-      fields: others of TrainConfig, such as steps_per_call.
-    """
+    """Returns the trunk of plain data, as a process is given it: fields of ModelConfig, sequences a step, and other
+    fields of TrainConfig."""
     given = {"model": model, "optimizer": {"learning_rate": 0.008}, "num_tokens": [10**9], "batch_size": batch_size}
     return from_data(TrainConfig, {**given, **fields})
 

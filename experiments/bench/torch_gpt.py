@@ -99,7 +99,7 @@ class TorchTransformer(nn.Module):
 
 
 class TorchTrainer:
-    """One model and its AdamW: `step` trains on a batch, `evaluate` returns the mean loss of another."""
+    """One model and its AdamW: `step` trains on a batch."""
 
     def __init__(
         self,
@@ -109,15 +109,8 @@ class TorchTrainer:
         is_compiled: bool = False,
         weight_decay: float = 0.1,
     ):
-        """Makes the model and an optimizer whose rates and decays follow kleiber's rules of the shape.
-
-        Args:
-          config: dense, rotary, RMSNorm without gain, squared ReLU, tied head.
-          params: of init_params.
-          learning_rate: at the base shape.
-          is_compiled: whether torch.compile makes the forward and backward pass.
-          weight_decay: per unit of learning rate at the base shape.
-        """
+        """Makes the model of params of init_params, and an optimizer whose rates and decays (given at the base shape)
+        follow kleiber's rules."""
         self.model = TorchTransformer(config)
         self.model.load(params)
         groups: dict[str, list] = {"embedding": [], "mix": [], "hidden": []}
@@ -143,15 +136,6 @@ class TorchTrainer:
         for group, multiplier in zip(self.optimizer.param_groups, self.rate_multipliers, strict=True):
             group["lr"] = learning_rate * multiplier
 
-    def state(self) -> tuple[Any, Any]:
-        """Returns the weights and the optimizer's state; still the live ones."""
-        return self.model.state_dict(), self.optimizer.state_dict()
-
-    def load_state(self, state: tuple[Any, Any]) -> None:
-        """Goes back to a copy of what state returned."""
-        self.model.load_state_dict(state[0])
-        self.optimizer.load_state_dict(state[1])
-
     def loss(self, tokens_BT1: np.ndarray) -> torch.Tensor:
         """Returns the mean cross entropy of the targets, nats."""
         tokens = torch.from_numpy(tokens_BT1.astype(np.int64))
@@ -166,8 +150,3 @@ class TorchTrainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         return loss.item()
-
-    @torch.no_grad()
-    def evaluate(self, tokens_BT1: np.ndarray) -> float:
-        """Returns the mean loss of a batch, nats a token."""
-        return self.loss(tokens_BT1).item()

@@ -15,12 +15,8 @@ from kleiber.train.config import TrainConfig
 
 
 def steps(arrangement: str, shape: str) -> Callable[[], dict[str, Any]]:
-    """Returns a function that trains shape.num_steps steps and returns {"seconds", "losses"}.
-
-    Args:
-      arrangement: name of arrangements().
-      shape: name of shapes().
-    """
+    """Returns a function that trains a shape of shapes() its num_steps in an arrangement of arrangements(), and returns
+    {"seconds", "losses"}."""
     how = arrangements()[arrangement]
     config = _config(shapes()[shape], how)
     train = TimedSteps(config).train if how.kind == "kleiber" else _one_by_one(config, how)

@@ -2,7 +2,8 @@
 fits, each beside its peers in the same run and next to its goal.
 
 Without names all sections run, about forty minutes on two cores. Peers in PyTorch need the extra `bench`; without it
-they are left out. --out keeps the result as JSON by machine and commit, --figure draws what is kept.
+they are left out. --out keeps the result as JSON by machine and commit, --figure draws what is kept; these two, and
+the sections other than machine, matmul and step, take a checkout of kleiber.
 Exit code 3 when a section failed; a goal that is not met is no failure.
 
 Examples: kleiber bench
@@ -50,26 +51,30 @@ def run(options: Options) -> int:
     """Measures and prints; returns 0, or 3 when a section failed."""
     if options.figure is not None:
         return _draw(options.figure)
-    from kleiber.experiments.bench import results, session, show
+    from kleiber.experiments.bench import session, show
     from kleiber.experiments.bench.machine import describe_machine
+    from kleiber.experiments.bench.setting import find_function
 
     names, machine = _chosen(options), describe_machine()
+    kept: Path | None = None
+    keep = find_function("sections.results:keep") if options.out else None
     if not options.json:
         show.show_machine(machine)
 
     def on_section(section: "Section", so_far: dict[str, Any]) -> None:
         if not options.json:
             show.show_section(section.name, section.says, so_far["sections"][section.name])
-        if options.out is not None:  # at once: an interrupted bench keeps what it has measured
-            results.keep(options.out, so_far)
+        if keep is not None:  # at once: an interrupted bench keeps what it has measured
+            nonlocal kept
+            kept = keep(options.out, so_far)
 
     result = session.run_sections(names, options.rounds, options.short, machine, on_section, options.sweep_scale)
     if options.json:
         print(json.dumps(result, indent=1))
     else:
         show.show_summary(result)
-        if options.out is not None:
-            print(f"kept as {results.result_path(options.out, machine)}")
+        if kept is not None:
+            print(f"kept as {kept}")
     failed = [found for found in result["sections"].values() if str(found["reason"]).startswith("failed")]
     return EXIT_GATE if failed else EXIT_DONE
 
@@ -92,9 +97,8 @@ def _chosen(options: Options) -> tuple[str, ...]:
 def _draw(folder: Path) -> int:
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("drawing takes matplotlib: pip install 'kleiber[notebook]'.")
-    from kleiber.experiments.bench.drawing import draw_results
-    from kleiber.experiments.bench.results import read_results
+    from kleiber.experiments.bench.setting import find_function
 
-    for path in draw_results(read_results(folder), folder):
+    for path in find_function("sections.drawing:draw_results")(folder):
         print(f"drew {path}")
     return EXIT_DONE

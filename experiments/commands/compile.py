@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE
+from kleiber.experiments.terminal import working
+from kleiber.model.counts import training_flops
 from kleiber.parallel.config import MeshConfig
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ class Options:
     """Options of `kleiber compile`."""
 
     preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")]
-    """124m, 1b, 8b, 70b, 405b, 1t-dense or 1t-moe."""
+    """124m, 1b, 8b, 70b, 405b, 1t-dense or 1t-moe; or an experiment, by its file or name, for its largest run."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Change a field of the run, such as model.d_model=64; may be repeated."""
     topology: str | None = None
     """KIND:SIZES, such as v5e:16x16, v5p:8x8x8, v6e:16x16, v4:4x4x4 or tpu7x:4x4x4; None takes the attached devices."""
     mesh: str | None = None
@@ -89,20 +93,23 @@ def run(options: Options) -> int:
 
 
 def _config(options: Options) -> "TrainConfig":
+    from kleiber.experiments.config_file import load_experiment, set_field, shipped
     from kleiber.experiments.presets import preset
 
-    config = preset(options.preset)
-    model = dataclasses.replace(
-        config.model,
-        seq_len=options.seq_len or config.model.seq_len,
-        attention_blocks=options.attention_blocks or config.model.attention_blocks,
-    )
-    return dataclasses.replace(
-        config,
-        model=model,
-        batch_size=options.batch_size or config.batch_size,
-        loss_blocks=options.loss_blocks or config.loss_blocks,
-    )
+    if options.preset.endswith(".py") or options.preset in shipped():
+        experiment = load_experiment(options.preset)
+        runs = [*experiment.trunks, *(target.train for target in experiment.targets)]
+        config = max(runs, key=lambda each: training_flops(each.model, each.tokens_per_step))
+    else:
+        config = preset(options.preset)
+    for assignment in options.set:
+        config = set_field(config, assignment)
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(options, name))}
+
+    model = dataclasses.replace(config.model, **given("seq_len", "attention_blocks"))
+    return dataclasses.replace(config, model=model, **given("batch_size", "loss_blocks"))
 
 
 def _target(topology: str | None) -> Hardware:
@@ -118,11 +125,8 @@ def _target(topology: str | None) -> Hardware:
 
 
 def parse_mesh(text: str) -> MeshConfig:
-    """Returns the mesh of a text such as fsdp=256,tensor=16.
-
-    Raises:
-      ValueError: if an axis is unknown or a size is not a number.
-    """
+    """Returns the mesh of a text such as fsdp=256,tensor=16. Raises ValueError if an axis is unknown or a size is not a
+    number."""
     known, sizes = list(MeshConfig().sizes), {}
     for part in text.split(","):
         name, _, size = part.strip().partition("=")
@@ -135,6 +139,8 @@ def parse_mesh(text: str) -> MeshConfig:
 
 
 def _with_mesh(options: Options, config: "TrainConfig", target: Hardware) -> "TrainConfig":
+    if options.mesh is None and 1 < config.mesh.num_devices == len(target.devices):
+        return config  # as the experiment says
     if options.mesh is None:
         return _candidates(config, target)[0].config
     mesh = parse_mesh(options.mesh)
@@ -168,7 +174,7 @@ def _candidates(config: "TrainConfig", target: Hardware) -> "list[Candidate]":
 def _compile(options: Options, config: "TrainConfig", target: Hardware) -> "CompileReport | OutOfMemory":
     """Returns the report, or what the compiler said when it refused."""
     from kleiber.experiments.compilation.report import make_report
-    from kleiber.experiments.compilation.step import OutOfMemory, compile_step, heartbeat
+    from kleiber.experiments.compilation.step import OutOfMemory, compile_step
     from kleiber.parallel.mesh import make_mesh
 
     mesh, label = make_mesh(config.mesh, target.devices), f"{options.preset} on {target.name}, {config.mesh}"
@@ -176,7 +182,7 @@ def _compile(options: Options, config: "TrainConfig", target: Hardware) -> "Comp
         step = compile_step(config, mesh, f"compiling {label}", not options.full)
     except OutOfMemory as refusal:
         return refusal
-    with heartbeat(f"reading the program of {label}"):
+    with working(f"reading the program of {label}"):
         return make_report(options.preset, target.name, config, mesh, target.chip, step)
 
 

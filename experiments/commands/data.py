@@ -15,6 +15,7 @@ from typing import Any, Literal
 import tyro
 
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_USAGE
+from kleiber.experiments.terminal import working
 from kleiber.train.data.cache import cache_folder
 from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder
 from kleiber.train.data.corpora.prepared import read_corpus_manifest
@@ -77,6 +78,7 @@ def list_corpora(as_json: bool) -> int:
         print(f"{'':<15}{row['source']}, {row['licence']}; {fetched}; {state}")
     print(f"{'tfds:NAME':<15}any text dataset of TFDS, such as tfds:wikipedia/20230601.simple; #FEATURE names its text")
     print(f"{'PATH':<15}your own UTF-8 text file (documents split at blank lines) or .jsonl (key text, or PATH#KEY)")
+    print(f"{'':<15}exact copies of documents are left out, and counted; PATH#all or PATH#KEY#all keeps them")
     return EXIT_DONE
 
 
@@ -87,8 +89,10 @@ def prepare(name: str, tokenizer: str) -> dict[str, Any]:
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    folder = prepare_corpus(name, report)
-    prepare_tokens(folder, tokenizer, report)
+    with working(f"preparing {name}"):
+        folder = prepare_corpus(name, report)
+    with working(f"encoding {name} as {tokenizer}"):
+        prepare_tokens(folder, tokenizer, report)
     manifest = read_corpus_manifest(folder)
     splits = {}
     for split, measured in manifest["splits"].items():

@@ -10,6 +10,7 @@ prints.
 import json
 
 from kleiber.experiments.designing.options import Options
+from kleiber.experiments.terminal import working
 
 
 def run(options: Options) -> int:
@@ -19,6 +20,7 @@ def run(options: Options) -> int:
 
     if not (options.budget > 0 and options.target > 0):
         raise ValueError(f"--budget and --target are FLOPs above 0, got {options.budget:g} and {options.target:g}.")
-    found = make_design(options)
+    with working("choosing runs"):
+        found = make_design(options)
     print(json.dumps(found, indent=1, allow_nan=False) if options.json else design_text(found))
     return 0

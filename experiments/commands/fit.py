@@ -4,16 +4,19 @@ Example: kleiber fit runs.csv --columns loss=val_loss,num_params_total=params,nu
 generalised_mean --json > fit.json
 """
 
-import json
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from kleiber.experiments.arguments import numbers, pairs
+
+if TYPE_CHECKING:
+    from kleiber.scaling.fitting.result import FitResult
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Options:
     """A .csv, .tsv, .jsonl or .parquet file, one row a run; texts may be gzipped."""
     law: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A law of `kleiber laws`, or a function of yours as my_laws.py:my_law; several (repeated or joined by commas) are
-    compared. Default: chinchilla."""
+    compared. Without it chinchilla is fitted, and four rival forms with it: which is right decides a forecast, and a
+    table can hardly tell."""
     columns: str = ""
     """Our names to the table's, or to formulas of its columns, as loss=log(ppl),num_params_total=`Params (B)`*1e9."""
     cluster: str | None = None
@@ -46,15 +50,20 @@ class Options:
     in_depth: bool = True
     """Also say how well each law predicts runs larger than it was fitted to (rolling origin), the local exponent of
     each factor and what it is worth in another, and what approaches 1 and 2 would advise, with their bias."""
+    protect: Literal["rolling_origin", "none"] = "rolling_origin"
+    """Whether the intervals of forecasts take in how well the table's dearer runs are forecast from its cheaper ones,
+    and what no fit shows of runs beyond it; none leaves them as wide as the fits themselves say."""
     figures: Path | None = None
     """A folder to write PNG figures to: surface, residuals, frontier, local exponents, profiles of each law."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the whole fit as one JSON object (several laws: {"fits": ..., "comparison": ...})."""
+    """Print the whole fit as one JSON object (several laws asked for: {"fits": ..., "comparison": ...})."""
 
 
 def run(options: Options) -> int:
     """Prints the fits; returns 0."""
     from kleiber.experiments.api.fits import fit
+    from kleiber.experiments.terminal import printable
+    from kleiber.files import sealed_text
     from kleiber.scaling.table.warned import TableWarning
 
     with warnings.catch_warnings():
@@ -62,7 +71,7 @@ def run(options: Options) -> int:
         warnings.showwarning = lambda message, *_: print(f"kleiber fit: {message}", file=sys.stderr)
         found = fit(
             options.table,
-            [name for each in options.law or ("chinchilla",) for name in each.split(",") if name],
+            [name for each in options.law for name in each.split(",") if name],
             cluster=options.cluster,
             objective=options.objective,
             delta=options.delta,
@@ -72,13 +81,21 @@ def run(options: Options) -> int:
             weights=options.weights,
             starts=options.starts,
             in_depth=options.in_depth,
+            protect=options.protect,
             **pairs(options.columns, "columns"),
         )
-    print(json.dumps(found.to_json(), indent=1, allow_nan=False) if options.json else found.report())
+    print(sealed_text(found.to_json()) if options.json else printable(found.report()))
     if options.figures:
-        from kleiber.scaling.figures.table import write_figures
-
-        for each in found.fits:
-            for name, claim in write_figures(each, options.figures).items():
-                print(f"{options.figures / name}: {claim}", file=sys.stderr)
+        try:
+            _write_figures(found.fits[: 1 if found.analysis.is_default else None], options.figures)
+        except ModuleNotFoundError as missing:
+            raise ValueError(f"--figures needs {missing.name}: pip install 'kleiber[notebook]'.") from None
     return 0
+
+
+def _write_figures(fits: "Sequence[FitResult]", folder: Path) -> None:
+    from kleiber.scaling.figures.table import write_figures
+
+    for fit in fits:
+        for name, claim in write_figures(fit, folder).items():
+            print(f"{folder / name}: {claim}", file=sys.stderr)

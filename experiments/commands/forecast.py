@@ -24,8 +24,8 @@ class Options:
     """What `kleiber forecast` takes."""
 
     fit: tyro.conf.Positional[str]
-    """The JSON of `kleiber fit --json`, or a sweep directory. With several laws the forecast is the mean of those that
-    the runs do not dismiss, and the spread between them widens the interval."""
+    """The JSON of `kleiber fit --json`, or a sweep directory. With several laws the forecast is their mean, and the
+    spread between them widens the interval."""
     points: tyro.conf.Positional[Path | None] = None
     """Instead of one run, a table of runs, one a row; the forecasts come as CSV, or as JSON."""
     columns: str = ""
@@ -38,9 +38,9 @@ class Options:
     """Instead: a budget, for the best run of it."""
     reach: float | None = None
     """Instead: a loss, for the run that reaches it with the fewest FLOPs."""
-    inference_tokens: float = 0.0
+    inference_tokens: Count = 0.0
     """Tokens that the run of a budget, or to reach a loss, will serve over its life; they cost FLOPs too."""
-    unique_tokens: float | None = None
+    unique_tokens: Count | None = None
     """Distinct training tokens there are for it (laws that know repeated data)."""
     flops_per_param_token: float | Literal["counted"] = 6.0
     """Training FLOPs per parameter and token: a number, or `counted` for what the flops column of the fitted table
@@ -49,6 +49,8 @@ class Options:
     """Probability of the interval."""
     rivals: tuple[str, ...] = ()
     """JSON files of other laws fitted to the same runs, to be combined with the first."""
+    protect: Literal["rolling_origin", "none"] = "rolling_origin"
+    """Whether the interval takes in how well the fitted table forecast its own dearer runs; none for the fits' own."""
     at: str = ""
     """Further variables of the law, as num_unique_tokens=1e9."""
     law: tuple[str, ...] = ()
@@ -64,6 +66,7 @@ class Options:
 def run(options: Options) -> int:
     """Prints the forecast; returns 0."""
     from kleiber.experiments.api.fits import read_fit, together
+    from kleiber.experiments.terminal import printable
     from kleiber.scaling.fitting.result import without_nan
 
     if options.points:
@@ -87,7 +90,8 @@ def run(options: Options) -> int:
             flops_per_param_token=options.flops_per_param_token,
             level=options.level,
         )
-    found = fitted.forecast(**{**(best.columns if best else {}), **run_given}, level=options.level)
+    columns = {**(best.columns if best else {}), **run_given}
+    found = fitted.forecast(**columns, level=options.level, protect=options.protect)
     if options.register:
         register(options, fitted.fits[0], found)
     if options.json:
@@ -95,8 +99,8 @@ def run(options: Options) -> int:
         print(json.dumps(without_nan(whole), indent=1, allow_nan=False))
         return 0
     if best:
-        print(best.report())
-    print(found.report())
+        print(printable(best.report()))
+    print(printable(found.report()))
     return 0
 
 
@@ -109,7 +113,8 @@ def run_table(options: Options) -> int:
     if any(each is not None for each in one):
         raise ValueError(f"the runs stand in {options.points}: leave --num-params, --flops and --register out.")
     fitted = together([read_fit(path, options.law) for path in (options.fit, *options.rivals)])
-    found = fitted.forecast_table(options.points, level=options.level, **pairs(options.columns, "columns"))
+    mapping = pairs(options.columns, "columns")
+    found = fitted.forecast_table(options.points, level=options.level, protect=options.protect, **mapping)
     rows = [dict(zip(found, row, strict=True)) for row in zip(*(each.tolist() for each in found.values()), strict=True)]
     if options.json:
         print(json.dumps(without_nan({"level": options.level, "forecasts": rows}), indent=1, allow_nan=False))

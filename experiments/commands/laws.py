@@ -27,14 +27,16 @@ def run(options: Options) -> int:
     from kleiber.scaling.forecasting.allocation import ALLOCATIONS
 
     plans = [plan for plan in ALLOCATIONS if options.law in ("", plan.id)]
-    laws = list(fits.laws.values()) if not options.law else [] if plans else [fits.laws[options.law]]
+    laws = list(fits.laws.values()) if not options.law else []
+    if options.law and (not plans or options.law in fits.laws):  # a plan and a law may share a name: both
+        laws = [fits.laws[options.law]]
     if options.json:
         found = {"laws": [law.to_json() for law in laws], "plans": [asdict(plan) for plan in plans]}
         print(json.dumps(found, indent=1))
-    elif options.law and laws:
-        print(laws[0])
     elif options.law:
-        print("\n".join(f"{key:<9} {value}" for key, value in asdict(plans[0]).items()))
+        shown = [str(law) for law in laws]
+        shown += ["\n".join(f"{key:<9} {value}" for key, value in asdict(plan).items()) for plan in plans]
+        print("\n\n".join(shown))
     else:
         width = max(len(law.id) for law in laws)
         print(fits.laws)

@@ -19,6 +19,11 @@ class Options:
 
     experiment: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT")]
     """Path of a config file, or the name of a shipped experiment."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Change a field of every trunk and target, such as model.d_model=64, or of the experiment; may be repeated."""
+    grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Values of a field for every trunk to be run with, such as optimizer.learning_rate=.004,.008; several make their
+    product."""
     workers: int | None = None
     """Local worker processes to plan for; default one for each core."""
     json: bool = False
@@ -29,8 +34,10 @@ class Options:
 def run(options: Options) -> int:
     """Prints the plan; exit code 2 when the plan is refused."""
     from kleiber.experiments.api.runs import plan as make_plan
+    from kleiber.experiments.config_file import changed, load_experiment
 
-    plan = make_plan(options.experiment, options.workers)
+    experiment = changed(load_experiment(options.experiment), options.set, options.grid)
+    plan = make_plan(experiment, options.workers)
     if options.json:
         print(json.dumps(plan.to_json(), indent=1))
     else:
@@ -63,7 +70,8 @@ def _print_table(plan) -> None:
     seconds = data["seconds"]
     console.print(
         f"\n{data['num_points']} points, {data['num_targets']} targets, {data['flops']:.2e} FLOPs, "
-        f"{data['memory_bytes'] / 1e6:.0f} MB a worker; about {seconds['fit']:.0f} s to fit and "
+        f"{data['memory_bytes'] / 1e6:.0f} MB a worker, "
+        f"{data['kept_weights']['bytes'] / 1e6:.3g} MB of weights kept; about {seconds['fit']:.0f} s to fit and "
         f"{seconds['target']:.0f} s for the targets on {data['num_workers']} workers ({seconds['source']})",
         highlight=False,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE
+from kleiber.experiments.terminal import working
 
 if TYPE_CHECKING:
     from kleiber.experiments.report.build import ReportPaths
@@ -59,7 +60,8 @@ def _figure(options: Options) -> int:
 def _report(options: Options) -> int:
     from kleiber.experiments.report.build import build_report
 
-    paths = build_report(options.directory)
+    with working("writing the report"):
+        paths = build_report(options.directory)
     if options.json:
         data = {"report_html": str(paths.html), "report_ipynb": str(paths.ipynb), "summary": paths.summary}
         print(json.dumps({**data, "problems": list(paths.problems)}, allow_nan=False))
@@ -71,11 +73,13 @@ def _report(options: Options) -> int:
 def _print(paths: "ReportPaths") -> None:
     from rich.console import Console
 
+    from kleiber.experiments.terminal import printable
+
     console = Console(highlight=False)
     summary = paths.summary
-    console.print(summary["headline"], style="bold", markup=False)
+    console.print(printable(summary["headline"]), style="bold", markup=False)
     for gap in summary["missing"]:
-        console.print(f"  missing: {gap}", markup=False)
+        console.print(f"  missing: {printable(gap)}", markup=False)
     for problem in paths.problems:
-        console.print(f"  a cell failed, the report shows it: {problem}", style="red", markup=False)
+        console.print(f"  problem, shown in the report too: {printable(problem)}", style="red", markup=False)
     console.print(f"{paths.html}\n{paths.ipynb}", markup=False, soft_wrap=True)

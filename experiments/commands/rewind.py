@@ -36,10 +36,11 @@ def run(options: Options) -> int:
     from kleiber.experiments.directory.record import read_records
     from kleiber.experiments.sweeping.rewind import rewind
     from kleiber.experiments.sweeping.sweep import run_sweep
+    from kleiber.experiments.terminal import tell
 
     experiment, step = rewind(options.directory, options.out, options.skip_batches, options.run)
     if not options.json:
-        print(f"from step {step} of {options.directory}" if step else "no checkpoint is that old: from the beginning")
+        tell(f"from step {step} of {options.directory}" if step else "no checkpoint is that old: from the beginning")
     result = run_sweep(experiment, options.out, 1, is_quiet=options.json, has_report=False)
     records = read_records(options.out)
     if options.json:
@@ -48,5 +49,5 @@ def run(options: Options) -> int:
         return result.exit_code
     for record in records:
         scored = f"loss {record.loss:.4f} nats per token" if record.loss else record.reason
-        print(f"{record.run_id}: {record.status}, {scored}")
+        tell(f"{record.run_id}: {record.status}, {scored}")
     return result.exit_code

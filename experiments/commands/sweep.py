@@ -17,6 +17,11 @@ class Options:
 
     experiment: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT")]
     """Path of a config file, or the name of a shipped experiment."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Change a field of every trunk and target, such as model.d_model=64, or of the experiment; may be repeated."""
+    grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Values of a field for every trunk to be run with, such as optimizer.learning_rate=.004,.008; several make their
+    product."""
     out: Path | None = None
     """Sweep directory; default out/NAME."""
     workers: int | None = None
@@ -39,10 +44,12 @@ class Options:
 def run(options: Options) -> int:
     """Runs the sweep; 0 done, 3 done but its gate or a run failed, 75 stopped and resumable."""
     from kleiber.experiments.api.runs import sweep
+    from kleiber.experiments.config_file import changed, load_experiment
     from kleiber.experiments.sweeping.sweep import summary_lines
+    from kleiber.experiments.terminal import tell
 
     result = sweep(
-        options.experiment,
+        changed(load_experiment(options.experiment), options.set, options.grid),
         options.out,
         workers=options.workers,
         seed=options.seed or 0,
@@ -52,5 +59,8 @@ def run(options: Options) -> int:
         report=options.report,
         is_quiet=options.json,
     )
-    print(json.dumps(result.summary, indent=1) if options.json else "\n".join(summary_lines(result.summary)))
+    if options.json:
+        print(json.dumps(result.summary, indent=1))
+    else:
+        tell("\n".join(summary_lines(result.summary)))
     return result.exit_code

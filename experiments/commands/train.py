@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from kleiber.experiments.config_file import load_experiment, set_field
+from kleiber.experiments.config_file import changed, load_experiment
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,15 @@ def run(options: Options) -> int:
     from kleiber.experiments.directory.record import read_records
     from kleiber.experiments.sweeping.sweep import run_sweep
     from kleiber.experiments.sweeping.workers import idle_cores_hint
+    from kleiber.experiments.terminal import tell
 
     experiment = load_experiment(options.experiment)
     if not 0 <= options.trunk < len(experiment.trunks):
         raise ValueError(f"--trunk {options.trunk}: {experiment.name} has trunks 0 to {len(experiment.trunks) - 1}.")
-    config = experiment.trunks[options.trunk]
-    for assignment in options.set:
-        config = set_field(config, assignment)
-    if (hint := idle_cores_hint(config)) and not options.json:
-        print(hint)
-    one = replace(experiment, trunks=(config,), targets=(), laws=())
+    one = replace(experiment, trunks=experiment.trunks[options.trunk :][:1], targets=(), laws=())
+    one = changed(one, options.set)
+    if (hint := idle_cores_hint(one.trunks[0])) and not options.json:
+        tell(hint)
     directory = options.out or Path("out") / f"train-{experiment.name}"
     result = run_sweep(
         one,
@@ -68,5 +67,5 @@ def run(options: Options) -> int:
         if record.loss:  # a run that failed has none, nor a speed
             said = f"loss {record.loss:.4f} +- {record.loss_standard_error:.4f} nats per token, "
             said += f"{record.tokens_per_second:,.0f} tokens/s"
-        print(f"{record.run_id}: {record.status}, {said}")
+        tell(f"{record.run_id}: {record.status}, {said}")
     return result.exit_code

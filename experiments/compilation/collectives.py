@@ -50,12 +50,8 @@ class Collective:
 
 
 def collectives(program: Program, mesh_sizes: Mapping[str, int]) -> list[Collective]:
-    """Returns the collectives that run, in the order of the text; those within one device are left out.
-
-    Args:
-      program: from kleiber.experiments.compilation.hlo.parse.
-      mesh_sizes: devices of each mesh axis, outermost first, as MeshConfig.sizes.
-    """
+    """Returns the collectives that run, in the order of the text; those within one device are left out. mesh_sizes:
+    devices of each mesh axis, outermost first, as MeshConfig.sizes."""
     found: dict[object, Collective] = {}
     for computation, instruction, times in program:
         if (collective := _collective(computation, instruction, times, mesh_sizes)) is None or not collective.axes:

@@ -101,11 +101,8 @@ def sizes_of(text: str) -> list[int]:
 
 
 def parse(text: str) -> Program:
-    """Returns the program of an optimised HLO text (`compiled.as_text()`).
-
-    Raises:
-      ValueError: if the text holds no ENTRY computation.
-    """
+    """Returns the program of an optimised HLO text (`compiled.as_text()`). Raises ValueError if the text holds no ENTRY
+    computation."""
     computations: dict[str, Computation] = {}
     entry = name = root = ""
     lines: dict[str, Instruction] = {}

@@ -111,19 +111,8 @@ class CompileReport:
 def make_report(
     preset: str, where: str, config: TrainConfig, mesh: Mesh, chip: Chip | None, step: CompiledStep
 ) -> CompileReport:
-    """Returns the report of a compiled step.
-
-    Args:
-      preset: its name.
-      where: topology or devices, for the reader.
-      config: with config.mesh.
-      mesh: as make_mesh returned.
-      chip: figures of a device, or None where none are known.
-      step: from compile_step.
-
-    Raises:
-      ValueError: if the backend gives no program text.
-    """
+    """Returns the report of a compiled step of a preset, with `where` for the reader, the mesh as make_mesh returned,
+    and the figures of a chip or None where none are known. Raises ValueError if the backend gives no program text."""
     text = step.compiled.as_text()
     if text is None:
         raise ValueError("this backend's compiler gives no program text; compile for a topology or on CPU.")

@@ -140,15 +140,10 @@ def hbm_traffic(config: TrainConfig, state_bytes: float) -> float:
 
 
 def send_seconds(kind: str, sent: float, axes: Sequence[str], links: Mapping[str, Links]) -> float:
-    """Returns the seconds in which one device sends its bytes.
+    """Returns the seconds in which one device sends bytes over mesh axes by a collective of collectives.KINDS.
 
-    Args:
-      kind: a collective of collectives.KINDS. Gathers and sums use all links of the axes at once; an all-to-all too,
-        but its bytes cross several; a permute goes one way to a neighbour.
-      sent: bytes.
-      axes: mesh axes it runs over.
-      links: as axis_links returns.
-    """
+    Gathers and sums use all links of the axes at once; an all-to-all too, but its bytes cross several; a permute goes
+    one way to a neighbour."""
     if kind == "collective-permute":
         return sent / min(links[axis].neighbour_bandwidth for axis in axes)
     hops = sum(links[axis].hops for axis in axes) if kind == "all-to-all" else 1.0
@@ -160,14 +155,8 @@ KIND_OF_AXIS = {"expert": "all-to-all", "context": "collective-permute", "stage"
 
 
 def on_paper(config: TrainConfig, chip: Chip, links: Mapping[str, Links], state_bytes: float) -> Roofline:
-    """Returns the roofline of a step from formulas alone.
-
-    Args:
-      config: with its mesh.
-      chip: peak and HBM bandwidth.
-      links: what each axis has of the network (kleiber.experiments.compilation.topology.axis_links).
-      state_bytes: of one device.
-    """
+    """Returns the roofline of a step of a config with its mesh, from formulas alone; state_bytes are of one device,
+    links as topology.axis_links returns."""
     seconds = {
         axis: send_seconds(KIND_OF_AXIS.get(axis, "all-reduce"), sent, [axis], links)
         for axis, sent in sent_bytes(config).items()

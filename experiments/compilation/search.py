@@ -34,11 +34,7 @@ class Candidate:
 
 
 def candidates(
-    config: TrainConfig,
-    num_devices: int,
-    chip: Chip,
-    links: Callable[[MeshConfig], Mapping[str, Links]],
-    platform: str,
+    config: TrainConfig, num_devices: int, chip: Chip, links: Callable[[MeshConfig], Mapping[str, Links]], platform: str
 ) -> list[Candidate]:
     """Returns the meshes a config divides over, those that fit first, each part best first.
 

@@ -101,13 +101,7 @@ def _parts(roofline: Roofline) -> str:
 
 
 def show_candidates(found: Sequence[Candidate], chip: Chip, reports: dict[str, CompileReport | OutOfMemory]) -> None:
-    """Prints the meshes of a search, with what the compiler said of those it tried.
-
-    Args:
-      found: best first.
-      chip: its memory decides.
-      reports: by mesh: a report, or the refusal.
-    """
+    """Prints the meshes of a search, best first, with what the compiler said (by mesh) of those it tried."""
     table = Table(box=None, pad_edge=False, title="meshes, best first by the roofline on paper; memory in GB")
     for column in ("mesh", "memory", "fits", "seconds", "of peak", "compiled", "of peak"):
         table.add_column(column, justify="left" if column == "mesh" else "right", no_wrap=True)

@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import math
 import re
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,15 +13,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from kleiber.experiments.terminal import working
 from kleiber.model.functional import abstract_params
 from kleiber.parallel.mesh import use_mesh
 from kleiber.train.config import TrainConfig
 from kleiber.train.placement import abstract_batches, abstract_state, state_shardings
 from kleiber.train.state import Hyperparameters
 from kleiber.train.step import compile_steps
-from kleiber.train.update.optimizer import make_optimizer
+from kleiber.train.update.optimizer import Optimizer, make_optimizer
 
-HEARTBEAT_SECONDS = 5.0
 _UNITS = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 _SIZE = r"([\d.]+)([KMGT]?)i?B?"
 
@@ -74,6 +72,21 @@ def state_bytes(config: TrainConfig, mesh: Mesh) -> int:
     return sum(jax.tree.leaves(jax.tree.map(of_leaf, state, shardings)))
 
 
+def step_arguments(config: TrainConfig, optimizer: Optimizer, mesh: Mesh, num_members: int = 1) -> tuple[Any, ...]:
+    """Returns what the compiled steps of a model or a population are called with, as shapes placed on the mesh."""
+    members, everywhere = (num_members,) if num_members > 1 else (), NamedSharding(mesh, PartitionSpec())
+
+    def array(dtype: Any, *shape: int, where: Any = everywhere) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+    state = abstract_state(config, optimizer, num_members)
+    where = state_shardings(config, mesh, state, num_members)
+    state = jax.tree.map(lambda leaf, place: array(leaf.dtype, *leaf.shape, where=place), state, where)
+    hyper = Hyperparameters(array(jnp.float32, *members), array(jnp.float32, *members))
+    fractions, seed = array(jnp.float32, *members, config.steps_per_call), array(jnp.uint32, *members)
+    return state, hyper, abstract_batches(config, mesh, num_members), fractions, seed, array(jnp.int32)
+
+
 def compile_step(config: TrainConfig, mesh: Mesh, label: str = "", is_quick: bool = False) -> CompiledStep:
     """Returns one training step (kleiber.train.step.compile_steps), compiled for the devices of a mesh.
 
@@ -88,23 +101,14 @@ def compile_step(config: TrainConfig, mesh: Mesh, label: str = "", is_quick: boo
       OutOfMemory: if the compiler says that it does not fit.
       ValueError: if an array does not divide over the mesh.
     """
-    optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
-    state = abstract_state(config, optimizer)
-    state = jax.tree.map(_placed, state, state_shardings(config, mesh, state))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-
-    def scalar(dtype: Any, *shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
-
     config = dataclasses.replace(config, steps_per_call=1)
-    hyper = Hyperparameters(scalar(jnp.float32), scalar(jnp.float32))
+    optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
     platform = mesh.devices.flat[0].platform
     is_quick = is_quick and platform == "tpu"
-    with use_mesh(mesh), heartbeat(label), _effort(-1.0 if is_quick else 0.0):
+    with use_mesh(mesh), working(label), _effort(-1.0 if is_quick else 0.0):
         began = time.perf_counter()
         steps = compile_steps(config, optimizer, platform=platform)
-        fractions, seed, num_steps = scalar(jnp.float32, 1), scalar(jnp.uint32), scalar(jnp.int32)
-        lowered = steps.lower(state, hyper, abstract_batches(config, mesh), fractions, seed, num_steps)
+        lowered = steps.lower(*step_arguments(config, optimizer, mesh))
         lowered_at = time.perf_counter()
         try:
             compiled = lowered.compile()
@@ -113,10 +117,6 @@ def compile_step(config: TrainConfig, mesh: Mesh, label: str = "", is_quick: boo
                 raise OutOfMemory(str(refusal)) from None
             raise
         return CompiledStep(compiled, is_quick, lowered_at - began, time.perf_counter() - lowered_at)
-
-
-def _placed(leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
 
 @contextlib.contextmanager
@@ -128,25 +128,3 @@ def _effort(effort: float) -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_exec_time_optimization_effort", before)
-
-
-@contextlib.contextmanager
-def heartbeat(label: str) -> Iterator[None]:
-    """Says on standard error every few seconds that work goes on, while the compiler holds this thread."""
-    if not label:
-        yield
-        return
-    done, began = threading.Event(), time.perf_counter()
-
-    def beat() -> None:
-        while not done.wait(HEARTBEAT_SECONDS):
-            print(f"{label}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    print(f"{label} ...", file=sys.stderr, flush=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()

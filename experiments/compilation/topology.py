@@ -104,11 +104,8 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-    """Returns the topology of a name KIND:SIZExSIZE[xSIZE].
-
-    Raises:
-      ValueError: if the kind is unknown or the sizes are not those of its torus; names near ones.
-    """
+    """Returns the topology of a name KIND:SIZExSIZE[xSIZE]. Raises ValueError if the kind is unknown or the sizes are
+    not those of its torus; names near ones."""
     kind, _, sizes = name.partition(":")
     if kind not in CHIPS:
         near = (difflib.get_close_matches(name, EXAMPLES, n=1, cutoff=0.3) or EXAMPLES)[0]
@@ -122,11 +119,8 @@ def parse_topology(name: str) -> Topology:
 
 
 def topology_devices(topology: Topology) -> list["jax.Device"]:
-    """Returns the abstract devices of a topology; they can be compiled for, not computed on.
-
-    Raises:
-      ValueError: if libtpu is missing, or knows no such topology.
-    """
+    """Returns the abstract devices of a topology; they can be compiled for, not computed on. Raises ValueError if
+    libtpu is missing, or knows no such topology."""
     import importlib.util
 
     if importlib.util.find_spec("libtpu") is None:
@@ -178,16 +172,12 @@ class Links:
 
 
 def axis_links(mesh: "Mesh", chip: Chip) -> dict[str, Links]:
-    """Returns what each mesh axis of more than one device has, by where its devices lie on the torus.
+    """Returns what each mesh axis of more than one device has of a chip's links, by where its devices lie on the torus;
+    without coordinates (GPUs), every axis has the switch to itself.
 
     A torus dimension that the axis covers whole and that closes to a ring counts two links, with a quarter of its
     length to cross; one that it covers in part, or that does not close, one link and a third. Axes that share a
-    dimension share its links, which this does not show.
-
-    Args:
-      mesh: of abstract or real devices; without coordinates (GPUs), every axis has the switch to itself.
-      chip: its links.
-    """
+    dimension share its links, which this does not show."""
     import numpy as np
 
     devices, found = mesh.devices, {}

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from kleiber.experiments.arguments import Count
+
 
 @dataclass(frozen=True)
 class Options:
@@ -12,17 +14,17 @@ class Options:
 
     source: tyro.conf.Positional[str]
     """A fit's JSON, a folder with fit.json, or a law of `kleiber laws`."""
-    budget: float
+    budget: Count
     """FLOPs for all new runs."""
-    target: float
+    target: Count
     """FLOPs of the run to forecast: the best allocation of it, unless --target-params and --target-tokens say more."""
-    max_run: float | None = None
+    max_run: Count | None = None
     """FLOPs of the largest single run; the smaller of a tenth of the budget and a quarter of the target."""
     max_runs: int = 48
     """Runs at most."""
-    num_params: tuple[float, float] | None = None
+    num_params: tuple[Count, Count] | None = None
     """Smallest and largest size; around the best sizes for runs down to 1/300 of the largest if left out."""
-    num_tokens: tuple[float, float] | None = None
+    num_tokens: tuple[Count, Count] | None = None
     """Fewest and most tokens; likewise."""
     ratio: tuple[float, float] | None = None
     """Fewest and most tokens per parameter; 64 times either side of the best for the largest run if left out."""
@@ -50,13 +52,13 @@ class Options:
     """Further variables to choose from, as epochs=1:4:16 or weight_bits=3:4:8:16."""
     at: str = ""
     """Their values at the target, as weight_bits=16."""
-    target_params: float | None = None
+    target_params: Count | None = None
     """Parameters of the target."""
-    target_tokens: float | None = None
+    target_tokens: Count | None = None
     """Tokens of the target."""
-    inference_tokens: float = 0.0
+    inference_tokens: Count = 0.0
     """Tokens the target will serve over its life; its budget pays for them too."""
-    unique_tokens: float | None = None
+    unique_tokens: Count | None = None
     """Distinct training tokens there are for the target (laws that know repeated data)."""
     flops_per_param_token: float = 6.0
     """Training FLOPs per parameter and token."""

@@ -18,16 +18,9 @@ def design_json(
     flops_per_param_token: float,
     cooldown: float,
 ) -> dict[str, Any]:
-    """Returns the head with spent_flops, runs, expected, before, grid and gain_over_grid; infinite numbers as None.
-
-    Args:
-      head: what the command already knows.
-      bought: the design.
-      grid: the best grid of equal cost, if there is one.
-      names: the law's variables.
-      flops_per_param_token: training FLOPs per parameter and token.
-      cooldown: share of a run that a branch trains by itself; 1 for runs by themselves.
-    """
+    """Returns the head (what the command already knows) with spent_flops, runs, expected, before, grid (the best of
+    equal cost, if there is one) and gain_over_grid; infinite numbers as None. `cooldown` is the share of a run that a
+    branch trains by itself, 1 for runs by themselves."""
     error = float(bought.expected.forecast[0])
     rival = float(grid.expected.forecast[0]) if grid else None
     found = {

@@ -1,19 +1,39 @@
 """The state of a sweep or run directory: what is whole, what is damaged, and how it can be saved. Changes nothing."""
 
-import json
 import os
 import platform
+import re
+import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from kleiber.experiments.config_file import from_data
-from kleiber.experiments.directory.record import record_problem
+from kleiber.experiments.directory.record import (
+    RunRecord,
+    cell_problem,
+    planned_records,
+    record_columns,
+    record_problem,
+    trunk_id,
+)
 from kleiber.experiments.experiment import Experiment
+from kleiber.files import json_of, read_plain
+from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import Ledger
+from kleiber.train.watch.metrics import read_rows
 
 SAME_LINE = "type the line that made this directory again"
+AGAIN = {
+    "plan.json": f"remove it and result.json, and {SAME_LINE}: it is made again",
+    "fit.json": f"remove it and result.json, and {SAME_LINE}: it is made again from the records",
+    "result.json": f"remove it and {SAME_LINE}: it is made again from the records",
+    "allowed.json": f"remove it and {SAME_LINE}, with every --allow that it was given",
+}
+"""What to do about a damaged file of a sweep, by its name."""
+HALF_WRITTEN = re.compile(r"\..+\.\d+|.+\.tmp")
+"""Names of files that a kill kept from taking their own."""
 
 
 @dataclass(frozen=True)
@@ -75,46 +95,71 @@ class _Doctor:
     def __init__(self, directory: Path):
         self.directory = directory
         self.checked = {"records": 0, "checkpoints": 0, "logs": 0, "forecasts": 0}
-        self.records: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, RunRecord] = {}
+        self.sealed: set[str] = set()
+        """Of the records."""
+        self.planned: dict[str, RunRecord] = {}
+        self.trunks: set[str] = set()
 
     def sweep(self) -> Iterator[Finding]:
         """Yields what is wrong in a whole sweep directory."""
         yield from self.links()
         yield from self.lock()
-        data, problem = _read(self.directory / "experiment.json")
-        if problem:
-            remedy = f"remove the file and {SAME_LINE}: it is written anew and every finished run is kept"
-            yield self.finding(self.directory / "experiment.json", "damaged", problem, remedy)
-        else:
-            try:
-                from_data(Experiment, data)
-            except (ValueError, TypeError, AttributeError) as mistake:
-                yield self.finding(self.directory / "experiment.json", "damaged", str(mistake))
+        yield from self.experiment()
+        for path in sorted(self.directory.iterdir()):
+            if HALF_WRITTEN.fullmatch(path.name):
+                yield self.finding(path, "leftover", "of a write that was cut off", "it does no harm; remove it")
         runs = self.directory / "runs"
         for folder in sorted(runs.iterdir()) if runs.is_dir() else ():
             if folder.is_dir() and not folder.name.startswith("."):
                 yield from self.run(folder)
-            else:
+                if self.planned and not self.is_known(folder.name):
+                    yield self.finding(folder, "note", "of no cell of this experiment: it is not counted")
+            elif not folder.is_symlink():
                 yield self.finding(folder, "leftover", "of a process that was killed", "it does no harm")
-        for name in ("plan.json", "fit.json", "result.json", "allowed.json"):
-            if (self.directory / name).exists() and (problem := _read(self.directory / name)[1]):
-                again = f"remove it and {SAME_LINE}: it is made again from the records"
-                yield self.finding(self.directory / name, "damaged", problem, again)
+        for name, again in AGAIN.items():
+            if (self.directory / name).exists():
+                problem = _read(self.directory / name, list if name == "allowed.json" else dict)[1]
+                if problem:
+                    yield self.finding(self.directory / name, "damaged", problem, again)
         yield from self.table()
         yield from self.ledger()
+
+    def experiment(self) -> Iterator[Finding]:
+        """Yields what is wrong with the experiment; what it plans is known from here on."""
+        path = self.directory / "experiment.json"
+        data, problem = _read(path)
+        try:
+            experiment = None if problem else from_data(Experiment, data)
+        except (ValueError, TypeError, AttributeError, KeyError) as mistake:
+            problem, experiment = str(mistake), None
+        if experiment is None:
+            remedy = f"remove the file and {SAME_LINE}: it is written anew and every finished run is kept"
+            yield self.finding(path, "damaged", problem, remedy)
+            return
+        configs = [("fit", config, "") for config in experiment.trunks]
+        configs += [("target", target.train, target.name) for target in experiment.targets]
+        for split, config, target in configs:
+            self.trunks.add(trunk_id(config))
+            for planned in planned_records(experiment.name, split, config, target).values():
+                self.planned[planned.run_id] = planned
+
+    def is_known(self, name: str) -> bool:
+        """Returns whether a folder of runs/ belongs to a cell."""
+        return name in self.planned or name in self.trunks or name.startswith("population-")
 
     def run(self, folder: Path) -> Iterator[Finding]:
         """Yields what is wrong in the folder of one run."""
         for name in ("config.json", "progress.json", "attempts.json"):
             if (folder / name).exists() and (problem := _read(folder / name)[1]):
-                yield self.finding(folder / name, "damaged", problem, f"remove it and {SAME_LINE}")
+                yield self.finding(folder / name, "damaged", problem, "remove it; nothing measured depends on it")
         yield from self.record(folder)
         yield from self.metrics(folder / "metrics.jsonl")
         for stacks in folder.glob("stacks.txt"):
             yield self.finding(stacks, "note", "its watchdog ended a worker here; the file says where it hung")
         for leftover in (*folder.glob(".*.*.*"), *folder.glob("*.partial")):
             yield self.finding(leftover, "leftover", "of a write that was cut off; it was never believed")
-        for place in sorted((folder / "checkpoints").glob("*")):
+        for place in (*sorted((folder / "checkpoints").glob("*")), folder / "final"):
             yield from self.checkpoints(place)
 
     def record(self, folder: Path) -> Iterator[Finding]:
@@ -122,37 +167,60 @@ class _Doctor:
         if not path.exists():
             return
         self.checked["records"] += 1
-        again = f"remove it and {SAME_LINE}: that point is measured again"
-        record, problem = _read(path)
-        problem = problem or record_problem(record)
-        if not problem and record["run_id"] != folder.name:
+        data, problem = _read(path)
+        problem = problem or record_problem(data)
+        if not problem and data["run_id"] != folder.name:
             problem = f"it is not the record of {folder.name}"
+        if not problem:
+            record = RunRecord.from_json(data, path)
+            problem = cell_problem(record, self.planned.get(folder.name, replace(record, status="done")))
         if problem:
-            yield self.finding(path, "damaged", problem, again)
-        else:
-            self.records[folder.name] = record
-            if record["status"] in ("failed", "diverged"):
-                remedy = "kleiber sweep ... --retry-failed tries it again" if record["status"] == "failed" else ""
-                yield self.finding(path, "note", f"{record['status']}: {record['reason']}", remedy)
+            yield self.finding(path, "damaged", problem, self.measure_again(folder.name))
+            return
+        self.records[folder.name] = record
+        if b'"seal":' in read_plain(path):
+            self.sealed.add(folder.name)
+        if (kept := record.final_checkpoint) and not (folder / kept).is_dir():
+            yield self.finding(folder / kept, "note", "the measured weights are not here; the record is whole")
+        if record.status in ("failed", "diverged"):
+            remedy = "kleiber sweep ... --retry-failed tries it again" if record.status == "failed" else ""
+            yield self.finding(path, "note", f"{record.status}: {record.reason}", remedy)
+
+    def measure_again(self, name: str) -> str:
+        """Returns what to do about the record of a cell, or of none."""
+        if self.planned and name not in self.planned:
+            return "remove its folder: it is of no cell of this experiment"
+        return f"remove it and {SAME_LINE}: that point is measured again"
 
     def metrics(self, path: Path) -> Iterator[Finding]:
         if not path.exists():
             return
         self.checked["logs"] += 1
         last: dict[str, int] = {}
-        lines = path.read_text(errors="replace").splitlines()
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                segment, step = row["segment"], int(row["step"])
-            except (ValueError, KeyError, TypeError):
-                is_last = number == len(lines)
-                what = f"line {number} is not a whole row" + (" (cut by a kill)" if is_last else "")
-                yield self.finding(path, "leftover" if is_last else "damaged", what, "the next resume drops it")
+        try:
+            rows = read_rows(path)
+        except (OSError, ValueError) as problem:
+            yield self.finding(path, "damaged", str(problem), "remove it: only the report's curves are drawn from it")
+            return
+        broken, again = [], []
+        for number, row in enumerate(rows, 1):
+            if row is None:
+                broken.append(number)
                 continue
-            if step <= last.get(segment, -1):
-                yield self.finding(path, "damaged", f"line {number}: step {step} of {segment} comes again or too late")
-            last[segment] = step
+            if row["step"] <= last.get(row["segment"], -1):
+                again.append(number)
+            last[row["segment"]] = max(row["step"], last.get(row["segment"], -1))
+        if broken == [len(rows)]:
+            what = f"line {len(rows)} is not a whole row (cut by a kill)"
+            yield self.finding(path, "leftover", what, "the next resume drops it")
+            broken = []
+        if broken:
+            what = f"line {_listed(broken)} is not a whole row: it was damaged, or changed by hand"
+            yield self.finding(path, "damaged", what, f"take it out: {_without(broken + again, path)}")
+        elif again:
+            row = rows[again[0] - 1] or {}
+            what = f"line {_listed(again)}: step {row['step']} of {row['segment']} comes again or too late"
+            yield self.finding(path, "damaged", what, f"take it out: {_without(again, path)}")
 
     def checkpoints(self, place: Path) -> Iterator[Finding]:
         """Yields what is wrong with the checkpoints of one trunk or branch, and which one a resume would take."""
@@ -170,11 +238,14 @@ class _Doctor:
                 )
             else:
                 yield self.finding(folder, "note", "not written by kleiber")
+        point = place.parent if place.name == "final" else None
         newest = max((int(f.name[5:]) for f, _ in healthy if f.name[5:].isdigit()), default=None)
         for _, found in broken:
             saved = (
-                f"step {newest} is whole: {SAME_LINE}, it goes on from there"
+                f"remove it: step {newest} is whole, and the line that made this directory goes on from there"
                 if newest is not None
+                else f"remove {point} and {SAME_LINE}: that point is measured again"
+                if point
                 else f"no older one is whole: remove {place} and {SAME_LINE}; this part is trained again from its start"
             )
             yield from (Finding(f.path, f.kind, f.what, saved) for f in found)
@@ -192,31 +263,51 @@ class _Doctor:
 
     def table(self) -> Iterator[Finding]:
         path = self.directory / "table.parquet"
-        if not path.exists():
+        if not path.is_file():
             return
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from kleiber.scaling.table.reading import SEALS, parquet_values, read_parquet
 
         again = f"remove it and {SAME_LINE}: it is written again from the records"
         try:
-            rows = {row["run_id"]: row for row in pq.read_table(path).to_pylist()}
-        except (OSError, pa.ArrowException, KeyError) as problem:
+            table = read_parquet(path)
+            columns = {name: parquet_values(table[name]) for name in table.column_names}
+            rows = {name: index for index, name in enumerate(columns["run_id"])}
+        except (OSError, ValueError, KeyError) as problem:
             yield self.finding(path, "damaged", f"it cannot be read ({str(problem)[:200]})", again)
             return
-        for name in sorted(rows.keys() | self.records.keys()):
-            row, record = rows.get(name), self.records.get(name)
-            if row is None:
+        records = list(self.records.values())
+        expected = record_columns(records)
+        for index, record in enumerate(records):
+            name = record.run_id
+            if name not in rows:
                 yield self.finding(path, "note", f"{name} is not in it yet", SAME_LINE)
-            elif record is not None and any(row.get(key) != value for key, value in record.items()):
-                keys = [key for key, value in record.items() if row.get(key) != value]
-                yield self.finding(path, "damaged", f"{name} differs from its record in {', '.join(keys[:5])}", again)
+                continue
+            row = rows[name]
+            keys = [k for k, values in expected.items() if values[index] != (columns[k][row] if k in columns else None)]
+            if keys:
+                yield self.differs(name, ", ".join(keys[:5]), SEALS[0] in (table.schema.metadata or {}))
+
+    def differs(self, name: str, keys: str, is_table_sealed: bool) -> Finding:
+        """Returns which of record and table is the wrong one, as far as their seals tell."""
+        table, record = self.directory / "table.parquet", self.directory / "runs" / name / "record.json"
+        if name in self.sealed:
+            again = f"remove it and {SAME_LINE}: it is written again from the records"
+            return self.finding(table, "damaged", f"{name} differs from its record, which is sealed, in {keys}", again)
+        if is_table_sealed:
+            what = f"it has no seal, and differs from table.parquet, which has one, in {keys}"
+            return self.finding(record, "damaged", what, self.measure_again(name))
+        what = f"it and table.parquet differ in {keys}, and neither has a seal that says which is right"
+        both = f"remove both and {SAME_LINE}: that point is measured again"
+        return self.finding(record, "damaged", what, both)
 
     def ledger(self) -> Iterator[Finding]:
         path = self.directory / "ledger.jsonl"
-        if not path.exists() and not Ledger(path).head_path.exists():
+        head = Ledger(path).head_path
+        if any(each.exists() and not each.is_file() for each in (path, head)) or not (path.exists() or head.exists()):
             return
         try:
             self.checked["forecasts"] = Ledger(path).verify()
+            check_heads(Ledger(path))
         except ValueError as problem:
             remedy = "a ledger is not mended: its forecasts no longer count as made before their runs"
             yield self.finding(path, "damaged", str(problem), remedy)
@@ -237,23 +328,31 @@ class _Doctor:
         for path in self.directory.rglob("*"):
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 yield self.finding(path, "damaged", f"a link out of the directory, to {path.resolve()}", "remove it")
+            elif not (path.is_symlink() or path.is_file() or path.is_dir()):
+                yield self.finding(path, "damaged", "a pipe or device, where kleiber has files only", "remove it")
 
     def finding(self, path: Path, kind: Literal["damaged", "leftover", "note"], what: str, remedy: str = "") -> Finding:
         relative = path.relative_to(self.directory).as_posix() if path != self.directory else "."
         return Finding(relative, kind, what, remedy)
 
 
-def _read(path: Path) -> tuple[Any, str]:
-    """Returns (the JSON of a file that holds an object or a list, "") or (an empty one, what is wrong)."""
+def _read(path: Path, kind: type = dict) -> tuple[Any, str]:
+    """Returns (the JSON of a file, its seal checked, "") or (an empty object, what is wrong)."""
     try:
-        if path.stat().st_size > 500_000_000:
-            return {}, "too large to be a file of kleiber"
-        data = json.loads(path.read_bytes())
+        return json_of(read_plain(path), kind=kind), ""
     except FileNotFoundError:
         return {}, "missing"
     except (OSError, ValueError, RecursionError) as problem:
-        return {}, f"not whole JSON ({problem})"
-    return (data, "") if isinstance(data, dict | list) else ({}, "not an object")
+        return {}, f"not whole JSON ({str(problem)[:200]})"
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
+
+
+def _without(lines: list[int], path: Path) -> str:
+    """Returns the command that takes lines out of a file."""
+    return f"sed -i '{';'.join(f'{number}d' for number in sorted(lines))}' {shlex.quote(str(path))}"
 
 
 def _is_alive(pid: int) -> bool:

@@ -10,14 +10,16 @@ from typing import Any
 
 from kleiber.collector import collector_paused
 from kleiber.experiments.config_file import config_hash
+from kleiber.experiments.directory.release import PACKAGES
 from kleiber.files import read_json, replacing
 from kleiber.model.counts import num_params_active, num_params_non_embedding, num_params_total, training_flops
 from kleiber.train.config import TrainConfig
 from kleiber.train.update.exchanged_bytes import exchanged_bytes
 
-TIMING_COLUMNS = ("wall_seconds", "tokens_per_second")
+TIMING_COLUMNS = ("wall_seconds", "tokens_per_second", "ledger_head")
 """The only columns that may differ between two runs of one experiment on one machine."""
-STATUSES = ("done", "failed", "diverged", "pending")
+STATUSES = ("done", "failed", "diverged", "continued", "pending")
+"""`continued`: measured, but trained for a part by another config (--allow): no run of its own, and in no fit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +39,7 @@ class RunRecord:
     status: str
     """One of STATUSES."""
     reason: str
-    """Why it failed or diverged; else empty."""
+    """Why it failed, diverged, or is no run of its own config; else empty."""
     family: str
     """Parametrisation and number of layers: runs that a ladder of widths may compare."""
     d_model: int
@@ -117,6 +119,10 @@ class RunRecord:
     """Of training."""
     split_overlap: float | None = None
     """Share of the validation text that also stands in the training text; None where nobody measured it."""
+    ledger_head: str | None = None
+    """Last hash of the ledger when a target began, which fixes every line up to it; None for other runs."""
+    final_checkpoint: str | None = None
+    """Folder of the measured weights, in that of the point; None where they were not kept."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the columns by name, as record.json and a row of table.parquet hold them."""
@@ -148,7 +154,7 @@ def _kinds(hint: Any) -> tuple[type, ...]:
 _NAMES = [field.name for field in fields(RunRecord)]
 _PLANNED = _NAMES[: _NAMES.index("factors")]
 _MEASURED = _NAMES[_NAMES.index("factors") + 1 :]
-_LATER = ("exchanged_bytes", "split_overlap")
+_LATER = ("exchanged_bytes", "split_overlap", "ledger_head", "final_checkpoint")
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
 _KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunRecord).items() if name != "factors"}
 
@@ -175,6 +181,23 @@ def record_problem(data: Any) -> str:
     if data["status"] == "done" and (loss is None or not math.isfinite(loss)):
         return f"it is done, and its loss is {loss!r}"
     return ""
+
+
+def cell_problem(record: RunRecord, planned: RunRecord) -> str:
+    """Returns why a record is not that of its cell, such as `num_tokens is 5, its config says 6`; nothing if it is.
+
+    Args:
+      record: as read.
+      planned: of the cell, from `planned_records`.
+    """
+    if record.status == "pending":
+        return "its status is 'pending', and a record is written once there is an end"
+    free = ("experiment", "status", "reason", *(name for name in _LATER if getattr(record, name) is None))
+    found, expected = (
+        {n: getattr(r, n) for n in _PLANNED if n not in free} | dict(r.factors) for r in (record, planned)
+    )
+    wrong = next((name for name in expected if found.get(name) != expected[name]), "")
+    return wrong and f"{wrong} is {str(found.get(wrong))[:60]!r}, its config says {expected[wrong]!r}"
 
 
 def trunk_id(config: TrainConfig) -> str:
@@ -239,8 +262,7 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
 
 def versions() -> dict[str, str]:
     """Returns the versions a number can depend on, by column."""
-    packages = ("kleiber", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    found = {f"{name.replace('-', '_')}_version": importlib.metadata.version(name) for name in packages}
+    found = {f"{name.replace('-', '_')}_version": importlib.metadata.version(name) for name in PACKAGES}
     return {"code_version": found.pop("kleiber_version"), "python_version": platform.python_version(), **found}
 
 
@@ -275,10 +297,12 @@ def record_columns(records: list[RunRecord]) -> dict[str, list[Any]]:
 
 
 def write_table(directory: Path, records: list[RunRecord]) -> None:
-    """Writes table.parquet, whole, from records."""
+    """Writes table.parquet, whole and sealed, from records."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table(record_columns(records))
+    from kleiber.scaling.table.reading import seal_table
+
+    table = seal_table(pa.table(record_columns(records)))
     with replacing(directory / "table.parquet") as partial:
         pq.write_table(table, partial)

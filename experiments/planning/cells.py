@@ -1,16 +1,30 @@
 """The cells of an experiment: which trunk makes which measured point, and in which order."""
 
 import hashlib
+import json
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from kleiber.experiments.directory.record import RunRecord, planned_records, read_record, record_path, trunk_id
+from kleiber.collector import collector_paused
+from kleiber.experiments.directory.record import (
+    TIMING_COLUMNS,
+    RunRecord,
+    planned_records,
+    read_record,
+    record_path,
+    trunk_id,
+)
 from kleiber.experiments.experiment import Experiment
-from kleiber.model.counts import training_flops
+from kleiber.model.counts import num_params_total, training_flops
 from kleiber.train.config import TrainConfig
 from kleiber.train.update.schedule import cooldown_start
+
+OF_THE_CONFIG = ("run_id", "trunk_id", "config_hash", "num_params_total", "num_tokens", "num_steps", "seed")
+"""Columns of a record that its cell's config settles."""
+KEPT_BYTES = 2_000_000_000
+"""Of measured weights that are kept where the experiment leaves it open."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,20 @@ def group_id(cells: list[TrunkCell]) -> str:
     return f"population-{len(cells)}-{digest}"
 
 
+def kept_weights(experiment: Experiment) -> tuple[tuple[str, ...], int]:
+    """Returns (the splits whose measured weights are kept, the bytes that these take)."""
+
+    def num_bytes(config: TrainConfig) -> int:
+        one = num_params_total(config.model) * (4 if config.model.param_dtype == "float32" else 2)
+        return one * len(config.num_tokens)
+
+    sizes = {"fit": sum(map(num_bytes, experiment.trunks))}
+    sizes["target"] = sum(num_bytes(target.train) for target in experiment.targets)
+    policy = experiment.keep_final or ("all" if sum(sizes.values()) <= KEPT_BYTES else "none")
+    splits = {"all": ("fit", "target"), "targets": ("target",), "none": ()}[policy]
+    return splits, sum(sizes[split] for split in splits)
+
+
 def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
     """Returns the trunks of one split, most expensive first so that workers end together.
 
@@ -109,3 +137,53 @@ def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
         if count > 1:
             raise ValueError(f"trunk {name} appears {count} times: give each its own seed or factor level.")
     return sorted(cells, key=lambda cell: -cell.trained_flops)
+
+
+def all_cells(experiment: Experiment) -> list[TrunkCell]:
+    """Returns the trunks of both splits."""
+    return trunk_cells(experiment, "fit") + trunk_cells(experiment, "target")
+
+
+@collector_paused()
+def cell_records(cells: list[TrunkCell], directory: Path) -> list[RunRecord]:
+    """Returns the records there are of the cells' points, by run id; what else lies there counts for nothing.
+
+    Raises:
+      ValueError: a record is damaged, or not that of its cell; says which file, and what is wrong.
+    """
+    records = []
+    for cell in cells:
+        for num_tokens, name in cell.run_ids.items():
+            path, planned = record_path(directory, name), cell.planned[num_tokens]
+            if not path.exists():
+                continue
+            record = read_record(path)
+            for column in OF_THE_CONFIG:
+                found, expected = getattr(record, column), getattr(planned, column)
+                if found != expected:
+                    raise ValueError(
+                        f"{path}: its {column} is {found}, and that of the experiment's run is {expected}; remove the "
+                        "file to have that point measured again."
+                    )
+            if record.status == "pending":
+                raise ValueError(
+                    f"{path}: its status is pending, and a record is written when a run has ended; remove it."
+                )
+            records.append(replace(record, split=cell.split, target=cell.target, experiment=cell.experiment))
+    return sorted(records, key=lambda record: record.run_id)
+
+
+def records_digest(records: list[RunRecord]) -> str:
+    """Returns 16 hexadecimal digits that change with any number of a measured record, and with which others there are.
+
+    Seconds, versions and the device are left out: equal numbers of another machine are equal.
+    """
+    rows = []
+    for record in records:
+        row = record.to_json() if record.status == "done" else {"run_id": record.run_id, "status": record.status}
+        rows.append({name: value for name, value in row.items() if not _is_circumstance(name)})
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_circumstance(column: str) -> bool:
+    return column in (*TIMING_COLUMNS, "device", "experiment") or column.endswith("_version")

@@ -10,7 +10,7 @@ import numpy as np
 from kleiber.experiments.compilation.memory import step_memory
 from kleiber.experiments.directory.record import RunRecord
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.planning.cells import TrunkCell, trunk_cells
+from kleiber.experiments.planning.cells import TrunkCell, kept_weights, trunk_cells
 from kleiber.experiments.planning.speed import SpeedEstimate, estimate_speed
 from kleiber.parallel.environment import runs_on_cpu
 
@@ -93,7 +93,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the plan as JSON data: `plan.json` and `kleiber plan --json`."""
-        points = self.points()
+        points, kept = self.points(), kept_weights(self.experiment)
         return {
             "experiment": self.experiment.name,
             "question": self.experiment.question,
@@ -104,6 +104,7 @@ class Plan:
             "largest_fit_flops": self.largest_fit_flops,
             "seconds": {"fit": self.fit_seconds, "target": self.target_seconds, "source": self.speed.source},
             "memory_bytes": round(self.memory_bytes),
+            "kept_weights": {"splits": list(kept[0]), "bytes": kept[1]},
             "expected": self.expected,
             "refusals": list(self.refusals),
             "warnings": list(self.warnings),

@@ -1,6 +1,5 @@
 """How fast a shape will train here: as measured before on this machine, else estimated from its matmul speed."""
 
-import json
 import os
 import platform
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kleiber.experiments.config_file import config_hash
-from kleiber.files import write_json
+from kleiber.files import read_json, write_json
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import flops_per_token
 from kleiber.parallel.environment import num_cores
@@ -72,7 +71,7 @@ def seconds_left(planned_left: float, planned_won: float, measured_seconds: floa
 def estimate_speed() -> SpeedEstimate:
     """Returns the speeds measured before on this machine, and its matmul rate now (takes about 0.2 s)."""
     try:
-        measured = json.loads(_speed_file().read_text())
+        measured = read_json(_speed_file())
     except (OSError, ValueError):
         measured = {}
     return SpeedEstimate(matmul_rate(), {k: v for k, v in measured.items() if isinstance(v, float) and v > 0})

@@ -39,7 +39,7 @@ class ReportPaths:
     ipynb: Path
     summary: dict[str, Any]
     problems: tuple[str, ...] = ()
-    """Cells that raised an error; the report shows the error in their place."""
+    """Cells that raised an error, which the report shows in their place, and why the ledger cannot be trusted."""
 
 
 def build_report(directory: Path) -> ReportPaths:
@@ -53,10 +53,11 @@ def build_report(directory: Path) -> ReportPaths:
       RuntimeError: the notebook's kernel died; the message holds its last words.
     """
     results = read_results(directory)
-    directory, said = results.directory, summary(Study(results))
+    directory, said, distrust = results.directory, summary(Study(results)), results.distrust
     name = results.experiment.get("name") or directory.name
     del results  # the kernel reads them again: of many runs, one copy at a time
     notebook, problems = execute(directory)
+    problems += [distrust] if distrust else []
     paths = ReportPaths(directory / "report.html", directory / "report.ipynb", said, tuple(problems))
     write_whole(paths.ipynb, nbformat.writes(notebook) + "\n")
     write_whole(paths.html, to_html(notebook, name, directory.name))
@@ -73,7 +74,7 @@ def execute(directory: Path) -> tuple[Any, list[str]]:
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{index:02d}"  # random ids would make two reports of one sweep differ
-    with tempfile.TemporaryDirectory(prefix="kleiber-report-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="kleiber-report-", dir=scratch_place()) as scratch:
         environment = {
             **os.environ,
             "KLEIBER_SWEEP_DIR": str(directory),
@@ -103,6 +104,12 @@ def execute(directory: Path) -> tuple[Any, list[str]]:
         if output["output_type"] == "error"
     ]
     return notebook, errors
+
+
+def scratch_place() -> str:
+    """Returns where a folder for sockets can be made: the temporary folder, unless their names get longer than 107."""
+    place = tempfile.gettempdir()
+    return place if len(place) < 70 else "/tmp"
 
 
 def _kernel_manager(scratch: str) -> Any:

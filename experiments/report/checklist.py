@@ -237,7 +237,7 @@ def _identifiability(results: SweepResults) -> str:
 
 
 def _extrapolation(results: SweepResults) -> str:
-    tested = [e for e in results.ledger if e.get("event") == "outcome"]
+    tested = [outcome for forecast, outcome in results.forecasts.values() if outcome and not forecast.get("late")]
     if not tested:
         return ""
     errors = ", ".join(f"{e['target']} {100 * e['signed_error']:+.2f} %" for e in tested)

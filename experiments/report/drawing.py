@@ -26,6 +26,7 @@ from kleiber.scaling.figures.fitted import FittedLaw
 from kleiber.scaling.figures.study import ForecastRun, Points, cost_model
 from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.forecasting.rolling import read_protection
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +79,8 @@ class Study:
     def law(self) -> FittedLaw:
         """The registered law."""
         level = float(self.results.experiment.get("level", 0.9))
-        return FittedLaw(self.fits[0], level, tuple(self.fits[1:]))
+        protection = read_protection(self.results.fit or {}, self.fits)
+        return FittedLaw(self.fits[0], level, tuple(self.fits[1:]), protection)
 
     @property
     def gaps(self) -> tuple[str, ...]:
@@ -165,10 +167,9 @@ def other_forecasts(study: Study) -> dict[str, dict[str, float]]:
             said[fit.law] = {
                 t.name: float(law.predict(np.array([t.num_params]), np.array([t.num_tokens]))[0]) for t in study.targets
             }
-    for event in study.results.ledger:
-        if event.get("event") == "forecast":
-            for method, loss in dict(event.get("baselines") or {}).items():
-                said.setdefault(f"baseline {method}", {})[event["target"]] = float(loss)
+    for name, (event, _) in study.results.forecasts.items():
+        for method, loss in dict(event.get("baselines") or {}).items():
+            said.setdefault(f"baseline {method}", {})[name] = float(loss)
     return said
 
 

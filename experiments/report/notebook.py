@@ -135,7 +135,8 @@ display(tables.run_table(study))
 # %% [markdown]
 # ## The ledger
 #
-# Each line carries the hash of the line before, so a forecast cannot be changed after its run without showing.
+# Each line carries the hash of the line before, and a target notes the last one when it begins: an edit shows, even of
+# the whole chain, unless the notes in the target's files were edited too.
 
 # %%
 display(tables.ledger_table(study))

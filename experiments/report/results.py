@@ -1,6 +1,5 @@
 """What a sweep directory holds, read for the report. Whatever is not there yet is named instead of refused."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -11,9 +10,14 @@ from typing import Any
 import numpy as np
 
 from kleiber.collector import collector_paused
+from kleiber.files import read_json
 from kleiber.scaling.figures.levels import Series
 from kleiber.scaling.figures.study import MOST_SIZES, Curve, ForecastRun, Points, even_rows
-from kleiber.scaling.table.reading import parquet_values
+from kleiber.scaling.forecasting.anchor import check_heads
+from kleiber.scaling.forecasting.ledger import Ledger
+from kleiber.scaling.forecasting.scoreboard import standing
+from kleiber.scaling.table.reading import parquet_values, read_parquet
+from kleiber.train.watch.metrics import whole_rows
 
 MOST_CURVES = 96
 """Step logs that are read for the figure of training curves; a sweep of more trunks shows some of each size."""
@@ -35,6 +39,8 @@ class SweepResults:
     fit: dict[str, Any] | None = None
     ledger: tuple[dict[str, Any], ...] = ()
     gaps: tuple[str, ...] = ()
+    distrust: str = ""
+    """Why no line of the ledger counts; `ledger` is empty then."""
 
     @property
     def fitted(self) -> list[dict[str, Any]]:
@@ -45,6 +51,11 @@ class SweepResults:
     def lost(self) -> list[dict[str, Any]]:
         """Records of runs that failed or diverged."""
         return [r for r in self.records if r["status"] in ("failed", "diverged")]
+
+    @property
+    def forecasts(self) -> dict[str, tuple[dict[str, Any], dict[str, Any] | None]]:
+        """(forecast, its outcome or None) of each target whose forecast stands in the ledger."""
+        return standing(list(self.ledger))
 
     @property
     def num_planned(self) -> int:
@@ -77,11 +88,13 @@ def read_results(directory: Path) -> SweepResults:
     gaps: list[str] = []
     experiment = _read(directory / "experiment.json", gaps, "the question and configs are unknown")
     plan = _read(directory / "plan.json", gaps, "planned cost is unknown")
-    records = _read_records(directory, gaps)
+    records = _read_records(directory, plan, gaps)
     fit = _read(directory / "fit.json", gaps, "no law is fitted" if experiment.get("laws", True) else "")
-    ledger = _read_ledger(directory / "ledger.jsonl", gaps, bool(experiment.get("targets", True)))
+    ledger, distrust = _read_ledger(directory, gaps, bool(experiment.get("targets", True)))
     result = _read(directory / "result.json", gaps, "the sweep has not ended")
-    results = SweepResults(directory, experiment, plan, result, tuple(records), fit or None, tuple(ledger))
+    results = SweepResults(
+        directory, experiment, plan, result, tuple(records), fit or None, tuple(ledger), distrust=distrust
+    )
     return SweepResults(**{**vars(results), "gaps": (*gaps, *_unmeasured(results))})
 
 
@@ -92,29 +105,26 @@ def _read(path: Path, gaps: list[str], meaning: str) -> dict[str, Any]:
             gaps.append(f"{path.name} is not there: {meaning}")
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError(f"expected an object, got {type(data).__name__}")
-        return data
-    except ValueError as problem:
+        return read_json(path)
+    except (OSError, ValueError) as problem:
         gaps.append(f"{path.name} is damaged ({problem}): {meaning}")
         return {}
 
 
-def _read_records(directory: Path, gaps: list[str]) -> list[dict[str, Any]]:
-    """Returns the rows of table.parquet and the records written since, by run id."""
+def _read_records(directory: Path, plan: dict[str, Any], gaps: list[str]) -> list[dict[str, Any]]:
+    """Returns the rows of table.parquet and the records written since, by run id; only of runs that the plan has."""
     records: dict[str, dict[str, Any]] = {}
-    if (directory / "table.parquet").exists():
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+    if (directory / "table.parquet").is_file():
         try:
-            records = {row["run_id"]: row for row in _rows(pq.read_table(directory / "table.parquet"))}
-        except (OSError, pa.ArrowInvalid, KeyError) as problem:
+            records = {row["run_id"]: row for row in _rows(read_parquet(directory / "table.parquet"))}
+        except (OSError, ValueError, KeyError) as problem:
             gaps.append(f"table.parquet is damaged ({problem}): runs are read from runs/ instead")
     else:
         gaps.append("table.parquet is not there: runs are read from runs/")
+    planned = {point["run_id"] for point in plan.get("points", [])}
     for name in _folders(directory / "runs"):
+        if planned and name not in planned:
+            continue
         if name not in records and (path := directory / "runs" / name / "record.json").exists():
             record = _read(path, gaps, f"run {name} is left out")
             if record:
@@ -148,21 +158,23 @@ def _complete(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _read_ledger(path: Path, gaps: list[str], is_expected: bool) -> list[dict[str, Any]]:
-    if not path.exists():
-        if is_expected:
-            gaps.append("ledger.jsonl is not there: no forecast has been registered")
-        return []
-    events = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            event = json.loads(line)
-            if not isinstance(event, dict):
-                raise ValueError("expected an object")
-            events.append(event)
-        except ValueError as problem:
-            gaps.append(f"line {number} of ledger.jsonl is damaged ({problem})")
-    return events
+def _read_ledger(directory: Path, gaps: list[str], is_expected: bool) -> tuple[list[dict[str, Any]], str]:
+    """Returns the lines of a ledger that holds, and why one does not: then no line of it counts."""
+    path = directory / "ledger.jsonl"
+    if is_expected and not path.exists():
+        gaps.append("ledger.jsonl is not there: no forecast has been registered")
+    try:
+        check_heads(Ledger(path))
+        entries = Ledger(path).entries()
+    except ValueError as problem:
+        gaps.append(f"no forecast counts: {problem}")
+        return [], str(problem)
+    gaps += [
+        f"a forecast of {entry['target']} was withdrawn: {entry['reason']}"
+        for entry in entries
+        if entry["event"] == "withdrawn"
+    ]
+    return entries, ""
 
 
 def _unmeasured(results: SweepResults) -> list[str]:
@@ -200,15 +212,9 @@ def points_of(results: SweepResults) -> Points:
 
 
 def targets_of(results: SweepResults) -> list[ForecastRun]:
-    """Returns the registered forecasts in the order of the ledger, each with its outcome where there is one."""
-    outcomes = {e["target"]: e for e in results.ledger if e.get("event") == "outcome"}
-    targets = {}
-    for event in results.ledger:
-        if event.get("event") != "forecast":
-            continue
-        name = event["target"]
-        outcome = outcomes.get(name, {}).get("observed_loss")
-        targets[name] = ForecastRun(
+    """Returns the forecasts that stand in the ledger, in its order, each with its outcome where there is one."""
+    return [
+        ForecastRun(
             name=name,
             num_params=float(event["num_params_total"]),
             num_tokens=float(event["num_tokens"]),
@@ -218,9 +224,10 @@ def targets_of(results: SweepResults) -> list[ForecastRun]:
             low=float(event["interval"][0]),
             high=float(event["interval"][1]),
             level=float(event["level"]),
-            observed=None if outcome is None else float(outcome),
+            observed=float(outcome["observed_loss"]) if outcome else None,
         )
-    return list(targets.values())
+        for name, (event, outcome) in results.forecasts.items()
+    ]
 
 
 KNOBS = ("learning_rate", "batch_size", "weight_decay")
@@ -312,13 +319,9 @@ def curves_of(results: SweepResults, sizes: dict[str, float]) -> list[Curve]:
 
 
 def _log_rows(path: Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of a metrics file; a line cut short by a kill, or without a loss, is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-            if row.get("num_tokens") and row.get("loss") is not None and np.isfinite(row["loss"]).all():
-                rows.append(row)
-        except (ValueError, TypeError, AttributeError):
-            continue
-    return rows
+    """Returns the rows of a step log that are as they were written and hold a loss."""
+    try:
+        rows = whole_rows(path)
+    except (OSError, ValueError):
+        return []
+    return [r for r in rows if r.get("num_tokens") and r.get("loss") is not None and np.isfinite(r["loss"]).all()]

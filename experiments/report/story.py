@@ -17,7 +17,7 @@ def gate_of(study: Study) -> list[dict[str, Any]]:
     The verdict of a finished sweep is the one it wrote down; before that it is made from what there is.
     """
     results = study.results
-    if "gate" in results.result:
+    if "gate" in results.result and not results.distrust:
         return [{**item, "claim": item["claim"].replace("+-", "±")} for item in results.result["gate"]]
     if not study.is_fitted or not results.experiment:
         return []
@@ -38,9 +38,8 @@ def gate_of(study: Study) -> list[dict[str, Any]]:
 
 def _scored(results: SweepResults) -> list[dict[str, Any]]:
     """Returns forecast and outcome of each tested target in one, and the targets that were lost."""
-    forecasts = {e["target"]: e for e in results.ledger if e.get("event") == "forecast"}
-    outcomes = [e for e in results.ledger if e.get("event") == "outcome" and e["target"] in forecasts]
-    rows = [{**forecasts[e["target"]], **e, "status": "done"} for e in outcomes]
+    pairs = results.forecasts.values()
+    rows = [{**forecast, **outcome, "status": "done"} for forecast, outcome in pairs if outcome]
     lost = [r for r in results.lost if r["split"] == "target"]
     return rows + [{"target": r["target"], "status": r["status"], "reason": r["reason"]} for r in lost]
 
@@ -48,6 +47,8 @@ def _scored(results: SweepResults) -> list[dict[str, Any]]:
 def verdict(study: Study) -> tuple[str, str]:
     """Returns (mood, sentence) of the whole study: mood is `good`, `bad` or `wait`."""
     gate, results = gate_of(study), study.results
+    if results.distrust:
+        return "bad", f"The forecasts prove nothing: {results.distrust}"
     failed = [item["claim"] for item in gate if not item["passed"]]
     tested = [t for t in study.targets if t.observed is not None]
     if failed:
@@ -57,8 +58,12 @@ def verdict(study: Study) -> tuple[str, str]:
     if waiting > 0 or not study.is_fitted and results.experiment.get("laws", True):
         done = sum(r["status"] == "done" for r in results.records)
         return "wait", f"Unfinished: {done} of {results.num_planned} planned points are measured; see what is missing."
+    if late := [name for name, (forecast, _) in results.forecasts.items() if forecast.get("late")]:
+        return "bad", f"The forecast of {listing(late)} was registered after its run had begun, and proves nothing."
     if len(tested) < len(study.targets):
         return "wait", "The forecasts are written down and wait for the runs that test them."
+    if not tested and results.experiment.get("targets"):
+        return "wait", "No forecast of the targets stands in the ledger; see what is missing."
     if not tested:
         return "good", "All runs are done; no forecast was asked for."
     return "good", f"The law held: {forecast_claim(study.targets)[0].lower()}{forecast_claim(study.targets)[1:]}."
@@ -90,11 +95,13 @@ def summary(study: Study) -> dict[str, Any]:
                 "observed_loss": t.observed,
                 "signed_error": t.signed_error,
                 "inside": t.is_inside,
+                "late": bool(results.forecasts[t.name][0].get("late")),
             }
             for t in study.targets
         ],
         "gate": gate,
         "missing": list(study.gaps),
+        "told": list(results.result.get("told", [])),
     }
 
 
@@ -194,16 +201,13 @@ def law_sentences(study: Study) -> list[str]:
 
 def form_sentence(study: Study) -> str:
     """Returns which form the runs prefer, and how far the forecasts of each are from the registered mean."""
-    from kleiber.scaling.forecasting.forecast import undismissed
-
     fits = study.fits
     if len(fits) == 1:
         return "No rival form was fitted, so the intervals hold only if this form is right."
     order = sorted(range(len(fits)), key=lambda index: fits[index].aicc)
     best, second = fits[order[0]], fits[order[1]]
     words = f"The runs prefer {best.law} (AICc {second.aicc - best.aicc:.1f} below {second.law})"
-    kept = [fit.law for fit in undismissed(fits)]
-    words += f"; the registered forecast is the mean of {' and '.join(kept)}" if len(kept) > 1 else ""
+    words += f"; the registered forecast is the mean of {' and '.join(fit.law for fit in fits)}"
     spreads = [
         abs(said[t.name] / t.predicted - 1)
         for law, said in other_forecasts(study).items()

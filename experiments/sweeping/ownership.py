@@ -1,13 +1,30 @@
 """Whose a sweep directory is: the experiment written down in it, and what may differ when it is taken up again."""
 
+import re
 import shutil
 from pathlib import Path
 
 from kleiber.experiments.config_file import from_data, to_data
-from kleiber.experiments.directory.record import trunk_id
+from kleiber.experiments.directory.record import read_record, record_path, trunk_id
 from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.planning.cells import all_cells, cell_records
+from kleiber.experiments.sweeping.inventory import bring_back
 from kleiber.files import read_json, write_json
-from kleiber.train.checkpoints.identity import allow_words, differences, is_allowed, show
+from kleiber.train.checkpoints.identity import (
+    NOT_IDENTITY,
+    allow_words,
+    differences,
+    is_allowed,
+    run_identity,
+    show,
+    splice_problem,
+)
+from kleiber.train.config import TrainConfig
+
+CUT_OFF = re.compile(r"\..+\.\d+$")
+"""Names of files that were being written by a process of that number."""
+LEFT = {"sweep.lock", "sweep.json", "log.txt", "launch.json", "plan.json", "made_with.json", "runs"}
+"""What may be there before experiment.json is, or before a run has written anything."""
 
 
 def make_directory(directory: Path) -> None:
@@ -31,7 +48,8 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
     Args:
       experiment: that wants the directory.
       directory: of a sweep, or empty.
-      allow: fields that may differ; runs whose config they change go on from the checkpoint of the run they replace.
+      allow: fields that may differ. Runs whose config they change are trained anew; where no law is fitted, or no step
+        changes, they go on from the checkpoint of the run they replace.
 
     Raises:
       ValueError: it belongs to another one; the message lists the differences. Or it leads elsewhere by a link.
@@ -40,13 +58,12 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
     runs = directory / "runs"
     if runs.is_symlink() or path.is_symlink():
         raise ValueError(f"{directory} leads elsewhere by a symbolic link; kleiber writes inside --out only.")
-    if path.exists() and not (runs.is_dir() and any(runs.iterdir())):
+    trained = runs.is_dir() and any(item.name[0] != "." for item in runs.iterdir())
+    if path.exists() and not trained:
         write_json(path, data)  # nothing was trained there yet: whoever corrects a config starts over
         return
     if not path.exists():
-        known = ("sweep.lock", "sweep.json")
-        others = [item.name for item in directory.iterdir() if item.name not in known and item.name[:5] != ".now."]
-        if others:
+        if others := _not_of_a_sweep(directory):
             raise ValueError(f"{directory} is not empty and holds no sweep (it has {others[0]}); use another --out.")
         write_json(path, data)
         return
@@ -65,36 +82,88 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
             f"{directory} belongs to another experiment. Differences (there -> here):\n  {shown}{more}\n"
             f"Use another --out, restore the config that made it, or allow what may differ: {allow_words(refused)}"
         )
+    # The points of a law are trained from their first step on by the config they have: see _carry_over.
+    goes_on = old is not None and (not experiment.laws or all(_leaves_steps_alone(field) for field, _, _ in changed))
+    for before, after in _continued(old, experiment, directory) if old and goes_on and changed else ():
+        if problem := splice_problem(before, after):
+            raise ValueError(
+                f"{trunk_id(before)} cannot go on as {trunk_id(after)}: {problem}. Use another --out, "
+                f"which trains it from its beginning."
+            )
     if changed:
         write_json(directory / "allowed.json", sorted({*allow, *allowed_fields(directory)}))
-        if old is not None:
+        bring_back(all_cells(experiment), directory, experiment.population_size)
+        if old and goes_on:
             _carry_over(old, experiment, directory)
         write_json(path, data)
+        _take_names(experiment, directory)
         (directory / "result.json").unlink(missing_ok=True)
+
+
+def _not_of_a_sweep(directory: Path) -> list[str]:
+    """Returns what lies in a directory without experiment.json that no sweep, killed or damaged, leaves there.
+
+    Runs with their records or configs say that it is one; else only what a first second leaves is taken for one.
+    """
+    if any((directory / "runs").glob("*/record.json")) or any((directory / "runs").glob("*/config.json")):
+        return []
+    names = {item.name for item in directory.iterdir() if not _is_leftover(item.name)}
+    strangers = [] if not (runs := directory / "runs").is_dir() else [item.name for item in runs.iterdir()]
+    if not all(_is_leftover(name) or (runs / name / "claim.lock").exists() for name in strangers):
+        return ["runs"]
+    return sorted(names - LEFT)
+
+
+def _is_leftover(name: str) -> bool:
+    """Returns whether a name is that of a write that was cut off, or of a sign of life."""
+    return name.endswith(".tmp") or name.startswith((".beat-", ".process-", ".now.")) or bool(CUT_OFF.match(name))
+
+
+def _leaves_steps_alone(field: str) -> bool:
+    """Returns whether a run's numbers are those of one from the start, when it goes on with another such field."""
+    return field.startswith("trunks[") and field.split("].")[-1].split(".")[0].split("[")[0] in NOT_IDENTITY
+
+
+def _take_names(experiment: Experiment, directory: Path) -> None:
+    """Gives records the names that their runs have now: of the experiment, the target and its split."""
+    for record in cell_records(all_cells(experiment), directory):
+        path = record_path(directory, record.run_id)
+        if read_record(path) != record:
+            write_json(path, record.to_json())
 
 
 def allowed_fields(directory: Path) -> tuple[str, ...]:
     """Returns the fields in which checkpoints of a sweep may differ from its config, as the user has allowed so far."""
     path = directory / "allowed.json"
-    return tuple(read_json(path)) if path.exists() else ()
+    return tuple(read_json(path, kind=list)) if path.exists() else ()
+
+
+def _continued(old: Experiment, new: Experiment, directory: Path) -> list[tuple[TrainConfig, TrainConfig]]:
+    """Returns the runs whose config changed and that have a checkpoint to go on from: (before, after) of each."""
+    pairs = zip(old.trunks, new.trunks, strict=True) if len(old.trunks) == len(new.trunks) else ()
+    runs = directory / "runs"
+    return [
+        (before, after)
+        for before, after in pairs
+        if before != after
+        and not (runs / trunk_id(after)).exists()
+        and (runs / trunk_id(before) / "checkpoints").is_dir()
+    ]
 
 
 def _carry_over(old: Experiment, new: Experiment, directory: Path) -> None:
-    """Gives each run whose config changed the checkpoints of the run it replaces, to go on from there."""
-    if len(old.trunks) != len(new.trunks):
-        return
-    for before, after in zip(old.trunks, new.trunks, strict=True):
+    """Gives each run whose config changed the checkpoints of the run it replaces, to go on from there.
+
+    The points of a law are those of their config from the first step on: where one is fitted, this is done only for
+    fields that change no step.
+    """
+    for before, after in _continued(old, new, directory):
         source, target = (directory / "runs" / trunk_id(config) for config in (before, after))
-        if source == target or target.exists() or not (source / "checkpoints").is_dir():
-            continue
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source / "checkpoints", partial / "checkpoints", symlinks=True)
         if (source / "metrics.jsonl").exists():
             shutil.copy(source / "metrics.jsonl", partial / "metrics.jsonl")
-        write_json(partial / "continued.json", {"from": source.name})
+        other = differences(run_identity([before]), run_identity([after]))
+        write_json(partial / "continued.json", {"from": source.name, "changed": list(map(show, other))})
         partial.rename(target)
-        old_runs = directory / "replaced"  # out of the table, and still there to look at
-        old_runs.mkdir(exist_ok=True)
-        for folder in (directory / "runs").glob(f"{source.name}*"):
-            folder.rename(old_runs / folder.name)

@@ -3,8 +3,6 @@
 Each reads text, tokenizer and code for itself, and a mesh of processes that differ computes a number of none of them.
 """
 
-import functools
-import importlib
 import importlib.metadata
 import json
 import os
@@ -14,18 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
 from kleiber.experiments.config_file import config_hash, from_data, to_data
-from kleiber.experiments.directory.record import read_json
+from kleiber.experiments.directory.release import PACKAGES, code_digests
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.sweeping.follow import GIVEN
+from kleiber.files import read_json
 from kleiber.parallel import hosts
 from kleiber.train.checkpoints.identity import differences, show
 from kleiber.train.config import TrainConfig
 
-PACKAGES = ("kleiber", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-ROOMS = ("parallel", "model", "train", "scaling", "experiments")
 CLOCK = "clock"
 CLOCK_SECONDS = 60.0
 """How far the clocks of two hosts may be apart: dates of records and of forecasts come from them."""
@@ -77,21 +72,6 @@ def agree_on_data(configs: Iterable[TrainConfig]) -> None:
         if f"text of {config.data.corpus}" not in facts or _tokens_name(config) not in facts:
             facts |= _data_facts(config)
     _agree("data", facts)
-
-
-@functools.cache
-def code_digests() -> dict[str, str]:
-    """Returns a digest of the source files of each room, shipped experiments left out."""
-    return {room: _digest(Path(importlib.import_module(f"kleiber.{room}").__path__[0])) for room in ROOMS}
-
-
-def _digest(folder: Path) -> str:
-    digest = blake3()
-    for path in sorted(folder.rglob("*.py")):
-        name = path.relative_to(folder).as_posix()
-        if not name.startswith("configs/"):  # what is run of these is compared as the experiment
-            digest.update(f"{name}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _experiment_fact(experiment: Experiment) -> str:

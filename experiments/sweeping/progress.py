@@ -1,6 +1,6 @@
 """What a sweep shows while it runs: runs done, tokens per second, time left, and the forecast so far."""
 
-import json
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +11,8 @@ from typing import Any
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell
 from kleiber.experiments.planning.plan import Plan
-from kleiber.experiments.planning.speed import seconds_left
+from kleiber.experiments.planning.speed import TRUSTED_SECONDS, seconds_left
+from kleiber.files import read_json
 
 LIVE_SECONDS = 1.0
 """Seconds between looks at the directory on a terminal."""
@@ -25,6 +26,19 @@ a sweep with very many points this must not happen at each."""
 FRESH_SECONDS = 20.0
 """Age at which the word of a worker that tells every block of steps is that of one that is gone."""
 
+DOUBT = 0.15
+"""Part by which the time left is told as a range, either side, however long steps have been measured."""
+
+
+def time_left(fewest: float, most: float) -> str:
+    """Returns a range of seconds for people, in a unit in which it is told by few digits."""
+    if most < 5:
+        return "a few seconds left"
+    size, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if most >= 1.5 * s or s == 1)
+    digits = 1 if size > 1 and most < 10 * size else 0
+    low, high = f"{fewest / size:.{digits}f}", f"{most / size:.{digits}f}"
+    return f"about {low} to {high} {unit} left" if low != high else f"about {low} {unit} left"
+
 
 @dataclass(frozen=True)
 class PhaseState:
@@ -37,6 +51,8 @@ class PhaseState:
     tokens_per_second: float
     running: tuple[str, ...]
     """What each worker that has begun its steps is at."""
+    longest_left: float
+    """Seconds on one worker that the plan gives what is left of the run with most of it left."""
 
 
 class SweepProgress:
@@ -81,7 +97,8 @@ class SweepProgress:
 
     def __exit__(self, *exception: Any) -> None:
         if self.live:
-            self.live.__exit__(*exception)
+            with contextlib.suppress(OSError):  # the terminal has gone; the work has not
+                self.live.__exit__(*exception)
 
     def tick(self) -> None:
         """Looks at the directory and shows the state of the phase, when there is something new to show."""
@@ -96,23 +113,24 @@ class SweepProgress:
 
     def look(self) -> PhaseState:
         """Reads where the phase is off its directory."""
-        done, planned_done, speed, running = 0, 0.0, 0.0, []
+        done, planned_done, speed, running, longest_left = 0, 0.0, 0.0, [], 0.0
         for cell in self.cells:
             missing = cell.missing(self.directory)
             done += len(cell.config.num_tokens) - len(missing)
-            if not missing:
-                planned_done += self.planned_seconds[cell.trunk_id]
-            elif progress := self._progress(cell):
+            planned, share = self.planned_seconds[cell.trunk_id], 1.0
+            if missing:
+                progress = self._progress(cell) or {"is_fresh": False}
                 share = min(1.0, progress.get("trained_tokens", 0) / cell.trained_tokens)
-                planned_done += share * self.planned_seconds[cell.trunk_id]
                 if progress["is_fresh"]:
                     speed += progress.get("tokens_per_second", 0.0)
                     loss = progress.get("loss")
                     told = "" if loss is None else f" loss {loss:.3f}"
                     running.append(f"{cell.trunk_id.rsplit('-', 1)[0]} {share:.0%}{told}")
+            planned_done += share * planned
+            longest_left = max(longest_left, (1 - share) * planned)
         if running and self.stepping_since is None:
             self.stepping_since = (time.time(), planned_done)
-        return PhaseState(done, planned_done, speed, tuple(running))
+        return PhaseState(done, planned_done, speed, tuple(running), longest_left)
 
     def line(self, state: PhaseState) -> str:
         """Returns one line: points done, what is running with its loss, speed, time left, forecast so far."""
@@ -136,22 +154,27 @@ class SweepProgress:
         waiting = "next runs compiling" if state.done else "starting workers, compiling"
         text += f" | {', '.join(state.running) or waiting}"
         text += f" | {state.tokens_per_second / 1e3:.3g}k tokens/s" if state.tokens_per_second else ""
-        left = self._seconds_left(state.planned_done)
-        text += f" | about {left / 60:.1f} min left" if left >= 90 else f" | about {left:.0f} s left"
-        return text + self._forecast(state.done)
+        return text + f" | {time_left(*self.seconds_left(state))}" + self._forecast(state.done)
 
-    def _seconds_left(self, planned_done: float) -> float:
-        since, done_before = self.stepping_since or (time.time(), planned_done)
-        left = sum(self.planned_seconds.values()) - planned_done
-        workers = min(self.plan.num_workers, len(self.cells))
-        return seconds_left(left, planned_done - done_before, time.time() - since, workers)
+    def seconds_left(self, state: PhaseState) -> tuple[float, float]:
+        """Returns the fewest and the most wall seconds that this phase and those after it may still take: the closer
+        to each other, the longer steps have been measured."""
+        since, done_before = self.stepping_since or (time.time(), state.planned_done)
+        measured, workers = time.time() - since, min(self.plan.num_workers, len(self.cells))
+        pace = seconds_left(1.0, state.planned_done - done_before, measured, workers)
+        left = sum(self.planned_seconds.values()) - state.planned_done
+        left = max(left, state.longest_left * workers)  # at the end workers stand idle
+        if self.split == "fit":
+            left += self.plan.target_seconds * workers
+        doubt = 1 + DOUBT + TRUSTED_SECONDS / (measured + TRUSTED_SECONDS)
+        return pace * left / doubt, pace * left * doubt
 
     def _progress(self, cell: TrunkCell) -> dict[str, Any] | None:
         """Returns what a worker last said of a trunk, and whether one of this phase is at it: it has said so
         within what its steps and its evaluation may take."""
         path = self.directory / "runs" / cell.trunk_id / "progress.json"
         try:
-            progress = json.loads(path.read_text())
+            progress = read_json(path)
             written = path.stat().st_mtime
         except (OSError, ValueError):
             return None

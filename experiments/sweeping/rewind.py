@@ -30,12 +30,12 @@ def rewind(directory: Path, out: Path, skip: tuple[str, ...], run: str | None = 
     new = replace(old, guard=replace(old.guard, skip_batches=ranges))
     if new == old:
         raise ValueError("--skip-batches leaves out nothing new; give FIRST:END, such as --skip-batches 1200:1230.")
-    name = read_json(directory / "experiment.json")["name"]
+    name = read_json(directory / "experiment.json", "name")["name"]
     experiment = Experiment(name=name, question=f"{name} without batches {ranges}", trunks=(new,), laws=())
     target = out / "runs" / trunk_id(new)
     note = out / "rewound.json"
     if note.exists():
-        return experiment, read_json(note)["step"]
+        return experiment, read_json(note, "step")["step"]
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; give a new --out for the continuation.")
     first = min(end[0] for end in ranges if end not in old.guard.skip_batches)

@@ -17,20 +17,31 @@ from pathlib import Path
 from typing import IO, Any
 
 from kleiber.experiments.config_file import config_hash
-from kleiber.experiments.directory.record import RunRecord, read_records, record_path, write_table
+from kleiber.experiments.directory.record import RunRecord, record_path, write_table
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.gate import gate_verdict
-from kleiber.experiments.planning.cells import TrunkCell, trunk_cells
+from kleiber.experiments.planning.cells import TrunkCell, all_cells, cell_records, records_digest, trunk_cells
 from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.planning.speed import remember_speed
 from kleiber.experiments.sweeping.follow import follow, lead_launch
+from kleiber.experiments.sweeping.inventory import (
+    REPLACED,
+    bring_back,
+    check_release,
+    check_text,
+    made_with,
+    set_aside,
+    text_facts,
+)
 from kleiber.experiments.sweeping.lock import DirectoryLock
 from kleiber.experiments.sweeping.ownership import make_directory, own_directory
 from kleiber.experiments.sweeping.progress import SweepProgress
 from kleiber.experiments.sweeping.workers import WorkerPool, default_workers, num_devices
-from kleiber.files import read_json, write_json
+from kleiber.experiments.terminal import printable, tell, working
+from kleiber.files import open_to_append, read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
+from kleiber.scaling.forecasting.ledger import Ledger
 from kleiber.train.config import TrainConfig
 from kleiber.train.watch.watchdog import hang_seconds
 
@@ -63,7 +74,8 @@ def run_sweep(
       is_quiet: whether progress goes to the log file only.
       has_report: whether a report is made at the end.
       max_seconds: wall time after which everything is saved and the sweep stops, resumable; None means no limit.
-      allow: fields in which the experiment may differ from the one that made the directory.
+      allow: fields in which the experiment may differ from the one that made the directory; `data` for the text it
+        reads, `versions` for the release that trains.
 
     Raises:
       ValueError: a mistake in the plan; a directory in use, of another experiment, or that cannot be made.
@@ -82,14 +94,14 @@ def run_sweep(
     make_directory(directory)
     with DirectoryLock(directory) as lock:
         own_directory(experiment, directory, allow)
-        with open(directory / "log.txt", "a") as log:
+        with open_to_append(directory / "log.txt") as log:
             workers = num_workers or default_workers(configs)
             sweep = _Sweep(experiment, directory, workers, log, is_quiet, has_report, deadline)
             if lock.taken_over:
                 sweep.say(f"took over the lock of a sweep that is gone ({lock.taken_over})")
             if count == 1:
-                return sweep.run(retry_failed)
-            return lead_launch(directory, lambda: sweep.run(retry_failed))
+                return sweep.run(retry_failed, allow)
+            return lead_launch(directory, lambda: sweep.run(retry_failed, allow))
 
 
 def with_seed(experiment: Experiment, offset: int) -> Experiment:
@@ -117,7 +129,8 @@ def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
             if not seen:
                 say(f"reading corpus {config.data.corpus}")
             seen.add(key)
-            open_run_data(config)
+            with working(f"reading {config.data.corpus} as {config.data.tokenizer}"):
+                open_run_data(config)
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
@@ -127,7 +140,10 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     runs = ", ".join(f"{count} {status}" for status, count in summary["runs"].items() if count)
     lines = [f"\n{summary['experiment']}: {runs}"]
     lines += [f"  {line}" for line in summary.get("fit_lines", [])]
+    lines += [f"  note: {line}" for line in summary.get("told", [])]
     for outcome in summary.get("targets", []):
+        if outcome["status"] != "done":
+            continue  # the gate says why
         low, high = outcome["interval"]
         lines.append(
             f"  {outcome['target']}: forecast {outcome['predicted_loss']:.4f} [{low:.4f}, {high:.4f}], observed "
@@ -152,24 +168,28 @@ class _Sweep:
     has_report: bool
     deadline: float | None
     stopped_by: str = ""
+    told: list[str] = field(default_factory=list)
     session: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
-    def run(self, retry_failed: bool) -> SweepResult:
+    def run(self, retry_failed: bool, allow: tuple[str, ...]) -> SweepResult:
         fit_cells, target_cells = trunk_cells(self.experiment, "fit"), trunk_cells(self.experiment, "target")
+        cells = fit_cells + target_cells
+        self._arrange(cells)
         if retry_failed:
-            self._forget_failed(fit_cells + target_cells)
-        result_path = self.directory / "result.json"
-        is_whole = result_path.exists() and (self.directory / "table.parquet").exists()
-        if is_whole and not any(c.missing(self.directory) for c in fit_cells + target_cells):
-            found = read_json(result_path)
+            self._forget_failed(cells)
+        if found := self._finished(cells):
             if self.has_report and not (self.directory / "report.html").exists():
                 self._report(found)
             return SweepResult(found["exit_code"], found)
-        self.say(f"kleiber sweep {self.experiment.name} in {self.directory}")
+        self.say(f"{self.experiment.name} in {self.directory}")
         started = time.monotonic()
         plan = make_plan(self.experiment, self.num_workers)
         plan.check()
         prepare_data(self.experiment, self.say)
+        if renewed := check_text(cells, self.directory, self.experiment.population_size, allow):
+            self._tell(f"{len(renewed)} folders of runs of another text are set aside in {REPLACED}/, and trained anew")
+        if any(cell.missing(self.directory) for cell in cells):
+            self._tell(check_release(cell_records(cells, self.directory), self.directory, allow))
         write_json(self.directory / "plan.json", plan.to_json())
         self.say(plan.headline())
         code = self._phase("fit", fit_cells, plan)
@@ -185,18 +205,52 @@ class _Sweep:
                 if code != EXIT_DONE:
                     return self._stopped(code)
                 summary |= score_targets(self.experiment, self.directory, self.say)
-        records = read_records(self.directory)
+        records = cell_records(cells, self.directory)
         write_table(self.directory, records)
+        summary["told"] = [*self.told, *summary.get("told", [])]
         summary["runs"] = {s: sum(r.status == s for r in records) for s in ("done", "failed", "diverged")}
         if self.experiment.laws:
             summary["gate"] = gate_verdict(self.experiment, summary)
         passed = all(item["passed"] for item in summary["gate"])
         summary["exit_code"] = EXIT_DONE if passed and not summary["runs"]["failed"] else EXIT_GATE
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)
-        write_json(result_path, summary)
+        summary["made_from"] = self._made_from(cells)
+        write_json(self.directory / "result.json", summary)
         if self.has_report:
             self._report(summary)
         return SweepResult(summary["exit_code"], summary)
+
+    def _arrange(self, cells: list[TrunkCell]) -> None:
+        """Leaves the folders of the experiment's own runs in runs/, and no others."""
+        bring_back(cells, self.directory, self.experiment.population_size)
+        if strays := set_aside(cells, self.directory, self.experiment.population_size):
+            more = f" and {len(strays) - 3} more" if len(strays) > 3 else ""
+            self._tell(
+                f"not of this experiment, left out and set aside in {REPLACED}/: {', '.join(strays[:3])}{more}; they "
+                "come back when the experiment has them again"
+            )
+
+    def _finished(self, cells: list[TrunkCell]) -> dict[str, Any] | None:
+        """Returns the result of a sweep that has ended, if it was made of what is there now."""
+        path = self.directory / "result.json"
+        is_whole = path.exists() and (self.directory / "table.parquet").exists()
+        if not is_whole or any(cell.missing(self.directory) for cell in cells):
+            return None
+        found = read_json(path)
+        return found if found.get("made_from") == self._made_from(cells) else None
+
+    def _made_from(self, cells: list[TrunkCell]) -> dict[str, Any]:
+        """Returns digests of all that a result is made from: experiment, texts, records, fit, and the ledger's end."""
+        fit, ledger = self.directory / "fit.json", Ledger(self.directory / "ledger.jsonl")
+        known = made_with(self.directory).get("data", {})
+        entries = ledger.entries()
+        return {
+            "experiment": config_hash(self.experiment),
+            "data": {key: text or known.get(key) for key, text in text_facts(cells).items()},
+            "records": records_digest(cell_records(cells, self.directory)),
+            "fit": read_json(fit).get("made_from") if fit.exists() else None,
+            "ledger_head": entries[-1]["hash"] if entries else None,
+        }
 
     def _phase(self, split: str, cells: list[TrunkCell], plan: Any) -> int:
         if not any(cell.missing(self.directory) for cell in cells):
@@ -209,7 +263,9 @@ class _Sweep:
             code = pool.run(progress.tick)
             progress.tick()
         self.stopped_by = "; ".join(dict.fromkeys(pool.messages))
-        records = read_records(self.directory)
+        if not (self.directory / "experiment.json").exists():
+            return code  # moved or removed: nothing is written at the old place
+        records = cell_records(all_cells(self.experiment), self.directory)
         write_table(self.directory, records)
         models = {cell.trunk_id: config_hash(cell.config.model) for cell in cells}
         done = (r for r in records if r.trunk_id in models and r.status == "done")
@@ -248,7 +304,8 @@ class _Sweep:
             self.say(f"no report: {missing.name} is not installed; pip install 'kleiber[notebook]', kleiber report")
             return
         self.say("writing report.ipynb and report.html")
-        build_report(self.directory)
+        with working("writing the report"):
+            build_report(self.directory)
         summary["report"] = str(self.directory / "report.html")
         write_json(self.directory / "result.json", summary)
 
@@ -259,10 +316,16 @@ class _Sweep:
         summary = {"experiment": self.experiment.name, "status": "stopped", "reason": self.stopped_by}
         return SweepResult(code, {**summary, "exit_code": code})
 
+    def _tell(self, text: str) -> None:
+        """Says what was not as it had been left, and keeps it for the result."""
+        if text:
+            self.told.append(text)
+            self.say(text)
+
     def say(self, text: str) -> None:
         """Prints a line, unless quiet, and logs it."""
         if not self.is_quiet or "cannot write" in text:
-            print(text, file=sys.stderr if self.is_quiet else sys.stdout, flush=True)
+            tell(text, sys.stderr if self.is_quiet else sys.stdout)
         with contextlib.suppress(OSError):  # a full disk must not hide why it stopped
-            self.log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+            self.log.write(f"{time.strftime('%H:%M:%S')} {printable(text)}\n")
             self.log.flush()

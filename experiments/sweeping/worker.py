@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from kleiber.experiments.exit_codes import (
     EXIT_USAGE,
 )
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.planning.cells import TrunkCell, group_id, populations, trunk_cells
+from kleiber.experiments.planning.cells import TrunkCell, group_id, kept_weights, populations, trunk_cells
+from kleiber.experiments.sweeping.compiled import remove_damaged, seal_new
 from kleiber.experiments.sweeping.failures import (
     MAX_ATTEMPTS,
     Attempts,
@@ -45,7 +47,9 @@ from kleiber.experiments.sweeping.workers import DRIVER_PIPE, WARNING
 from kleiber.files import read_json, replacing, write_json
 from kleiber.parallel import hosts
 from kleiber.parallel.environment import process_in_environment, runs_on_cpu
+from kleiber.scaling.forecasting.ledger import Ledger
 from kleiber.train.checkpoints.manifest import CannotSave
+from kleiber.train.data.cache import cache_folder
 from kleiber.train.watch.signals import StopRequest
 from kleiber.train.watch.watchdog import hang_seconds
 
@@ -101,6 +105,8 @@ def _start(directory: Path, split: str) -> tuple[Experiment, list[list[TrunkCell
     hosts.connect(lambda other: is_here(directory, other, number))
     logging.getLogger("kleiber").addHandler(_WarningsToDriver(logging.WARNING))
     logging.getLogger("kleiber").propagate = False
+    if removed := remove_damaged(*cache_of_programs()):
+        tell_driver(f"{WARNING}{len(removed)} damaged entries of the compilation cache were removed: {removed[0][:60]}")
     experiment = from_data(Experiment, read_json(directory / "experiment.json"))
     if count > 1:
         agree_on_hosts(experiment)
@@ -168,6 +174,8 @@ class _WarningsToDriver(logging.Handler):
 
 def _claim(experiment: Experiment, group: list[TrunkCell], directory: Path, session: str, stop: StopRequest) -> None:
     """Trains a trunk, or population, unless another worker has it or it is done."""
+    if not (directory / "experiment.json").exists():
+        return  # moved or removed: nothing is begun at the old place
     folder = directory / "runs" / group_id(group)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "claim.lock")
@@ -185,6 +193,13 @@ def _claim(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
 
 def _missing(group: list[TrunkCell], directory: Path) -> bool:
     return any(cell.missing(directory) for cell in group)
+
+
+def cache_of_programs() -> tuple[Path, bool]:
+    """Returns the folder of the compilation cache that this process uses, and whether it is kleiber's own."""
+    own = cache_folder() / "compiled"
+    folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", own))
+    return folder, folder == own
 
 
 def _beat(paths: list[Path]) -> None:
@@ -224,6 +239,7 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
     if attempts.is_exhausted():
         _record_failure(experiment, group, directory, "failed", attempts.summary())
         return
+    _note_beginning(group, directory)
     attempts.start(os.getpid())
     try:
         _run_trunk(experiment, group, directory, stop)
@@ -254,6 +270,21 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
             attempts.leave()
 
 
+def _note_beginning(group: list[TrunkCell], directory: Path) -> None:
+    """Notes when each target begins, and the ledger's last hash then, which fixes its forecast."""
+    for cell in group:
+        path = directory / "runs" / cell.trunk_id / "begun.json"
+        if cell.target and not path.exists():
+            entries = Ledger(directory / "ledger.jsonl").entries()
+            head = entries[-1]["hash"] if entries else None
+            write_json(path, {"at": datetime.now(UTC).isoformat(timespec="seconds"), "ledger_head": head})
+
+
+def _ledger_head(cell: TrunkCell, directory: Path) -> str | None:
+    is_noted = cell.target and hosts.is_lead()
+    return read_json(directory / "runs" / cell.trunk_id / "begun.json")["ledger_head"] if is_noted else None
+
+
 def _write_traceback(directory: Path, group: list[TrunkCell], problem: BaseException) -> None:
     (directory / "runs" / group_id(group) / "error.txt").write_text("".join(traceback.format_exception(problem)))
 
@@ -277,6 +308,14 @@ def _write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: Run
     write_json(path, record.to_json())
 
 
+def _splice(folder: Path) -> str:
+    """Returns from which trunk, and over which changes of its config, a trunk went on; nothing if it did not."""
+    path = folder / "continued.json"
+    continued = read_json(path) if path.exists() else {"changed": []}
+    changed = continued.get("changed", ["unknown"])  # older releases did not say
+    return f"went on from {continued['from']} with {'; '.join(changed)}" if changed else ""
+
+
 def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
     from kleiber.train.data.run_data import open_run_data
     from kleiber.train.trunk import Point, Trunk, TrunkIO
@@ -288,7 +327,9 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     device = jax.devices()[0]
     common: dict[str, Any] = {**versions(), "device": f"{device.platform}:{device.device_kind}"}
     common["data_fingerprint"] = data.train.fingerprint
+    heads = [_ledger_head(cell, directory) for cell in group]
     last_write = [0.0]
+    splices = [_splice(folder) for folder in folders]
 
     def on_point(point: Point) -> None:
         cell, evaluation = group[point.member], point.evaluation
@@ -298,8 +339,8 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
         record = replace(
             planned,
             **common,
-            status="done" if evaluation else "diverged",
-            reason=point.reason,
+            status=("continued" if splices[point.member] else "done") if evaluation else "diverged",
+            reason=point.reason or splices[point.member],
             epochs=planned.num_tokens / data.num_unique_tokens,
             num_unique_tokens=min(planned.num_tokens, data.num_unique_tokens),
             loss=evaluation.loss if evaluation else None,
@@ -308,10 +349,14 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
             wall_seconds=round(point.train_seconds, 3),
             tokens_per_second=round(point.tokens_per_second, 1),
             split_overlap=data.split_overlap,
+            ledger_head=heads[point.member],
+            final_checkpoint=f"final/step_{point.num_steps}" if point.is_kept else None,
         )
         _write_record(directory, cell, point.num_tokens, record)
 
     def on_progress(progress: dict[str, Any]) -> None:
+        if not stop.has_work:  # the steps are compiled
+            seal_new(cache_of_programs()[0])
         stop.has_work = True
         now = time.monotonic()
         if hosts.is_lead() and now - last_write[0] > 0.5:
@@ -323,15 +368,22 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     def is_measured(num_tokens: int) -> bool:
         return not any(num_tokens in cell.missing(directory) for cell in group)
 
+    is_kept = group[0].split in kept_weights(experiment)[0]
+
+    def final_folder(member: int, num_tokens: int) -> Path | None:
+        return directory / "runs" / group[member].run_ids[num_tokens] / "final" if is_kept else None
+
     own = directory / "runs" / group_id(group)
     clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
     stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
     watchdog = Watchdog(clock, own / stacks)
-    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allowed_fields(directory))
+    allow, notes = allowed_fields(directory), {"ledger_heads": heads} if any(heads) else {}
+    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allow, notes, final_folder)
     try:
         Trunk([cell.config for cell in group], data, io).run()
     finally:
         watchdog.close()
+        seal_new(cache_of_programs()[0])
 
 
 if __name__ == "__main__":

@@ -117,19 +117,11 @@ class Transformer(nnx.Module):
         is_training: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> jax.Array:
-        """Returns the logits of the next token at each position.
+        """Returns the float32 logits_BTV of the next token at each position.
 
-        Args:
-          tokens_BT: int32 token ids; T at most seq_len when positions are learned.
-          segment_ids_BT: int32 document of each position; attention and the previous-token mix stay within one.
-            None reads each row as one document.
-          positions_BT: int32 position of each token; None for 0 .. T-1.
-          is_training: whether units are dropped.
-          rngs: gives the `dropout` stream; needed only when training with dropout.
-
-        Returns:
-          float32 logits_BTV.
-        """
+        Token ids and positions (None for 0 .. T-1) are integers; T is at most seq_len when positions are learned.
+        Attention and the previous-token mix stay within a document of segment_ids_BT; None reads each row as one.
+        Training with dropout needs a `dropout` stream of rngs."""
         x_BTD, _ = self.hidden(tokens_BT, segment_ids_BT, positions_BT, is_training=is_training, rngs=rngs)
         return self.logits(x_BTD)
 

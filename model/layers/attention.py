@@ -26,17 +26,9 @@ ROTARY_BASE = 10_000.0  # longest wavelength over 2 pi, in tokens; Su et al. 202
 
 
 def rotate(x_BTNH: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
-    """Returns x with each pair (h, h + H/2) turned by position / ROTARY_BASE^(2h/H).
+    """Returns x with each pair (h, h + H/2) turned by position / ROTARY_BASE^(2h/H); positions_BT None means 0 .. T-1.
 
-    The product of a rotated query and a rotated key depends on their positions through the distance alone.
-
-    Args:
-      x_BTNH: queries or keys.
-      positions_BT: integer position of each; None for 0 .. T-1.
-
-    Returns:
-      Array like x_BTNH.
-    """
+    The product of a rotated query and a rotated key depends on their positions through the distance alone."""
     half = x_BTNH.shape[3] // 2
     turns_H = ROTARY_BASE ** -(np.arange(half) / half)
     turned: tuple[Any, Any]
@@ -107,13 +99,8 @@ class Attention(nnx.Module):
         self.output = declare(config, rngs, "output", (d_query, d_model), ("heads", "embed"), num_stacked)
 
     def __call__(self, x_BTD: jax.Array, mask: Mask, positions_BT: jax.Array | None = None) -> jax.Array:
-        """Returns what the attention of one layer adds to x, before the branch multiplier.
-
-        Args:
-          x_BTD: the residual stream, normalised.
-          mask: which positions a position sees.
-          positions_BT: integer position of each entry of a row; None for 0 .. T-1.
-        """
+        """Returns what the attention of one layer adds to x, before the branch multiplier; positions_BT is the integer
+        position of each entry of a row, None for 0 .. T-1."""
         batch, length, _ = x_BTD.shape
         heads = (batch, length, -1, self.config.d_head)
         q_BTNH = product(self.config, x_BTD, self.query).reshape(heads)

@@ -17,16 +17,19 @@ from kleiber.parallel.rules import constrain
 
 
 def fill(parts: Sequence[tuple[jax.Array, jax.Array | None]]) -> jax.Array:
-    """Returns the residual stream x_BTD that the encoders of a model's inputs fill, the later over the earlier.
-
-    Args:
-      parts: of each encoder, its embeddings [B, S, D] and the places [B, S] of a row that they take; the first gives
-        every place, with None.
-    """
+    """Returns the residual stream x_BTD that the encoders of a model's inputs fill, the later over the earlier: of each
+    its embeddings [B, S, D] and the places [B, S] of a row that they take, None for the first, which gives all."""
     x_BTD = parts[0][0]
     for embeddings_BSD, places_BS in parts[1:]:
         x_BTD = x_BTD.at[jnp.arange(len(x_BTD))[:, None], places_BS].set(embeddings_BSD)
     return x_BTD
+
+
+def positions_in_documents(segment_ids_BT: jax.Array) -> jax.Array:
+    """Returns int32 [B, T], the position of each token counted from the start of its document in the row."""
+    places_T = jnp.arange(segment_ids_BT.shape[1], dtype=jnp.int32)
+    is_start_BT = jnp.pad(segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1], ((0, 0), (1, 0)))
+    return places_T - jax.lax.cummax(jnp.where(is_start_BT, places_T, 0), axis=1)
 
 
 class Embedding(nnx.Module):
@@ -42,17 +45,14 @@ class Embedding(nnx.Module):
             self.mix = declare(config, rngs, "mix", (d_model,), ("embed",))
 
     def __call__(
-        self,
-        tokens_BT: jax.Array,
-        segment_ids_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
+        self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None, positions_BT: jax.Array | None = None
     ) -> jax.Array:
         """Returns x_BTD in the compute dtype: embeddings times the parametrization's input multiplier.
 
         Args:
           tokens_BT: int32 token ids; T at most seq_len when positions are learned.
           segment_ids_BT: integer document of each; None for one document a row.
-          positions_BT: integer position of each; None for 0 .. T-1.
+          positions_BT: integer position of each; None for 0, 1, ... from the start of each document.
         """
         length = tokens_BT.shape[1]
         if length > self.config.seq_len and self.config.positions == "learned":
@@ -60,6 +60,8 @@ class Embedding(nnx.Module):
         dtype = self.config.compute_dtype
         x_BTD = constrain(look_up(self.embedding, tokens_BT, dtype, "vocab"), ("batch", "seq", None))
         if self.config.positions == "learned":
+            if positions_BT is None and segment_ids_BT is not None:
+                positions_BT = positions_in_documents(segment_ids_BT)
             x_BTD = x_BTD + look_up(self.positions, slice(length) if positions_BT is None else positions_BT, dtype)
         x_BTD = constrain(x_BTD * rules(self.config)["embedding"].multiplier, ("batch", "seq", None))
         return self._mix_previous(x_BTD, segment_ids_BT) if self.config.has_previous_token_mix else x_BTD

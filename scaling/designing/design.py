@@ -40,13 +40,8 @@ class ExpectedErrors:
 
 
 def independent_rows(rows: np.ndarray, trunk: Sequence[str] | np.ndarray | None, noise: RunNoise) -> np.ndarray:
-    """Returns rows [runs, P] turned so that errors are independent and of unit variance.
-
-    Args:
-      rows: float64, derivatives of log losses.
-      trunk: of each run [runs]; without trunks each run has one of its own.
-      noise: of log losses.
-    """
+    """Returns rows [runs, P], derivatives of log losses, turned so that errors are independent and of unit variance;
+    without trunks [runs] each run has one of its own."""
     if trunk is None:
         return rows / noise.new_run
     ratio = np.array([(noise.tau / noise.point) ** 2])
@@ -137,7 +132,7 @@ def make_pool(
     flops_per_param_token: float = 6.0,
     levels: Mapping[str, Sequence[float]] | None = None,
 ) -> Pool:
-    """Returns every combination of sizes and token counts that the limits allow.
+    """Returns every combination of sizes and token counts that the limits allow. Raises ValueError if nothing is left.
 
     Args:
       num_params: sizes of the ladder.
@@ -148,9 +143,6 @@ def make_pool(
       cooldown: share of a run that a branch trains by itself.
       flops_per_param_token: training FLOPs per parameter and token.
       levels: values of further variables, combined with every run; "epochs" sets num_unique_tokens.
-
-    Raises:
-      ValueError: if nothing is left.
     """
     params, tokens = (each.ravel() for each in np.meshgrid(num_params, num_tokens, indexing="ij"))
     size = np.repeat(np.arange(len(num_params)), len(num_tokens))
@@ -243,7 +235,8 @@ def design_runs(
     stop_at: float = 0.0,
     max_repeats: int = 10**9,
 ) -> BoughtRuns:
-    """Returns the runs to buy: greedy by gain over cost ** 0.4, then swapped until no swap helps.
+    """Returns the runs to buy: greedy by gain over cost ** 0.4, then swapped until no swap helps. Raises ValueError if
+    the budget buys nothing, or for an unknown aim.
 
     Args:
       known: the law designed for; see `kleiber.scaling.fitting.known`.
@@ -256,31 +249,27 @@ def design_runs(
       stop_at: stop buying when the standard error of the forecast is this small.
       max_repeats: seeds of one cell at most; the best design for a law known to be true piles seeds on few cells,
         where nothing would show that the law is wrong.
-
-    Raises:
-      ValueError: if the budget buys nothing, or for an unknown aim.
     """
     if aim not in ("prediction", "constants"):
         raise ValueError(f"aim {aim!r}: choose prediction or constants.")
     problem = design_problem(known, pool, targets, rivals, aim, max_repeats)
-    found = search_design(problem, budget, max_runs, stop_at**2)
-    if not found.chosen:
+    chosen, path = search_design(problem, budget, max_runs, stop_at**2)
+    if not chosen:
         cheapest = float(problem.added_cost([]).min())
         raise ValueError(f"a budget of {budget:.3g} FLOPs buys no run; the cheapest candidate costs {cheapest:.3g}.")
-    picks = np.array(found.chosen)
+    picks = np.array(chosen)
     columns = {name: values[picks] for name, values in pool.columns.items()}
     label = np.arange(len(picks)) if pool.trunk is None else pool.trunk[picks]
     trunk = np.array([f"new-{each}" for each in label])
     before = _errors(known.scaled, known.z, known.noise, known.trunk, targets) if known.has_runs else None
-    path = found.path
     if aim == "constants":
         whole = replace(problem, aim="prediction")
         path = [
-            float(criterion(whole, [each[None] for each in information(whole, found.chosen[: k + 1])], FINAL_PRIOR)[0])
+            float(criterion(whole, [each[None] for each in information(whole, chosen[: k + 1])], FINAL_PRIOR)[0])
             for k in range(len(picks))
         ]
     expected = expected_from(known, columns, trunk, targets)
-    return BoughtRuns(columns, trunk, problem.cost(found.chosen), expected, before, np.sqrt(path).tolist())
+    return BoughtRuns(columns, trunk, problem.cost(chosen), expected, before, np.sqrt(path).tolist())
 
 
 def expected_from(known: Known, columns: Values, trunk: np.ndarray | None, targets: Values) -> ExpectedErrors:

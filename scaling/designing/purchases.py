@@ -1,7 +1,7 @@
 """The search for a design: greedy purchases by gain over cost, then swaps, with shared trunks counted as such."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,11 @@ GREEDY_PRIOR = 1.0
 """Standard deviation of every working coordinate (mostly logarithms) while too few runs are bought to fit the law."""
 FINAL_PRIOR = 30.0
 """And while swapping, so that the runs bought must identify the law by themselves."""
+
+MOST_PASSES = 40
+"""Rounds of swaps."""
+Bought = tuple[list[int], list[float]]
+"""Candidates in the order bought (repeated ones are runs with other seeds), and the criterion after each."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +80,6 @@ class Problem:
         added = self.cooldown * self.flops + (1 - self.cooldown) * longer
         added[picks] = np.inf
         return added
-
-
-@dataclass(frozen=True)
-class Design:
-    """What the search bought."""
-
-    chosen: list[int]
-    """Candidates, in the order bought; repeated ones are runs with other seeds."""
-    path: list[float] = field(default_factory=list)
-    """The criterion after each purchase."""
 
 
 def information(problem: Problem, chosen: Sequence[int]) -> list[np.ndarray]:
@@ -172,7 +167,7 @@ def _disagreement(form: Form, matrix: np.ndarray, prior: float) -> tuple[np.ndar
     return weight, (distance**2).mean(axis=-1)
 
 
-def search_design(problem: Problem, budget: float, max_runs: int, stop_at: float = 0.0, max_passes: int = 40) -> Design:
+def search_design(problem: Problem, budget: float, max_runs: int, stop_at: float = 0.0) -> Bought:
     """Returns the runs to buy for a budget: greedy purchases, then swaps until none helps, from several starts.
 
     Args:
@@ -181,24 +176,23 @@ def search_design(problem: Problem, budget: float, max_runs: int, stop_at: float
       max_runs: runs at most.
       stop_at: if above 0, the greedy purchases end once the criterion without a prior is at most this, and swaps
         are left out.
-      max_passes: rounds of swaps at most.
     """
     limit = Limit(budget, max_runs, stop_at)
     greedy, path = _buy(problem, [], limit, COST_POWER)
     if stop_at and path and path[-1] <= stop_at:
-        return Design(greedy, path)
+        return greedy, path
     best, lowest = greedy, np.inf
     starts = [(power, _buy(problem, [], limit, power)[0]) for power in (COST_POWER, *OTHER_POWERS)]
     if len(problem.forms) > 1:
         alone = replace(problem, forms=problem.forms[:1])
-        starts.append((COST_POWER, _improve(alone, starts[0][1], limit, COST_POWER, max_passes)))
+        starts.append((COST_POWER, _improve(alone, starts[0][1], limit, COST_POWER)))
     for power, chosen in starts:
-        chosen = _improve(problem, chosen, limit, power, max_passes)
+        chosen = _improve(problem, chosen, limit, power)
         value = _value(problem, chosen)
         if value < lowest:
             best, lowest = chosen, value
     generous = Limit(budget * (1 + 1e-9), max_runs, stop_at)
-    return Design(*_buy(problem, [], generous, COST_POWER, among=list(best)))
+    return _buy(problem, [], generous, COST_POWER, among=list(best))
 
 
 @dataclass(frozen=True)
@@ -210,10 +204,10 @@ class Limit:
     stop_at: float
 
 
-def _improve(problem: Problem, chosen: list[int], limit: Limit, power: float, max_passes: int) -> list[int]:
+def _improve(problem: Problem, chosen: list[int], limit: Limit, power: float) -> list[int]:
     """Returns the purchases after swaps, with more bought where that leaves money, until nothing gets better."""
     chosen = list(chosen)
-    for _ in range(max_passes):
+    for _ in range(MOST_PASSES):
         if not _swap(problem, chosen, limit.budget):
             break
         chosen = _buy(problem, chosen, limit, power)[0]
@@ -224,9 +218,7 @@ def _value(problem: Problem, chosen: Sequence[int], prior: float = FINAL_PRIOR) 
     return float(criterion(problem, [each[None] for each in information(problem, chosen)], prior)[0])
 
 
-def _buy(
-    problem: Problem, chosen: Sequence[int], limit: Limit, power: float, among: list[int] | None = None
-) -> tuple[list[int], list[float]]:
+def _buy(problem: Problem, chosen: Sequence[int], limit: Limit, power: float, among: list[int] | None = None) -> Bought:
     """Returns the purchases with those of largest gain over cost added, and the criterion after each added one.
 
     With `among`, only those candidates are bought, each as often as it is listed.

@@ -22,7 +22,8 @@ from kleiber.scaling.table.table import RunTable, from_columns
 def simulate_table(
     law: str | Law, constants: Mapping[str, float], design: RunTable | Mapping[str, Any], noise: RunNoise, seed: int
 ) -> RunTable:
-    """Returns the table that a planned design would give if the law were true.
+    """Returns the table that a planned design would give if the law were true. Raises ValueError for a constant or
+    column that is missing, or a law without a positive loss somewhere.
 
     Args:
       law: id of a registered law, or a law.
@@ -34,9 +35,6 @@ def simulate_table(
 
     Returns:
       The design with `loss`, `trunk_id`, `run_id`, and `loss_standard_error` if evaluation noise is given.
-
-    Raises:
-      ValueError: for a constant or column that is missing, or a law without a positive loss somewhere.
     """
     law = get_law(law)
     table = design if isinstance(design, RunTable) else from_columns(design, "simulated")

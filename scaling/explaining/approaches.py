@@ -68,14 +68,12 @@ class Approaches:
 
 
 def compare_approaches(fit: FitResult, flops: float) -> Approaches:
-    """Returns approach 1 (envelope), 2 (parabola), 2 with Akima minima, and 3 (the fit itself) for one budget.
+    """Returns approach 1 (envelope), 2 (parabola), 2 with Akima minima, and 3 (the fit itself) for one budget. Raises
+    ValueError if the law has no compute-optimal size.
 
     Args:
       fit: approach 3, of a law of parameters and tokens with an interior optimum.
       flops: budget to advise for, at 6 FLOPs a parameter and token.
-
-    Raises:
-      ValueError: if the law has no compute-optimal size.
     """
     product = flops / 6
     best = allocate(fit, Demand(flops)).num_params_total
@@ -105,12 +103,10 @@ def advised_size(log_product: np.ndarray, log_params: np.ndarray, product: float
 
 
 def envelope(params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log(N D) and the log of the size with the lowest loss there, along the envelope (approach 1).
+    """Returns log(N D) and the log of the size with the lowest loss there, along the envelope (approach 1). Raises
+    ValueError with fewer than 3 sizes of 2 token counts, or an envelope of one size.
 
     The curve of each size is interpolated in log loss over log tokens, never extrapolated.
-
-    Raises:
-      ValueError: with fewer than 3 sizes of 2 token counts, or an envelope of one size.
     """
     curves = []
     for size in np.unique(params):
@@ -137,16 +133,9 @@ def slice_minima(
     lowest: Callable[[np.ndarray, np.ndarray], float],
     least: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log(N D) and the log of the best size of each isoFLOP slice (approach 2).
-
-    Args:
-      params, tokens, loss: float64 [runs].
-      lowest: the best log size of one slice, from log sizes and losses.
-      least: sizes that a slice needs.
-
-    Raises:
-      ValueError: with fewer than 2 slices, or a slice without a lowest point.
-    """
+    """Returns log(N D) and the log of the best size of each isoFLOP slice (approach 2) of runs [runs]; `lowest` gives
+    the best log size of one slice of at least `least` sizes, from log sizes and losses. Raises ValueError with fewer
+    than 2 slices, or a slice without a lowest point."""
     order = np.argsort(params * tokens)
     log_product = np.log(params * tokens)[order]
     breaks = np.flatnonzero(np.diff(log_product) > np.log(SAME_BUDGET)) + 1

@@ -53,13 +53,8 @@ class ExchangeRate:
 
 
 def elasticities(fit: FitResult, points: list[Point] | None = None, level: float = 0.95) -> list[Elasticity]:
-    """Returns the local exponent of every factor at every point.
-
-    Args:
-      fit: of any law; without a constant E the loss itself counts as reducible.
-      points: values of the law's variables; `reference_points` if left out.
-      level: probability of the intervals.
-    """
+    """Returns the local exponent of every factor at every point (`reference_points` if left out), with intervals of
+    probability `level`. Without a constant E the loss itself counts as reducible."""
     out = []
     for point in reference_points(fit) if points is None else points:
         columns = _columns(fit, [point])
@@ -147,7 +142,8 @@ def interaction(fit: FitResult, first: str, second: str, level: float = 0.95) ->
 def exchange_rate(
     fit: FitResult, change: Point, at: Point, of: str = "num_params_total", level: float = 0.95
 ) -> ExchangeRate:
-    """Returns how many times as much of one factor gives the loss that a change of others gives.
+    """Returns how many times as much of one factor gives the loss that a change of others gives. Raises ValueError for
+    a factor that the law does not have, or if no amount of `of` gives that loss.
 
     Args:
       fit: of a law with all these factors.
@@ -155,9 +151,6 @@ def exchange_rate(
       at: every factor's value before the change, as {"num_params_total": 1e8, ..., "weight_bits": 16}.
       of: the factor to express it in: a rate of 0.78 says the change is worth 0.78 of it.
       level: probability of the interval.
-
-    Raises:
-      ValueError: for a factor that the law does not have, or if no amount of `of` gives that loss.
     """
     names = fit.scaled.law.variable_names
     unknown = [name for name in (*change, of) if name not in names]
@@ -225,12 +218,6 @@ def _contrast(
 def _with_interval(
     fit: FitResult, quantity: Callable[[np.ndarray], np.ndarray], level: float
 ) -> tuple[float, tuple[float, float]]:
-    """Returns a quantity of the working point and its t interval by the delta method.
-
-    Args:
-      fit: its working point and uncertainty.
-      quantity: z [b, P] -> [b].
-      level: probability.
-    """
+    """Returns a quantity (z [b, P] -> [b]) of the working point and its t interval by the delta method."""
     found = quantity(stepped(fit.z, WIDTH))
     return float(found[0]), stepped_interval(found, WIDTH, fit.uncertainty, level)

@@ -1,22 +1,17 @@
 """Choosing a form by how well it predicts larger runs than it was fitted to: rolling origin, log score, stacking."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.special import gammaln
 
-from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.fitting.part import PartFit
 from kleiber.scaling.fitting.result import FitResult, without_nan
-from kleiber.scaling.forecasting.forecast import log_gradients
-from kleiber.scaling.law import Law
-from kleiber.scaling.laws import get_law
-from kleiber.scaling.table.checks import usable_rows
-from kleiber.scaling.table.table import RunTable
-from kleiber.scaling.table.warned import TableWarning
+from kleiber.scaling.forecasting.mixture import log_gradients
+from kleiber.scaling.forecasting.rolling import Origin, roll_origin
 
 FAILED = -50.0
 """Log density given to a law that could not be fitted; enough to leave it without weight."""
@@ -28,7 +23,7 @@ class Score:
 
     law: str
     log_score: float
-    """Mean log predictive density of log loss; larger is better."""
+    """Mean log predictive density of log loss, or what else residuals compare; larger is better."""
     relative_error: float
     """Mean size of the relative error."""
     bias: float
@@ -77,110 +72,55 @@ class Selection:
         return "\n".join(lines)
 
 
-def rolling_origin(
-    table: RunTable,
-    laws: Sequence[str | Law | Callable[..., Any]],
-    *,
-    num_folds: int = 4,
-    cluster: str | None = None,
-    objective: str = "gaussian",
-    delta: float | None = None,
-    fixed: Mapping[str, float | str] | None = None,
-    first: int | None = None,
-) -> Selection:
-    """Returns laws scored on runs of more compute than any they were fitted to, fold after fold.
+def rolling_origin(fits: Sequence[FitResult], origins: Sequence[Origin] | None = None) -> Selection:
+    """Returns laws scored on runs of more compute than any they were fitted to, fold after fold. Raises ValueError with
+    too few runs to fit and score, or no law.
 
     Fold k fits every run below a compute c_k and scores the runs up to c_(k+1). In-range R squared is not offered:
     any smooth form has a high one, and it says nothing about the next ten times of compute.
 
     Args:
-      table: runs with `loss` and the laws' variables; `flops` orders them if there, else the product of parameters
-        and tokens.
-      laws: as for `fit_law`, each.
-      num_folds: blocks of larger runs, each scored once.
-      cluster, objective, delta: as for `fit_law`.
-      fixed: constants held at a value in the laws that have them.
-      first: runs in the first fit; 40% of them, and enough for every law, if left out.
-
-    Raises:
-      ValueError: with too few runs to fit and score, or fewer than one law.
+      fits: laws fitted to the same runs.
+      origins: of these fits, if they are there already (`roll_origin`).
     """
-    if not laws:
+    if not fits:
         raise ValueError("name at least one law to score (kleiber laws).")
-    found = [get_law(law) for law in laws]
-    variables = tuple(dict.fromkeys(name for law in found for name in law.variable_names))
-    table = usable_rows(table, variables, [each.name for law in found for each in law.variables if each.may_be_zero])
-    compute = _compute(table, variables)
-    held = {law.id: {name: value for name, value in (fixed or {}).items() if name in law.names} for law in found}
-    needed = max(len(law.names) - len(held[law.id]) for law in found) + 2
-
-    def fitted(train: RunTable, law: Law) -> FitResult:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TableWarning)
-            return fit_law(train, law, cluster=cluster, objective=objective, delta=delta, fixed=held[law.id])
-
-    first = max(needed, int(np.ceil(0.4 * len(table)))) if first is None else first
-    blocks = _blocks(compute, max(first, needed), num_folds)
-    if not blocks:
+    origins = roll_origin(fits) if origins is None else origins
+    if not origins:
         raise ValueError(
-            f"{table.source}: {len(table)} runs are too few to fit {needed - 2} constants on the smaller ones and "
-            "score the larger; add runs or choose laws with fewer constants."
+            f"{fits[0].source}: {fits[0].num_points} runs are too few to fit {max(len(fit.z) for fit in fits)} "
+            "constants on the smaller ones and score the larger; add runs or choose laws with fewer constants."
         )
-    densities, errors, folds = [], [], []
-    failed = np.zeros(len(found), dtype=int)
-    for low, high in blocks:
-        train, test = compute < low, (compute >= low) & (compute <= high)
-        rows = [_score(partial(fitted, table.where(train), law), table.where(test)) for law in found]
-        failed += np.array([each is None for each in rows])
-        nothing = (np.full(int(test.sum()), FAILED), np.full(int(test.sum()), np.nan))
-        densities.append(np.stack([(each or nothing)[0] for each in rows], 1))
-        errors.append(np.stack([(each or nothing)[1] for each in rows], 1))
-        folds.append((int(train.sum()), int(test.sum()), float(compute[test].max() / compute[train].max())))
+    densities, errors = [], []
+    for origin in origins:
+        rows = [_score(part, fit, origin.block) for part, fit in zip(origin.fits, fits, strict=True)]
+        densities.append(np.stack([each[0] for each in rows], 1))
+        errors.append(np.stack([each[1] for each in rows], 1))
+    failed = np.array([[part is None for part in origin.fits] for origin in origins]).sum(axis=0)
     density, error = np.concatenate(densities), np.concatenate(errors)
     weights = stacking_weights(density)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         size, bias = np.nanmean(np.abs(error), axis=0), np.nanmean(error, axis=0)
     scores = [
-        Score(law.id, float(density[:, i].mean()), float(size[i]), float(bias[i]), float(weights[i]), int(failed[i]))
-        for i, law in enumerate(found)
+        Score(fit.law, float(density[:, i].mean()), float(size[i]), float(bias[i]), float(weights[i]), int(failed[i]))
+        for i, fit in enumerate(fits)
     ]
     scores.sort(key=lambda each: -each.log_score)
-    return Selection(tuple(scores), tuple(folds))
+    folds = tuple((len(each.rows), len(each.block), each.compute_ratio) for each in origins)
+    return Selection(tuple(scores), folds)
 
 
-def _compute(table: RunTable, variables: Sequence[str]) -> np.ndarray:
-    if "flops" in table.columns and np.all(table["flops"] > 0):
-        return table["flops"]
-    names = [name for name in ("num_params_total", "num_tokens") if name in variables] or list(variables[:1])
-    return np.prod([table[name] for name in names], axis=0)
-
-
-def _blocks(compute: np.ndarray, first: int, num_folds: int) -> list[tuple[float, float]]:
-    """Returns the smallest and largest compute of each scored block; runs of equal compute stay together."""
-    levels = np.sort(compute)
-    # Budgets that agree to 1% are one budget: its runs are never split between fitting and scoring.
-    starts = [index for index in range(first, len(levels)) if levels[index] > 1.01 * levels[index - 1]]
-    if not starts:
-        return []
-    wanted = np.linspace(starts[0], len(levels), num_folds + 1)[:-1]
-    chosen = sorted({min(starts, key=lambda index: abs(index - each)) for each in wanted})
-    ends = [*chosen[1:], len(levels)]
-    return [(float(levels[low]), float(levels[high - 1])) for low, high in zip(chosen, ends, strict=True)]
-
-
-def _score(fitted: Callable[[], FitResult], test: RunTable) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns log densities and relative errors [runs], or None if the law cannot be fitted."""
-    try:
-        fit = fitted()
-    except ValueError:
-        return None
-    columns = {name: test[name] for name in fit.scaled.law.variable_names}
-    mean, gradient = log_gradients(fit, columns)
-    variance, degrees = fit.uncertainty.degrees_of(gradient, 1.0)
-    residual = np.log(test["loss"]) - mean
+def _score(part: PartFit | None, fit: FitResult, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns log densities and relative errors [runs] of some rows of a fit by what was fitted to others."""
+    if part is None:
+        return np.full(len(rows), FAILED), np.full(len(rows), np.nan)
+    scaled, loss = fit.scaled.on(rows), fit.points["loss"][rows]
+    mean, gradient = log_gradients(part, scaled.columns)
+    variance, degrees = part.uncertainty.degrees_of(gradient, scaled.measure.noise)
+    residual = scaled.measure.of(loss) - mean
     densities = _log_density(residual, np.sqrt(variance), np.minimum(degrees, 1e6))
-    return np.maximum(np.nan_to_num(densities, nan=FAILED), FAILED), np.expm1(-residual)
+    return np.maximum(np.nan_to_num(densities, nan=FAILED), FAILED), scaled.measure.back(mean) / loss - 1
 
 
 def _log_density(residual: np.ndarray, scale: np.ndarray, degrees: np.ndarray) -> np.ndarray:

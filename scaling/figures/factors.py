@@ -5,15 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kleiber.scaling.explaining.elasticity import constancy, elasticities, factors_of, reference_points
-from kleiber.scaling.figures.style import (
-    INK,
-    QUIET,
-    claimed_figure,
-    count_ticks,
-    listing,
-    plain,
-    value_ticks,
-)
+from kleiber.scaling.figures.style import INK, QUIET, claimed_figure, count_ticks, listing, plain, value_ticks
 from kleiber.scaling.fitting.bootstrap import Profile, profile
 from kleiber.scaling.fitting.result import FitResult
 
@@ -56,11 +48,8 @@ def local_exponents(fit: FitResult, level: float = 0.95) -> "Figure":
 
 
 def profiles(fit: FitResult) -> "Figure":
-    """Draws how the fit worsens as each constant is held off its best value, against the 95 % limit.
-
-    Raises:
-      ValueError: for a fit by another objective than squares, or a law without a constant that can be profiled.
-    """
+    """Draws how the fit worsens as each constant is held off its best value, against the 95 % limit. Raises ValueError
+    for a fit by another objective than squares, or a law without a constant that can be profiled."""
     scaled = fit.scaled
     names = [name for name in scaled.free if not any(isinstance(power, str) for _, power in scaled.law[name].scale)]
     found = [profile(fit, name) for name in names]

@@ -7,7 +7,9 @@ import numpy as np
 
 from kleiber.scaling.figures.study import Floats, Predict
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.forecasting.forecast import combined_forecast, undismissed
+from kleiber.scaling.forecasting.forecast import combined_forecast
+from kleiber.scaling.forecasting.mixture import mixture_weights
+from kleiber.scaling.forecasting.rolling import Protection
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class FittedLaw:
     """Probability of the band."""
     rivals: tuple[FitResult, ...] = ()
     """Other forms fitted to the same runs, combined with the first in the forecast and its band."""
+    protection: Protection | None = None
+    """Of all of them."""
 
     def columns(self, num_params: Floats, num_tokens: Floats) -> dict[str, Floats]:
         """Returns the law's variables, each flat float64."""
@@ -40,9 +44,9 @@ class FittedLaw:
 
     def forecast_loss(self, num_params: Floats, num_tokens: Floats) -> Floats:
         """Returns the loss that `combined_forecast` says, of the shape of the arguments."""
-        kept = undismissed([self.fit, *self.rivals])
-        logs = [np.log(FittedLaw(fit).predict(num_params, num_tokens)) for fit in kept]
-        return np.exp(np.mean(logs, axis=0))
+        fits = [self.fit, *self.rivals]
+        logs = [np.log(FittedLaw(fit).predict(num_params, num_tokens)) for fit in fits]
+        return np.exp(np.average(logs, axis=0, weights=mixture_weights(fits)))
 
     def _loss_at(self, z: Floats, num_params: Floats, num_tokens: Floats) -> Floats:
         shape = np.broadcast_shapes(np.shape(num_params), np.shape(num_tokens))
@@ -52,7 +56,7 @@ class FittedLaw:
         """Returns (low, high), [points] each: the prediction interval of one new run, spread between forms included."""
         others = {name: value for name, value in self._middle.items() if name not in ("num_params_total", "num_tokens")}
         pairs = [
-            combined_forecast([self.fit, *self.rivals], size, tokens, self.level, others).interval
+            combined_forecast([self.fit, *self.rivals], size, tokens, self.level, others, self.protection).interval
             for size, tokens in zip(num_params, num_tokens, strict=True)
         ]
         low, high = np.array(pairs).T

@@ -5,35 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kleiber.scaling.figures import style
 from kleiber.scaling.figures.study import Band, Cost, ForecastRun, Points, Predict, cost_model, frontier
-from kleiber.scaling.figures.style import (
-    FORECAST,
-    INK,
-    UNTRAINED,
-    claimed_figure,
-    compute,
-    compute_ticks,
-    count,
-    draw_dots,
-    draw_forecast,
-    draw_measured,
-    loss_ticks,
-    percent,
-    plain,
-    plural,
-    signed_ticks,
-    size_colors,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 LEGEND = ("best for the compute", "forecast, interval", "measured")
 """Entries of the hero's legend that follow the sizes, in order."""
-
-
 MAX_FULL_LABELS = 2
 """Targets that fit beside each other with size, length and compute under each; more are named only."""
 
@@ -49,9 +29,9 @@ def hero(
       band: interval of a new run, drawn around the frontier.
       targets: registered forecasts, measured or not.
     """
-    colors = size_colors([*points.num_params, *(t.num_params for t in targets)])
+    colors = style.size_colors([*points.num_params, *(t.num_params for t in targets)])
     claim = forecast_claim(targets) if predict is not None or targets else _loss_claim(points)
-    with claimed_figure(10.2, 5.2, claim, _hero_detail(points, targets, predict is not None)) as figure:
+    with style.claimed_figure(10.2, 5.2, claim, _hero_detail(points, targets, predict is not None)) as figure:
         if targets:
             axis, zoom = figure.subplots(1, 2, width_ratios=(2.7, 1))
             _draw_errors(zoom, targets, colors)
@@ -63,16 +43,15 @@ def hero(
         for size in points.drawn_sizes:
             mine = points.drawn.num_params == size
             dots = points.drawn.flops[mine], points.drawn.loss[mine]
-            draw_dots(axis, *dots, colors[size], markersize=5.5, label=count(size))
+            style.draw_dots(axis, *dots, colors[size], markersize=5.5, label=style.count(size))
         _draw_targets(axis, targets, colors)
         _draw_legend(axis)
     return figure
 
 
 def _loss_claim(points: Points) -> str:
-    return (
-        f"{plural(len(points), 'run').capitalize()} measured, loss {points.loss.min():.3f} to {points.loss.max():.3f}"
-    )
+    low, high = points.loss.min(), points.loss.max()
+    return f"{style.plural(len(points), 'run').capitalize()} measured, loss {low:.3f} to {high:.3f}"
 
 
 def forecast_claim(targets: Sequence[ForecastRun]) -> str:
@@ -80,7 +59,7 @@ def forecast_claim(targets: Sequence[ForecastRun]) -> str:
     if not targets:
         return "The law is fitted; no forecast was registered"
     errors = [t.signed_error for t in targets if t.signed_error is not None]
-    width = percent(max(t.half_width for t in targets))
+    width = style.percent(max(t.half_width for t in targets))
     ratios = sorted({round(t.compute_ratio, 1) for t in targets})
     distance = f"{ratios[0]:g}×" if len(ratios) == 1 else f"{ratios[0]:g}–{ratios[-1]:g}×"
     if not errors:
@@ -89,8 +68,8 @@ def forecast_claim(targets: Sequence[ForecastRun]) -> str:
     inside = sum(bool(t.is_inside) for t in targets)
     if len(errors) == len(targets) == 1:
         place = "inside" if inside else "OUTSIDE"
-        return f"Forecast {percent(errors[0], signed=True)} at {distance} compute, {place} ±{width}"
-    worst = percent(max(abs(error) for error in errors))
+        return f"Forecast {style.percent(errors[0], signed=True)} at {distance} compute, {place} ±{width}"
+    worst = style.percent(max(abs(error) for error in errors))
     pending = f", {len(targets) - len(errors)} not measured yet" if len(errors) < len(targets) else ""
     everyone = "both" if inside == 2 else f"all {inside}"
     share = everyone if inside == len(errors) else f"only {inside} of {len(errors)}"
@@ -99,7 +78,8 @@ def forecast_claim(targets: Sequence[ForecastRun]) -> str:
 
 def _hero_detail(points: Points, targets: Sequence[ForecastRun], is_fitted: bool) -> str:
     sizes, done = len(np.unique(points.num_params)), "fitted" if is_fitted else "measured"
-    text = f"{plural(len(points), 'run')} of {plural(sizes, 'size')} {done}, up to {compute(points.flops.max())} FLOPs"
+    runs, most = style.plural(len(points), "run"), style.compute(points.flops.max())
+    text = f"{runs} of {style.plural(sizes, 'size')} {done}, up to {most} FLOPs"
     if targets:
         level = f"{100 * targets[0].level:g} %"
         text += f"; forecasts written down with their {level} intervals before their runs started"
@@ -114,15 +94,15 @@ def _draw_frame(axis: "Axes", points: Points, targets: Sequence[ForecastRun]) ->
     spread = max(top / bottom, 1.05)
     axis.set(xscale="log", xlim=(low, high), xlabel="training compute (FLOPs, counted)")
     axis.set(yscale="log", ylim=(bottom * spread**-0.09, top * spread**0.05), ylabel="validation loss (nats per token)")
-    loss_ticks(axis.yaxis)
-    compute_ticks(axis.xaxis)
+    style.loss_ticks(axis.yaxis)
+    style.compute_ticks(axis.xaxis)
     if targets:
-        axis.axvspan(edge, high, color=UNTRAINED, linewidth=0, zorder=0)
-        axis.axvline(edge, color=FORECAST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axis.axvspan(edge, high, color=style.UNTRAINED, linewidth=0, zorder=0)
+        axis.axvline(edge, color=style.FORECAST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         is_wide = np.log(high / edge) > 0.3 * np.log(high / low)  # room for the words in the shade, or else before it
         at, side = (edge * (high / low) ** 0.01, "left") if is_wide else (edge / (high / low) ** 0.01, "right")
         look: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "ha": side, "va": "top", "fontsize": 9.5}
-        axis.text(at, 0.985, "not trained when the\nforecast was written", color=FORECAST, **look)
+        axis.text(at, 0.985, "not trained when the\nforecast was written", color=style.FORECAST, **look)
 
 
 def _draw_law(
@@ -148,16 +128,16 @@ def _draw_law(
     budgets = np.geomspace(*axis.get_xlim(), 60)
     sizes, tokens = frontier(predict, cost, budgets, (points.num_params.min() / 30, max(colors) * 30))
     if band is not None:
-        axis.fill_between(budgets, *band(sizes, tokens), color=INK, alpha=0.15, linewidth=0, zorder=2)
-    axis.plot(budgets, predict(sizes, tokens), color=INK, linewidth=2, zorder=3, label=LEGEND[0])
+        axis.fill_between(budgets, *band(sizes, tokens), color=style.INK, alpha=0.15, linewidth=0, zorder=2)
+    axis.plot(budgets, predict(sizes, tokens), color=style.INK, linewidth=2, zorder=3, label=LEGEND[0])
 
 
 def _draw_size(
     axis: "Axes", predict: Predict, cost: Cost, size: float, span: tuple[float, float], color: str, linestyle: str = "-"
 ) -> None:
     sizes, tokens = np.full(40, size), np.geomspace(*span, 40)
-    compute = tokens * cost(sizes)
-    axis.plot(compute, predict(sizes, tokens), color=color, linewidth=1.2, alpha=0.8, linestyle=linestyle, zorder=2)
+    spent = tokens * cost(sizes)
+    axis.plot(spent, predict(sizes, tokens), color=color, linewidth=1.2, alpha=0.8, linestyle=linestyle, zorder=2)
 
 
 def _draw_legend(axis: "Axes") -> None:
@@ -181,10 +161,10 @@ def _draw_legend(axis: "Axes") -> None:
 def _draw_targets(axis: "Axes", targets: Sequence[ForecastRun], colors: dict[float, str]) -> None:
     for index, target in enumerate(targets):
         names = LEGEND[1:] if index == 0 else (None, None)
-        draw_forecast(axis, target.flops, target.low, target.predicted, target.high, label=names[0])
+        style.draw_forecast(axis, target.flops, target.low, target.predicted, target.high, label=names[0])
         if target.observed is not None:
             color = colors[target.num_params]
-            draw_measured(axis, target.flops, target.observed, color, markersize=5.5, label=names[1])
+            style.draw_measured(axis, target.flops, target.observed, color, markersize=5.5, label=names[1])
 
 
 def _draw_errors(axis: "Axes", targets: Sequence[ForecastRun], colors: dict[float, str]) -> None:
@@ -192,14 +172,14 @@ def _draw_errors(axis: "Axes", targets: Sequence[ForecastRun], colors: dict[floa
     for place, target in enumerate(targets):
         truth = target.observed or target.predicted
         low, middle, high = (100 * (loss / truth - 1) for loss in (target.low, target.predicted, target.high))
-        draw_forecast(axis, place, low, middle, high)
+        style.draw_forecast(axis, place, low, middle, high)
         if target.observed is not None:
-            draw_measured(axis, place, 0, colors[target.num_params])
-    axis.axhline(0, color=INK, linewidth=1, zorder=1)
+            style.draw_measured(axis, place, 0, colors[target.num_params])
+    axis.axhline(0, color=style.INK, linewidth=1, zorder=1)
     if len(targets) <= MAX_FULL_LABELS:
         axis.set_xticks(range(len(targets)), [_target_label(t) for t in targets], fontsize=8.8)
     else:
-        names = [plain(t.name if len(t.name) <= 16 else t.name[:15] + "…") for t in targets]
+        names = [style.plain(t.name if len(t.name) <= 16 else t.name[:15] + "…") for t in targets]
         axis.set_xticks(range(len(targets)), names, fontsize=8.8, rotation=60, ha="right", rotation_mode="anchor")
     axis.set_xlim(-0.6, len(targets) - 0.4)
     reach = max(abs(v) for v in axis.get_ylim()) * 1.1
@@ -211,7 +191,8 @@ def _draw_errors(axis: "Axes", targets: Sequence[ForecastRun], colors: dict[floa
 
 
 def _target_label(target: ForecastRun) -> str:
-    return f"{count(target.num_params)} params\n{count(target.num_tokens)} tokens\n{target.compute_ratio:.1f}× compute"
+    params, tokens = style.count(target.num_params), style.count(target.num_tokens)
+    return f"{params} params\n{tokens} tokens\n{target.compute_ratio:.1f}× compute"
 
 
 def forecast_against_truth(
@@ -238,9 +219,9 @@ def forecast_against_truth(
     errors = {method: values for method, values in errors.items() if values}
     height = 1.9 + 0.42 * max(len(errors), 1.1 * len(done), 2)
     detail = "signed error of the forecast loss; bar: the registered interval"
-    with claimed_figure(10.2, height, _skill_claim(errors, names), detail) as figure:
+    with style.claimed_figure(10.2, height, _skill_claim(errors, names), detail) as figure:
         axis = figure.subplots()
-        colors = size_colors([*sizes, *(t.num_params for t in done)])
+        colors = style.size_colors([*sizes, *(t.num_params for t in done)])
         markers = "oDs^vP*X"
         for row, method in enumerate(errors):
             for index, target in enumerate(done):
@@ -252,13 +233,13 @@ def forecast_against_truth(
                 )
                 if method == "registered forecast":
                     bar: dict[str, Any] = {"linewidth": 6, "alpha": 0.25, "solid_capstyle": "butt"}
-                    axis.plot([low, high], [y, y], color=FORECAST, zorder=2, **bar)
-                dot: dict[str, Any] = {"markersize": 8, "markeredgecolor": INK, "markeredgewidth": 0.7}
-                label = plain(_one_line(target)) if row == 0 else None
+                    axis.plot([low, high], [y, y], color=style.FORECAST, zorder=2, **bar)
+                dot: dict[str, Any] = {"markersize": 8, "markeredgecolor": style.INK, "markeredgewidth": 0.7}
+                label = style.plain(_one_line(target)) if row == 0 else None
                 mark, color = markers[index % len(markers)], colors[target.num_params]
                 axis.plot(error, y, mark, color=color, zorder=3, label=label, **dot)
-        axis.axvline(0, color=INK, linewidth=1, zorder=1)
-        axis.set_yticks(range(len(errors)), [plain(names.get(method, method)) for method in errors])
+        axis.axvline(0, color=style.INK, linewidth=1, zorder=1)
+        axis.set_yticks(range(len(errors)), [style.plain(names.get(method, method)) for method in errors])
         axis.set_ylim(len(errors) - 0.5, -0.5)
         axis.grid(axis="y", visible=False)
         axis.set_xlabel("forecast minus measured, % of the measured loss (0: exact)")
@@ -275,11 +256,11 @@ def _mark_scale(axis: "Axes", errors: dict[str, list[float]]) -> None:
         low = 1.3 * min(100 * min(v for values in errors.values() for v in values), -1)
         high = 1.3 * max(100 * max(v for values in errors.values() for v in values), 1)
         axis.set_xlim(low, high)
-        signed_ticks(axis.xaxis)
+        style.signed_ticks(axis.xaxis)
 
 
 def _one_line(target: ForecastRun) -> str:
-    return f"{target.name}\n{count(target.num_params)} params, {count(target.num_tokens)} tokens"
+    return f"{target.name}\n{style.count(target.num_params)} params, {style.count(target.num_tokens)} tokens"
 
 
 def _skill_claim(errors: dict[str, list[float]], names: dict[str, str]) -> str:
@@ -288,9 +269,9 @@ def _skill_claim(errors: dict[str, list[float]], names: dict[str, str]) -> str:
     if own is None:
         return "No target has been measured yet"
     if not rms:
-        return f"The registered forecast is {percent(own)} off (root mean square)"
+        return f"The registered forecast is {style.percent(own)} off (root mean square)"
     best = min(rms, key=lambda method: rms[method])
-    name = names.get(best, best)
+    name, mine, found = names.get(best, best), style.percent(own), style.percent(rms[best])
     if rms[best] < own:
-        return f"{name} forecasts better than the registered one: {percent(rms[best])} off against {percent(own)}"
-    return f"The registered forecast is {percent(own)} off, the best of the others {percent(rms[best])} ({name})"
+        return f"{name} forecasts better than the registered one: {found} off against {mine}"
+    return f"The registered forecast is {mine} off, the best of the others {found} ({name})"

@@ -5,25 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kleiber.scaling.figures import style
 from kleiber.scaling.figures.study import Cost, Floats, Points, Predict, even_rows, frontier, log_residuals
-from kleiber.scaling.figures.style import (
-    INK,
-    QUIET,
-    UNTRAINED,
-    claimed_figure,
-    compute_ticks,
-    count_ticks,
-    percent,
-    plain,
-    size_colors,
-    value_ticks,
-)
 from kleiber.scaling.fitting.result import Estimate, FitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
 
 MOST_TRUNKS = 240
 """Trunks that the figure of residuals draws side by side."""
@@ -38,16 +26,9 @@ def optimal_frontier(
     reach: float = 1.0,
     sizes: Sequence[float] = (),
 ) -> "Figure":
-    """Draws the compute-optimal size and token count against compute, with intervals from draws of the law.
-
-    Args:
-      points: the fitted runs.
-      predict: the fitted law.
-      draws: laws drawn from the fit's uncertainty; each gives one frontier.
-      cost: FLOPs per token of a size.
-      reach: how far beyond the largest fitted run to go, as a factor of compute.
-      sizes: all sizes of the study, so that a size keeps its colour.
-    """
+    """Draws the compute-optimal size and token count against compute, up to `reach` times the largest fitted run, with
+    intervals from draws of the law, each of which gives one frontier; `sizes` are all sizes of the study, so that a
+    size keeps its colour."""
     edge = float(points.flops.max())
     budgets = np.geomspace(points.flops.min(), edge * max(reach, 1.5) * 1.3, 40)
     span = (points.num_params.min() / 100, points.num_params.max() * 100)
@@ -57,25 +38,25 @@ def optimal_frontier(
     margin = f" ± {half:.2f}" if np.isfinite(half) else ""
     claim = f"The best size grows as compute to the power {slope:.2f}{margin}, the tokens as {1 - slope:.2f}"
     detail = "line: lowest loss for the counted compute; band: 95 % interval; dots: the fitted runs" + points.drawn_note
-    with claimed_figure(10.2, 4.4, claim, detail) as figure:
+    with style.claimed_figure(10.2, 4.4, claim, detail) as figure:
         left, right = figure.subplots(1, 2)
-        colors = size_colors([*sizes, *points.num_params])
+        colors = style.size_colors([*sizes, *points.num_params])
         drawn = points.drawn
         for axis, line, index, measured, label in (
             (left, best, 0, drawn.num_params, "best size (parameters)"),
             (right, tokens, 1, drawn.num_tokens, "best training length (tokens)"),
         ):
             axis.set(xscale="log", yscale="log", xlabel="training compute (FLOPs, counted)", ylabel=label)
-            axis.axvspan(edge, budgets[-1], color=UNTRAINED, zorder=0)
+            axis.axvspan(edge, budgets[-1], color=style.UNTRAINED, zorder=0)
             if many:
                 low, high = np.quantile([m[index] for m in many], [0.025, 0.975], axis=0)
-                axis.fill_between(budgets, low, high, color=INK, alpha=0.16, linewidth=0, zorder=2)
-            axis.plot(budgets, line, color=INK, linewidth=2, zorder=3)
+                axis.fill_between(budgets, low, high, color=style.INK, alpha=0.16, linewidth=0, zorder=2)
+            axis.plot(budgets, line, color=style.INK, linewidth=2, zorder=3)
             shades = [colors[s] for s in drawn.num_params]
             axis.scatter(drawn.flops, measured, s=22, c=shades, edgecolors="white", linewidths=0.5, zorder=4)
             axis.set_xlim(budgets[0] / 1.2, budgets[-1])
-            count_ticks(axis.yaxis)
-            compute_ticks(axis.xaxis)
+            style.count_ticks(axis.yaxis)
+            style.compute_ticks(axis.xaxis)
     return figure
 
 
@@ -91,34 +72,29 @@ def _slope(budgets: Floats, sizes: Floats, many: Sequence[Floats]) -> tuple[floa
 
 
 def residuals(points: Points, predict: Predict, sizes: Sequence[float] = ()) -> "Figure":
-    """Draws log residuals against size, against tokens and by trunk, with the band of their own spread.
-
-    Args:
-      points: the fitted runs.
-      predict: the fitted law.
-      sizes: all sizes of the study, so that a size keeps its colour.
-    """
+    """Draws log residuals of the fitted runs against size, against tokens and by trunk, with the band of their own
+    spread; `sizes` are all sizes of the study, so that a size keeps its colour."""
     values = 100 * log_residuals(points, predict)
     rms = float(np.sqrt(np.mean(values**2)))
-    colors = size_colors([*sizes, *points.num_params])
+    colors = style.size_colors([*sizes, *points.num_params])
     rows = even_rows(values)
     drawn, heights = points.rows(rows), values[rows]
     shades = [colors[s] for s in drawn.num_params]
-    claim = f"The law misses its own runs by {percent(rms / 100)} (rms); {_trends(points, values)}"
+    claim = f"The law misses its own runs by {style.percent(rms / 100)} (rms); {_trends(points, values)}"
     detail = "one dot a run; band: ± twice the root mean square; by trunk: runs of one trunk share their noise"
-    with claimed_figure(10.2, 4.0, claim, detail + points.drawn_note) as figure:
+    with style.claimed_figure(10.2, 4.0, claim, detail + points.drawn_note) as figure:
         left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 1.25))
         left.scatter(drawn.num_params, heights, s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3)
         middle.scatter(drawn.num_tokens, heights, s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3)
         _draw_trunks(right, points, values, colors)
         for axis, label in ((left, "parameters"), (middle, "training tokens")):
             axis.set(xscale="log", xlabel=label)
-            count_ticks(axis.xaxis)
+            style.count_ticks(axis.xaxis)
         right.set_xticks([])
         left.set_ylabel("measured against law (%)")
         for axis in (left, middle, right):
-            axis.axhspan(-2 * rms, 2 * rms, color=QUIET, alpha=0.14, linewidth=0, zorder=0)
-            axis.axhline(0, color=INK, linewidth=1, zorder=1)
+            axis.axhspan(-2 * rms, 2 * rms, color=style.QUIET, alpha=0.14, linewidth=0, zorder=0)
+            axis.axhline(0, color=style.INK, linewidth=1, zorder=1)
         reach = max(2.6 * rms, 1.15 * float(np.abs(values).max()), 0.02)
         left.set_ylim(-reach, reach)
     return figure
@@ -137,7 +113,7 @@ def _draw_trunks(axis: "Axes", points: Points, values: Floats, colors: dict[floa
     shades = [colors[size] for size in points.num_params[rows]]
     axis.scatter(place[which.ravel()[rows]], values[rows], s=30, c=shades, edgecolors="white", linewidths=0.5, zorder=3)
     for index, trunk in enumerate(shown):
-        axis.plot([index - 0.35, index + 0.35], [means[trunk]] * 2, color=INK, linewidth=1.5, zorder=4)
+        axis.plot([index - 0.35, index + 0.35], [means[trunk]] * 2, color=style.INK, linewidth=1.5, zorder=4)
     is_part = len(shown) < len(order)
     some = f"{len(shown):,} of {len(order):,} trunks by size (bar: mean)"
     axis.set_xlabel(some if is_part else "trunk, smallest to largest (bar: its mean)")
@@ -162,13 +138,13 @@ def _trends(points: Points, values: Floats) -> str:
 def parameters_by_law(laws: Sequence[FitResult]) -> "Figure":
     """Draws each parameter of the first, registered law: its estimate and 95 % interval under every law that has it."""
     shown = list(_fitted(laws[0]))
-    rms = ", ".join(f"{law.law} {percent(law.residual_rms)}" for law in laws)
+    rms = ", ".join(f"{law.law} {style.percent(law.residual_rms)}" for law in laws)
     detail = f"dot: estimate; bar: 95 % interval; root mean square residual: {rms}"
-    with claimed_figure(10.2, 1.7 + 0.36 * max(len(laws), 2), _form_claim(laws), detail) as figure:
+    with style.claimed_figure(10.2, 1.7 + 0.36 * max(len(laws), 2), _form_claim(laws), detail) as figure:
         axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         for axis, name in zip(axes, shown, strict=True):
             _draw_parameter(axis, laws, name)
-        axes[0].set_yticks(range(len(laws)), [plain(law.law) for law in laws])
+        axes[0].set_yticks(range(len(laws)), [style.plain(law.law) for law in laws])
         axes[0].set_ylim(len(laws) - 0.5, -0.5)
     return figure
 
@@ -181,16 +157,16 @@ def _draw_parameter(axis: "Axes", laws: Sequence[FitResult], name: str) -> None:
     for row, law in enumerate(laws):
         value = _fitted(law).get(name)
         if value and not value.withheld:
-            color = INK if row == 0 else QUIET
+            color = style.INK if row == 0 else style.QUIET
             axis.plot(value.interval_95, [row, row], color=color, linewidth=2.4, alpha=0.55, solid_capstyle="butt")
             axis.plot(value.estimate, row, "o", color=color, markersize=7)
         else:
-            look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "color": QUIET}
+            look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "color": style.QUIET}
             axis.text(0.5, row, "withheld" if value else "–", transform=axis.get_yaxis_transform(), **look)
-    axis.set_title(GREEK.get(name, plain(name)), loc="center", fontweight="bold")
+    axis.set_title(GREEK.get(name, style.plain(name)), loc="center", fontweight="bold")
     axis.grid(axis="y", visible=False)
     axis.margins(x=0.15)
-    value_ticks(axis.xaxis, most=4)
+    style.value_ticks(axis.xaxis, most=4)
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="y", length=0)
 
@@ -211,5 +187,5 @@ def _form_claim(laws: Sequence[FitResult]) -> str:
         return f"{laws[0].law}: {text}"
     worst = max(spreads.values())
     if worst < 0.1:
-        return f"Exponents agree within {percent(worst)} over {len(laws)} forms"
+        return f"Exponents agree within {style.percent(worst)} over {len(laws)} forms"
     return f"Exponents move by {100 * worst:.0f} % with the form: read the forecast, not the exponents"

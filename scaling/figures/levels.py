@@ -6,18 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kleiber.scaling.figures import style
 from kleiber.scaling.figures.study import Floats
-from kleiber.scaling.figures.style import (
-    claimed_figure,
-    count,
-    draw_diamond,
-    draw_dots,
-    level_ticks,
-    listing,
-    loss_ticks,
-    plain,
-    size_colors,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,39 +70,34 @@ def _parabola(series: Series) -> tuple[float, float] | None:
 
 
 def varied_levels(all_series: Sequence[Series], knob: str, sizes: Sequence[float] = ()) -> "Figure":
-    """Draws loss against the knob, a line for each size and length, a panel for each level of the other factors.
-
-    Args:
-      all_series: at least one.
-      knob: name of what is varied, with its unit if it has one.
-      sizes: all sizes of the study, so that a size keeps its colour.
-    """
+    """Draws loss against the knob (named with its unit), a line for each size and length, a panel for each level of the
+    other factors; `sizes` are all sizes of the study, so that a size keeps its colour."""
     panels = sorted({s.panel for s in all_series})
-    colors = size_colors([*sizes, *(s.num_params for s in all_series)])
+    colors = style.size_colors([*sizes, *(s.num_params for s in all_series)])
     detail = "dot: a run; line: mean of seeds; diamond: best by parabola"
-    with claimed_figure(10.2, 4.8, _claim(all_series, panels, knob), detail) as figure:
+    with style.claimed_figure(10.2, 4.8, _claim(all_series, panels, knob), detail) as figure:
         axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         axes[0].set(xscale="log", yscale="log", ylabel="validation loss (nats per token)")
         for axis, panel in zip(axes, panels, strict=True):
             mine = [s for s in all_series if s.panel == panel]
             for series in sorted(mine, key=lambda s: (s.num_params, s.num_tokens)):
                 _draw(axis, series, colors[series.num_params])
-            axis.set_title(plain(panel), loc="left", fontweight="bold")
-            axis.set_xlabel(plain(knob))
-        level_ticks(axes[0].xaxis, np.unique(np.concatenate([s.level for s in all_series])).tolist())
-        loss_ticks(axes[0].yaxis)
+            axis.set_title(style.plain(panel), loc="left", fontweight="bold")
+            axis.set_xlabel(style.plain(knob))
+        style.level_ticks(axes[0].xaxis, np.unique(np.concatenate([s.level for s in all_series])).tolist())
+        style.loss_ticks(axes[0].yaxis)
         axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="params, tokens", alignment="left")
     return figure
 
 
 def _draw(axis: "Axes", series: Series, color: str) -> None:
     levels, means = _means(series)
-    name = f"{count(series.num_params)}, {count(series.num_tokens)}"
+    name = f"{style.count(series.num_params)}, {style.count(series.num_tokens)}"
     axis.plot(levels, means, color=color, linewidth=1.6, zorder=2, label=name)
-    draw_dots(axis, series.level, series.loss, color)
+    style.draw_dots(axis, series.level, series.loss, color)
     best = best_level(series)
     if best is not None:
-        draw_diamond(axis, best, float(np.interp(np.log(best), np.log(levels), means)))
+        style.draw_diamond(axis, best, float(np.interp(np.log(best), np.log(levels), means)))
 
 
 def _claim(all_series: Sequence[Series], panels: Sequence[str], knob: str) -> str:
@@ -126,9 +111,9 @@ def _claim(all_series: Sequence[Series], panels: Sequence[str], knob: str) -> st
         if bests[0] is None or bests[1] is None:
             said.append(f"is at an end of the range tried{where}")
         elif first.num_params == last.num_params:
-            said.append(f"is {bests[0]:.2g} at {count(first.num_params)} parameters{where}")
+            said.append(f"is {bests[0]:.2g} at {style.count(first.num_params)} parameters{where}")
         else:
             said.append(f"moves {abs(np.log2(bests[1] / bests[0])):.2f} octaves{where}")
             spans.add(f"{last.num_params / first.num_params:.0f}×")
-    claim = f"the best {knob} {listing(said)}"
-    return f"Over {listing(sorted(spans))} parameters {claim}" if spans else claim[:1].upper() + claim[1:]
+    claim = f"the best {knob} {style.listing(said)}"
+    return f"Over {style.listing(sorted(spans))} parameters {claim}" if spans else claim[:1].upper() + claim[1:]

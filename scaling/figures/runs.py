@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kleiber.scaling.figures import style
 from kleiber.scaling.figures.study import (
     Cost,
     Curve,
@@ -17,25 +18,10 @@ from kleiber.scaling.figures.study import (
     loss_at_budget,
     smooth,
 )
-from kleiber.scaling.figures.style import (
-    FORECAST,
-    INK,
-    QUIET,
-    UNTRAINED,
-    claimed_figure,
-    compute,
-    count,
-    count_ticks,
-    draw_diamond,
-    draw_dots,
-    loss_ticks,
-    size_colors,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
 
 MOST_OTHERS = 48
 """Curves of other sizes that stand in grey behind those of one size."""
@@ -50,15 +36,10 @@ def loss_curves(
 ) -> "Figure":
     """Draws training loss against tokens, one small panel a size: trunks, their cooldowns and the measured points.
 
-    Args:
-      curves: trunks and cooldown branches.
-      points: validated runs, drawn as dots where given.
-      num_failed: points that failed or diverged, told in the claim.
-      sizes: all sizes of the study, so that a size keeps its colour.
-      num_trunks: of the study, where the curves are not of all of them.
-    """
+    The claim tells the points that failed or diverged, and of how many trunks of the study the curves are. `sizes` are
+    all sizes of the study, so that a size keeps its colour."""
     own = sorted({c.num_params for c in curves})
-    colors = size_colors([*sizes, *own])
+    colors = style.size_colors([*sizes, *own])
     columns = len(own) if len(own) <= 5 else min(-(-len(own) // 2), 5)
     rows = -(-len(own) // columns)
     trunks = sum(not c.is_branch for c in curves)
@@ -69,7 +50,7 @@ def loss_curves(
         claim = f"{trunks} of {num_trunks:,} trunks drawn, {ending}"
     detail = "line: smoothed training loss, trunk then cooldowns; grey: the other sizes; dot: validation loss"
     detail += points.drawn_note if points is not None else ""
-    with claimed_figure(10.2, 1.15 + 2.35 * rows, claim, detail) as figure:
+    with style.claimed_figure(10.2, 1.15 + 2.35 * rows, claim, detail) as figure:
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         lines = [(c, *smooth(c, 10 if c.is_branch else 60)) for c in curves]
         for place, axis in enumerate(axes.flat):
@@ -80,8 +61,10 @@ def loss_curves(
             if points is not None:
                 drawn = points.drawn
                 mine = drawn.num_params == own[place]
-                draw_dots(axis, drawn.num_tokens[mine], drawn.loss[mine], colors[own[place]], markersize=4.5)
-            axis.set_title(f"{count(own[place])} parameters", loc="left", color=colors[own[place]], fontweight="bold")
+                style.draw_dots(axis, drawn.num_tokens[mine], drawn.loss[mine], colors[own[place]], markersize=4.5)
+            axis.set_title(
+                f"{style.count(own[place])} parameters", loc="left", color=colors[own[place]], fontweight="bold"
+            )
         _frame_curves(axes, lines, points)
     return figure
 
@@ -107,8 +90,8 @@ def _frame_curves(axes: "np.ndarray", lines: Sequence[tuple[Curve, Floats, Float
         first.set_ylim(0.95 * min(lows), top)
         starts = [tokens[loss < top][0] for _, tokens, loss in lines if (loss < top).any()]
         first.set_xlim(0.8 * min(starts), 1.4 * max(tokens[-1] for _, tokens, _ in lines if tokens.size))
-    loss_ticks(first.yaxis)
-    count_ticks(first.xaxis)
+    style.loss_ticks(first.yaxis)
+    style.count_ticks(first.xaxis)
     visible = [axis for axis in axes.flat if axis.get_visible()]
     for axis in visible[-axes.shape[1] :]:
         axis.set_xlabel("tokens")
@@ -118,45 +101,40 @@ def _frame_curves(axes: "np.ndarray", lines: Sequence[tuple[Curve, Floats, Float
 
 
 def isoflop_slices(points: Points, predict: Predict, num_budgets: int = 4, sizes: Sequence[float] = ()) -> "Figure":
-    """Draws loss against size at a few equal budgets, with the law's line and its best size on each.
+    """Draws loss against size at a few equal budgets, with the law's line and its best size on each; `sizes` are all
+    sizes of the study, so that a size keeps its colour.
 
-    Runs need not lie on the budgets: each size is read between its own measured runs, the law carrying the curvature.
-
-    Args:
-      points: the fitted runs.
-      predict: the fitted law.
-      num_budgets: slices to draw.
-      sizes: all sizes of the study, so that a size keeps its colour.
-    """
+    Runs need not lie on the budgets: each size is read between its own measured runs, the law carrying the
+    curvature."""
     cost = cost_model(points)
-    colors = size_colors([*sizes, *points.num_params])
+    colors = style.size_colors([*sizes, *points.num_params])
     budgets = _budgets(points, cost, num_budgets)
     span = (points.num_params.min() / 2.2, points.num_params.max() * 2.2)
     best, tokens = frontier(predict, cost, budgets, span)
-    moved = f"the best size grows from {count(best[0])} to {count(best[-1])} parameters"
+    moved = f"the best size grows from {style.count(best[0])} to {style.count(best[-1])} parameters"
     claim = f"With {budgets[-1] / budgets[0]:.0f}× the compute {moved}"
     detail = "each line: one compute budget; diamond: its best size; dot: a size read between its own runs"
-    with claimed_figure(10.2, 4.9, claim, detail + points.sizes_note) as figure:
+    with style.claimed_figure(10.2, 4.9, claim, detail + points.sizes_note) as figure:
         axis = figure.subplots()
         axis.set(xscale="log", yscale="log", xlabel="parameters", ylabel="validation loss (nats per token)")
         grid = np.geomspace(*span, 200)
         shown = []
         for budget, size, count_tokens in zip(budgets, best, tokens, strict=True):
             line = predict(grid, budget / cost(grid))
-            axis.plot(grid, line, color=QUIET, linewidth=1.3, zorder=2)
+            axis.plot(grid, line, color=style.QUIET, linewidth=1.3, zorder=2)
             lowest = float(predict(np.array([size]), np.array([count_tokens]))[0])
-            draw_diamond(axis, size, lowest, markersize=6.5, zorder=3)
+            style.draw_diamond(axis, size, lowest, markersize=6.5, zorder=3)
             place: dict[str, Any] = {"xytext": (0, -9), "textcoords": "offset points", "ha": "center", "va": "top"}
-            axis.annotate(f"{compute(budget)} FLOPs", (size, lowest), fontsize=9.5, color="#555555", **place)
+            axis.annotate(f"{style.compute(budget)} FLOPs", (size, lowest), fontsize=9.5, color="#555555", **place)
             shown.append(lowest)
             for own in points.drawn_sizes:
                 loss = loss_at_budget(points, predict, cost, float(own), float(budget))
                 if loss is not None:
-                    draw_dots(axis, own, loss, colors[own], markersize=7)
+                    style.draw_dots(axis, own, loss, colors[own], markersize=7)
                     shown.append(loss)
         axis.set(xlim=span, ylim=(min(shown) / 1.045, max(shown) * 1.06))
-        count_ticks(axis.xaxis)
-        loss_ticks(axis.yaxis)
+        style.count_ticks(axis.xaxis)
+        style.loss_ticks(axis.yaxis)
     return figure
 
 
@@ -172,7 +150,7 @@ def _budgets(points: Points, cost: Cost, num_budgets: int) -> Floats:
 
 def fitted_surface(points: Points, predict: Predict, targets: Sequence[ForecastRun] = ()) -> "Figure":
     """Draws the law's loss over size and tokens as contours, with the runs, the targets and the frontier on it."""
-    colors = size_colors([*points.num_params, *(t.num_params for t in targets)])
+    colors = style.size_colors([*points.num_params, *(t.num_params for t in targets)])
     params = np.concatenate([points.num_params, [t.num_params for t in targets]])
     tokens = np.concatenate([points.num_tokens, [t.num_tokens for t in targets]])
     params_grid = np.geomspace(params.min() / 1.5, params.max() * 1.6, 120)
@@ -185,7 +163,7 @@ def fitted_surface(points: Points, predict: Predict, targets: Sequence[ForecastR
     reach = f"; targets {max(t.compute_ratio for t in targets):.1f}× beyond" if targets else ""
     claim = f"Runs span {ratio.min():.3g} to {ratio.max():.3g} tokens per parameter ({decades:.1f} decades){reach}"
     detail = "contours: the fitted law, nats per token; shaded: more compute than any fitted run" + points.drawn_note
-    with claimed_figure(10.2, 5.4, claim, detail) as figure:
+    with style.claimed_figure(10.2, 5.4, claim, detail) as figure:
         axis = figure.subplots()
         axis.set_xscale("log")
         axis.set_yscale("log")
@@ -194,21 +172,29 @@ def fitted_surface(points: Points, predict: Predict, targets: Sequence[ForecastR
         axis.clabel(lines, levels[1::2], fmt=lambda value: f"{value:.2f}", fontsize=8.5, colors="#6b7385")
         edge = points.flops.max() / cost(params_grid)
         axis.fill_between(
-            params_grid, edge, tokens_grid[-1], where=edge < tokens_grid[-1], color=UNTRAINED, linewidth=0, zorder=0
+            params_grid,
+            edge,
+            tokens_grid[-1],
+            where=edge < tokens_grid[-1],
+            color=style.UNTRAINED,
+            linewidth=0,
+            zorder=0,
         )
         corners = cost(params_grid[[0, -1]]) * tokens_grid[[0, -1]]
         budgets = np.geomspace(corners[0], corners[1], 80)
         best, best_tokens = frontier(predict, cost, budgets, (params_grid[0] / 30, params_grid[-1] * 30))
-        axis.plot(best, best_tokens, color=INK, linewidth=2, zorder=3, label="best for the compute")
+        axis.plot(best, best_tokens, color=style.INK, linewidth=2, zorder=3, label="best for the compute")
         drawn = points.drawn
         for size in np.unique(drawn.num_params):
             mine = drawn.num_params == size
             name = "fitted run" if size == drawn.num_params.min() else None
-            draw_dots(axis, drawn.num_params[mine], drawn.num_tokens[mine], colors[size], markersize=7, label=name)
+            style.draw_dots(
+                axis, drawn.num_params[mine], drawn.num_tokens[mine], colors[size], markersize=7, label=name
+            )
         for index, target in enumerate(targets):
             look = {"markersize": 9, "markeredgewidth": 1.6, "label": "target" if index == 0 else None}
-            draw_diamond(axis, target.num_params, target.num_tokens, FORECAST, **look)
+            style.draw_diamond(axis, target.num_params, target.num_tokens, style.FORECAST, **look)
         axis.set(xlim=params_grid[[0, -1]], ylim=tokens_grid[[0, -1]], xlabel="parameters", ylabel="training tokens")
-        count_ticks(axis.xaxis, axis.yaxis)
+        style.count_ticks(axis.xaxis, axis.yaxis)
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

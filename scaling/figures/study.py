@@ -158,18 +158,8 @@ def cost_model(points: Points, targets: Sequence[ForecastRun] = ()) -> Cost:
 
 
 def frontier(predict: Predict, cost: Cost, flops: Floats, sizes: tuple[float, float]) -> tuple[Floats, Floats]:
-    """Returns the compute-optimal sizes and token counts under the counted cost.
-
-    Args:
-      predict: the law.
-      cost: FLOPs per token of a size.
-      flops: [budgets], training FLOPs.
-      sizes: smallest and largest size searched, in parameters.
-
-    Returns:
-      num_params [budgets] and num_tokens [budgets] of the lowest loss on each budget; a budget whose optimum is at
-      an end of the search gives that end.
-    """
+    """Returns the compute-optimal sizes and token counts [budgets] under the counted cost for FLOPs [budgets], of sizes
+    between the smallest and the largest searched; a budget whose optimum is at an end of the search gives that end."""
     grid = np.geomspace(*sizes, 600)
     tokens = np.asarray(flops)[:, None] / cost(grid)[None, :]
     loss = predict(np.broadcast_to(grid, tokens.shape), tokens)

@@ -47,12 +47,7 @@ def house_style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Returns an empty figure that no global state remembers, so that drawing many leaks nothing.
-
-    Args:
-      width: inches.
-      height: inches.
-    """
+    """Returns an empty figure in inches that no global state remembers, so that drawing many leaks nothing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -129,11 +124,8 @@ def plain(text: str) -> str:
 
 
 def size_colors(sizes: Sequence[float]) -> dict[float, str]:
-    """Returns a colour for each size, dark for small to light for large, without viridis' pale end.
-
-    Args:
-      sizes: parameter counts, in any order, repeats allowed; pass all sizes of a study so each keeps its colour.
-    """
+    """Returns a colour for each parameter count, dark for small to light for large, without viridis' pale end; pass all
+    sizes of a study so that each keeps its colour."""
     import matplotlib
     from matplotlib.colors import to_hex
 

@@ -11,6 +11,7 @@ from kleiber.scaling.figures.study import ForecastRun, Points, cost_model
 from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.ledger import Ledger
+from kleiber.scaling.forecasting.scoreboard import standing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,19 +46,16 @@ def figures_of(fit: FitResult) -> dict[str, Callable[[], "Figure"]]:
 
 
 def ledger_figure(ledger: Ledger) -> "Figure":
-    """Draws every scored forecast of a ledger against its outcome, beside the baselines written down with it.
-
-    Raises:
-      ValueError: if nothing has been scored yet.
-    """
-    entries = [entry for entry in ledger.entries() if entry["event"] == "forecast"]
-    outcomes = {row["target"]: row["observed_loss"] for row in ledger.scoreboard()["targets"]}
+    """Draws every scored forecast of a ledger against its outcome, beside the baselines written down with it. Raises
+    ValueError if nothing has been scored yet."""
+    pairs = list(standing(ledger.entries()).values())
+    entries = [entry for entry, _ in pairs]
     targets = [
         ForecastRun(
             *(entry[key] for key in ("target", "num_params_total", "num_tokens", "flops", "compute_ratio")),
-            *(entry["predicted_loss"], *entry["interval"], entry["level"], outcomes[entry["target"]]),
+            *(entry["predicted_loss"], *entry["interval"], entry["level"], (outcome or {}).get("observed_loss")),
         )
-        for entry in entries
+        for entry, outcome in pairs
     ]
     if not any(target.observed for target in targets):
         raise ValueError(f"{ledger.path}: no forecast has an outcome yet, so there is nothing to draw.")

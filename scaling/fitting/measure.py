@@ -45,6 +45,20 @@ class Measure:
             return np.ones_like(loss)
         return loss * (1 - loss) if self.kind == "logit" else loss
 
+    def per_log(self, loss: np.ndarray) -> np.ndarray:
+        """Returns how much a value changes with the logarithm of its loss; 1 where that is what is compared."""
+        return np.ones_like(loss) if self.is_log else np.abs(loss) / self.width(loss)
+
+    @property
+    def noise(self) -> np.ndarray | float:
+        """Variance of each run's value over that of a run of weight 1, [runs] or 1."""
+        return 1.0 if self.weights is None else self.weights**-2
+
+    @property
+    def size_format(self) -> str:
+        """How deviations are written: per cent of a logarithm, others as they are."""
+        return ".3%" if self.is_log else ".4g"
+
     def weighed(self, difference: np.ndarray, jacobian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns residuals [b, runs] and derivatives [b, runs, P] of predicted less measured values, weighed."""
         if self.kind == "relative":

@@ -232,14 +232,16 @@ class Uncertainty:
         variance, degrees = self.degrees_of(contrast[None], new_run)
         return float(variance[0]), float(degrees[0])
 
-    def degrees_of(self, contrasts: np.ndarray, new_run: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the variance and degrees of freedom [b] of many contrasts [b, P], as `degrees` of one.
+    def degrees_of(self, contrasts: np.ndarray, new_run: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the variance and degrees of freedom [b] of many contrasts [b, P], each with its own `new_run` if that
+        is [b], as `degrees` of one.
 
         Source: Satterthwaite 1946, as used for mixed models by Giesbrecht and Burns 1985.
         """
         turned = contrasts @ self.root
         variance = ((turned @ self.metric) * turned).sum(axis=1) + new_run * float(self.variances.sum())
-        slope = np.stack([((turned @ each) * turned).sum(axis=1) for each in self.slopes], axis=1) + new_run
+        slope = np.stack([((turned @ each) * turned).sum(axis=1) for each in self.slopes], axis=1)
+        slope = slope + np.asarray(new_run)[..., None]
         doubt = ((slope @ self.variance_covariance) * slope).sum(axis=1)
         plain = slope @ self.variances  # the variance is homogeneous in phi, so this is it without the addition
         known = (doubt > 0) & (plain > 0)

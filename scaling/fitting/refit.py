@@ -35,15 +35,18 @@ def fit_many(
     starts: np.ndarray,
     *,
     cluster: Sequence[str] | np.ndarray | None = None,
+    objective: Objective | None = None,
 ) -> Refits:
-    """Returns the best of several local fits by squares for each set of losses.
+    """Returns the best of several local fits for each set of losses.
 
     Args:
       scaled: law and runs (`make_scaled_law`).
       log_losses: float64 [B, runs].
       starts: float64 [S, P], tried for every set; [B, S, P] for starts of its own.
       cluster: trunk of each run, for a shared random effect.
+      objective: squares if left out; with a cluster it must be.
     """
+    objective = objective or Objective()
     log_losses = np.asarray(log_losses, np.float64)
     num_sets, num_runs = log_losses.shape
     starts = np.broadcast_to(starts, (num_sets, *np.shape(starts)[-2:]))
@@ -56,7 +59,7 @@ def fit_many(
         losses = log_losses[part]
         expanded = np.repeat(losses, num_starts, axis=0) if num_starts > 1 else losses
         found = levenberg_marquardt(
-            residual_function(scaled, expanded), starts[part].reshape(-1, starts.shape[2]), scaled.bounds
+            residual_function(scaled, expanded), starts[part].reshape(-1, starts.shape[2]), scaled.bounds, objective
         )
         costs = found.cost.reshape(-1, num_starts)
         best = costs.argmin(axis=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kleiber.files import json_of, read_plain
 from kleiber.scaling.fitting.identifiability import Identifiability
 from kleiber.scaling.fitting.measure import Measure
 from kleiber.scaling.fitting.noise import RunNoise, Uncertainty
@@ -194,8 +195,11 @@ class FitResult:
         """
         values = json.loads(data) if isinstance(data, str) else data
         try:
-            return _read(values, law_of_fit(values, law))
-        except (KeyError, TypeError) as mistake:
+            fit = _read(values, law_of_fit(values, law))
+            if not np.isfinite(fit.z).all():
+                raise TypeError("a finite working point z")
+            return fit
+        except (KeyError, TypeError, AttributeError, IndexError) as mistake:
             raise ValueError(f"this is not a fit written by kleiber fit: {mistake} is missing or malformed.") from None
 
     def report(self) -> str:
@@ -208,7 +212,7 @@ class FitResult:
             lines.append(f"  optimum  N ~ C^a, D ~ C^b: a {a:.4f} 95% [{low:.3f}, {high:.3f}], b {b:.4f}")
         name = self.objective_name + (f" delta {self.delta:.3g}" if self.delta else "")
         noise, starts, ident = self.noise, self.starts, self.identifiability
-        size = ".3%" if self.measure.is_log else ".4g"
+        size = self.measure.size_format
         tau = f", tau {noise.tau:{size}} shared by each of {self.num_clusters} {self.cluster}" if self.cluster else ""
         aicc = f"{self.aicc:.1f}" if math.isfinite(self.aicc) else "undefined (needs 2 runs more than constants)"
         lines += [
@@ -221,8 +225,8 @@ class FitResult:
         return "\n".join(lines + [f"  ALARM {alarm}" for alarm in ident.alarms])
 
 
-def read_fits(path: str | Path, laws: Sequence[Law] = ()) -> tuple[tuple[FitResult, ...], tuple[str, ...]]:
-    """Returns the fits of a JSON file of `kleiber fit --json` or of a sweep's directory, and the warnings noted there.
+def read_fits(path: str | Path, laws: Sequence[Law] = ()) -> tuple[tuple[FitResult, ...], Mapping[str, Any]]:
+    """Returns the fits of a JSON file of `kleiber fit --json` or of a sweep's directory, and all that the file says.
 
     Args:
       path: the file or directory.
@@ -235,14 +239,17 @@ def read_fits(path: str | Path, laws: Sequence[Law] = ()) -> tuple[tuple[FitResu
     file = Path(path) / "fit.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"there is no fit at {file}; write one with kleiber fit TABLE --json > {file}.")
+    text = read_plain(file)
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        raise ValueError(f"{file} is not JSON; write a fit with kleiber fit TABLE --json > FILE.") from None
+        data = json_of(text)
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"{file} is no fit ({problem}); write one with kleiber fit TABLE --json > FILE.") from None
     parts = data["fits"] if "fits" in data else [data, *data.get("rivals", [])]
     given = {law.id: law for law in laws}
-    fits = tuple(FitResult.from_json(each, given.get(each.get("law"))) for each in parts)
-    return fits, tuple(parts[0].get("warnings", ()))
+    try:
+        return tuple(FitResult.from_json(each, given.get(each.get("law"))) for each in parts), data
+    except ValueError as problem:
+        raise ValueError(f"{file}: {problem}") from None
 
 
 def without_nan(value: Any) -> Any:

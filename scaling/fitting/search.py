@@ -10,7 +10,7 @@ from kleiber.scaling.fitting.noise import Clusters, whiten
 from kleiber.scaling.fitting.objective import EFFICIENT_DELTA, Objective, robust_scale
 from kleiber.scaling.fitting.result import Starts
 from kleiber.scaling.fitting.scaled_law import ScaledLaw
-from kleiber.scaling.fitting.starts import start_points
+from kleiber.scaling.fitting.starts import sample_rows, start_points
 
 AGREE = 1e-7
 """Two starts reached the same minimum if their costs differ by less than this share."""
@@ -27,6 +27,10 @@ TOLERANCE = {"gaussian": 1e-13, "huber": 1e-7, "student": 1e-7}
 """Share of the objective that a step must promise to be taken; reweighting is slow, Newton steps finish it."""
 FEW = 256
 """So many starts are followed to the end each by itself."""
+LONG = 20_000
+"""Runs from which on starts are followed on a sample first, so that few steps on all of them remain."""
+SAMPLE = 2_000
+"""Runs in that sample."""
 
 
 class FitFailedError(ValueError):
@@ -74,6 +78,11 @@ def search_minima(
     """
     for count in (starts, max(starts, MORE_STARTS)):
         points, tried = _starts(scaled, loss, count)
+        if len(loss) > LONG:
+            rows = sample_rows(len(loss), SAMPLE)
+            sample = scaled.on(rows)
+            measured = sample.measure.of(loss[rows])
+            points = follow(sample, residual_function(sample, measured), points, Objective()).z
         kind, minimum = _minima(scaled, scaled.measure.of(loss), points, objective, delta)
         agreeing = int((minimum.cost <= minimum.cost.min() * (1 + AGREE) + 1e-22).sum())
         if agreeing > 1:
@@ -119,7 +128,7 @@ def _minima(
 
 
 def follow(scaled: ScaledLaw, residuals: Residuals, starts: np.ndarray, objective: Objective) -> Minimum:
-    """Returns the local minimum of every start; of many starts, those that meet on the way go on as one.
+    """Returns the local minimum of every start; of many starts, or on many runs, those that meet go on as one.
 
     Args:
       scaled: law and columns.
@@ -128,10 +137,11 @@ def follow(scaled: ScaledLaw, residuals: Residuals, starts: np.ndarray, objectiv
       objective: what is minimised.
     """
     z, cost, converged = starts.copy(), np.zeros(len(starts)), np.zeros(len(starts), dtype=bool)
-    leader, size = np.arange(len(starts)), max(1, CHUNK // len(next(iter(scaled.columns.values()))))
+    num_runs = len(next(iter(scaled.columns.values())))
+    leader, size = np.arange(len(starts)), max(1, CHUNK // num_runs)
     for steps in ROUNDS if len(starts) > FEW else (sum(ROUNDS),):
         leaders = np.unique(leader)
-        if len(leaders) > FEW:
+        if len(leaders) > FEW or num_runs > LONG:
             leader = _leaders(scaled, z, cost, leaders)[leader]
             leaders = np.unique(leader)
         live = leaders[~converged[leaders] & np.isfinite(cost[leaders])]

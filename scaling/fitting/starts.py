@@ -93,6 +93,11 @@ def start_points(scaled: ScaledLaw, loss: np.ndarray, keep: int = 16) -> tuple[n
     return candidates[order[chosen]], len(cost)
 
 
+def sample_rows(count: int, wanted: int) -> np.ndarray:
+    """Returns about `wanted` rows of a table of `count`, spread evenly, always the same ones."""
+    return np.unique((np.arange(wanted) * GOLDEN % 1 * count).astype(int))
+
+
 def start_candidates(scaled: ScaledLaw, loss: np.ndarray, at_least: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Returns every start tried [count, P] with the linear constants solved for, and its squared relative error.
 
@@ -101,7 +106,7 @@ def start_candidates(scaled: ScaledLaw, loss: np.ndarray, at_least: int = 0) -> 
     keep_freed_memory()
     law, free = scaled.law, scaled.free
     if len(loss) > SCREENED:
-        rows = np.unique((np.arange(SCREENED) * GOLDEN % 1 * len(loss)).astype(int))
+        rows = sample_rows(len(loss), SCREENED)
         scaled, loss = scaled.on(rows), loss[rows]
     groups = [tuple(name for name in group if name in free) for group in law.linear]
     groups = [group for group, whole in zip(groups, law.linear, strict=True) if group == whole]

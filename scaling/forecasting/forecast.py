@@ -1,7 +1,7 @@
 """The loss of a run nobody has trained yet, with a prediction interval and where its width comes from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -9,15 +9,12 @@ import numpy as np
 from kleiber.scaling.fitting.estimates import interval
 from kleiber.scaling.fitting.result import FitResult, without_nan
 from kleiber.scaling.forecasting.derived import with_derived
+from kleiber.scaling.forecasting.mixture import FORM_SHARE, excess_aicc, mix, mixture_weights
+from kleiber.scaling.forecasting.rolling import Protection, drift_of, reach_of
 
 REJECTED = 10.0
 """A form whose AICc is this much above the best is rejected by the runs and has no say in the interval
 (Burnham and Anderson 2002, section 2.6: essentially no support)."""
-
-
-DISMISSED = 20.0
-"""A form whose AICc is this much above the best has no say in a combined forecast. Wider than REJECTED, because what
-separates forms in range is often the start of training in the shortest runs, not the law."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +32,19 @@ class Forecast:
     standard_error: float
     """Of the prediction error of one new run, in the unit of the loss."""
     parts: Mapping[str, float]
-    """Standard deviations of log loss: parameter (the fit), sigma and tau (one new run), form (between laws)."""
+    """Standard deviations of log loss before `rolling_factor`: parameter (the fit), sigma and tau (one new run), form
+    (between laws), and extrapolation (what no fit knows of runs beyond it)."""
+    rolling_factor: float
+    """What the rolling origin of the fitted table multiplies them by; 1 without one."""
     degrees_of_freedom: float
     weights: Mapping[str, float]
-    """Akaike weight of each law considered; 0 where the runs reject it."""
+    """How much each law has to say."""
     rival_losses: Mapping[str, float]
-    """What each rival predicts."""
+    """What each of several laws predicts."""
     compute_ratio: float
     """Parameters times tokens, over the largest among the fitted runs; FLOPs for a law of these, NaN for neither."""
+    alarms: tuple[str, ...]
+    """Why the interval may not hold, each with its name first."""
     notes: tuple[str, ...]
     residual_kind: str = "log"
     """What `parts` are deviations of, as the fit's residuals."""
@@ -54,7 +56,13 @@ class Forecast:
     def __repr__(self) -> str:
         low, high = self.interval
         width = ", ".join(f"{name} {self._size(size)}" for name, size in self.parts.items() if size)
-        return f"loss {self.predicted_loss:.5g}, {self.level:.0%} [{low:.5g}, {high:.5g}]; width from {width}"
+        return (
+            f"loss {self.predicted_loss:.5g}, {self.level:.0%} [{low:.5g}, {high:.5g}]; width from {width}{self._times}"
+        )
+
+    @property
+    def _times(self) -> str:
+        return f"; times {self.rolling_factor:.2f} by rolling origin" if self.rolling_factor != 1 else ""
 
     def _size(self, deviation: float) -> str:
         return f"{deviation:.3%}" if self.residual_kind in ("log", "relative") else f"{deviation:.4g}"
@@ -65,7 +73,9 @@ class Forecast:
         rows = [("predicted loss", f"**{self.predicted_loss:.5g}**"), ("level", f"{self.level:.0%}")]
         rows.insert(1, ("interval", f"{low:.5g} to {high:.5g}"))
         rows += [(f"width from {name}", self._size(size)) for name, size in self.parts.items()]
+        rows += [("times, by rolling origin", f"{self.rolling_factor:.2f}")] if self.rolling_factor != 1 else []
         rows += [(f"{name} says", f"{loss:.5g}") for name, loss in self.rival_losses.items()]
+        rows += [("**alarm**", alarm) for alarm in self.alarms]
         rows += [("note", note) for note in self.notes]
         return f"| {self.law} | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows)
 
@@ -83,10 +93,13 @@ class Forecast:
             ": ".join([self.law, ", ".join(head)] if head else [self.law]),
             f"  predicted loss {self.predicted_loss:.5g}, {self.level:.0%} interval [{low:.5g}, {high:.5g}]"
             + relative * (self.predicted_loss > 0),
-            "  width from     " + ", ".join(f"{name} {self._size(size)}" for name, size in self.parts.items()),
+            "  width from     "
+            + ", ".join(f"{name} {self._size(size)}" for name, size in self.parts.items())
+            + self._times,
         ]
         for name, loss in self.rival_losses.items():
             lines.append(f"  rival          {name} says {loss:.5g} (weight {self.weights[name]:.3f})")
+        lines += [f"  ALARM          {alarm}" for alarm in self.alarms]
         return "\n".join(lines + [f"  note           {note}" for note in self.notes])
 
 
@@ -95,15 +108,11 @@ def loss_interval(fit: FitResult, value: float, deviation: float, degrees: float
     if fit.measure.is_log:
         return interval(float(np.exp(value)), deviation, degrees, True, level)
     low, high = interval(float(value), deviation, degrees, False, level)
-    return float(fit.measure.back(np.float64(low))), float(fit.measure.back(np.float64(high)))
+    return float(fit.measure.back(np.asarray(low))), float(fit.measure.back(np.asarray(high)))
 
 
-def form_weights(fits: Sequence[FitResult]) -> list[float]:
-    """Returns the Akaike weight of each fit of the same runs; 0 for forms that the runs reject.
-
-    Raises:
-      ValueError: if the fits are not of the same losses.
-    """
+def check_same_runs(fits: Sequence[FitResult]) -> None:
+    """Raises ValueError if the fits are not of the same losses, compared alike."""
     for fit in fits[1:]:
         if not np.array_equal(fit.points["loss"], fits[0].points["loss"]):
             raise ValueError(
@@ -112,19 +121,18 @@ def form_weights(fits: Sequence[FitResult]) -> list[float]:
             )
         if fit.measure.kind != fits[0].measure.kind:
             raise ValueError(f"{fit.law} was fitted by {fit.measure.kind} residuals, {fits[0].law} by other ones.")
-    excess = np.nan_to_num([fit.aicc for fit in fits], nan=np.inf)
-    excess = excess - excess.min() if np.isfinite(excess).any() else np.zeros(len(fits))
+
+
+def form_weights(fits: Sequence[FitResult]) -> list[float]:
+    """Returns the Akaike weight of each fit of the same runs; 0 for forms that the runs reject.
+
+    Raises:
+      ValueError: if the fits are not of the same losses.
+    """
+    check_same_runs(fits)
+    excess = excess_aicc(fits)
     weights = np.where(excess > REJECTED, 0.0, np.exp(-0.5 * excess))
     return (weights / weights.sum()).tolist()
-
-
-def log_gradients(fit: FitResult, columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the predicted log losses [runs] and their derivatives [runs, P] by the working coordinates."""
-    if not len(fit.z):
-        value = fit.scaled.log_loss(fit.z[None], columns)[0]
-        return value, np.zeros((len(value), 0))
-    value, jacobian = fit.scaled.log_loss_and_jacobian(fit.z[None], columns)
-    return value[0], jacobian[0]
 
 
 def forecast(
@@ -132,71 +140,11 @@ def forecast(
     num_params: float | None,
     num_tokens: float | None,
     level: float = 0.9,
-    rivals: Sequence[FitResult] = (),
     columns: Mapping[str, float] | None = None,
+    protection: Protection | None = None,
 ) -> Forecast:
-    """Returns the loss that one new run on a trunk of its own will have, with its prediction interval.
-
-    The variance of log loss adds the fit's own uncertainty, the noise of the new run, and the weighted squared
-    distance of the rivals that the runs do not reject. Degrees of freedom follow Satterthwaite.
-
-    Args:
-      fit: the law to predict with.
-      num_params: as counted in the fitted table; None for a law that knows no parameters.
-      num_tokens: as counted in the fitted table; None for a law that knows no tokens.
-      level: probability that the interval holds the new loss.
-      rivals: other forms fitted to the same runs.
-      columns: values of further variables, for laws that need them.
-
-    Raises:
-      ValueError: for counts or a level that make no sense, or a variable that is missing.
-    """
-    counts = {"num_params_total": num_params, "num_tokens": num_tokens}
-    given = {name: float(count) for name, count in counts.items() if count is not None}
-    if not (all(count > 0 for count in given.values()) and 0 < level < 1):
-        raise ValueError(
-            f"need positive counts and 0 < level < 1, got num_params {num_params}, num_tokens {num_tokens}, "
-            f"level {level}."
-        )
-    point = with_derived({**given, **(columns or {})})
-    lost = [name for each in (fit, *rivals) for name in each.scaled.law.variable_names if name not in point]
-    if lost:
-        raise ValueError(f"law {fit.law} also needs a value for {', '.join(sorted(set(lost)))}.")
-    fits = [fit, *rivals]
-    weights = form_weights(fits)
-    arrays = {name: np.array([float(value)]) for name, value in point.items()}
-    (mean,), (gradient,) = log_gradients(fit, arrays)
-    others = [float(log_gradients(rival, arrays)[0][0]) for rival in rivals]
-    variance, degrees = fit.uncertainty.degrees(gradient, 1.0)
-    between = float(sum(w * (other - mean) ** 2 for w, other in zip(weights[1:], others, strict=True)))
-    deviation = float(np.sqrt(variance + between))
-    predicted = float(fit.measure.back(mean))
-    low, high = loss_interval(fit, mean, deviation, degrees, level)
-    parameter = float(np.sqrt(fit.uncertainty.degrees(gradient)[0]))
-    return Forecast(
-        law=fit.law,
-        num_params_total=given.get("num_params_total"),
-        num_tokens=given.get("num_tokens"),
-        predicted_loss=predicted,
-        interval=(low, high),
-        level=level,
-        standard_error=float(fit.measure.width(np.float64(predicted))) * deviation,
-        parts={"parameter": parameter, "sigma": fit.noise.sigma, "tau": fit.noise.tau, "form": between**0.5},
-        degrees_of_freedom=degrees,
-        weights={each.law: weight for each, weight in zip(fits, weights, strict=True)},
-        rival_losses={
-            rival.law: float(rival.measure.back(np.float64(other))) for rival, other in zip(rivals, others, strict=True)
-        },
-        compute_ratio=_compute_ratio(fit, point),
-        notes=tuple(_notes(fit, weights, point)),
-        residual_kind=fit.measure.kind,
-    )
-
-
-def undismissed(fits: Sequence[FitResult]) -> list[FitResult]:
-    """Returns the fits that have a say in a combined forecast: AICc at most DISMISSED above the best."""
-    best = np.nanmin([fit.aicc for fit in fits]) if np.isfinite([fit.aicc for fit in fits]).any() else np.nan
-    return [fit for fit in fits if not fit.aicc - best > DISMISSED]
+    """Returns what one law says of a new run, as `combined_forecast` of it alone."""
+    return combined_forecast([fit], num_params, num_tokens, level, columns, protection)
 
 
 def combined_forecast(
@@ -205,51 +153,71 @@ def combined_forecast(
     num_tokens: float | None,
     level: float = 0.9,
     columns: Mapping[str, float] | None = None,
+    protection: Protection | None = None,
 ) -> Forecast:
-    """Returns the equal-weight mean of what several laws forecast for one new run, with its prediction interval.
+    """Returns the loss that one new run on a trunk of its own will have, with its prediction interval.
 
     Which form is right decides a forecast beyond about four times the fitted compute, and the fitted runs can hardly
-    tell: forms whose residuals differ by a tenth of a percent disagree by two. Their errors tend to have opposite
-    signs, and equal weights are then hard to beat by estimated ones (Bates and Granger 1969; Stock and Watson 2004).
-    A law whose AICc is more than DISMISSED above the best has no say. The variance of log loss is that of the
-    mixture: the mean of the laws' own variances plus the variance between their predictions.
+    tell: forms whose residuals differ by a tenth of a percent disagree by two. So the forecast is the mean of several,
+    nearly equal weights being hard to beat (Bates and Granger 1969; Stock and Watson 2004). The variance of log loss
+    adds the forms' own, a share of the variance between them, and with protection what lies beyond the fitted runs,
+    times what the table's rolling origin says of such standard errors.
 
     Args:
       fits: laws fitted to the same runs.
-      num_params, num_tokens, level, columns: as in `forecast`.
+      num_params: as counted in the fitted table; None for laws that know no parameters.
+      num_tokens: as counted in the fitted table; None for laws that know no tokens.
+      level: probability that the interval holds the new loss.
+      columns: values of further variables, for laws that need them.
+      protection: of these fits (`protect`); without it the interval is as wide as the fits themselves say.
 
     Raises:
-      ValueError: as `forecast`, or for no fits.
+      ValueError: for counts or a level that make no sense, a variable that is missing, or fits of different runs.
     """
     if not fits:
         raise ValueError("a combined forecast needs at least one fit.")
-    form_weights(fits)  # checks that all are fits of the same runs
-    kept = undismissed(fits)
-    if len(kept) == 1:
-        return forecast(kept[0], num_params, num_tokens, level, [fit for fit in fits if fit is not kept[0]], columns)
-    singles = [forecast(fit, num_params, num_tokens, level, (), columns) for fit in kept]
-    measure, losses = kept[0].measure, np.array([single.predicted_loss for single in singles])
-    values = measure.of(losses)
-    predicted, between = float(measure.back(values.mean())), float(values.std())
-    errors = np.array([single.standard_error for single in singles])
-    within = np.mean((errors / measure.width(losses)) ** 2)
-    deviation = float(np.sqrt(within + between**2))
-    degrees = min(single.degrees_of_freedom for single in singles)
-    parts = {name: float(np.sqrt(np.mean([s.parts[name] ** 2 for s in singles]))) for name in singles[0].parts}
-    all_losses = {fit.law: single.predicted_loss for fit, single in zip(kept, singles, strict=True)}
-    for fit in fits:
-        if fit.law not in all_losses:
-            all_losses[fit.law] = forecast(fit, num_params, num_tokens, level, (), columns).predicted_loss
-    return replace(
-        singles[0],
-        law="mean of " + ", ".join(fit.law for fit in kept),
+    counts = {"num_params_total": num_params, "num_tokens": num_tokens}
+    given = {name: float(count) for name, count in counts.items() if count is not None}
+    if not (all(count > 0 for count in given.values()) and 0 < level < 1):
+        raise ValueError(
+            f"need positive counts and 0 < level < 1, got num_params {num_params}, num_tokens {num_tokens}, "
+            f"level {level}."
+        )
+    check_same_runs(fits)
+    point = with_derived({**given, **(columns or {})})
+    lost = sorted({name for each in fits for name in each.definition.variable_names if name not in point})
+    if lost:
+        raise ValueError(f"law {fits[0].law} also needs a value for {', '.join(lost)}.")
+    points = {name: values for fit in fits for name, values in fit.scaled.columns.items()}
+    arrays = {name: np.array([point[name]], np.float64) for name in points}
+    measure, mixed = fits[0].measure, mix(fits, arrays)
+    reach = reach_of(points, arrays)
+    factor, drift, degrees = 1.0, np.zeros(1), mixed.degrees_of_freedom
+    deviation = float(np.sqrt(mixed.variance[0]))
+    if protection:
+        factor, drift, degrees = protection.factor, drift_of(mixed, reach), protection.degrees_of_freedom
+        deviation = float(protection.deviation(mixed, reach)[0])
+    predicted = float(measure.back(mixed.log_loss[0]))
+    parts = {name: float(np.sqrt(each[0])) for name, each in mixed.parts.items()}
+    names = [fit.law for fit in fits]
+    singles = [float(fit.predict(arrays)[0]) for fit in fits]
+    return Forecast(
+        law=names[0] if len(fits) == 1 else "mean of " + ", ".join(names),
+        num_params_total=given.get("num_params_total"),
+        num_tokens=given.get("num_tokens"),
         predicted_loss=predicted,
-        interval=loss_interval(kept[0], float(values.mean()), deviation, degrees, level),
-        standard_error=float(measure.width(np.float64(predicted))) * deviation,
-        parts={**parts, "form": between},
+        interval=loss_interval(fits[0], float(mixed.log_loss[0]), deviation, degrees, level),
+        level=level,
+        standard_error=float(measure.width(np.asarray(predicted))) * deviation,
+        parts={**parts, "form": float(np.sqrt(FORM_SHARE * mixed.between[0])), "extrapolation": float(drift[0])},
+        rolling_factor=factor,
         degrees_of_freedom=degrees,
-        weights={**{fit.law: 0.0 for fit in fits}, **{fit.law: 1.0 / len(kept) for fit in kept}},
-        rival_losses={fit.law: all_losses[fit.law] for fit in fits},
+        weights=dict(zip(names, mixture_weights(fits).tolist(), strict=True)),
+        rival_losses=dict(zip(names, singles, strict=True)) if len(fits) > 1 else {},
+        compute_ratio=_compute_ratio(fits[0], point),
+        alarms=protection.alarms if protection else (),
+        notes=tuple(_notes(fits[0], point)),
+        residual_kind=measure.kind,
     )
 
 
@@ -260,16 +228,14 @@ def _compute_ratio(fit: FitResult, point: Mapping[str, float]) -> float:
     return float(np.prod([point[name] for name in names])) / largest
 
 
-def _notes(fit: FitResult, weights: Sequence[float], point: Mapping[str, float]) -> list[str]:
+def _notes(fit: FitResult, point: Mapping[str, float]) -> list[str]:
     notes = []
-    for name in fit.scaled.law.variable_names:
+    for name in fit.definition.variable_names:
         low, high = float(fit.points[name].min()), float(fit.points[name].max())
         if point[name] > high:
             notes.append(f"extrapolates {name} {point[name] / high:.3g} times beyond the largest fitted")
         elif point[name] < low:
             notes.append(f"extrapolates {name} {low / point[name]:.3g} times below the smallest fitted")
-    if weights[0] == 0.0:
-        notes.append(f"the runs reject {fit.law} in favour of a rival: predict with that one")
     return notes
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from kleiber.files import replacing
-from kleiber.scaling.forecasting.scoreboard import scoreboard
+from kleiber.scaling.forecasting.scoreboard import scoreboard, standing
 
 GENESIS = "0" * 64
 """`previous_hash` of the first line."""
@@ -22,6 +22,7 @@ KEYS = {
         *("predicted_loss", "interval", "level"),
     ),
     "outcome": ("target", "run_id", "observed_loss", "signed_error", "inside"),
+    "withdrawn": ("target", "reason"),
 }
 """What each event must hold to be read."""
 CLOCK_MINUTES = 5.0
@@ -58,7 +59,8 @@ class Ledger:
     hash, so that cutting whole lines off the end shows too. A line half written by a crash was never acknowledged;
     the next append removes it. Writers take turns by a lock on PATH.lock, which the system drops with its process.
 
-    What this can show is an edit by somebody who does not compute the whole chain and the head anew.
+    What this can show is an edit by somebody who does not compute the whole chain and the head anew. A hash that was
+    noted elsewhere shows that one too: `kleiber sweep` notes it in each target's record, `note_head` where you like.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -127,6 +129,7 @@ class Ledger:
         level: float = 0.9,
         baselines: Mapping[str, float] | None = None,
         begun_at: str | None = None,
+        made_for: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Writes a forecast down and returns its entry; the same forecast again returns the entry already there.
 
@@ -137,6 +140,7 @@ class Ledger:
           law, predicted_loss, interval, level: the forecast.
           baselines: what simple rules predict (`baseline_losses`), for the scoreboard's skill.
           begun_at: when the run began, in ISO 8601, if it has: the entry then says `"late": true` and is scored apart.
+          made_for: `run_id` of the run it is for and digest of the `fit` it is of, kept with it.
 
         Raises:
           LedgerConflictError: if the target has a different forecast already.
@@ -145,8 +149,10 @@ class Ledger:
           ValueError: if the interval does not hold the forecast.
         """
         low, high = float(interval[0]), float(interval[1])
-        if not (math.isfinite(predicted_loss) and low <= predicted_loss <= high and 0 < level < 1):
-            raise ValueError(f"target {target}: need low <= forecast <= high, got {low}, {predicted_loss}, {high}.")
+        if not (-math.inf < low <= predicted_loss <= high < math.inf and 0 < level < 1):
+            raise ValueError(
+                f"target {target}: need finite low <= forecast <= high, got {low}, {predicted_loss}, {high}."
+            )
         entry: dict[str, Any] = {
             "event": "forecast",
             "target": target,
@@ -161,14 +167,14 @@ class Ledger:
         }
         if baselines:
             entry["baselines"] = {name: float(value) for name, value in baselines.items()}
+        entry |= made_for or {}
         if begun_at:
             entry |= {"late": True, "begun_at": begun_at}
         folder_time = self._folder_time()
 
         def write(entries: list[dict[str, Any]]) -> dict[str, Any]:
-            for old in entries:
-                if old["event"] == "forecast" and old["target"] == target:
-                    return self._same_forecast(old, entry)
+            if known := standing(entries).get(target):
+                return self._same_forecast(known[0], entry)
             entry["registered_at"] = self._now(entries, folder_time)
             return self._append(entry, entries)
 
@@ -188,13 +194,13 @@ class Ledger:
             raise ValueError(f"target {target}: observed loss {observed_loss} is not a positive number.")
 
         def write(entries: list[dict[str, Any]]) -> dict[str, Any]:
-            forecasts = {entry["target"]: entry for entry in entries if entry["event"] == "forecast"}
+            forecasts = standing(entries)
             if target not in forecasts:
                 raise UnknownTargetError(
-                    f"{self.path}: no forecast for target {target!r} was registered, so an outcome would prove "
+                    f"{self.path}: no forecast for target {target!r} stands in it, so an outcome would prove "
                     f"nothing. Registered: {', '.join(forecasts) or 'none'}."
                 )
-            known = forecasts[target]
+            known, old = forecasts[target]
             low, high = known["interval"]
             entry = {
                 "event": "outcome",
@@ -204,15 +210,33 @@ class Ledger:
                 "signed_error": known["predicted_loss"] / float(observed_loss) - 1,
                 "inside": bool(low <= observed_loss <= high),
             }
-            for old in entries:
-                if old["event"] == "outcome" and old["target"] == target:
-                    if all(old[key] == value for key, value in entry.items()):
-                        return old
-                    raise LedgerConflictError(
-                        f"{self.path}: target {target!r} already has the outcome {old['observed_loss']} of "
-                        f"{old['run_id']}."
-                    )
-            return self._append(entry, entries)
+            if old is None:
+                return self._append(entry, entries)
+            if any(old[key] != value for key, value in entry.items()):
+                raise LedgerConflictError(
+                    f"{self.path}: target {target!r} has the outcome {old['observed_loss']} of {old['run_id']}; "
+                    f"now it is said to be {observed_loss} of {run_id}: one of them was changed after it was scored."
+                )
+            return old
+
+        return self._exclusively(write)
+
+    def withdraw(self, target: str, reason: str) -> dict[str, Any]:
+        """Writes down that the forecast of a target no longer holds, and why, and returns the entry.
+
+        Forecast and outcome stay in the chain and are never scored; the target may be forecast anew.
+
+        Raises:
+          UnknownTargetError: if no forecast of the target stands.
+          LedgerTamperedError: if the ledger is not intact.
+        """
+
+        def write(entries: list[dict[str, Any]]) -> dict[str, Any]:
+            if target not in standing(entries):
+                raise UnknownTargetError(
+                    f"{self.path}: no forecast for target {target!r} stands, so none is withdrawn."
+                )
+            return self._append({"event": "withdrawn", "target": target, "reason": reason}, entries)
 
         return self._exclusively(write)
 

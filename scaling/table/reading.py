@@ -6,15 +6,22 @@ import io
 import json
 import re
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
+from kleiber.files import read_plain
 from kleiber.scaling.table.expression import MISSING
 from kleiber.scaling.table.warned import ReadAsNumberWarning, TableError
 
+SEALS = (b"kleiber.sealed", b"kleiber.seal")
+"""Marks in the metadata of a table that kleiber wrote; one in nobody else's."""
+BYTES_A_VALUE = 40
+"""Of memory, as a Python number in a list beside its column."""
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "bn": 1e9, "g": 1e9, "t": 1e12}
 """Of counts, as 7B or 1.3 bn; a bare number with one is read so, whatever its case."""
 SUFFIXED = re.compile(r"([-+]?\d*\.?\d+(?:e[-+]?\d+)?)\s*(k|m|b|bn|g|t)", re.IGNORECASE)
@@ -43,19 +50,7 @@ def read_file(path: Path) -> dict[str, Sequence[Any]]:
         text = _text(path)
         data = _read_json(path, text) if text.lstrip()[:1] in ("{", "[") else _read_separated(path, text, suffix)
     elif suffix in (".parquet", ".pq"):
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            names = pyarrow.parquet.read_schema(path).names
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise TableError(f"{path}: {len(twice)} column names stand twice ({', '.join(twice)}).")
-            columns = pyarrow.parquet.read_table(path)
-        except pyarrow.ArrowInvalid as problem:
-            raise TableError(
-                f"{path} is not whole Parquet ({problem}); write it again from where it came. A sweep's own is made "
-                "from runs/: remove it and type the sweep's line."
-            ) from None
+        columns = read_parquet(path)
         data = {name: parquet_values(columns[name]) for name in columns.column_names}
     else:
         raise TableError(
@@ -64,6 +59,60 @@ def read_file(path: Path) -> dict[str, Sequence[Any]]:
     if not data or not len(next(iter(data.values()))):
         raise TableError(f"{path} holds no rows.")
     return dict(data)
+
+
+def read_parquet(path: Path) -> Any:
+    """Returns the Arrow table of a Parquet file; one that kleiber wrote is compared with its seal.
+
+    Raises:
+      TableError: it is damaged, was changed since, or does not fit in memory.
+    """
+    import psutil
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        shape = pyarrow.parquet.read_metadata(path)
+        needed, free = BYTES_A_VALUE * shape.num_rows * shape.num_columns, psutil.virtual_memory().available
+        if needed > free:
+            raise MemoryError(f"{shape.num_rows:,} rows take {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free")
+        names = pyarrow.parquet.read_schema(path).names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{len(twice)} column names stand twice: {', '.join(twice)}")
+        table = pyarrow.parquet.read_table(path)
+        marks = {name: value for name, value in (table.schema.metadata or {}).items() if name in SEALS}
+        if marks and marks != dict(zip(SEALS, (b"blake3", table_digest(table)), strict=True)):
+            raise ValueError("it differs from its seal: it was damaged, or changed by hand")
+    except (MemoryError, pyarrow.ArrowMemoryError) as problem:
+        raise TableError(f"{path} does not fit in memory ({problem}); give fewer rows or columns.") from None
+    except (OSError, ValueError, pyarrow.ArrowException) as problem:
+        raise TableError(
+            f"{path} is not whole Parquet ({str(problem)[:200]}); write it again from where it came. A sweep's own is "
+            "made from runs/: remove it and type the sweep's line."
+        ) from None
+    return table
+
+
+def seal_table(table: Any) -> Any:
+    """Returns an Arrow table with two marks in its metadata: what kind of digest, and that of its columns."""
+    return table.replace_schema_metadata(dict(zip(SEALS, (b"blake3", table_digest(table)), strict=True)))
+
+
+def table_digest(table: Any) -> bytes:
+    """Returns the BLAKE3 of the names, types and values of an Arrow table, however it is laid out in memory."""
+    digest = blake3()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        digest.update(json.dumps([name, str(column.type), len(column)]).encode())
+        if column.type in ("int64", "double"):
+            numbers, there = column.fill_null(0), column.is_valid()
+            digest.update(numbers.to_numpy().tobytes()).update(np.packbits(there.to_numpy()).tobytes())
+        elif column.type == "string":  # the few different texts, and which stands where
+            encoded = column.combine_chunks().dictionary_encode()
+            digest.update(json.dumps(encoded.dictionary.to_pylist()).encode())
+            digest.update(encoded.indices.fill_null(-1).to_numpy().tobytes())
+        else:
+            digest.update(json.dumps(column.to_pylist(), default=str).encode())
+    return digest.hexdigest().encode()
 
 
 def arrow_columns(data: Any) -> dict[str, Sequence[Any]]:
@@ -108,12 +157,15 @@ def _text(path: Path) -> str:
     """Returns the text of a file, gzipped or not."""
     data = path.read_bytes()
     try:
+        data = read_plain(path)
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
-        raise TableError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
-    except (OSError, EOFError) as problem:
+        raise TableError(f"{path} is not UTF-8 text; save it as UTF-8 (plain CSV).") from None
+    except (OSError, EOFError, zlib.error) as problem:
         raise TableError(f"{path} is not whole gzip: {problem}.") from None
+    except ValueError as problem:
+        raise TableError(str(problem)) from None
 
 
 def _read_separated(path: Path, text: str, suffix: str) -> Mapping[str, Sequence[str]]:
@@ -121,7 +173,10 @@ def _read_separated(path: Path, text: str, suffix: str) -> Mapping[str, Sequence
     first = text.partition("\n")[0]
     separator = said[1] if said else max(",;\t|", key=first.count) if suffix != ".tsv" else "\t"
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    rows = [row for row in lines if any(each.strip() for each in row)]
+    try:
+        rows = [row for row in lines if any(each.strip() for each in row)]
+    except csv.Error as problem:
+        raise TableError(f"{path}: {problem}; expected a line for each run.") from None
     header, *rows = rows or [[]]
     header = [name.strip() or f"column_{index + 1}" for index, name in enumerate(header)]
     twice = sorted({name for name in header if header.count(name) > 1})
@@ -142,13 +197,13 @@ def _read_json(path: Path, text: str) -> Mapping[str, Sequence[Any]]:
     try:
         whole = json.loads(text)
         lines = whole if isinstance(whole, list) else [whole]
-    except ValueError:
+    except (ValueError, RecursionError):
         lines = text.split("\n")  # nothing else ends a line: U+2028 may stand in a text
     for index, line in enumerate(lines):
         if not isinstance(line, str) or line.strip():
             try:
                 rows.append(dict(json.loads(line) if isinstance(line, str) else line))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 raise TableError(f"{path}: line {index + 1} is no JSON object.") from None
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}

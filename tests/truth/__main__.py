@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 import scipy
 
-from truth import intervals, planning, recovery, speed
+from truth import intervals, planning, recovery, speed, tables
 from truth.designs import Check
 
 CHECKS: dict[str, Callable[..., Check]] = {
@@ -30,6 +30,7 @@ CHECKS: dict[str, Callable[..., Check]] = {
     "T10": recovery.t10,
     "T18": recovery.t18,
     "design": planning.design,
+    "tables": tables.tables,
     "speed": speed.speed,
 }
 COUNTED = ("T2", "T3", "T4", "T5", "T6", "T9", "T10", "design")
@@ -62,6 +63,7 @@ def text(check: Check) -> str:
     """Returns a check for the terminal."""
     lines = [f"{check.id}: {check.claim}"]
     lines += [f"  {what:<52} {measured}   [{required}]" for what, measured, required in check.rows]
+    lines += [f"  {cells[0]:<27}" + "".join(f"{cell:>16}" for cell in cells[1:]) for cells in check.board]
     return "\n".join(lines)
 
 
@@ -80,26 +82,36 @@ def write(checks: list[Check], folder: Path) -> None:
         "",
     ]
     for check in checks:
-        verdict = "pass" if check.passed else "**FAIL**"
-        lines += [
-            f"## {check.id}: {check.claim} ({verdict})",
-            "",
-            "| what | measured | required |",
-            "|---|---|---|",
-        ]
-        lines += [f"| {what} | {measured} | {required} |" for what, measured, required in check.rows] + [""]
+        lines += section(check)
     (folder / "truth.md").write_text("\n".join(lines))
     draw(checks, folder / "truth.svg")
 
 
+def section(check: Check) -> list[str]:
+    """Returns a check for the page, its wider table and its figure with it."""
+    verdict = "pass" if check.passed else "**FAIL**"
+    lines = [f"## {check.id}: {check.claim} ({verdict})", "", "| what | measured | required |", "|---|---|---|"]
+    lines += [f"| {what} | {measured} | {required} |" for what, measured, required in check.rows] + [""]
+    if check.shares:
+        lines += [f"![shares inside by distance](truth_{check.id}.svg)", ""]
+    if check.board:
+        heading, *body = (f"| {' | '.join(cells)} |" for cells in check.board)
+        lines += [heading, "|" + "---|" * len(check.board[0]), *body, ""]
+    return lines
+
+
 def draw(checks: list[Check], path: Path) -> None:
-    """Writes the figure of every coverage, the same bytes for the same checks."""
+    """Writes the figure of every coverage, and of shares by distance, the same bytes for the same checks."""
     import matplotlib
 
-    from truth.drawing import coverage_figure
+    from truth.drawing import coverage_figure, distance_figure
 
     with matplotlib.rc_context({"svg.hashsalt": "kleiber"}):
         coverage_figure(checks).savefig(path, metadata={"Date": None})
+        for each in checks:
+            if each.shares:
+                figure = distance_figure(each.shares, tables.DISTANCES, 0.85, 0.95)
+                figure.savefig(path.with_name(f"truth_{each.id}.svg"), metadata={"Date": None})
 
 
 if __name__ == "__main__":

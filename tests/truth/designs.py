@@ -31,6 +31,10 @@ class Check:
     """(what, measured, required)."""
     rates: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
     """For the figure: label to (rate, Monte Carlo error, lowest, highest allowed)."""
+    board: list[tuple[str, ...]] = field(default_factory=list)
+    """A wider table below, its heading first."""
+    shares: dict[str, list[float]] = field(default_factory=dict)
+    """For a figure of its own: by rule, the share inside at each distance."""
 
 
 def grid(num_sizes: int = 8, num_tokens: int = 5) -> dict[str, np.ndarray]:

@@ -35,6 +35,16 @@ def run_identity(members: Sequence[TrainConfig]) -> dict[str, Any]:
     return one(members[0]) if len(members) == 1 else {"members": [one(member) for member in members]}
 
 
+def splice_problem(before: TrainConfig, after: TrainConfig) -> str:
+    """Returns why a run cannot go on from the checkpoint of another as if it had been trained so; nothing if it can."""
+    if before.tokens_per_step != after.tokens_per_step:
+        new, old = after.tokens_per_step, before.tokens_per_step
+        return f"a step of it takes {new:,} tokens where those done took {old:,}, and tokens are counted by steps"
+    if after.schedule.kind == "cosine" and before.num_tokens != after.num_tokens:
+        return "the cosine of another length is another one from its first step on"
+    return ""
+
+
 def said(config: Any) -> dict[str, Any]:
     """Returns the fields of a config dataclass that are not at their defaults, as JSON data."""
 

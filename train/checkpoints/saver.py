@@ -68,6 +68,19 @@ class Saver:
             if self._seconds > WAITED_FRACTION * self.interval_seconds:
                 self.wait()
 
+    def save_final(self, folder: Path, step: int, state: Any, identity: dict[str, Any]) -> bool:
+        """Writes the one checkpoint of a folder that stays, beside those of the run; returns whether it is durable.
+
+        Raises:
+          CannotSave: it failed, and failing stops the run.
+        """
+        self.wait()
+        arrays = {name: host_copy(leaf) for name, leaf in checkpoint.named_leaves(state).items()}
+        if jax.process_index() == 0:
+            self._pending = self._pool.submit(checkpoint.save, folder, step, arrays, {}, 1, identity)
+            self.wait()
+        return step in checkpoint.steps(folder)
+
     def _save(self, folder: Path, step: int, arrays: dict[str, np.ndarray], extra: dict[str, Any]) -> None:
         began = time.monotonic()
         checkpoint.save(folder, step, arrays, extra, self.keep, self.identity)

@@ -21,17 +21,8 @@ SUBSET_SEED = 20_221  # fixes which windows num_unique_tokens keeps, for every r
 def check_enough(
     source: TokenSource, num_tokens: int, max_epochs: float, num_unique_tokens: int | None = None
 ) -> float:
-    """Returns the passes over the (unique) training tokens that a plan takes.
-
-    Args:
-      source: the training split.
-      num_tokens: that the plan trains on.
-      max_epochs: that are allowed.
-      num_unique_tokens: as in DataConfig; None means the whole split.
-
-    Raises:
-      ValueError: if the plan takes more passes than allowed; says how many, and what allows them.
-    """
+    """Returns the passes over the (unique) training tokens that a plan of num_tokens takes. Raises ValueError if they
+    are more than max_epochs; it says how many, and what allows them."""
     unique_tokens = source.num_unique_sequences(num_unique_tokens) * source.seq_len
     epochs = num_tokens / unique_tokens
     if epochs > max_epochs + 1e-9:
@@ -96,17 +87,8 @@ class TrainBatches:
         return grain.MapDataset.range(self.source.num_sequences).shuffle(seed=SUBSET_SEED)
 
     def next_indices(self, num_steps: int) -> np.ndarray:
-        """Returns the windows of the next steps, and moves on.
-
-        Args:
-          num_steps: optimizer steps.
-
-        Returns:
-          int64 [num_steps, batch_size].
-
-        Raises:
-          ValueError: if that takes more epochs than allowed.
-        """
+        """Returns the windows of the next steps, int64 [num_steps, batch_size], and moves on. Raises ValueError if that
+        takes more epochs than allowed."""
         end = self.position + num_steps * self.batch_size
         if end > self._limit:
             raise ValueError(
@@ -132,11 +114,8 @@ class TrainBatches:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Moves to a saved state.
-
-        Raises:
-          ValueError: if it belongs to other data, another seed or another length; says what differs.
-        """
+        """Moves to a saved state. Raises ValueError if it belongs to other data, another seed or another length; says
+        what differs."""
         own = self.state()
         differing = [
             f"{key} {state.get(key)!r} (here {own[key]!r})"
@@ -151,14 +130,8 @@ class TrainBatches:
 
 
 def next_indices(config: GuardConfig, batches: TrainBatches, first_step: int, count: int) -> np.ndarray:
-    """Returns the windows of the next steps, int64 [count, rows], jumping over the batches that the config leaves out.
-
-    Args:
-      config: the policy.
-      batches: of the run; moved on.
-      first_step: steps done before.
-      count: steps wanted.
-    """
+    """Returns the windows of the next `count` steps after first_step, int64 [count, rows], jumping over the batches
+    that the config leaves out; moves the batches on."""
     if not config.skip_batches:
         return batches.next_indices(count)
     pieces, step = [], first_step

@@ -14,7 +14,8 @@ def cache_folder() -> Path:
 
 
 def build_folder(folder: Path, is_complete: Callable[[Path], bool], build: Callable[[Path], None]) -> bool:
-    """Builds a folder once, so that it is either whole or absent, whichever process does it.
+    """Builds a folder once, so that it is either whole or absent, whichever process does it. Raises ValueError if
+    something that is not whole stands at `folder`.
 
     The content is written to a sibling folder and renamed when it is finished. A process that is killed half-way
     leaves only that sibling, which the next builder removes.
@@ -26,9 +27,6 @@ def build_folder(folder: Path, is_complete: Callable[[Path], bool], build: Calla
 
     Returns:
       True if this call built it, False if it was there already.
-
-    Raises:
-      ValueError: if something that is not whole stands at `folder`.
     """
     if is_complete(folder):
         return False

@@ -2,21 +2,26 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from kleiber.files import read_json
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batches import check_enough
+from kleiber.train.data.cache import cache_folder
 from kleiber.train.data.corpora.catalogue import find_corpus, prepared_folder
 from kleiber.train.data.corpora.prepared import read_corpus_manifest
+from kleiber.train.data.tokenizers import read_model, tokenizer_home
+from kleiber.train.data.tokens import open_token_file
 from kleiber.train.data.windows import TokenSource, check_vocabulary, open_tokens, validation_windows
 
 
-@dataclass(frozen=True)
-class RunData:
-    """Everything a trunk reads."""
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What a run is scored on."""
 
-    train: TokenSource
     validation: TokenSource
     windows: np.ndarray
     """int32 [windows, seq_len + 1], the same for every run of an experiment."""
@@ -24,36 +29,69 @@ class RunData:
     """int32 [windows], document group of each window."""
     segments: np.ndarray | None
     """int32 [windows, seq_len + 1] document of each token, when attention stops at document boundaries."""
-    num_unique_tokens: int
-    """Training tokens available without repetition."""
-    split_overlap: float | None = None
-    """Part of the validation text's 64-byte windows that also stand in the training text, as measured when the corpus
-    was prepared; None where that was not."""
 
     def bits_per_byte(self, loss: float) -> float:
         """Returns a loss in nats per token as bits per byte of validation text."""
         return loss / math.log(2) / self.validation.bytes_per_token
 
 
-def open_run_data(config: TrainConfig) -> RunData:
-    """Returns the data of a run, checked against its plan.
+@dataclass(frozen=True, kw_only=True)
+class RunData(HeldOut):
+    """Everything a trunk reads."""
 
-    Raises:
-      ValueError: vocabulary and data disagree, or the corpus is shorter than the plan needs.
-    """
+    train: TokenSource
+    num_unique_tokens: int
+    """Training tokens available without repetition."""
+    split_overlap: float | None = None
+    """Part of the validation text's 64-byte windows that also stand in the training text, as measured when the corpus
+    was prepared; None where that was not."""
+    tokenizer_model: bytes = b""
+    """That text is encoded with, for whoever keeps the weights; none for bytes."""
+
+
+def open_run_data(config: TrainConfig) -> RunData:
+    """Returns the data of a run, checked against its plan. Raises ValueError: vocabulary and data disagree, or the
+    corpus is shorter than the plan needs."""
     train = open_tokens(config.data, "train", config.model.seq_len)
     validation = open_tokens(config.data, "validation", config.model.seq_len)
     check_vocabulary(train, config.model)
     last = (config.guard.batch_number(config.steps_at(config.num_tokens[-1]) - 1) + 1) * config.tokens_per_step
     check_enough(train, last, config.data.max_epochs, config.data.num_unique_tokens)
+    folder = prepared_folder(find_corpus(config.data.corpus))
+    has_model = folder is not None and config.data.tokenizer != "bytes"
+    return RunData(
+        **_held_out(config, validation),
+        train=train,
+        num_unique_tokens=train.num_unique_tokens(config.data),
+        split_overlap=_split_overlap(folder),
+        tokenizer_model=read_model(tokenizer_home(folder, config.data.tokenizer)) if has_model and folder else b"",
+    )
+
+
+def open_held_out(config: TrainConfig, fingerprint: str) -> HeldOut:
+    """Returns the validation windows of a run that was trained, found by its data_fingerprint wherever its text lay.
+
+    Raises:
+      ValueError: the cache holds no such text; says how to make it.
+    """
+    data = config.data
+    for path in (cache_folder() / "corpora").glob(f"*/*/tokens/{data.tokenizer.replace(':', '-')}/tokens.json"):
+        if read_json(path).get("fingerprint") == fingerprint:
+            file = open_token_file(path.parents[2], data.tokenizer, "validation")
+            source = TokenSource(file, config.model.seq_len, data.corpus, "validation")
+            return HeldOut(**_held_out(config, source))
+    raise ValueError(
+        f"the validation text of this run is not prepared here ({fingerprint}, in {cache_folder()}): "
+        f"kleiber data prepare {data.corpus} --tokenizer {data.tokenizer}"
+    )
+
+
+def _held_out(config: TrainConfig, validation: TokenSource) -> dict[str, Any]:
     chosen = validation_windows(validation, config.evaluation.num_tokens)
     segments = validation.segment_ids(chosen.indices) if config.data.document_attention else None
-    unique = train.num_unique_tokens(config.data)
-    overlap = _split_overlap(config.data.corpus)
-    return RunData(train, validation, chosen.tokens, chosen.groups, segments, unique, overlap)
+    return {"validation": validation, "windows": chosen.tokens, "groups": chosen.groups, "segments": segments}
 
 
-def _split_overlap(corpus: str) -> float | None:
-    folder = prepared_folder(find_corpus(corpus))
+def _split_overlap(folder: Path | None) -> float | None:
     overlap = read_corpus_manifest(folder).get("overlap", {}) if folder else {}
     return overlap.get("fraction_also_in_train", {}).get("validation")

@@ -2,14 +2,13 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from kleiber.files import write_json
+from kleiber.files import read_json, write_json
 from kleiber.train.data.cache import build_folder
 
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 1_000, 65_536
@@ -69,11 +68,8 @@ class SentencePieceTokenizer:
 
 
 def vocabulary_size(tokenizer: str) -> int:
-    """Returns the vocabulary of a tokenizer's name, which needs no trained model.
-
-    Raises:
-      ValueError: if the name is neither `bytes` nor `sentencepiece:SIZE` with a size in range.
-    """
+    """Returns the vocabulary of a tokenizer's name, which needs no trained model. Raises ValueError if the name is
+    neither `bytes` nor `sentencepiece:SIZE` with a size in range."""
     if tokenizer == "bytes":
         return ByteTokenizer.vocab_size
     kind, _, size = tokenizer.partition(":")
@@ -89,14 +85,12 @@ def vocabulary_size(tokenizer: str) -> int:
 
 
 def train_sentencepiece(documents: Iterable[bytes], size: int) -> bytes:
-    """Returns a SentencePiece model; the same documents in the same order give the same bytes.
+    """Returns a SentencePiece model; the same documents in the same order give the same bytes. Raises ValueError if the
+    documents are too few for so large a vocabulary.
 
     Args:
       documents: UTF-8; the first TRAINING_BYTES of them are used.
       size: of the vocabulary.
-
-    Raises:
-      ValueError: if the documents are too few for so large a vocabulary.
     """
     import sentencepiece
 
@@ -133,17 +127,12 @@ def train_sentencepiece(documents: Iterable[bytes], size: int) -> bytes:
 
 
 def prepare_tokenizer(folder: Path, tokenizer: str, documents: Iterable[bytes]) -> Tokenizer:
-    """Returns a tokenizer of a prepared corpus; a SentencePiece model is trained once and kept with its SHA-256.
-
-    Args:
-      folder: of the prepared corpus.
-      tokenizer: `bytes` or `sentencepiece:SIZE`.
-      documents: of the training split, read only if a model must be trained.
-    """
+    """Returns a tokenizer of a prepared corpus; a SentencePiece model is trained once, on the documents of the training
+    split, and kept with its SHA-256."""
     size = vocabulary_size(tokenizer)
     if tokenizer == "bytes":
         return ByteTokenizer()
-    home = folder / "tokenizers" / tokenizer.replace(":", "-")
+    home = tokenizer_home(folder, tokenizer)
 
     def build(partial: Path) -> None:
         model = train_sentencepiece(documents, size)
@@ -152,17 +141,24 @@ def prepare_tokenizer(folder: Path, tokenizer: str, documents: Iterable[bytes]) 
         write_json(partial / "tokenizer.json", described)
 
     build_folder(home, lambda place: (place / "tokenizer.json").is_file(), build)
-    return load_sentencepiece(home)
+    return SentencePieceTokenizer(read_model(home))
 
 
-def load_sentencepiece(home: Path) -> SentencePieceTokenizer:
-    """Returns the SentencePiece model of a folder, after its SHA-256 has been checked.
+def stored_tokenizer(name: str, model: bytes) -> Tokenizer:
+    """Returns the tokenizer of a name; any but `bytes` is what its trained model says."""
+    return ByteTokenizer() if name == "bytes" else SentencePieceTokenizer(model)
 
-    Raises:
-      ValueError: if the model is not the one that was trained.
-    """
+
+def tokenizer_home(folder: Path, tokenizer: str) -> Path:
+    """Returns where the trained model of a tokenizer lies in the folder of a prepared corpus."""
+    return folder / "tokenizers" / tokenizer.replace(":", "-")
+
+
+def read_model(home: Path) -> bytes:
+    """Returns the SentencePiece model of a folder, after its SHA-256 has been checked. Raises ValueError if the model
+    is not the one that was trained."""
     model = (home / "tokenizer.model").read_bytes()
-    expected = json.loads((home / "tokenizer.json").read_text())["sha256"]
+    expected = read_json(home / "tokenizer.json", "sha256")["sha256"]
     if hashlib.sha256(model).hexdigest() != expected:
         raise ValueError(f"{home / 'tokenizer.model'} is damaged: its SHA-256 is not {expected}; delete {home}.")
-    return SentencePieceTokenizer(model)
+    return model

@@ -7,7 +7,6 @@ digest of every file. Loading needs numpy only.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from kleiber.files import write_json
+from kleiber.files import read_json, write_json
 from kleiber.train.data.cache import build_folder
 from kleiber.train.data.corpora.prepared import read_corpus_manifest, read_split
 from kleiber.train.data.tokenizers import Tokenizer, prepare_tokenizer
@@ -54,11 +53,8 @@ def has_tokens(folder: Path, tokenizer: str) -> bool:
 
 
 def prepare_tokens(folder: Path, tokenizer: str, report: Callable[[str], None] = print) -> None:
-    """Encodes every split of a prepared corpus, unless that has been done.
-
-    Raises:
-      ValueError: if the tokenizer's name is wrong, or the corpus is damaged.
-    """
+    """Encodes every split of a prepared corpus, unless that has been done. Raises ValueError if the tokenizer's name is
+    wrong, or the corpus is damaged."""
     if has_tokens(folder, tokenizer):
         return
     manifest = read_corpus_manifest(folder)
@@ -94,11 +90,8 @@ def fingerprint(folder: Path, manifest: dict[str, Any], tokenizer: str) -> str:
 
 
 def write_split(folder: Path, manifest: dict[str, Any], split: str, encoder: Tokenizer, into: Path) -> dict[str, Any]:
-    """Writes the three arrays of a split and returns their description.
-
-    Raises:
-      ValueError: if the text read is not the text of the manifest.
-    """
+    """Writes the three arrays of a split and returns their description. Raises ValueError if the text read is not the
+    text of the manifest."""
     dtype = np.dtype(np.uint8 if encoder.vocab_size <= 256 else np.uint16)
     digest = hashlib.sha256()
     lengths = [np.zeros(1, np.int64)]  # an array a record, because a list of numbers takes five times the memory
@@ -147,17 +140,16 @@ def write_header(file: Any, dtype: np.dtype, length: int) -> None:
 
 
 def open_token_file(folder: Path, tokenizer: str, split: str) -> TokenFile:
-    """Returns an encoded split after every file was checked against its digest.
-
-    Raises:
-      ValueError: if a file is missing or damaged, or there is no such split.
-    """
+    """Returns an encoded split after every file was checked against its digest. Raises ValueError if a file is missing
+    or damaged, or there is no such split."""
     home = tokens_folder(folder, tokenizer)
     try:
-        described = json.loads((home / "tokens.json").read_bytes())
+        described = read_json(home / "tokens.json", "format")
         if described["format"] != TOKENS_FORMAT:
             raise ValueError(f"format {described['format']}, expected {TOKENS_FORMAT}")
-    except (ValueError, KeyError, TypeError) as mistake:
+        if lost := {"splits", "tokenizer", "vocab_size", "fingerprint"} - described.keys():
+            raise ValueError(f"it has no {min(lost)}")
+    except (OSError, ValueError) as mistake:
         raise ValueError(f"{home / 'tokens.json'} is damaged ({mistake}); delete {home} and prepare again.") from None
     if split not in described["splits"]:
         raise ValueError(f"this corpus has no split '{split}', only {', '.join(described['splits'])}.")
@@ -175,12 +167,10 @@ def open_token_file(folder: Path, tokenizer: str, split: str) -> TokenFile:
 
 
 def load_verified(path: Path, digest: str) -> np.ndarray:
-    """Returns a memory-mapped array whose file has the given BLAKE3 digest.
+    """Returns a memory-mapped array whose file has the given BLAKE3 digest. Raises ValueError if the file is missing or
+    differs.
 
     A file already checked by this process is not read again while its size and modification time stay the same.
-
-    Raises:
-      ValueError: if the file is missing or differs.
     """
     remedy = f"delete {path.parent} and run `kleiber data prepare` again (it is made from the prepared corpus)"
     if not path.is_file():

@@ -68,11 +68,8 @@ class TokenSource:
         return self.num_unique_sequences(data.num_unique_tokens) * self.seq_len
 
     def num_unique_sequences(self, num_unique_tokens: int | None) -> int:
-        """Returns how many windows hold so many tokens; None means all windows.
-
-        Raises:
-          ValueError: if that is less than one window, or more than the split holds.
-        """
+        """Returns how many windows hold so many tokens; None means all windows. Raises ValueError if that is less than
+        one window, or more than the split holds."""
         if num_unique_tokens is None:
             return self.num_sequences
         chosen = num_unique_tokens // self.seq_len
@@ -84,37 +81,17 @@ class TokenSource:
         return chosen
 
     def windows(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the tokens of windows.
-
-        Args:
-          indices: integers [...] from 0 to num_sequences - 1.
-
-        Returns:
-          int32 [..., seq_len + 1].
-        """
+        """Returns the tokens of windows [...], int32 [..., seq_len + 1]."""
         return self.file.tokens[self._positions(indices)].astype(np.int32)
 
     def segment_ids(self, indices: np.ndarray) -> np.ndarray:
-        """Returns which document of its window each token belongs to, counted from 0; a separator ends its document.
-
-        Args:
-          indices: integers [...] from 0 to num_sequences - 1.
-
-        Returns:
-          int32 [..., seq_len + 1].
-        """
+        """Returns which document of its window each token of windows [...] belongs to, int32 [..., seq_len + 1],
+        counted from 0; a separator ends its document."""
         documents = self._documents(self._positions(indices))
         return (documents - documents[..., :1]).astype(np.int32)
 
     def window_groups(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the group of the document in the middle of each window.
-
-        Args:
-          indices: integers [windows].
-
-        Returns:
-          int32 [windows].
-        """
+        """Returns the group of the document in the middle of each window [windows], int32 [windows]."""
         return self.file.groups[self._documents(self._positions(indices)[..., self.seq_len // 2])]
 
     def _positions(self, indices: np.ndarray) -> np.ndarray:
@@ -131,16 +108,9 @@ class TokenSource:
 
 
 def open_tokens(data: DataConfig, split: str, seq_len: int) -> TokenSource:
-    """Returns a split of a corpus as windows, preparing what is missing if that needs no download.
-
-    Args:
-      data: names the corpus and the tokenizer.
-      split: `train`, `validation`, or another of the corpus's manifest.
-      seq_len: tokens of context.
-
-    Raises:
-      ValueError: if the corpus must be prepared by the user first, is damaged, or is shorter than one window.
-    """
+    """Returns a split (`train`, `validation`, or another of the manifest) of a corpus as windows, preparing what is
+    missing if that needs no download. Raises ValueError if the user must prepare the corpus first, or it is damaged, or
+    shorter than one window."""
     corpus = find_corpus(data.corpus)
     folder = prepared_folder(corpus)
     if folder is None or not has_tokens(folder, data.tokenizer):
@@ -167,11 +137,8 @@ def report_to_stderr(line: str) -> None:
 
 
 def check_vocabulary(source: TokenSource, model: ModelConfig) -> None:
-    """Checks that every token id has a row in the model's embedding and none is left over.
-
-    Raises:
-      ValueError: if vocab_size of the data and of the model differ.
-    """
+    """Checks that every token id has a row in the model's embedding and none is left over. Raises ValueError if
+    vocab_size of the data and of the model differ."""
     if source.vocab_size != model.vocab_size:
         raise ValueError(
             f"vocabulary and data disagree: tokenizer '{source.file.tokenizer}' has {source.vocab_size} ids, "
@@ -181,15 +148,8 @@ def check_vocabulary(source: TokenSource, model: ModelConfig) -> None:
 
 
 def validation_windows(source: TokenSource, num_tokens: int) -> ValidationWindows:
-    """Returns windows spread evenly over a split: the same whenever, and for whatever run, they are asked for.
-
-    Args:
-      source: a held-out split.
-      num_tokens: predicted tokens wanted; a split that holds fewer is used whole.
-
-    Returns:
-      max(1, num_tokens // seq_len) windows, or all of them.
-    """
+    """Returns max(1, num_tokens // seq_len) windows spread evenly over a held-out split, or all where it holds fewer:
+    the same whenever, and for whatever run, they are asked for."""
     wanted = min(source.num_sequences, max(1, num_tokens // source.seq_len))
     indices = np.arange(wanted, dtype=np.int64) * source.num_sequences // wanted
     return ValidationWindows(source.windows(indices), source.window_groups(indices), indices)

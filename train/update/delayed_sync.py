@@ -66,13 +66,7 @@ def for_each_replica(config: DelayedSyncConfig, update: Callable[..., Any]) -> C
 
 
 def synchronise(config: DelayedSyncConfig, params: Any, outer: Outer) -> tuple[Any, Outer]:
-    """Returns (parameters of all replicas, outer state) after one outer step.
-
-    Args:
-      config: the outer optimizer.
-      params: each leaf [M, ...].
-      outer: as after the last synchronisation.
-    """
+    """Returns (parameters of all replicas, outer state) after one outer step; each leaf of params is [M, ...]."""
 
     def outer_gradient(common: jax.Array, replicas: jax.Array) -> jax.Array:
         return common - jnp.mean(replicas, axis=0, dtype=jnp.float32).astype(common.dtype)

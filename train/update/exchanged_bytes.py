@@ -8,12 +8,8 @@ def exchanged_bytes(config: TrainConfig, num_steps: int) -> int:
     """Returns the bytes each replica sends in num_steps steps, measured at their end.
 
     A ring all-reduce of P bytes over M replicas sends 2 (M - 1) / M P from each. Without delayed synchronisation this
-    counts the gradients of the mesh axis `data`, once a step; with it the outer gradients, once every H steps.
-
-    Args:
-      config: the run.
-      num_steps: optimizer steps; a part of H at the end is synchronised to be measured.
-    """
+    counts the gradients of the mesh axis `data`, once a step; with it the outer gradients, once every H steps and for a
+    part of H at the end, which is synchronised to be measured."""
     size = num_params_total(config.model) * BYTES[config.model.param_dtype]
     replicas, exchanges = config.mesh.data, num_steps
     if delayed := config.delayed_sync:

@@ -73,15 +73,9 @@ def judge(
 ) -> tuple[jax.Array, jax.Array, LossWindow | None]:
     """Returns (whether to apply the update, the gradients' global norm, the window with this loss if applied).
 
-    The update is applied when the loss and the norm are finite and, under the spike rule, the loss is at most
-    spike_sigmas standard deviations above the mean of the last accepted losses. The rule waits for half a window.
-
-    Args:
-      config: the policy.
-      window: of the state; None when the spike rule is off.
-      loss: float32 scalar.
-      grads: the gradients of this step. One entry that is not finite makes the norm not finite.
-    """
+    The update is applied when the loss and the norm are finite and, under the spike rule (window not None), the loss is
+    at most spike_sigmas standard deviations above the mean of the last accepted losses. The rule waits for half a
+    window. One gradient that is not finite makes the norm not finite."""
     norm = optax.global_norm(grads).astype(jnp.float32)
     is_sound = jnp.isfinite(loss) & jnp.isfinite(norm)
     if window is None:

@@ -31,12 +31,7 @@ def first_scale() -> LossScale:
 
 
 def next_scale(loss_scale: LossScale, is_sound: jax.Array) -> LossScale:
-    """Returns the scale of the next step.
-
-    Args:
-      loss_scale: of this step.
-      is_sound: whether this step's gradients were finite.
-    """
+    """Returns the scale of the next step; is_sound says whether this step's gradients were finite."""
     num_sound = jnp.where(is_sound, loss_scale.num_sound + 1, 0)
     grows = num_sound >= GROW_AFTER
     scale = jnp.where(is_sound, jnp.where(grows, 2 * loss_scale.scale, loss_scale.scale), loss_scale.scale / 2)

@@ -34,15 +34,8 @@ class Optimizer:
         return self.direction.init(params)
 
     def update(self, grads: Any, state: Any, params: Any, rate: jax.Array, decay: jax.Array) -> tuple[Any, Any]:
-        """Returns (new params, new state) after one step.
-
-        Args:
-          grads: gradients, a tree like params.
-          state: optimizer state.
-          params: parameters.
-          rate: float32 scalar, scheduled base learning rate.
-          decay: float32 scalar, weight decay per unit of rate.
-        """
+        """Returns (new params, new state) after one step; rate is the float32 base learning rate as scheduled, decay
+        the weight decay per unit of it."""
         directions, state = self.direction.update(grads, state, params)
 
         def step(param, direction, rate_multiplier, decay_multiplier):
@@ -55,13 +48,7 @@ class Optimizer:
 
 
 def make_optimizer(config: OptimizerConfig, model: ModelConfig, params: Any) -> Optimizer:
-    """Returns the optimizer of a model.
-
-    Args:
-      config: which optimizer and its constants.
-      model: gives the parametrisation's multipliers.
-      params: the parameter tree, or its shapes.
-    """
+    """Returns the optimizer of a model, scaled by its parametrisation; params may be shapes alone."""
     steps = [] if config.clip_norm is None else [_clip(config.clip_norm)]
     direction = optax.chain(*steps, _direction(config, model, params))
     return Optimizer(direction, learning_rate_multipliers(model, params), weight_decay_multipliers(model, params))

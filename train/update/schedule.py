@@ -13,18 +13,10 @@ def cooldown_start(schedule: ScheduleConfig, total_steps: int) -> int:
 
 
 def learning_rate_fraction(schedule: ScheduleConfig, steps: np.ndarray, total_steps: int) -> np.ndarray:
-    """Returns the learning rate of each step as a fraction of its peak.
+    """Returns the learning rate of steps [K], counted from 0, of a run (for wsd, a branch) of total_steps as a fraction
+    of its peak, float32 [K]. Step s of the warm-up gets (s + 1) / warmup_steps, so no step has rate zero.
 
-    Args:
-      schedule: kind, warm-up and cooldown.
-      steps: int [K], step numbers from 0.
-      total_steps: length of the run (of the branch, for wsd).
-
-    Returns:
-      float32 [K]. Step s of the warm-up gets (s + 1) / warmup_steps, so no step has rate zero.
-
-    Source: 1-sqrt cooldown, Hägele et al. 2024, arXiv:2405.18392; cosine to zero, Loshchilov & Hutter 2017.
-    """
+    Source: 1-sqrt cooldown, Hägele et al. 2024, arXiv:2405.18392; cosine to zero, Loshchilov & Hutter 2017."""
     steps = np.asarray(steps, np.float64)
     warmup = np.minimum(1.0, (steps + 1) / max(1, schedule.warmup_steps))
     if schedule.kind == "constant":

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kleiber.files import open_to_append
+
 KINDS = ("compile", "steps", "data", "evaluate", "save", "other", "lost", "waiting")
 """`other` is starting, and whatever is none of the rest; `lost` is training that a kill
 took and a resume repeated; `waiting` is the time between two launches."""
@@ -81,7 +83,7 @@ class Goodput:
             self.since = now
             row = {"launch": self.launch, "time": time.time(), **{k: round(v, 4) for k, v in self.seconds.items()}}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a") as file:
+        with open_to_append(self.path) as file:
             file.write(json.dumps(row) + "\n")
 
 
@@ -92,7 +94,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         for line in path.read_text(errors="replace").splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict) and "launch" in row:
                 rows.append(row)

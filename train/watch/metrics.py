@@ -1,11 +1,14 @@
-"""The step log of a run: JSON lines, each step once even after a resume."""
+"""The step log of a run: JSON lines, each step once even after a resume, each line with a check of its own."""
 
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from kleiber.files import replacing
+from kleiber.files import digest_of, open_to_append, read_plain, replacing
+
+CHECK = "check"
+"""The last key of a line: the first digits of the digest of the rest."""
 
 
 class Metrics:
@@ -17,8 +20,8 @@ class Metrics:
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds one row."""
-        with open(self.path, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        with open_to_append(self.path) as file:
+            file.write(_line(row))
 
     def sync(self) -> None:
         """Brings the rows to the disk: those of a checkpoint must be there when it is."""
@@ -28,28 +31,53 @@ class Metrics:
 
     def keep_only(self, branch: str, step: int) -> None:
         """Removes every row but those of a branch (or of "trunk") up to step."""
-        rows = [json.loads(line) for line in self.path.read_text().splitlines()]
-        self._write([row for row in rows if row["segment"] == branch and row["step"] <= step])
+        self._write([row for row in whole_rows(self.path) if row["segment"] == branch and row["step"] <= step])
 
     def truncate(self, branch: str, step: int) -> float:
-        """Removes rows of a branch beyond step, and a last line cut short by a kill. Returns the seconds they took."""
+        """Removes rows of a branch beyond step, and lines that are not whole. Returns the seconds the rows took."""
         if not self.path.exists():
             return 0.0
-        rows = []
-        for line in self.path.read_text(errors="replace").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
-        kept = [row for row in rows if row["segment"] != branch or row["step"] <= step]
-        lost = [row for row in rows if row["segment"] == branch and row["step"] > step]
+        kept: list[dict[str, Any]] = []
+        lost: list[dict[str, Any]] = []
+        for row in whole_rows(self.path):
+            (lost if row["segment"] == branch and row["step"] > step else kept).append(row)
         self._write(kept)
-        per_step = lost[0]["num_tokens"] / lost[0]["step"] if lost else 0.0
         return sum(
-            (row["step"] - max(step, before)) * per_step / row["tokens_per_second"]
+            (row["step"] - max(step, before)) * row.get("num_tokens", 0) / row["step"] / row["tokens_per_second"]
             for before, row in zip([step, *(row["step"] for row in lost)], lost, strict=False)
+            if row.get("tokens_per_second")
         )
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         with replacing(self.path, is_durable=False) as partial:  # the next `sync` brings it to the disk
-            partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            partial.write_text("".join(map(_line, rows)))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps({**row, CHECK: digest_of(row)[:8]}) + "\n"
+
+
+def read_rows(path: Path) -> list[dict[str, Any] | None]:
+    """Returns the row of each line of a step log, without its check; None for a line that is not as it was written.
+
+    A line of before there were checks is read as it stands.
+
+    Raises:
+      ValueError: the path is no file, or one that nobody wrote.
+    """
+    return [_row(line) for line in read_plain(path).decode(errors="replace").splitlines()]
+
+
+def whole_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of the lines that are whole; raises as `read_rows`."""
+    return [row for row in read_rows(path) if row is not None]
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+        check = row.pop(CHECK, None)
+        is_whole = isinstance(row["segment"], str) and isinstance(row["step"], int) and row["step"] > 0
+        return row if is_whole and check in (None, digest_of(row)[:8]) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None

@@ -38,6 +38,8 @@ class Corpus:
     """Path of a file, or name within TFDS."""
     key: str | None = None
     """The feature (tfds) or JSON key (file) of the text, if the user named one after '#'."""
+    keeps_copies: bool = False
+    """Whether documents of a file that are exact copies of others stay: a path ending in #all."""
 
     @property
     def needs_download(self) -> bool:
@@ -61,6 +63,9 @@ def find_corpus(name: str) -> Corpus:
         return Corpus(name, "tfds", slug(name), dataset, feature or None)
     path = Path(name.removeprefix("file:")).expanduser()
     key: str | None = None
+    keeps_copies = path.name.endswith("#all") and not path.exists()
+    if keeps_copies:
+        path = path.with_name(path.name.removesuffix("#all"))
     if not path.exists() and "#" in path.name:
         whole, _, key = str(path).rpartition("#")
         path = Path(whole)
@@ -70,8 +75,9 @@ def find_corpus(name: str) -> Corpus:
         )
     if path.is_file():
         path = path.resolve()
-        digest = blake3(path.read_bytes()).update(f"#{key}{path.suffix}".encode()).hexdigest()[:16]
-        return Corpus(name, "file", f"file-{slug(path.stem)}-{digest}", str(path), key)
+        told = f"#{key}{path.suffix}{'#all' if keeps_copies else ''}"
+        digest = blake3(path.read_bytes()).update(told.encode()).hexdigest()[:16]
+        return Corpus(name, "file", f"file-{slug(path.stem)}-{digest}", str(path), key, keeps_copies)
     if name.startswith("file:") or path.suffix in FILE_SUFFIXES or len(path.parts) > 1:
         raise FileNotFoundError(
             f"no text file at {path.absolute()}; a corpus is a file's path or a name of {list(SOURCES)}."
@@ -100,15 +106,8 @@ def prepared_folder(corpus: Corpus) -> Path | None:
 
 
 def prepare_corpus(name: str, report: Report = print) -> Path:
-    """Returns the folder of a corpus, preparing it if that has not been done.
-
-    Args:
-      name: as find_corpus takes it.
-      report: called with a line about each stage.
-
-    Raises:
-      ValueError: for an unknown corpus, a wrong package version, or unfit text.
-    """
+    """Returns the folder of a corpus, preparing it if that has not been done, with a line of report about each stage.
+    Raises ValueError for an unknown corpus, a wrong package version, or unfit text."""
     corpus = find_corpus(name)
     folder = prepared_folder(corpus)
     if folder is not None:
@@ -142,6 +141,9 @@ def write_corpus(corpus: Corpus, described: dict[str, Any], folder: Path, report
         builder = make_builder(corpus, folder)
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints to stdout, which belongs to --json
             builder.download_and_prepare()
+        if dropped := getattr(builder, "dropped", ""):
+            report(f"{corpus.name}: {dropped}; {corpus.name}#all keeps them")
+            manifest["source"] = {**manifest["source"], "dropped": dropped}
         shutil.rmtree(folder / "records" / "downloads", ignore_errors=True)  # an empty folder that TFDS makes
         manifest["records"] = str(Path(builder.data_dir).relative_to(folder))
         manifest["splits"] = {split: {} for split in sorted(builder.info.splits)}
@@ -167,11 +169,12 @@ def describe_source(corpus: Corpus) -> dict[str, str]:
 
 def make_builder(corpus: Corpus, folder: Path) -> Any:
     """Returns the TFDS builder of a built-in corpus or of a text file."""
-    options = {"data_dir": folder / "records", "file_format": "array_record"}
+    options: dict[str, Any] = {"data_dir": folder / "records", "file_format": "array_record"}
     if corpus.kind == "file":
         from kleiber.train.data.corpora.text_file.text_file_builder import TextFile
 
-        return TextFile(path=Path(corpus.location), key=corpus.key or "text", **options)
+        options |= {"key": corpus.key or "text", "keeps_copies": corpus.keeps_copies}
+        return TextFile(path=Path(corpus.location), **options)
     if corpus.name == "wiki-passages":
         from kleiber.train.data.corpora.wiki_passages.wiki_passages_builder import WikiPassages
 

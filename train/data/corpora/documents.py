@@ -40,15 +40,8 @@ def records(groups: Iterable[Group]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_groups(folder: Path, split: str) -> Iterator[tuple[str, list[bytes]]]:
-    """Yields (group, UTF-8 documents) of each record of a prepared TFDS folder, in the stored order.
-
-    Args:
-      folder: the folder with dataset_info.json.
-      split: name of the split.
-
-    Raises:
-      ValueError: if the files are damaged; ArrayRecord keeps a hash of every chunk.
-    """
+    """Yields (group, UTF-8 documents) of each record of a split of a prepared TFDS folder, in the stored order. Raises
+    ValueError if the files are damaged; ArrayRecord keeps a hash of every chunk."""
     import tensorflow_datasets as tfds
 
     try:

@@ -11,16 +11,9 @@ CHUNK_BYTES = 1 << 18  # eight bytes of hash for each byte of text, and a chunk 
 
 
 def window_hashes(documents: list[bytes]) -> np.ndarray:
-    """Returns a hash of every window of WINDOW_BYTES that lies inside one document.
+    """Returns a hash, uint64 [windows], of every window of WINDOW_BYTES that lies inside one of the UTF-8 documents.
 
-    Two different windows share a 64-bit hash with a chance of about 5e-20, so counting hashes counts windows.
-
-    Args:
-      documents: UTF-8 texts.
-
-    Returns:
-      uint64 [windows].
-    """
+    Two different windows share a 64-bit hash with a chance of about 5e-20, so counting hashes counts windows."""
     long_enough = [document for document in documents if len(document) >= WINDOW_BYTES]
     if not long_enough:
         return np.zeros(0, np.uint64)
@@ -39,12 +32,8 @@ def window_hashes(documents: list[bytes]) -> np.ndarray:
 def overlap_fractions(
     training: Iterable[list[bytes]], held_out: Mapping[str, Iterable[list[bytes]]]
 ) -> dict[str, float]:
-    """Returns, for each held-out split, the fraction of its windows that also occur in a training document.
-
-    Args:
-      training: lists of UTF-8 documents, read once.
-      held_out: lists of UTF-8 documents by split; their hashes are kept in memory.
-    """
+    """Returns, for each held-out split, the fraction of its windows that also occur in a training document. The lists
+    of training documents are read once; the hashes of the held-out ones are kept in memory."""
     nothing = [np.zeros(0, np.uint64)]
     by_split = {
         split: np.concatenate(nothing + [window_hashes(documents) for documents in chunks(lists)])

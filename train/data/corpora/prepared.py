@@ -1,13 +1,13 @@
 """A prepared corpus: its manifest, its documents split by split, and what is measured of them."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kleiber.files import read_json
 from kleiber.train.data.corpora.overlap import WINDOW_BYTES, overlap_fractions
 
 MANIFEST_FORMAT = 1
@@ -19,17 +19,14 @@ def is_prepared(folder: Path) -> bool:
 
 
 def read_corpus_manifest(folder: Path) -> dict[str, Any]:
-    """Returns the manifest of a prepared corpus.
-
-    Raises:
-      ValueError: if it cannot be read, or was written by another format.
-    """
+    """Returns the manifest of a prepared corpus. Raises ValueError if it cannot be read, or was written by another
+    format."""
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path, "format", "corpus", "splits")
         if manifest["format"] != MANIFEST_FORMAT:
             raise ValueError(f"format {manifest['format']}, expected {MANIFEST_FORMAT}")
-    except (ValueError, KeyError, TypeError) as mistake:
+    except (OSError, ValueError) as mistake:
         raise ValueError(f"{path} is damaged ({mistake}); delete {folder} and prepare the corpus again.") from None
     return manifest
 
@@ -46,12 +43,9 @@ def read_split(folder: Path, manifest: dict[str, Any], split: str) -> Iterator[t
 
 
 def measure_split(folder: Path, manifest: dict[str, Any], split: str) -> dict[str, Any]:
-    """Returns counts, SHA-256 and unigram entropy of a split.
+    """Returns counts, SHA-256 and unigram entropy of a split. Raises ValueError if the split holds no text.
 
     The SHA-256 is that of all documents in the stored order, each followed by a newline.
-
-    Raises:
-      ValueError: if the split holds no text.
     """
     digest = hashlib.sha256()
     counts = np.zeros(256, np.int64)
@@ -78,11 +72,7 @@ def measure_split(folder: Path, manifest: dict[str, Any], split: str) -> dict[st
 
 
 def check_utf8(text: bytes, corpus: str, split: str, num_documents: int) -> None:
-    """Checks the text of a record.
-
-    Raises:
-      ValueError: if it is not UTF-8.
-    """
+    """Checks the text of a record. Raises ValueError if it is not UTF-8."""
     try:
         text.decode()
     except UnicodeDecodeError as mistake:

@@ -9,14 +9,8 @@ def hash_percentile(text: str) -> int:
 
 
 def smallest_hashes(documents: list[str], fraction: float) -> set[str]:
-    """Returns the documents of smallest SHA-256 that together reach a fraction of all bytes, at least one of them.
-
-    Unlike a threshold on the hash, this keeps the fraction even when the documents are few.
-
-    Args:
-      documents: distinct documents.
-      fraction: of all bytes, between 0 and 1.
-    """
+    """Returns those of distinct documents that have the smallest SHA-256 and together reach a fraction of all bytes, at
+    least one. Unlike a threshold on the hash, this keeps the fraction even when the documents are few."""
     target_bytes = fraction * sum(len(document.encode()) for document in documents)
     chosen: set[str] = set()
     chosen_bytes = 0

@@ -12,7 +12,8 @@ VALIDATION_PERCENT = 6  # of the documents, where the dataset brings no split to
 
 
 def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
-    """Prepares a TFDS dataset as ArrayRecord, downloading it if needed, and says how to read it.
+    """Prepares a TFDS dataset as ArrayRecord, downloading it if needed, and says how to read it. Raises ValueError if
+    there is no such dataset or feature.
 
     Args:
       name: as TFDS spells it, such as "wikipedia/20230601.simple".
@@ -20,17 +21,19 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
 
     Returns:
       {"name", "version", "key", "splits": {our split: their split}, "is_split_by_hash", "licence", "description"}.
-
-    Raises:
-      ValueError: if there is no such dataset or feature.
     """
     import tensorflow_datasets as tfds
+    import tensorflow_datasets.text  # registers wikipedia, c4, wiki40b and others
+    from requests.exceptions import RequestException
 
+    unreached = f"tfds:{name} cannot be fetched: this machine does not reach the network, or the host is down"
     try:
         builder = tfds.builder(name, file_format="array_record")
     except (tfds.core.DatasetNotFoundError, ValueError) as mistake:
         first_line = str(mistake).strip().splitlines()[0]
         raise ValueError(f"tfds:{name} cannot be opened: {first_line}") from None
+    except (RequestException, ConnectionError) as problem:
+        raise ValueError(f"{unreached} ({type(problem).__name__}).") from None
     texts = sorted(name for name, kind in builder.info.features.items() if isinstance(kind, tfds.features.Text))
     chosen = key or ("text" if "text" in texts else texts[0] if len(texts) == 1 else None)
     if chosen not in texts:
@@ -38,8 +41,11 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
             f"tfds:{name} has no text feature '{key or 'text'}', found {texts or 'none at all'}; choose one as "
             f"tfds:{name}#KEY."
         )
-    with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to --json
-        builder.download_and_prepare(file_format="array_record")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to --json
+            builder.download_and_prepare(file_format="array_record")
+    except (RequestException, ConnectionError) as problem:
+        raise ValueError(f"{unreached} ({type(problem).__name__}).") from None
     held_out = next((split for split in ("validation", "test") if split in builder.info.splits), None)
     return {
         "name": f"{builder.info.full_name.removesuffix('/' + str(builder.version))}:{builder.version}",
@@ -53,12 +59,8 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
 
 
 def read_documents(described: dict[str, Any], split: str) -> Iterator[tuple[str, list[bytes]]]:
-    """Yields ("", UTF-8 documents) in the stored order, which TFDS makes by a hash; empty documents are left out.
-
-    Args:
-      described: what describe_dataset returned.
-      split: `train` or `validation`.
-    """
+    """Yields ("", UTF-8 documents) of a split of what describe_dataset returned, in the stored order, which TFDS makes
+    by a hash; empty documents are left out."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(described["name"], file_format="array_record")

@@ -50,11 +50,8 @@ class CloudDocs(tfds.core.GeneratorBasedBuilder):
 
 
 def botocore_models() -> Path:
-    """Returns the folder of service models of the installed botocore.
-
-    Raises:
-      ValueError: if botocore is missing, or is another version: its text changes with each release.
-    """
+    """Returns the folder of service models of the installed botocore. Raises ValueError if botocore is missing, or is
+    another version: its text changes with each release."""
     remedy = f"install the pinned one: pip install botocore=={BOTOCORE}   (or kleiber[data])"
     try:
         distribution = importlib.metadata.distribution("botocore")
@@ -69,11 +66,8 @@ def botocore_models() -> Path:
 
 
 def read_services(models: Path) -> dict[str, tuple[str, ...]]:
-    """Returns the distinct documents of each service, in the order of its model file.
-
-    Args:
-      models: folder of `<service>/<api version>/service-2.json.gz`.
-    """
+    """Returns the distinct documents of each service, in the order of its model file `<service>/<api
+    version>/service-2.json.gz`."""
     services: dict[str, dict[str, None]] = {}
     cleaned: dict[str, str] = {}  # a third of the strings are copies
     with collector_paused():  # millions of small short-lived objects
@@ -112,12 +106,8 @@ def clean(string: str) -> str:
 def split_services(services: dict[str, tuple[str, ...]]) -> dict[str, list[Group]]:
     """Returns the groups of each split; no document stands in two of them, and none twice in one.
 
-    `train` and `validation` share no service. `validation_documents` are held-out documents of training services.
-    A document that several services share belongs to the first of them by name, training services first.
-
-    Args:
-      services: documents of each service.
-    """
+    `train` and `validation` share no service. `validation_documents` are held-out documents of training services. A
+    document that several services share belongs to the first of them by name, training services first."""
     splits: dict[str, list[Group]] = {"train": [], "validation": [], "validation_documents": []}
     is_held_out = {name: hash_percentile(name) < VALIDATION_PERCENT for name in services}
     seen: set[str] = set()

@@ -2,7 +2,8 @@
 
 A .jsonl file holds one JSON object a line, its text under a key. Any other file is text whose documents are split at
 blank lines; if that gives too few to hold some out, at lines, and at last into pieces of 1,000 characters. Exact
-copies are dropped. Documents of smallest hash, together 6 % of the bytes, are the validation split.
+copies are dropped and counted, unless the corpus is named PATH#all. Documents of smallest hash, together 6 % of the
+bytes, are the validation split.
 """
 
 import json
@@ -30,15 +31,25 @@ class TextFile(tfds.core.GeneratorBasedBuilder):
     pkg_dir_path = Path(__file__).parent
     VERSION = tfds.core.Version(TEXT_FILE_VERSION)
 
-    def __init__(self, *, path: Path, key: str = "text", **options: Any) -> None:
-        self._path, self._key = path, key
+    def __init__(self, *, path: Path, key: str = "text", keeps_copies: bool = False, **options: Any) -> None:
+        self._path, self._key, self._keeps_copies, self.dropped = path, key, keeps_copies, ""
         super().__init__(**options)
 
     def _info(self) -> Any:
         return tfds.core.DatasetInfo(builder=self, description=__doc__, features=record_features())
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        splits = split_documents(read_documents(self._path, self._key))
+        documents = read_documents(self._path, self._key)
+        if not self._keeps_copies:
+            distinct = list(dict.fromkeys(documents))
+            if copies := len(documents) - len(distinct):
+                share = 1 - sum(map(len, distinct)) / sum(map(len, documents))
+                self.dropped = (
+                    f"{copies:,} of {len(documents):,} documents, {share:.0%} of the text, are exact copies of others "
+                    f"and left out"
+                )
+            documents = distinct
+        splits = split_documents(documents)
         return {name: self._generate_examples(groups) for name, groups in splits.items()}
 
     def _generate_examples(self, groups: list[Group]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -46,14 +57,12 @@ class TextFile(tfds.core.GeneratorBasedBuilder):
 
 
 def read_documents(path: Path, key: str = "text") -> list[str]:
-    """Returns the distinct documents of a text file or JSONL file, in order.
+    """Returns the documents of a text file or JSONL file, in order, copies included. Raises ValueError if the file is
+    empty, too small, not UTF-8 text, or a JSONL line has no such text.
 
     Args:
       path: the file.
       key: of the text in each line of a .jsonl file.
-
-    Raises:
-      ValueError: if the file is empty, too small, not UTF-8 text, or a JSONL line has no such text.
     """
     content = path.read_bytes()
     if not content.strip():
@@ -67,12 +76,12 @@ def read_documents(path: Path, key: str = "text") -> list[str]:
         ) from None
     if "\0" in text:
         raise ValueError(f"{path} holds a NUL byte at offset {content.index(0)}: that is a binary file, not text.")
-    found = read_json_lines(path, text, key) if path.suffix == ".jsonl" else cut_text(text)
-    documents = list(dict.fromkeys(found))
-    num_bytes = sum(len(document.encode()) for document in documents)
-    if num_bytes < SMALLEST_BYTES or len(documents) < 2:
+    documents = read_json_lines(path, text, key) if path.suffix == ".jsonl" else cut_text(text)
+    distinct = set(documents)
+    num_bytes = sum(len(document.encode()) for document in distinct)
+    if num_bytes < SMALLEST_BYTES or len(distinct) < 2:
         raise ValueError(
-            f"{path} is too small: {len(documents)} distinct documents of {num_bytes} bytes in all, expected at least "
+            f"{path} is too small: {len(distinct)} distinct documents of {num_bytes} bytes in all, expected at least "
             f"2 documents and {SMALLEST_BYTES} bytes (and far more for a scaling law: some tokens a parameter)."
         )
     return documents
@@ -115,7 +124,7 @@ def read_json_lines(path: Path, text: str, key: str) -> list[str]:
 
 
 def split_documents(documents: list[str]) -> dict[str, list[Group]]:
-    """Returns the splits `train` and `validation` of distinct documents, as unnamed groups of a record's size."""
+    """Returns the splits `train` and `validation`, as unnamed groups of a record's size; copies fall on one side."""
     held_out = smallest_hashes(documents, VALIDATION_FRACTION)
     splits = {
         "train": [document for document in documents if document not in held_out],

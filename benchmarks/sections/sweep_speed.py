@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from kleiber.experiments.bench.figures import Figure
-from kleiber.experiments.bench.goals import GOALS
 from kleiber.experiments.bench.interleave import interleaved, seconds_of
 from kleiber.experiments.bench.partner import Partner
 from kleiber.experiments.bench.setting import Setting, Unavailable
@@ -28,6 +27,7 @@ from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.parallel.environment import num_cores
 from kleiber.train.config import TrainConfig
+from sections.goals import GOALS
 
 Losses = dict[tuple[str, int], float]
 """Validation loss by trunk and tokens asked for."""
@@ -57,8 +57,10 @@ class Sweep:
         self.setting, self.is_warm = setting, scale < 1
         self.cells = trunk_cells(experiment_of(scale), "fit")  # the largest first, as kleiber's own workers take them
         self.config_file = setting.place("sweep") / "sweep_speed.py"
-        source = "from kleiber.experiments.bench.sweep_speed import experiment_of\n\n\ndef experiment():\n"
-        self.config_file.write_text(f"{source}    return experiment_of({scale!r})\n")
+        self.config_file.write_text(
+            "from kleiber.experiments.bench.setting import find_function\n\n\ndef experiment():\n"
+            f"    return find_function('sections.sweep_speed:experiment_of')({scale!r})\n"
+        )
         self.losses: dict[str, Losses] = {}
 
     def kleiber(self) -> None:
@@ -103,7 +105,7 @@ class Sweep:
 
         def serve() -> Losses:
             found: Losses = {}
-            with Partner("torch_sweep:trunks", options, num_threads, is_pinned=False) as worker:
+            with Partner("sections.torch_sweep:trunks", options, num_threads, is_pinned=False) as worker:
                 while waiting:
                     trunk = waiting.pop(0)
                     found |= {(trunk, int(tokens)): loss for tokens, loss in worker.ask(trunk).items()}

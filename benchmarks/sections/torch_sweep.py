@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,24 @@ from kleiber.train.config import TrainConfig
 from kleiber.train.data.batches import TrainBatches
 from kleiber.train.data.run_data import open_run_data
 from kleiber.train.update.schedule import cooldown_start, learning_rate_fraction
+
+
+class SweepTrainer(TorchTrainer):
+    """A trainer that can go back, and evaluate."""
+
+    def state(self) -> tuple[Any, Any]:
+        """Returns the weights and the optimizer's state; still the live ones."""
+        return self.model.state_dict(), self.optimizer.state_dict()
+
+    def load_state(self, state: tuple[Any, Any]) -> None:
+        """Goes back to a copy of what state returned."""
+        self.model.load_state_dict(state[0])
+        self.optimizer.load_state_dict(state[1])
+
+    @torch.no_grad()
+    def evaluate(self, tokens_BT1: np.ndarray) -> float:
+        """Returns the mean loss of a batch, nats a token."""
+        return self.loss(tokens_BT1).item()
 
 
 def trunks(config_file: str, num_threads: int) -> Callable[[str], dict[int, float]]:
@@ -31,7 +50,7 @@ def train_trunk(config: TrainConfig) -> dict[int, float]:
     data = open_run_data(config)
     batches = TrainBatches(data.train, config.batch_size, config.seed, None, config.data.max_epochs)
     rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
-    trainer = TorchTrainer(config.model, init_params(config.model, config.seed), rate, weight_decay=decay)
+    trainer = SweepTrainer(config.model, init_params(config.model, config.seed), rate, weight_decay=decay)
     step, losses = 0, {}
 
     def advance(stop: int, total: int, step: int) -> None:

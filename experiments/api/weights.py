@@ -1,0 +1,78 @@
+"""What measured weights say: of the text they were measured on, of any other, and by themselves."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from kleiber.parallel.config import MeshConfig
+from kleiber.train.config import TrainConfig
+from kleiber.train.data.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well weights predict a text."""
+
+    loss: float
+    """Nats per token."""
+    loss_standard_error: float
+    bits_per_byte: float
+    num_tokens: int
+
+
+def score(config: TrainConfig, tree: Any, fingerprint: str) -> Score:
+    """Returns what weights score on the validation text of their experiment, computed as when they were measured.
+
+    Args:
+      config: of the run; where there are fewer devices than its mesh has, one of them computes all.
+      tree: weights.
+      fingerprint: data_fingerprint of its record.
+    """
+    import jax
+
+    from kleiber.parallel.mesh import make_mesh, use_mesh
+    from kleiber.train.data.run_data import open_held_out
+    from kleiber.train.evaluate import evaluate
+    from kleiber.train.placement import place_params
+
+    data = open_held_out(config, fingerprint)
+    if config.mesh.num_devices > jax.device_count():
+        config = replace(config, mesh=MeshConfig())
+    mesh = make_mesh(config.mesh)
+    with use_mesh(mesh):
+        found = evaluate(config, place_params(config, mesh, tree), data)
+    return Score(found.loss, found.loss_standard_error, data.bits_per_byte(found.loss), found.num_tokens)
+
+
+def score_text(config: TrainConfig, tree: Any, tokenizer: Tokenizer, text: str) -> Score:
+    """Returns what weights score on a text: every token counts, the first of all follows the end of a document.
+
+    Raises:
+      ValueError: the text is empty.
+    """
+    from kleiber.train.data.corpora.text_file.text_file_builder import cut_text
+    from kleiber.train.evaluate import cluster_standard_error, token_losses
+
+    documents = [document.encode() for document in cut_text(text)]
+    if not any(documents):
+        raise ValueError("the text is empty; expected some to score.")
+    encoded = tokenizer.encode(documents)
+    ids = np.concatenate([encoded[-1][-1:], *encoded])
+    segments = np.repeat(np.arange(len(encoded) + 1, dtype=np.int32), [1, *map(len, encoded)])
+    losses = token_losses(config, tree, ids, segments if config.data.document_attention else None)
+    num_bytes = sum(len(document) + 1 for document in documents)  # with its end, as in a corpus
+    error = cluster_standard_error(losses, np.arange(len(losses)) // config.model.seq_len)
+    return Score(float(losses.mean()), error, float(losses.sum()) / math.log(2) / num_bytes, len(losses))
+
+
+def continue_text(config: TrainConfig, tree: Any, tokenizer: Tokenizer, prompt: str, **drawn: Any) -> str:
+    """Returns text that follows a prompt, itself the beginning of a document; drawn as for generate."""
+    from kleiber.model.decode.generate import generate
+
+    *ids, separator = tokenizer.encode([prompt.encode()])[0].tolist()
+    if not (config.data.document_attention and ids):  # else no document has seen the end of the one before
+        ids = [separator, *ids]
+    found = list(generate(config.model, tree, ids, **drawn))
+    return tokenizer.decode(np.array(found)).decode(errors="replace")

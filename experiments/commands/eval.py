@@ -1,0 +1,64 @@
+"""Scores the weights of a finished run: on its own validation text, where its recorded loss comes again, or on a file.
+
+example: kleiber eval out/quickstart/runs/d64-L2-s0-2ad14a-D102400 --text notes.txt
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from kleiber.experiments.exit_codes import EXIT_DONE
+from kleiber.experiments.terminal import working
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `kleiber eval`."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run, in a sweep or copied elsewhere, or DIRECTORY/NAME with the beginning of its name."""
+    text: Path | None = None
+    """A UTF-8 text file to score in place of the validation text."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(options: Options) -> int:
+    """Prints loss and bits per byte; returns 0."""
+    from kleiber.experiments.api.runs import load
+
+    found = load(options.run)
+    compute_as_a_worker(found.config)
+    text = None
+    if options.text:
+        try:
+            text = options.text.read_text(encoding="utf-8")
+        except UnicodeDecodeError as mistake:
+            raise ValueError(f"{options.text} is not UTF-8 ({mistake.reason} at byte {mistake.start}).") from None
+    with working(f"scoring {options.text or 'the validation text'}"):
+        score = found.evaluate(text)
+    recorded = None if options.text else found.record["loss"]
+    if options.json:
+        what = {"run": found.name, "text": options.text and str(options.text), "recorded_loss": recorded}
+        print(json.dumps(what | dataclasses.asdict(score), indent=1))
+        return EXIT_DONE
+    told = (
+        f"loss {score.loss:.4f} +- {score.loss_standard_error:.4f} nats per token, {score.bits_per_byte:.4f} bits per"
+    )
+    print(f"{found.name}: {told} byte, {score.num_tokens:,} tokens")
+    if recorded is not None:
+        same = "equal" if recorded == score.loss else f"differs by {score.loss - recorded:+.2g}: another machine?"
+        print(f"recorded {recorded:.4f}: {same}")
+    return EXIT_DONE
+
+
+def compute_as_a_worker(config) -> None:
+    """Gives this process, before it loads jax, the settings under which workers measure."""
+    import os
+
+    from kleiber.experiments.sweeping.workers import num_devices, worker_environment
+
+    os.environ.update(worker_environment(num_devices([config])))

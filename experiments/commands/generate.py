@@ -1,0 +1,48 @@
+"""Writes text with the weights of a finished run.
+
+example: kleiber generate out/quickstart/runs/d64-L2-s0-2ad14a-D102400 "The instance" --num-tokens 200 --seed 1
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from kleiber.experiments.exit_codes import EXIT_DONE
+from kleiber.experiments.terminal import printable, working
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `kleiber generate`."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run, in a sweep or copied elsewhere, or DIRECTORY/NAME with the beginning of its name."""
+    text: tyro.conf.Positional[str] = ""
+    """How it begins; if left out, as documents do."""
+    num_tokens: int = 100
+    """Tokens to add."""
+    temperature: float = 1.0
+    """Below 1 keeps closer to what is likely; 0 always takes the most likely token."""
+    top_k: int | None = None
+    """Draw among so many of the most likely tokens only."""
+    seed: int = 0
+    """Of the draws: the same seed writes the same text."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(options: Options) -> int:
+    """Prints the text with what was added; returns 0."""
+    from kleiber.experiments.api.runs import load
+
+    found = load(options.run)
+    drawn = {name: getattr(options, name) for name in ("num_tokens", "temperature", "top_k", "seed")}
+    with working(f"writing {options.num_tokens} tokens"):
+        added = found.generate(options.text, **drawn)
+    if options.json:
+        print(json.dumps({"run": found.name, "prompt": options.text, "text": added, **drawn}, indent=1))
+    else:
+        print(printable(options.text + added))
+    return EXIT_DONE

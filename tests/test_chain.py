@@ -1,0 +1,405 @@
+"""A sweep's chain of custody: whatever it reports is what a fresh run of the experiment there is now reports.
+
+A machine of states drives one directory through edits of config, text, records, ledger and release, through stops and
+launches. In place of training stands a function of config and text, so that thousands of steps take minutes; the rest
+is the sweep itself. KLEIBER_CHAIN_STEPS sets how many steps are taken.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from unittest.mock import patch
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from kleiber import files
+from kleiber.experiments.config_file import from_data
+from kleiber.experiments.experiment import Experiment, Gate, Target
+from kleiber.experiments.planning import plan
+from kleiber.experiments.planning.cells import all_cells, trunk_cells
+from kleiber.experiments.planning.speed import SpeedEstimate
+from kleiber.experiments.report.drawing import Study
+from kleiber.experiments.report.results import read_results
+from kleiber.experiments.report.story import summary as report_summary
+from kleiber.experiments.sweeping import inventory, law_stage, sweep, worker
+from kleiber.experiments.sweeping.sweep import run_sweep
+from kleiber.model.config import ModelConfig
+from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.forecasting.ledger import GENESIS, Ledger, canonical_hash
+from kleiber.scaling.forecasting.scoreboard import standing
+from kleiber.train.config import OptimizerConfig, TrainConfig
+
+STEPS = int(os.environ.get("KLEIBER_CHAIN_STEPS", "300"))
+STEPS_EACH = 25
+WIDTHS = (8, 12, 16, 24)
+LENGTHS = (6_400, 19_200, 57_600, 172_800)
+NUMBERS = ("predicted_loss", "interval", "level", "observed_loss", "signed_error", "inside")
+TRAINING = re.compile(r"--allow ([\w.\[\]]+)")
+
+
+def config(width: int, tokens: tuple[int, ...], rate: float, seed: int = 0) -> TrainConfig:
+    model = ModelConfig(d_model=width, num_layers=1, num_heads=1, seq_len=32)
+    return TrainConfig(model, OptimizerConfig(rate), tokens, batch_size=2, seed=seed)
+
+
+def loss_of(cell, num_tokens: int, text: int) -> float:
+    """What the fake run measures: a law, and noise that only config and text settle."""
+    record = cell.planned[num_tokens]
+    draw = hashlib.sha256(f"{record.run_id} {text}".encode()).digest()[0] / 255 - 0.5
+    rate = 0.05 * math.log(cell.config.optimizer.learning_rate / 0.01) ** 2
+    law = 1.2 + 0.1 * text + rate + 40 / record.num_params_total**0.6 + 300 / record.num_tokens**0.55
+    return law * math.exp(0.001 * draw)
+
+
+class World:
+    """What lies outside the directory: the text, the release, and what goes wrong."""
+
+    text, release, broken, patience = 0, "1", "", 99
+
+    @property
+    def fingerprint(self) -> str:
+        return f"text-{self.text}"
+
+
+class FakePool:
+    """The workers of a phase: writes the record of every point that is missing, until its patience ends."""
+
+    world = World()
+
+    def __init__(self, directory, split, *_, **__):
+        self.directory, self.split, self.messages = directory, split, []
+
+    def run(self, on_tick) -> int:
+        experiment = from_data(Experiment, json.loads((self.directory / "experiment.json").read_text()))
+        left = self.world.patience
+        for cell in trunk_cells(experiment, self.split):
+            for num_tokens in cell.missing(self.directory):
+                if left == 0:
+                    return 75
+                left -= 1
+                worker._note_beginning([cell], self.directory)
+                head = worker._ledger_head(cell, self.directory)
+                record = replace(cell.planned[num_tokens], status="failed", reason="bad luck")
+                if cell.planned[num_tokens].run_id != self.world.broken:
+                    loss, versions = loss_of(cell, num_tokens, self.world.text), {"code_version": self.world.release}
+                    record = replace(record, status="done", reason="", loss=loss, ledger_head=head, **versions)
+                    record = replace(record, data_fingerprint=self.world.fingerprint)
+                worker._write_record(self.directory, cell, num_tokens, record)
+        return 0
+
+
+FITS: dict = {}
+
+
+def remembered_fit(table, law, cluster):
+    key = law, *(tuple(table[name].tolist()) for name in ("num_params_total", "num_tokens", "loss"))
+    if key not in FITS:
+        FITS[key] = fit_law(table, law, cluster=cluster)
+    return FITS[key]
+
+
+class NoProgress:
+    def __init__(self, *_, **__): ...
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_): ...
+    def tick(self): ...
+
+
+def without_training(world: World):
+    """Everything of a sweep but what trains, and what waits for the disk."""
+    real_version = inventory.importlib.metadata.version
+    return (
+        patch.object(FakePool, "world", world),
+        patch.object(sweep, "WorkerPool", FakePool),
+        patch.object(sweep, "SweepProgress", NoProgress),
+        patch.object(sweep, "prepare_data", lambda *_: None),
+        patch.object(sweep, "remember_speed", lambda *_: None),
+        patch.object(plan, "estimate_speed", lambda: SpeedEstimate(1e9, {})),
+        patch.object(inventory, "text_facts", lambda cells: {inventory.text_key(c): world.fingerprint for c in cells}),
+        patch.object(sweep, "text_facts", lambda cells: {inventory.text_key(c): world.fingerprint for c in cells}),
+        patch.object(
+            inventory.importlib.metadata,
+            "version",
+            lambda name: world.release if name == "kleiber" else real_version(name),
+        ),
+        patch.object(law_stage, "fit_law", remembered_fit),
+        patch.object(files, "_sync", lambda *_: None),
+        patch("os.fsync", lambda *_: None),
+    )
+
+
+def launch(experiment: Experiment, directory: Path, world: World, **options):
+    """Types the line once; returns its result."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        for each in without_training(world):
+            stack.enter_context(each)
+        return run_sweep(experiment, directory, 1, is_quiet=True, has_report=False, **options)
+
+
+def numbers_of(found: dict) -> dict:
+    """The numbers that a sweep reports, of a summary."""
+    targets = {t["target"]: {name: t.get(name) for name in NUMBERS} for t in found.get("targets", [])}
+    return {"runs": found["runs"], "points": found["num_points"], "rms": found["residual_rms"], "targets": targets}
+
+
+@cache
+def fresh(experiment: Experiment, text: int, failed: frozenset) -> dict:
+    """What a run of the experiment in a new directory reports, in which the same runs fail."""
+    world = World()
+    world.text = text
+    with tempfile.TemporaryDirectory() as folder:
+        with patch.object(FakePool, "run", _failing(failed)):
+            return numbers_of(launch(experiment, Path(folder), world).summary)
+
+
+def _failing(failed: frozenset):
+    run = FakePool.run
+
+    def both(pool, on_tick):
+        for name in failed:
+            pool.world.broken = name
+            only = [c for c in trunk_cells(_experiment(pool.directory), pool.split) if name in c.run_ids.values()]
+            for cell in only:
+                (num_tokens,) = (n for n, run_id in cell.run_ids.items() if run_id == name)
+                record = replace(cell.planned[num_tokens], status="failed", reason="bad luck")
+                worker._write_record(pool.directory, cell, num_tokens, record)
+        pool.world.broken = ""
+        return run(pool, on_tick)
+
+    return both
+
+
+def _experiment(directory: Path) -> Experiment:
+    return from_data(Experiment, json.loads((directory / "experiment.json").read_text()))
+
+
+class Chain(RuleBasedStateMachine):
+    """One directory, and a user who edits whatever a user may."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.directory = Path(self.folder.name) / "out"
+        self.world = World()
+        self.rate, self.widths, self.level, self.target_seed, self.target_rate = 0.01, WIDTHS, 0.9, 5, 0.01
+        self.result, self.forged, self.mixes = None, None, False
+
+    def teardown(self):
+        self.folder.cleanup()
+
+    @property
+    def experiment(self) -> Experiment:
+        trunks = tuple(config(width, LENGTHS, self.rate) for width in self.widths)
+        target = Target("big", config(32, (204_800,), self.target_rate, self.target_seed))
+        gate = Gate(max_error=9, max_interval=9, max_residual_rms=9, requires_inside=False)
+        return Experiment("chain", "?", trunks, (target,), ("chinchilla",), self.level, gate)
+
+    def runs(self):
+        return sorted(self.directory.glob("runs/*/record.json"))
+
+    # What a user edits.
+
+    @rule(rate=st.sampled_from((0.01, 0.003)))
+    def another_learning_rate(self, rate):
+        self.rate = rate
+
+    @rule(widths=st.sampled_from((WIDTHS, WIDTHS[1:], WIDTHS[:-1])))
+    def other_trunks(self, widths):
+        self.widths = widths
+
+    @rule(level=st.sampled_from((0.9, 0.8)))
+    def another_level(self, level):
+        self.level = level
+
+    @rule(seed=st.sampled_from((5, 6)), rate=st.sampled_from((0.01, 0.003)))
+    def another_target(self, seed, rate):
+        self.target_seed, self.target_rate = seed, rate
+
+    @rule(text=st.sampled_from((0, 1)))
+    def another_text(self, text):
+        self.world.text = text
+
+    @rule(release=st.sampled_from(("1", "2")))
+    def another_release(self, release):
+        self.world.release = release
+
+    @rule(index=st.integers(0, 40))
+    def a_run_that_fails(self, index):
+        names = [name for cell in all_cells(self.experiment) for name in cell.run_ids.values()]
+        self.world.broken = names[index] if index < len(names) - 1 else ""
+
+    # What befalls a directory.
+
+    @precondition(lambda self: self.runs())
+    @rule(draw=st.randoms(use_true_random=False))
+    def a_stranger(self, draw):
+        path = draw.choice(self.runs())
+        row = json.loads(path.read_text())
+        folder = self.directory / "runs" / f"stranger-{draw.randrange(3)}"
+        folder.mkdir(exist_ok=True)
+        (folder / "record.json").write_text(json.dumps({**row, "run_id": folder.name, "loss": 9.0}))
+
+    @precondition(lambda self: self.runs())
+    @rule(draw=st.randoms(use_true_random=False), column=st.sampled_from(("num_params_total", "num_tokens", "status")))
+    def a_record_edited(self, draw, column):
+        path = draw.choice(self.runs())
+        row = json.loads(path.read_text())
+        path.write_text(json.dumps({**row, column: "pending" if column == "status" else 2 * row[column]}))
+        try:
+            launch(self.experiment, self.directory, self.world)
+        except ValueError:
+            pass
+        else:
+            assert not path.exists()  # of no run of the experiment now: set aside
+        path.unlink(missing_ok=True)  # as the message says
+        for leftover in self.directory.glob(f"replaced/{path.parent.name}*/record.json"):
+            leftover.unlink()
+
+    @precondition(lambda self: self.runs())
+    @rule(draw=st.randoms(use_true_random=False))
+    def a_record_removed(self, draw):
+        draw.choice(self.runs()).unlink()
+
+    @rule(name=st.sampled_from(("experiment.json", "fit.json", "result.json", "table.parquet", "runs")))
+    def something_removed(self, name):
+        path = self.directory / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    @rule()
+    def the_ledger_removed(self):
+        for path in self.directory.glob("ledger.jsonl*"):
+            path.unlink()
+        self.forged = None
+
+    @precondition(lambda self: (self.directory / "ledger.jsonl").exists() and not self.forged)
+    @rule()
+    def a_forecast_edited_and_the_chain_computed_anew(self):
+        """Only where its target has begun: before that nobody has noted anything."""
+        ledger = Ledger(self.directory / "ledger.jsonl")
+        entries = ledger.entries()
+        (name,) = trunk_cells(self.experiment, "target")[0].run_ids.values()
+        begun = self.directory / "runs" / name.rpartition("-D")[0] / "begun.json"
+        last = [e for e in entries if e["event"] == "forecast"][-1:]
+        if not begun.exists() or not last or last[0].get("late") or last[0]["run_id"] != name:
+            return
+        if json.loads(begun.read_text())["ledger_head"] not in {e["hash"] for e in entries}:
+            return
+        before = [(path, path.read_text()) for path in (ledger.path, ledger.head_path)]
+        last[0]["predicted_loss"] += 0.01
+        previous = GENESIS
+        for entry in entries:
+            entry["previous_hash"] = previous
+            entry["hash"] = previous = canonical_hash(entry)
+        ledger.path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        ledger.head_path.write_text(json.dumps({"lines": len(entries), "hash": previous}))
+        self.forged = before
+
+    # What a user types.
+
+    @initialize(patience=st.sampled_from((5, 12, 99, 99, 99)))
+    def the_first_launch(self, patience):
+        self.world.patience = patience
+        self.launch()
+        self.world.patience = 99
+
+    @rule(patience=st.integers(0, 17))
+    def a_launch_that_is_stopped(self, patience):
+        self.world.patience = patience
+        self.launch()
+        self.world.patience = 99
+
+    @rule()
+    def a_launch(self):
+        self.launch()
+
+    @rule(allows=st.booleans())
+    def another_launch(self, allows):
+        self.launch(allows=allows)
+
+    @rule()
+    def a_launch_that_tries_again(self):
+        self.launch(retry_failed=True)
+
+    def launch(self, retry_failed=False, allows=True):
+        """Types the line, and after a refusal what it suggests."""
+        allow: tuple[str, ...] = ()
+        self.result = None
+        for _ in range(6):
+            try:
+                self.result = launch(
+                    self.experiment, self.directory, self.world, retry_failed=retry_failed, allow=allow
+                )
+                break
+            except ValueError as refusal:
+                suggested = tuple(TRAINING.findall(str(refusal)))
+                if not suggested:
+                    assert self.forged and "is not the one that stood there" in str(refusal), refusal
+                    for path, content in self.forged:
+                        path.write_text(content)
+                    self.forged = None
+                    break
+                if not allows:
+                    break
+                assert not set(suggested) <= set(allow), f"what it suggests does not help: {refusal}"
+                allow += suggested
+                self.mixes |= "versions" in allow
+        else:
+            raise AssertionError(f"refused again and again: {allow}")
+
+    @invariant()
+    def what_is_reported_is_of_the_experiment_there_is_now(self):
+        if self.result is None or self.result.summary.get("status") == "stopped":
+            return
+        found, self.result = self.result.summary, None
+        rows = [json.loads(path.read_text()) for path in self.runs()]
+        failed = frozenset(row["run_id"] for row in rows if row["status"] == "failed")
+        self.forged = None  # of a forecast that was withdrawn: the numbers tell
+        assert numbers_of(found) == fresh(self.experiment, self.world.text, failed)
+        late = [t["target"] for t in found["targets"] if t.get("late")]
+        assert self.mixes or len({row.get("code_version") for row in rows if row["status"] == "done"}) <= 1
+        assert found["exit_code"] == (3 if late or failed else 0)
+        records = {row["run_id"]: row for row in rows}
+        for forecast, outcome in standing(Ledger(self.directory / "ledger.jsonl").entries()).values():
+            assert outcome is None or records[forecast["run_id"]]["loss"] == outcome["observed_loss"]
+        said = report_summary(Study(read_results(self.directory)))
+        shown = {t["target"]: {name: t[name] for name in NUMBERS} for t in said["targets"]}
+        assert (
+            shown == {t["target"]: {n: t[n] for n in NUMBERS} for t in found["targets"] if t["status"] == "done"}
+            or failed
+        )
+        assert not late or said["verdict"] == "failed"
+
+
+def test_whatever_is_reported_is_what_a_fresh_run_of_the_experiment_now_reports():
+    run_state_machine_as_test(
+        Chain,
+        settings=settings(
+            max_examples=max(1, STEPS // STEPS_EACH),
+            stateful_step_count=STEPS_EACH,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
