@@ -22,8 +22,9 @@ from kleiber.scaling.figures.law import residuals
 from kleiber.scaling.figures.runs import isoflop_slices
 from kleiber.scaling.figures.study import MOST_MARKS, Points, even_rows
 from kleiber.scaling.fitting.identifiability import design_alarms
-from kleiber.scaling.fitting.noise import RunNoise, clustered_uncertainty, make_clusters, whiten
+from kleiber.scaling.fitting.noise import RunNoise, make_clusters, whiten
 from kleiber.scaling.fitting.scaled_law import make_scaled_law
+from kleiber.scaling.fitting.uncertainty import clustered_uncertainty
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.reading import parquet_values
 from sections.growth import growth_exponent

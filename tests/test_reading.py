@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from kleiber.experiments.arguments import number, pairs
+from kleiber.experiments.arguments import count, pairs
 from kleiber.scaling.table.checks import usable_rows, warn_shared
 from kleiber.scaling.table.naming import nearest, propose_mapping, unit_of
 from kleiber.scaling.table.reading import as_numbers
@@ -267,5 +267,5 @@ def test_functions_of_columns_are_the_usual_ones():
 
 
 def test_counts_on_the_command_line_may_have_letters():
-    assert [number(text) for text in ("7B", "1.4 T", "350m", "2e9")] == [7e9, 1.4e12, 3.5e8, 2e9]
+    assert [count(text) for text in ("7B", "1.4 T", "350m", "2e9")] == [7e9, 1.4e12, 3.5e8, 2e9]
     assert pairs("a=power(x,2),b=1", "columns") == {"a": "power(x,2)", "b": "1"}

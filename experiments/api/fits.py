@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from kleiber.experiments.api.best import Best
 from kleiber.files import write_json
 from kleiber.scaling.explaining.analysis import LEFT_OUT, Analysis, analyse
 from kleiber.scaling.fitting.result import Estimate, FitResult, read_fits, without_nan
@@ -32,41 +33,6 @@ AnyLaw = str | Law | Callable[..., Any]
 COUNTS = {"num_params_total", "num_tokens", "num_unique_tokens"}
 PerParamToken = float | Literal["counted"]
 Protect = Literal["rolling_origin", "none"]
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best run of a budget, or the cheapest to a loss. Counts are plain numbers, intervals (low, high)."""
-
-    kind: str
-    num_params_total: float
-    num_params_interval: tuple[float, float]
-    num_tokens: float
-    num_tokens_interval: tuple[float, float]
-    level: float
-    flops: float
-    """Of training, and of serving if that was asked for."""
-    inference_flops: float
-    epochs: float
-    flops_rule: str
-
-    @property
-    def columns(self) -> dict[str, float]:
-        """The run as columns of a law."""
-        unique = self.num_tokens / self.epochs
-        return {"num_params_total": self.num_params_total, "num_tokens": self.num_tokens, "num_unique_tokens": unique}
-
-    def report(self) -> str:
-        """Returns the run as text."""
-        served = f", {self.inference_flops:.4g} of them to serve" if self.inference_flops else ""
-        (low, high), (few, many) = self.num_params_interval, self.num_tokens_interval
-        return (
-            f"best run of {self.flops:.4g} FLOPs{served} ({self.kind}; {self.flops_rule}):\n"
-            f"  parameters {self.num_params_total:.4g}  {self.level:.0%} [{low:.4g}, {high:.4g}]\n"
-            f"  tokens     {self.num_tokens:.4g}  {self.level:.0%} [{few:.4g}, {many:.4g}]"
-        )
-
-    __repr__ = report
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from kleiber.scaling.fitting.identifiability import Identifiability, identify
-from kleiber.scaling.fitting.noise import Uncertainty
 from kleiber.scaling.fitting.result import Estimate
 from kleiber.scaling.fitting.scaled_law import STEP, ScaledLaw, Solution
+from kleiber.scaling.fitting.uncertainty import Uncertainty
 
 
 def transformed_gradient(scaled: ScaledLaw, z: np.ndarray, name: str) -> tuple[float, np.ndarray, bool]:

@@ -9,21 +9,14 @@ import numpy as np
 from kleiber.scaling.fitting.estimates import describe, frontier_exponents
 from kleiber.scaling.fitting.identifiability import other_optima
 from kleiber.scaling.fitting.measure import KINDS, Measure, weights_of
-from kleiber.scaling.fitting.noise import (
-    Clusters,
-    Uncertainty,
-    clustered_uncertainty,
-    independent_uncertainty,
-    information,
-    make_clusters,
-    whiten,
-)
+from kleiber.scaling.fitting.noise import Clusters, information, make_clusters, whiten
 from kleiber.scaling.fitting.objective import Objective, influence
 from kleiber.scaling.fitting.outliers import warn_outliers
 from kleiber.scaling.fitting.result import FitResult, Starts
 from kleiber.scaling.fitting.scaled_law import ScaledLaw, Solution, is_seen, make_scaled_law, solution_at
 from kleiber.scaling.fitting.search import search_minima
 from kleiber.scaling.fitting.trunk_effect import refine_shared
+from kleiber.scaling.fitting.uncertainty import Uncertainty, clustered_uncertainty, independent_uncertainty
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.checks import (

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from kleiber.scaling.fitting.fit import fit_uncertainty
-from kleiber.scaling.fitting.noise import Uncertainty, information, make_clusters
+from kleiber.scaling.fitting.noise import information, make_clusters
 from kleiber.scaling.fitting.objective import Objective
 from kleiber.scaling.fitting.refit import fit_many
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.fitting.scaled_law import ScaledLaw, solution_at
+from kleiber.scaling.fitting.uncertainty import Uncertainty
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import numpy as np
 from kleiber.files import json_of, read_plain
 from kleiber.scaling.fitting.identifiability import Identifiability
 from kleiber.scaling.fitting.measure import Measure
-from kleiber.scaling.fitting.noise import RunNoise, Uncertainty
+from kleiber.scaling.fitting.noise import RunNoise
 from kleiber.scaling.fitting.scaled_law import ScaledLaw
+from kleiber.scaling.fitting.uncertainty import Uncertainty
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import law_of_fit
 

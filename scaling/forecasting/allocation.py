@@ -6,9 +6,9 @@ import numpy as np
 
 from kleiber.scaling.fitting.estimates import stepped, stepped_interval
 from kleiber.scaling.fitting.known import Known
-from kleiber.scaling.fitting.noise import Uncertainty
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.fitting.scaled_law import STEP
+from kleiber.scaling.fitting.uncertainty import Uncertainty
 from kleiber.scaling.forecasting.derived import COUNTS, DERIVED, with_derived
 from kleiber.scaling.forecasting.flops_rule import FlopsRule, plain_rule
 
