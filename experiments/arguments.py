@@ -1,6 +1,7 @@
 """What several verbs take in the same words: counts such as 7B, and NAME=VALUE pairs."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 import tyro
 
@@ -27,12 +28,17 @@ Count = Annotated[
         str_from_instance=lambda value: [f"{value:g}"],
     ),
 ]
+"""A number that may be written as 7B."""
+
+
+OUTSIDE = r""",(?=(?:[^`'"()]|`[^`]*`|'[^']*'|"[^"]*"|\((?:[^()]|\([^()]*\))*\))*$)"""
+"""A comma that stands in no quotes and no parentheses."""
 
 
 def pairs(text: str, option: str) -> dict[str, str]:
     """Returns {"a": "b"} for "a=b,..."; ValueError naming the option otherwise."""
     out = {}
-    for part in filter(None, (each.strip() for each in text.split(","))):
+    for part in filter(None, (each.strip() for each in re.split(OUTSIDE, text))):
         name, equals, value = part.partition("=")
         if not (name and equals and value):
             raise ValueError(f"--{option} {text!r}: expected NAME=VALUE,NAME=VALUE, got {part!r}.")
@@ -40,9 +46,11 @@ def pairs(text: str, option: str) -> dict[str, str]:
     return out
 
 
-def numbers(text: str, option: str) -> dict[str, float]:
-    """Returns {"a": 1.0} for "a=1,..."; ValueError naming the option otherwise."""
+def numbers(text: str, option: str, or_names: bool = False) -> dict[str, Any]:
+    """Returns {"a": 1.0} for "a=1,...", with `or_names` also {"a": "b"} for "a=b"; ValueError naming the option
+    otherwise."""
     try:
-        return {name: count(value) for name, value in pairs(text, option).items()}
+        found = pairs(text, option).items()
+        return {name: value if or_names and value.isidentifier() else count(value) for name, value in found}
     except ValueError:
         raise ValueError(f"--{option} {text!r}: expected NAME=NUMBER,NAME=NUMBER.") from None

@@ -22,8 +22,9 @@ from kleiber.scaling.figures.law import residuals
 from kleiber.scaling.figures.runs import isoflop_slices
 from kleiber.scaling.figures.study import MOST_MARKS, Points, even_rows
 from kleiber.scaling.fitting.identifiability import design_alarms
-from kleiber.scaling.fitting.noise import RunNoise, clustered_uncertainty, make_clusters, whiten
+from kleiber.scaling.fitting.noise import RunNoise, make_clusters, whiten
 from kleiber.scaling.fitting.scaled_law import make_scaled_law
+from kleiber.scaling.fitting.uncertainty import clustered_uncertainty
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.reading import parquet_values
 from sections.growth import growth_exponent
@@ -170,7 +171,14 @@ def test_uncertainty_by_sums_is_that_of_matrices_of_runs_by_runs():
     projector = inverse - inverse @ jacobian @ np.linalg.solve(jacobian.T @ inverse @ jacobian, jacobian.T @ inverse)
     parts = (np.eye(30), same)
     information = [[0.5 * np.trace(projector @ a @ projector @ b) for b in parts] for a in parts]
-    found = clustered_uncertainty(jacobian, make_clusters(labels), sigma2, tau2, np.ones(3, bool))
+    found = clustered_uncertainty(
+        jacobian,
+        np.zeros(len(labels)),
+        make_clusters(labels),
+        np.array([sigma2, tau2]),
+        np.ones(3, bool),
+        np.arange(len(labels)),
+    )
     np.testing.assert_allclose(found.variance_covariance, np.linalg.inv(information), rtol=1e-9)
     plain = found.root @ found.root.T
     np.testing.assert_allclose(plain, np.linalg.inv(jacobian.T @ inverse @ jacobian), rtol=1e-9)

@@ -278,6 +278,7 @@ def test_no_break_one_replica_and_constant_rate_are_power_laws():
     assert one("broken", broken, flops=3e6) == pytest.approx(power)
     replicas = {"E": 0.8, "A": 25.0, "alpha": 0.35, "mu": 0.02}
     assert one("delayed_sync", replicas, num_params_total=3e6, num_replicas=1.0) == pytest.approx(power)
+    assert one("routed_floor", replicas, num_params_total=3e6, num_experts_effective=1.0) == pytest.approx(power)
     lr_sum, area = schedule_areas(np.full(1000, 3e3))
     assert area[-1] == 0
     annealing = {"E": 0.8, "A": 25.0, "alpha": 0.35, "C": 0.5}

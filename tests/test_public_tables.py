@@ -32,8 +32,16 @@ def test_every_set_says_its_licence_and_convention() -> None:
 def test_tokens_of_the_extracted_chinchilla_runs_come_from_compute(tmp_path: Path) -> None:
     rows = [{"Model Size": n, "Training FLOP": c, "loss": 3.0} for n, c in ((1e8, 6e18), (1e10, 6e19))]
     table = load_public("chinchilla", write(tmp_path / "a.csv", rows))
-    assert table["num_tokens"].tolist() == [1e10]  # the second has 0.1 tokens per parameter and is left out
-    assert table["num_params_total"].tolist() == [1e8] and any("licence" in note for note in table.notes)
+    assert table["num_tokens"].tolist() == [1e10, 1e9]
+    assert table["num_params_total"].tolist() == [1e8, 1e10] and any("licence" in note for note in table.notes)
+
+
+def test_five_chinchilla_runs_of_highest_loss_are_left_out_whatever_their_ratio(tmp_path: Path) -> None:
+    rows = [
+        {"Model Size": 1e8 * (1 + k), "Training FLOP": 1e19, "loss": 2.0 + (k * 11 % 245) / 100} for k in range(245)
+    ]
+    table = load_public("chinchilla", write(tmp_path / "a.csv", rows))
+    assert len(table) == 240 and table["loss"].max() == pytest.approx(2.0 + 239 / 100)
 
 
 PUBLISHED = {

@@ -1,14 +1,26 @@
 """Tables as other people write them: separators, ways of writing numbers, names and units, and what is proposed."""
 
+import gzip
 import json
+import warnings
 
 import numpy as np
 import pytest
 
+from kleiber.experiments.arguments import count, pairs
+from kleiber.scaling.table.checks import usable_rows, warn_shared
 from kleiber.scaling.table.naming import nearest, propose_mapping, unit_of
 from kleiber.scaling.table.reading import as_numbers
 from kleiber.scaling.table.table import from_columns, read_table
-from kleiber.scaling.table.warned import MissingColumnError, NotANumberError, ReadAsNumberWarning, TableError
+from kleiber.scaling.table.warned import (
+    MissingColumnError,
+    MixedTokenizersError,
+    NotANumberError,
+    ReadAsNumberWarning,
+    SharedTrunkWarning,
+    TableError,
+    UnitWarning,
+)
 
 NEEDED = ("loss", "num_params_total", "num_tokens")
 
@@ -148,3 +160,112 @@ def test_a_column_of_texts_can_be_counted_with(tmp_path):
     with pytest.warns(ReadAsNumberWarning):
         table = read_table(tmp_path / "a.jsonl", {"num_tokens": "size*20"})
     assert table["num_tokens"].tolist() == [1.4e11, 7e9]
+
+
+def runs(more: dict[str, list]) -> dict[str, list]:
+    """Returns columns of 20 sound runs and 3 that stopped early, under any names."""
+    params, tokens = (x.ravel() for x in np.meshgrid(np.geomspace(1e8, 2e9, 5), np.geomspace(2e9, 4e10, 4)))
+    loss = 1.8 + 40 / params**0.33 + 110 / tokens**0.3
+    columns = {"num_params_total": [*params, *params[:3]], "num_tokens": [*tokens, *tokens[:3] * 0.1]}
+    return {**columns, "loss": [*loss, *loss[:3] * 1.08], **more}
+
+
+@pytest.mark.parametrize("name", ["status", "Status", "State", "run_state", "Run State"])
+def test_runs_that_did_not_finish_are_left_out_however_their_column_is_spelt(name):
+    words = ["finished", "Done", "completed ", "success"] * 5 + ["crashed", "failed", "killed"]
+    table = usable_rows(from_columns(runs({name: words})), ("num_params_total", "num_tokens"))
+    assert len(table) == 20 and any("3 rows without" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("name", ["Vocab_Size", "Vocab Size", "Tokenizer", "tokenizer-name"])
+def test_two_tokenisers_are_refused_however_their_column_is_spelt(name):
+    table = from_columns(runs({name: ["a", "b"] * 11 + ["a"]}))
+    with pytest.raises(MixedTokenizersError, match="cannot be compared"):
+        usable_rows(table, ("num_params_total", "num_tokens"))
+
+
+@pytest.mark.parametrize("name", ["run_id", "Name", "run", "id", "Trunk_ID", "Run Name"])
+def test_rows_of_one_run_warn_under_any_name_of_the_column(name):
+    columns = runs({name: [f"run {index // 4}" for index in range(23)]})
+    with pytest.warns(SharedTrunkWarning, match=f"6 runs .column {name}. .*--cluster '{name}'"):
+        warn_shared(from_columns(columns), ("num_params_total", "num_tokens"))
+    columns[name] = [f"run {index}" for index in range(23)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_shared(from_columns(columns), ("num_params_total", "num_tokens"))
+
+
+TEXT = "N,loss\n1e8,3.5\n2e8,3.25\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("UP.CSV", TEXT.encode()),
+        ("a.csv.gz", gzip.compress(TEXT.encode())),
+        ("bom.csv", TEXT.encode("utf-8-sig")),
+        ("wide.csv", TEXT.encode("utf-16")),
+        ("sep.csv", ("sep=;\n" + TEXT.replace(",", ";")).encode()),
+        ("bom.jsonl", '{"N": 1e8, "loss": 3.5}\n{"N": 2e8, "loss": 3.25}\n'.encode("utf-8-sig")),
+        ("lines.json", b'{"N": 1e8, "loss": 3.5}\n{"N": 2e8, "loss": 3.25}\n'),
+        ("list.JSON", b'[{"N": 1e8, "loss": 3.5}, {"N": 2e8, "loss": 3.25}]'),
+        ("u2028.jsonl", '{"N": 1e8, "loss": 3.5, "t": "a\u2028b"}\n{"N": 2e8, "loss": 3.25}'.encode()),
+        (
+            "vt.csv",
+            TEXT.replace("1e8,3.5", "1e8,3.5,a\vb").replace("loss", "loss,t").replace("3.25", "3.25,c").encode(),
+        ),
+    ],
+)
+def test_tables_are_read_as_other_tools_write_them(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    table = read_table(tmp_path / name)
+    assert table["N"].tolist() == [1e8, 2e8] and table["loss"].tolist() == [3.5, 3.25]
+
+
+@pytest.mark.parametrize(
+    ("texts", "wanted"),
+    [
+        (["2.100.000", "900.000", "1.250.000"], [2.1e6, 9e5, 1.25e6]),
+        (["2\u2009100", "12\u2009900"], [2100, 12900]),
+        (["7K", "12k"], [7e3, 12e3]),
+    ],
+)
+def test_thousands_are_read_with_dots_thin_spaces_and_k(texts, wanted):
+    with pytest.warns(ReadAsNumberWarning):
+        assert from_columns({"N": texts})["N"].tolist() == wanted
+
+
+def test_what_dots_and_commas_could_mean_is_said():
+    with pytest.raises(NotANumberError, match="thousands or decimals"):
+        from_columns({"loss": ["6,683", "5,125", "5"]})["loss"]
+    columns = {"num_params_total": [24.064, 131.072, 1.5], "loss": [3.0, 2.5, 4.0]}
+    with pytest.warns(UnitWarning, match=r"dots stand between thousands.*num_params_total\*1e3"):
+        usable_rows(from_columns(columns), ("num_params_total",))
+
+
+@pytest.mark.parametrize(
+    "mapping", ["`Params (B)` * 1e9", "'Params (B)'*1e9", '"Params (B)"*1e9', "Params (B)*1e9", "Params_B*1e9"]
+)
+def test_names_that_are_no_words_stand_in_formulas(mapping):
+    data = {"Params (B)": [1.0, 7.0], "loss (nats, val)": [3.0, 2.5]}
+    assert read_table(data, {"num_params_total": mapping})["num_params_total"].tolist() == [1e9, 7e9]
+    for each in ("loss (nats, val)", "`loss (nats, val)`", "loss_nats_val"):
+        assert read_table(data, pairs(f"loss={each}", "columns"))["loss"].tolist() == [3.0, 2.5]
+
+
+def test_functions_of_columns_are_the_usual_ones():
+    data = {"ppl": [np.e, np.e**2], "x": [4.0, 9.0]}
+    for formula, wanted in {
+        "log(ppl)": [1, 2],
+        "sqrt(x)": [2, 3],
+        "power(x, 0.5)*2": [4, 6],
+        "exp(log(x))": [4, 9],
+    }.items():
+        np.testing.assert_allclose(read_table(data, {"loss": formula})["loss"], wanted)
+    with pytest.raises(MissingColumnError, match="not allowed"):
+        read_table(data, {"loss": "eval(ppl)"})
+
+
+def test_counts_on_the_command_line_may_have_letters():
+    assert [count(text) for text in ("7B", "1.4 T", "350m", "2e9")] == [7e9, 1.4e12, 3.5e8, 2e9]
+    assert pairs("a=power(x,2),b=1", "columns") == {"a": "power(x,2)", "b": "1"}

@@ -9,10 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from kleiber.experiments.api.best import Best
 from kleiber.files import write_json
 from kleiber.scaling.explaining.analysis import LEFT_OUT, Analysis, analyse
-from kleiber.scaling.fitting.result import Estimate, FitResult, read_fits
+from kleiber.scaling.fitting.result import Estimate, FitResult, read_fits, without_nan
 from kleiber.scaling.forecasting.allocation import Demand, allocate
+from kleiber.scaling.forecasting.derived import DERIVED, with_derived
 from kleiber.scaling.forecasting.flops_rule import FlopsRule, counted_rule, plain_rule
 from kleiber.scaling.forecasting.forecast import Forecast, check_same_runs, combined_forecast, form_weights
 from kleiber.scaling.forecasting.rolling import Protection, protect, read_protection
@@ -29,41 +33,6 @@ AnyLaw = str | Law | Callable[..., Any]
 COUNTS = {"num_params_total", "num_tokens", "num_unique_tokens"}
 PerParamToken = float | Literal["counted"]
 Protect = Literal["rolling_origin", "none"]
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best run of a budget, or the cheapest to a loss. Counts are plain numbers, intervals (low, high)."""
-
-    kind: str
-    num_params_total: float
-    num_params_interval: tuple[float, float]
-    num_tokens: float
-    num_tokens_interval: tuple[float, float]
-    level: float
-    flops: float
-    """Of training, and of serving if that was asked for."""
-    inference_flops: float
-    epochs: float
-    flops_rule: str
-
-    @property
-    def columns(self) -> dict[str, float]:
-        """The run as columns of a law."""
-        unique = self.num_tokens / self.epochs
-        return {"num_params_total": self.num_params_total, "num_tokens": self.num_tokens, "num_unique_tokens": unique}
-
-    def report(self) -> str:
-        """Returns the run as text."""
-        served = f", {self.inference_flops:.4g} of them to serve" if self.inference_flops else ""
-        (low, high), (few, many) = self.num_params_interval, self.num_tokens_interval
-        return (
-            f"best run of {self.flops:.4g} FLOPs{served} ({self.kind}; {self.flops_rule}):\n"
-            f"  parameters {self.num_params_total:.4g}  {self.level:.0%} [{low:.4g}, {high:.4g}]\n"
-            f"  tokens     {self.num_tokens:.4g}  {self.level:.0%} [{few:.4g}, {many:.4g}]"
-        )
-
-    __repr__ = report
 
 
 @dataclass(frozen=True)
@@ -106,15 +75,48 @@ class Fitted:
           ValueError: a column of the law that is missing or none of it, or numbers that make no sense.
         """
         needed = {name for each in self.fits for name in each.definition.variable_names}
-        if flops is not None and "flops" in needed:
+        if flops is not None and "flops" in needed and needed <= {*columns, "flops"}:
             columns, flops = {**columns, "flops": flops}, None
         if flops is not None or reach is not None:
             columns = {**self.optimum(flops=flops, reach=reach, level=level).columns, **columns}
-        elif unknown := [name for name in columns if name not in needed | COUNTS]:
+        elif unknown := [name for name in columns if name not in needed | COUNTS | {*DERIVED}]:
             raise ValueError(f"law {self.fits[0].law} knows no {unknown[0]!r}; it needs {', '.join(sorted(needed))}.")
-        size, tokens = columns.pop("num_params_total", None), columns.pop("num_tokens", None)
+        return self._forecast(columns, level, protect)
+
+    def _forecast(self, run: dict[str, float], level: float, protect: Protect) -> Forecast:
+        size, tokens = run.pop("num_params_total", None), run.pop("num_tokens", None)
         protection = None if protect == "none" else self.analysis.protection
-        return combined_forecast(self.fits, size, tokens, level, columns, protection)
+        return combined_forecast(self.fits, size, tokens, level, run, protection)
+
+    def forecast_table(
+        self, points: Any, *, level: float = 0.9, protect: Protect = "rolling_origin", **columns: str
+    ) -> dict[str, np.ndarray]:
+        """Returns the points' columns, and after them for each row predicted_loss, interval_low, interval_high,
+        standard_error and compute_ratio, arrays [points].
+
+        Args:
+          points: one row a run nobody has trained yet, as the data of `fit`.
+          level, protect: as for `forecast`.
+          **columns: our names to the table's, as for `fit`.
+
+        Raises:
+          TableError, ValueError: what is wrong with the table, or a column that the law lacks.
+        """
+        table = read_table(points, columns)
+        needed = {name for each in self.fits for name in each.definition.variable_names}
+        have = with_derived({name: table[name] for name in table.names if name in needed | COUNTS | {*DERIVED}})
+        table.need([name for name in needed if name not in have])  # raises, naming them
+        rows = ({name: float(values[row]) for name, values in have.items()} for row in range(len(table)))
+        found = [self._forecast(row, level, protect) for row in rows]
+        out = {
+            "predicted_loss": [each.predicted_loss for each in found],
+            "interval_low": [each.interval[0] for each in found],
+            "interval_high": [each.interval[1] for each in found],
+            "standard_error": [each.standard_error for each in found],
+            "compute_ratio": [each.compute_ratio for each in found],
+        }
+        given = {name: table.columns[name] if name in table.columns else table.labels[name] for name in table.names}
+        return {**given, **{name: np.array(values) for name, values in out.items()}}
 
     def optimum(
         self,
@@ -170,7 +172,7 @@ class Fitted:
 
     def to_json(self) -> dict[str, Any]:
         """Returns everything found as plain JSON values, with the keys of `kleiber fit --json` (docs/json.md)."""
-        return self.analysis.to_json(self.warnings)
+        return without_nan(self.analysis.to_json(self.warnings))
 
     def save(self, path: str | Path) -> None:
         """Writes the JSON that `read_fit` and `kleiber forecast` read."""
@@ -183,9 +185,8 @@ class Fitted:
         """Returns constants and alarms as a notebook shows them."""
         lines = []
         for fit in self.analysis.told:
-            lines += [
-                f"**{fit.law}** `{fit.definition.formula}`: {fit.num_points} runs, residual rms {fit.residual_rms:.3%}"
-            ]
+            rms = f"{fit.residual_rms:{fit.measure.size_format}}"
+            lines += [f"**{fit.law}** `{fit.definition.formula}`: {fit.num_points} runs, residual rms {rms}"]
             lines += ["", "| constant | estimate | 95% interval |", "|---|---|---|"]
             for name, each in fit.parameters.items():
                 low, high = each.interval_95
@@ -209,13 +210,15 @@ def fit(
     objective: str = "gaussian",
     delta: float | None = None,
     drop: str | None = None,
-    fix: Mapping[str, float] | None = None,
+    fix: Mapping[str, float | str] | None = None,
     starts: int = 16,
     in_depth: bool = False,
     protect: Protect = "rolling_origin",
+    residuals: str = "log",
+    weights: str | None = None,
     **columns: str,
 ) -> Fitted:
-    """Returns laws fitted to the log losses of runs, with intervals, noise and an identifiability report.
+    """Returns laws fitted to the losses of runs, with intervals, noise and an identifiability report.
 
     Args:
       data: one row a run: a DataFrame (pandas, polars), an Arrow table, a dict of arrays [runs], or the path of a .csv,
@@ -223,14 +226,16 @@ def fit(
       law: one law or several to compare; see `AnyLaw`. Without it chinchilla is fitted, and four rival forms with it:
         which is right decides a forecast, and a table can hardly tell.
       cluster: column whose equal values share a trunk: their noise is correlated.
-      objective: "gaussian", "huber" or "student", summed over log residuals.
+      objective: "gaussian", "huber" or "student", summed over the residuals.
       delta: Huber's turning point or the scale of Student's t; from the residuals if left out.
       drop: leave out rows, as "epochs > 1 or tokens / params < 0.4".
-      fix: constants held at a value, in the units of the columns.
+      fix: constants held at a value, in the units of the columns, or tied to another: {"beta": "alpha"}.
       starts: starts followed to a minimum, the best of a grid.
       in_depth: also rolling origin, local exponents and the three approaches, as `kleiber fit` does.
       protect: whether intervals of forecasts take in how well the table's dearer runs are forecast from its cheaper
         ones, and what no fit shows of runs beyond it; "none" leaves them as wide as the fits themselves say.
+      residuals: differences of "log", "relative", "raw" (losses may be negative) or "logit" (between 0 and 1) losses.
+      weights: column of standard errors of the losses; one mapped to loss_standard_error is used by itself.
       **columns: our names to the table's, or to formulas of its columns: loss="val_loss", num_tokens="tokens_b*1e9".
 
     Raises:
@@ -250,6 +255,8 @@ def fit(
                 starts=starts,
                 in_depth=in_depth,
                 is_protected=protect != "none",
+                residuals=residuals,
+                weights=weights,
             )
     except TableError as mistake:
         if said := _in_python(str(mistake)):

@@ -24,23 +24,27 @@ class Options:
     """What `kleiber fit` takes."""
 
     table: tyro.conf.Positional[str]
-    """A .csv, .tsv or .parquet file, one row a run."""
+    """A .csv, .tsv, .jsonl or .parquet file, one row a run; texts may be gzipped."""
     law: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A law of `kleiber laws`, or a function of yours as my_laws.py:my_law; several (repeated or joined by commas) are
     compared. Without it chinchilla is fitted, and four rival forms with it: which is right decides a forecast, and a
     table can hardly tell."""
     columns: str = ""
-    """Our names to the table's, or to formulas of its columns, as loss=val_loss,num_params_total=params_b*1e9."""
+    """Our names to the table's, or to formulas of its columns, as loss=log(ppl),num_params_total=`Params (B)`*1e9."""
     cluster: str | None = None
-    """Column whose equal values share a trunk, as trunk_id: their noise is correlated."""
+    """Column whose equal values share a trunk, as run_id: their noise is correlated."""
     objective: Literal["gaussian", "huber", "student"] = "gaussian"
-    """Summed over log residuals."""
+    """Summed over the residuals."""
+    residuals: Literal["log", "relative", "raw", "logit"] = "log"
+    """What is compared: logarithms, ratios, plain differences (losses may be negative), or logits of shares."""
+    weights: str | None = None
+    """Column of standard errors of the losses. One mapped as loss_standard_error=COLUMN is used by itself."""
     delta: float | None = None
     """Huber's turning point or the scale of Student's t; from the residuals if left out."""
     drop: str | None = None
     """Leave out rows, as "epochs > 1 or tokens / params < 0.4"."""
     fix: str = ""
-    """Constants held at a value, as L0=3.2,E=1.7."""
+    """Constants held at a value, as L0=3.2,E=1.7, or tied to another, as beta=alpha."""
     starts: int = 16
     """Starts followed to a minimum, the best of a grid; 4500 for a search as wide as published ones."""
     in_depth: bool = True
@@ -72,7 +76,9 @@ def run(options: Options) -> int:
             objective=options.objective,
             delta=options.delta,
             drop=options.drop,
-            fix=numbers(options.fix, "fix"),
+            fix=numbers(options.fix, "fix", or_names=True),
+            residuals=options.residuals,
+            weights=options.weights,
             starts=options.starts,
             in_depth=options.in_depth,
             protect=options.protect,

@@ -3,6 +3,7 @@
 Example: kleiber forecast fit.json --num-params 1.3e8 --num-tokens 2.6e9
 """
 
+import csv
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from kleiber.experiments.arguments import Count, numbers
+from kleiber.experiments.arguments import Count, numbers, pairs
 
 if TYPE_CHECKING:
     from kleiber.scaling.fitting.result import FitResult
@@ -25,8 +26,12 @@ class Options:
     fit: tyro.conf.Positional[str]
     """The JSON of `kleiber fit --json`, or a sweep directory. With several laws the forecast is their mean, and the
     spread between them widens the interval."""
+    points: tyro.conf.Positional[Path | None] = None
+    """Instead of one run, a table of runs, one a row; the forecasts come as CSV, or as JSON."""
+    columns: str = ""
+    """Our names to those of that table, as for `kleiber fit`."""
     num_params: Count | None = None
-    """Parameters of the run, as counted in the fitted table."""
+    """Parameters of the run, as counted in the fitted table; 7B is a number too."""
     num_tokens: Count | None = None
     """Tokens of the run."""
     flops: Count | None = None
@@ -62,7 +67,10 @@ def run(options: Options) -> int:
     """Prints the forecast; returns 0."""
     from kleiber.experiments.api.fits import read_fit, together
     from kleiber.experiments.terminal import printable
+    from kleiber.scaling.fitting.result import without_nan
 
+    if options.points:
+        return run_table(options)
     at, counts = numbers(options.at, "at"), {"num_params_total": options.num_params, "num_tokens": options.num_tokens}
     run_given = at | {name: count for name, count in counts.items() if count is not None}
     budget = [each for each in (options.flops, options.reach) if each is not None]
@@ -87,11 +95,33 @@ def run(options: Options) -> int:
     if options.register:
         register(options, fitted.fits[0], found)
     if options.json:
-        print(json.dumps({**found.to_json(), "optimum": asdict(best) if best else None}, indent=1, allow_nan=False))
+        whole = {**found.to_json(), "optimum": asdict(best) if best else None}
+        print(json.dumps(without_nan(whole), indent=1, allow_nan=False))
         return 0
     if best:
         print(printable(best.report()))
     print(printable(found.report()))
+    return 0
+
+
+def run_table(options: Options) -> int:
+    """Prints the forecasts of a table of runs; returns 0."""
+    from kleiber.experiments.api.fits import read_fit, together
+    from kleiber.scaling.fitting.result import without_nan
+
+    one = (options.num_params, options.num_tokens, options.flops, options.reach, options.register)
+    if any(each is not None for each in one):
+        raise ValueError(f"the runs stand in {options.points}: leave --num-params, --flops and --register out.")
+    fitted = together([read_fit(path, options.law) for path in (options.fit, *options.rivals)])
+    mapping = pairs(options.columns, "columns")
+    found = fitted.forecast_table(options.points, level=options.level, protect=options.protect, **mapping)
+    rows = [dict(zip(found, row, strict=True)) for row in zip(*(each.tolist() for each in found.values()), strict=True)]
+    if options.json:
+        print(json.dumps(without_nan({"level": options.level, "forecasts": rows}), indent=1, allow_nan=False))
+        return 0
+    out = csv.DictWriter(sys.stdout, found, lineterminator="\n")
+    out.writeheader()
+    out.writerows(rows)
     return 0
 
 

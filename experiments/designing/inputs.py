@@ -80,7 +80,7 @@ def target_run(options: Options, source: "FitResult | Known") -> dict[str, Any]:
     if lost:
         raise ValueError(f"law {source.scaled.law.id} needs {', '.join(lost)} at the target: --at {lost[0]}=VALUE.")
     columns = {name: np.array([float(found[name])]) for name in names}
-    found["predicted_loss"] = float(np.exp(source.scaled.log_loss(source.z[None], columns)[0, 0]))
+    found["predicted_loss"] = float(source.scaled.measure.back(source.scaled.log_loss(source.z[None], columns)[0, 0]))
     return found
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from kleiber.scaling.fitting.estimates import interval, transformed_gradient
-from kleiber.scaling.fitting.noise import Uncertainty, make_clusters
+from kleiber.scaling.fitting.noise import make_clusters
 from kleiber.scaling.fitting.refit import Refits, refit_uncertainty
 from kleiber.scaling.fitting.scaled_law import ScaledLaw
+from kleiber.scaling.fitting.uncertainty import Uncertainty
 
 
 @dataclass(frozen=True)

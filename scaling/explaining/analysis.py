@@ -14,7 +14,7 @@ from kleiber.scaling.explaining.select import Selection, rolling_origin
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import form_weights
-from kleiber.scaling.forecasting.mixture import mixture_weights
+from kleiber.scaling.forecasting.mixture import excess_aicc, mixture_weights
 from kleiber.scaling.forecasting.rolling import Origin, Protection, protect, protection_json, roll_origin
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
@@ -93,7 +93,7 @@ class Analysis:
     def best(self) -> int:
         """Index of the fit that predicts larger runs best, or failing that has the least AICc."""
         if isinstance(self.selection, str):
-            return int(np.argmin([fit.aicc for fit in self.fits]))
+            return int(np.argmin(excess_aicc(self.fits)))
         return [fit.law for fit in self.fits].index(self.selection.best)
 
 
@@ -108,15 +108,17 @@ def analyse(
     cluster: str | None = None,
     objective: str = "gaussian",
     delta: float | None = None,
-    fixed: Mapping[str, float] | None = None,
+    fixed: Mapping[str, float | str] | None = None,
     starts: int = 16,
     in_depth: bool = True,
+    residuals: str = "log",
+    weights: str | None = None,
     is_protected: bool = True,
 ) -> Analysis:
     """Returns each law fitted to a table, and what follows.
 
     Args:
-      table, cluster, objective, delta, starts: as for `fit_law`.
+      table, cluster, objective, delta, starts, residuals, weights: as for `fit_law`.
       laws: as for `fit_law`, each; without any FORMS, of which those after the first may fail.
       fixed: constants held at a value in the laws that have them; with one law, all must be its own.
       in_depth: whether more is found than the fits.
@@ -128,6 +130,7 @@ def analyse(
     chosen, fixed = list({law.id: law for law in map(get_law, laws or FORMS)}.values()), dict(fixed or {})
     held = [fixed] if len(chosen) == 1 else [_own(law, fixed, chosen) for law in chosen]
     common: dict[str, Any] = {"cluster": cluster, "objective": objective, "delta": delta, "starts": starts}
+    common |= {"residuals": residuals, "weights": weights}
     first = 1 if not laws else len(chosen)
     fits = tuple(fit_law(table, law, fixed=own, **common) for law, own in zip(chosen[:first], held, strict=False))
     fits += _rivals(table, zip(chosen[first:], held[first:], strict=True), common)
@@ -146,7 +149,7 @@ def analyse(
 
 
 def _rivals(
-    table: RunTable, held: Iterable[tuple[Law, Mapping[str, float]]], options: Mapping[str, Any]
+    table: RunTable, held: Iterable[tuple[Law, Mapping[str, float | str]]], options: Mapping[str, Any]
 ) -> tuple[FitResult, ...]:
     """Returns the laws that the table can carry; what there is to warn of was said of the first law."""
     fits = []
@@ -160,15 +163,15 @@ def _rivals(
 
 def _comparison(fits: Sequence[FitResult], weights: Sequence[float]) -> str:
     """Returns several fits of the same runs side by side, best first."""
-    best, shares = min(fit.aicc for fit in fits), mixture_weights(fits).tolist()
+    excess, shares = excess_aicc(fits).tolist(), mixture_weights(fits).tolist()
     lines = [f"{'law':<18}{'AICc - best':>12}{'weight':>9}{'in forecasts':>14}{'residual rms':>14}{'points':>8}"]
-    for fit, weight, share in sorted(zip(fits, weights, shares, strict=True), key=lambda row: row[0].aicc):
-        row = f"{fit.law:<18}{fit.aicc - best:>12.1f}{weight:>9.3f}{share:>14.3f}{fit.residual_rms:>14.3%}"
+    for fit, more, weight, share in sorted(zip(fits, excess, weights, shares, strict=True), key=lambda row: row[1]):
+        row = f"{fit.law:<18}{more:>12.1f}{weight:>9.3f}{share:>14.3f}{fit.residual_rms:>14{fit.measure.size_format}}"
         lines.append(row + f"{fit.num_points:>8}")
     return "\n".join(lines)
 
 
-def _own(law: Law, fixed: Mapping[str, float], laws: Sequence[Law]) -> dict[str, float]:
+def _own(law: Law, fixed: Mapping[str, float | str], laws: Sequence[Law]) -> dict[str, float | str]:
     """Returns the fixed constants that this law has. Raises ValueError for a constant that none of the laws has."""
     known = {name for each in laws for name in each.names}
     unknown = [name for name in fixed if name not in known]

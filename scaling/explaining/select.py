@@ -23,7 +23,7 @@ class Score:
 
     law: str
     log_score: float
-    """Mean log predictive density of log loss; larger is better."""
+    """Mean log predictive density of log loss, or what else residuals compare; larger is better."""
     relative_error: float
     """Mean size of the relative error."""
     bias: float
@@ -115,11 +115,12 @@ def _score(part: PartFit | None, fit: FitResult, rows: np.ndarray) -> tuple[np.n
     """Returns log densities and relative errors [runs] of some rows of a fit by what was fitted to others."""
     if part is None:
         return np.full(len(rows), FAILED), np.full(len(rows), np.nan)
-    mean, gradient = log_gradients(part, fit.scaled.on(rows).columns)
-    variance, degrees = part.uncertainty.degrees_of(gradient, 1.0)
-    residual = np.log(fit.points["loss"][rows]) - mean
+    scaled, loss = fit.scaled.on(rows), fit.points["loss"][rows]
+    mean, gradient = log_gradients(part, scaled.columns)
+    variance, degrees = part.uncertainty.degrees_of(gradient, scaled.measure.noise)
+    residual = scaled.measure.of(loss) - mean
     densities = _log_density(residual, np.sqrt(variance), np.minimum(degrees, 1e6))
-    return np.maximum(np.nan_to_num(densities, nan=FAILED), FAILED), np.expm1(-residual)
+    return np.maximum(np.nan_to_num(densities, nan=FAILED), FAILED), scaled.measure.back(mean) / loss - 1
 
 
 def _log_density(residual: np.ndarray, scale: np.ndarray, degrees: np.ndarray) -> np.ndarray:

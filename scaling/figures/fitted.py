@@ -50,7 +50,7 @@ class FittedLaw:
 
     def _loss_at(self, z: Floats, num_params: Floats, num_tokens: Floats) -> Floats:
         shape = np.broadcast_shapes(np.shape(num_params), np.shape(num_tokens))
-        return np.exp(self.fit.scaled.log_loss(z, self.columns(num_params, num_tokens))).reshape(shape)
+        return self.fit.measure.back(self.fit.scaled.log_loss(z, self.columns(num_params, num_tokens))).reshape(shape)
 
     def band(self, num_params: Floats, num_tokens: Floats) -> tuple[Floats, Floats]:
         """Returns (low, high), [points] each: the prediction interval of one new run, spread between forms included."""

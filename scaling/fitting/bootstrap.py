@@ -65,7 +65,7 @@ def profile(fit: FitResult, name: str) -> Profile:
     values = fit.z[index] + deviation * np.linspace(-REACH, REACH, POINTS)
     clusters = None if fit.clusters is None else make_clusters(np.array(fit.clusters))
     ratio = np.full(POINTS, (fit.noise.tau / fit.noise.sigma) ** 2)
-    plain = residual_function(scaled, np.log(fit.points["loss"]), clusters, ratio)
+    plain = residual_function(scaled, scaled.measure.of(fit.points["loss"]), clusters, ratio)
 
     def residuals(z: np.ndarray, problem: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         residual, jacobian = plain(z, problem)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from kleiber.scaling.fitting.identifiability import Identifiability, identify
-from kleiber.scaling.fitting.noise import Uncertainty
 from kleiber.scaling.fitting.result import Estimate
 from kleiber.scaling.fitting.scaled_law import STEP, ScaledLaw, Solution
+from kleiber.scaling.fitting.uncertainty import Uncertainty
 
 
 def transformed_gradient(scaled: ScaledLaw, z: np.ndarray, name: str) -> tuple[float, np.ndarray, bool]:
@@ -69,14 +69,15 @@ def describe(
     rough: dict[str, Estimate] = {}
     relative: dict[str, float] = {}
     for name in scaled.law.names:
-        if name in scaled.fixed:
-            rough[name] = Estimate(float(scaled.fixed[name]), 0.0, (float(scaled.fixed[name]),) * 2, fixed=True)
+        root = scaled.fixed.get(name, name)
+        if not isinstance(root, str):
+            rough[name] = Estimate(float(root), 0.0, (float(root),) * 2, fixed=True)
             continue
         value, gradient, is_log = transformed_gradient(scaled, z, name)
         variance, degrees = uncertainty.degrees(gradient)
         deviation = float(np.sqrt(variance))
         size = deviation * value if is_log else deviation
-        bound = not free[scaled.free.index(name)]
+        bound = not free[scaled.free.index(root)]
         rough[name] = Estimate(value, size, interval(value, deviation, degrees, is_log), at_bound=bool(bound))
         relative[name] = np.inf if bound else size / abs(value) if value else np.inf
     drift = _drift(solution, uncertainty)
@@ -124,8 +125,8 @@ def frontier_exponents(
         return {"a": None, "b": None, "withheld": reason}
     values, gradient = [], np.zeros(len(z))
     for name, sign in ((first, -1.0), (second, 1.0)):
-        if name in scaled.fixed:
-            values.append(float(scaled.fixed[name]))
+        if not isinstance(held := scaled.fixed.get(name, name), str):
+            values.append(float(held))
         else:
             value, slope, _ = transformed_gradient(scaled, z, name)
             values.append(value)

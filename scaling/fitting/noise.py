@@ -59,6 +59,25 @@ class Clusters:
         return np.add.reduceat(values[:, self._order], first, axis=1)
 
 
+def autocorrelation(residual: np.ndarray, clusters: Clusters, order: np.ndarray) -> np.ndarray:
+    """Returns how much more alike neighbours within a cluster are than its rows in general, in standard errors [b].
+
+    Args:
+      residual: float64 [b, runs].
+      clusters: of the runs.
+      order: [runs], by which rows of a cluster are neighbours.
+    """
+    left = residual - (clusters.sums(residual) / clusters.sizes)[:, clusters.index]
+    place = np.lexsort((order, clusters.index))
+    left, index = left[:, place], clusters.index[place]
+    pairs, degrees = index[1:] == index[:-1], int((clusters.sizes - 1).sum())
+    if not degrees:
+        return np.zeros(len(residual))
+    variance = np.maximum((left**2).sum(axis=1) / degrees, 1e-300)
+    found = (left[:, 1:] * left[:, :-1])[:, pairs].sum(axis=1) / variance
+    return (found + ((clusters.sizes - 1) / clusters.sizes).sum()) / np.sqrt(degrees)
+
+
 def make_clusters(labels: np.ndarray) -> Clusters:
     """Returns the clusters of rows with equal labels [runs]."""
     _, index, sizes = np.unique(labels, return_inverse=True, return_counts=True)
@@ -163,130 +182,11 @@ def likelihood(residual: np.ndarray, clusters: Clusters | None, ratio: float) ->
 
 
 def information(residual: np.ndarray, clusters: Clusters | None, ratio: float, num_free: int) -> tuple[float, float]:
-    """Returns the maximised log likelihood of residuals [runs] and the AICc with `num_free` fitted constants."""
+    """Returns the maximised log likelihood of residuals [runs] and the AICc with `num_free` fitted constants, NaN where
+    there are too few runs for one."""
     log_likelihood, _ = likelihood(residual, clusters, ratio)
     num_constants = num_free + 1 + (clusters is not None)
-    aicc = -2 * log_likelihood + 2 * num_constants
-    aicc += 2 * num_constants * (num_constants + 1) / max(len(residual) - num_constants - 1, 1e-9)
-    return log_likelihood, aicc
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """Covariance of the working point and how well its noise is known, for one fit.
-
-    Variances are phi = (sigma^2, tau^2), or (sigma^2,) without clusters. Everything is kept in terms of a root, so
-    that a sum over a direction the runs say nothing about cancels exactly where the contrast does not touch it.
-    """
-
-    root: np.ndarray
-    """float64 [P, K]; the covariance of z is root metric root'. Zero rows for coordinates at a bound."""
-    metric: np.ndarray
-    """float64 [K, K]: one, plus what the estimated variances add."""
-    slopes: np.ndarray
-    """float64 [len(phi), K, K]; root slopes root' is the derivative of the covariance by each variance."""
-    variances: np.ndarray
-    """float64 [len(phi)], phi."""
-    variance_covariance: np.ndarray
-    """float64 [len(phi), len(phi)], covariance of the estimate of phi."""
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """The covariance of z, float64 [P, P]."""
-        return self.root @ self.metric @ self.root.T
-
-    def degrees(self, contrast: np.ndarray, new_run: float = 0.0) -> tuple[float, float]:
-        """Returns (variance, degrees of freedom) of contrast . z plus new_run times the noise of one new run.
-
-        Args:
-          contrast: float64 [P].
-          new_run: 0 or 1.
-        """
-        variance, degrees = self.degrees_of(contrast[None], new_run)
-        return float(variance[0]), float(degrees[0])
-
-    def degrees_of(self, contrasts: np.ndarray, new_run: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the variance and degrees of freedom [b] of many contrasts [b, P], as `degrees` of one.
-
-        Source: Satterthwaite 1946, as used for mixed models by Giesbrecht and Burns 1985.
-        """
-        turned = contrasts @ self.root
-        variance = ((turned @ self.metric) * turned).sum(axis=1) + new_run * float(self.variances.sum())
-        slope = np.stack([((turned @ each) * turned).sum(axis=1) for each in self.slopes], axis=1) + new_run
-        doubt = ((slope @ self.variance_covariance) * slope).sum(axis=1)
-        plain = slope @ self.variances  # the variance is homogeneous in phi, so this is it without the addition
-        known = (doubt > 0) & (plain > 0)
-        return variance, np.where(known, 2 * plain**2 / np.where(known, doubt, 1.0), np.inf)
-
-
-def independent_uncertainty(jacobian: np.ndarray, sigma: float, inflation: float, free: np.ndarray) -> Uncertainty:
-    """Returns the uncertainty for independent errors: covariance (sigma inflation)^2 (J'J)^-1, t with n - p.
-
-    Args:
-      jacobian: float64 [runs, P].
-      sigma: standard deviation of one log loss.
-      inflation: of the standard errors, for objectives other than squares.
-      free: bool [P]; other coordinates are at a bound and get zero.
-    """
-    root = _inverse_root(jacobian, free) * sigma * inflation
-    one = np.eye(root.shape[1])
-    degrees = max(len(jacobian) - int(free.sum()), 1)
-    return Uncertainty(root, one, one[None] / sigma**2, np.array([sigma**2]), np.array([[2 * sigma**4 / degrees]]))
-
-
-def clustered_uncertainty(
-    jacobian: np.ndarray, clusters: Clusters, sigma2: float, tau2: float, free: np.ndarray
-) -> Uncertainty:
-    """Returns the generalised-least-squares uncertainty with a shared effect per cluster.
-
-    The covariance includes what the estimated variances add to the error of the constants.
-
-    Args:
-      jacobian: float64 [runs, P], not whitened.
-      clusters: of the runs.
-      sigma2, tau2: variances of a point and of a trunk.
-      free: bool [P]; other coordinates are at a bound and get zero.
-
-    Source: Kenward and Roger 1997, Biometrics 53, equation 3.
-    """
-    ratio = np.array([tau2 / sigma2])
-    root = _inverse_root(whiten(jacobian[None], clusters, ratio)[0] / np.sqrt(sigma2), free)
-    unit = whiten((jacobian @ root)[None], clusters, ratio)[0] / np.sqrt(sigma2)  # orthonormal columns
-    # Derivatives of the covariance of the runs by the two variances, whitened: each is `plain` times one, plus
-    # `shared` [clusters] times the average over a cluster, so products and traces need no matrix of runs by runs.
-    kept = 1 / (1 + ratio * clusters.sizes)
-    parts = [(1 / sigma2, (kept - 1) / sigma2), (0.0, clusters.sizes * kept / sigma2)]
-    gram, sums = unit.T @ unit, clusters.sums(unit[None])[0]
-
-    def within(part: tuple[float, np.ndarray]) -> np.ndarray:
-        return part[0] * gram + (sums.T * (part[1] / clusters.sizes)) @ sums
-
-    def product(one: tuple[float, np.ndarray], other: tuple[float, np.ndarray]) -> tuple[float, np.ndarray]:
-        return one[0] * other[0], one[0] * other[1] + other[0] * one[1] + one[1] * other[1]
-
-    slopes = np.stack([within(part) for part in parts])
-    information = np.empty((len(parts), len(parts)))
-    for i, first in enumerate(parts):
-        for j, second in enumerate(parts):
-            plain, shared = product(first, second)
-            trace = plain * len(unit) + shared.sum() - 2 * np.trace(within((plain, shared)))
-            information[i, j] = 0.5 * (trace + np.sum(slopes[i] * slopes[j]))  # of the parts, the constants taken out
-    doubt = np.linalg.pinv(information, hermitian=True)
-    addition = np.zeros_like(slopes[0])
-    for i, first in enumerate(parts):
-        for j, second in enumerate(parts):
-            addition += doubt[i, j] * (within(product(first, second)) - slopes[i] @ slopes[j])
-    addition = addition + addition.T  # twice its symmetric part
-    return Uncertainty(root, np.eye(root.shape[1]) + addition, slopes, np.array([sigma2, tau2]), doubt)
-
-
-def _inverse_root(jacobian: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Returns R [P, K] with R R' = (J'J)^-1 over the free coordinates, zero rows elsewhere."""
-    used = jacobian[:, free]
-    scale = np.linalg.norm(used, axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    _, values, vectors = np.linalg.svd(used / scale, full_matrices=False)
-    values = np.maximum(values, 1e-11 * values.max()) if values.size else values
-    root = np.zeros((len(free), len(values)))
-    root[free] = vectors.T / values / scale[:, None]
-    return root
+    left = len(residual) - num_constants - 1
+    if left <= 0:
+        return log_likelihood, np.nan
+    return log_likelihood, 2 * num_constants * (1 + (num_constants + 1) / left) - 2 * log_likelihood

@@ -45,23 +45,33 @@ def robust_scale(residual: np.ndarray, num_free: int) -> float:
     return float(np.median(size[min(num_free, len(size) - 1) :]) / 0.6745)
 
 
-def variance_inflation(objective: Objective, residual: np.ndarray, num_free: int) -> tuple[float, float]:
-    """Returns (sigma, factor): covariance of an M-estimate is (sigma factor)^2 (J'J)^-1.
+@dataclass(frozen=True)
+class Influence:
+    """What the residuals say of an M-estimate's error."""
 
-    Source: Huber 1981, section 7.6, with his small-sample correction; the mean of psi' is smoothed by a normal
-    kernel where the turning point is far inside the errors, so that it stays an estimate of the error density.
+    sigma: float
+    """Standard deviation of one residual; of their bulk, for a robust objective."""
+    psi: np.ndarray
+    """float64 [runs], derivative of the objective by each residual."""
+    slope: np.ndarray
+    """float64 [runs], derivative of psi."""
+
+
+def influence(objective: Objective, residual: np.ndarray, num_free: int) -> Influence:
+    """Returns the influence of residuals [runs] at the minimum of `num_free` constants.
+
+    Source: Huber 1981, section 7.6, with his small-sample correction; psi' is smoothed by a normal kernel where the
+    turning point is far inside the errors, so that it stays an estimate of the error density (Powell 1991).
     """
     count = len(residual)
     if objective.kind == "gaussian":
-        return float(np.sqrt(residual @ residual / (count - num_free))), 1.0
-    sigma = robust_scale(residual, num_free)
-    psi = objective.weight(residual) * residual
-    slope = _mean_slope(objective, residual, sigma)
-    correction = 1.0
+        sigma = float(np.sqrt(residual @ residual / max(count - num_free, 1)))
+        return Influence(max(sigma, 1e-15), residual, np.ones(count))
+    sigma = max(robust_scale(residual, num_free), 1e-15)
+    psi, slope = objective.weight(residual) * residual, _slopes(objective, residual, sigma)
     if not _is_sharp(objective, sigma):
-        correction += num_free / count * float(np.var(_slopes(objective, residual))) / slope**2
-    deviation = np.sqrt(psi @ psi / (count - num_free)) * correction / slope
-    return sigma, float(deviation / sigma)
+        psi = psi * (1 + num_free / count * float(np.var(slope)) / max(float(slope.mean()), 0.05) ** 2)
+    return Influence(sigma, psi, slope)
 
 
 def _is_sharp(objective: Objective, sigma: float) -> bool:
@@ -69,17 +79,13 @@ def _is_sharp(objective: Objective, sigma: float) -> bool:
     return objective.kind == "huber" and objective.delta < 0.5 * sigma
 
 
-def _slopes(objective: Objective, residual: np.ndarray) -> np.ndarray:
-    if objective.kind == "huber":
-        return (np.abs(residual) <= objective.delta).astype(np.float64)
-    ratio = (residual / objective.delta) ** 2
-    return (DEGREES + 1) * (DEGREES - ratio) / (DEGREES + ratio) ** 2
-
-
-def _mean_slope(objective: Objective, residual: np.ndarray, sigma: float) -> float:
+def _slopes(objective: Objective, residual: np.ndarray, sigma: float) -> np.ndarray:
     if _is_sharp(objective, sigma):
         from scipy.special import ndtr
 
         width = 1.06 * sigma * len(residual) ** -0.2
-        return float(np.mean(ndtr((objective.delta - residual) / width) - ndtr((-objective.delta - residual) / width)))
-    return max(float(np.mean(_slopes(objective, residual))), 0.05)
+        return ndtr((objective.delta - residual) / width) - ndtr((-objective.delta - residual) / width)
+    if objective.kind == "huber":
+        return (np.abs(residual) <= objective.delta).astype(np.float64)
+    ratio = (residual / objective.delta) ** 2
+    return (DEGREES + 1) * (DEGREES - ratio) / (DEGREES + ratio) ** 2

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from kleiber.scaling.fitting.fit import fit_uncertainty
-from kleiber.scaling.fitting.noise import Uncertainty, information, make_clusters
+from kleiber.scaling.fitting.noise import information, make_clusters
 from kleiber.scaling.fitting.objective import Objective
 from kleiber.scaling.fitting.refit import fit_many
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.fitting.scaled_law import ScaledLaw, solution_at
+from kleiber.scaling.fitting.uncertainty import Uncertainty
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,15 @@ class PartFit:
 
 
 def fit_part(fit: FitResult, rows: np.ndarray, starts: Sequence[np.ndarray] = ()) -> PartFit | None:
-    """Returns the law of a fit on some of its runs by the same objective and trunks, or None if they cannot carry it.
+    """Returns the law fitted to some runs of a fit with the same objective, residuals, weights and trunks, or None if
+    they cannot carry it.
 
     Args:
       fit: of all runs.
       rows: int [part], which of them.
       starts: working points [P] to start from besides the whole fit's.
     """
-    scaled, log_loss = fit.scaled.on(rows), np.log(fit.points["loss"][rows])
+    scaled, log_loss = fit.scaled.on(rows), fit.measure.of(fit.points["loss"][rows])
     if len(rows) <= len(fit.z) + 1:
         return None
     labels = None if fit.clusters is None else np.asarray(fit.clusters)[rows]

@@ -8,11 +8,12 @@ import numpy as np
 from kleiber.scaling.fitting.chunks import CHUNK
 from kleiber.scaling.fitting.fit import fit_uncertainty
 from kleiber.scaling.fitting.minimise import levenberg_marquardt
-from kleiber.scaling.fitting.noise import Clusters, Uncertainty, make_clusters
+from kleiber.scaling.fitting.noise import Clusters, make_clusters
 from kleiber.scaling.fitting.objective import Objective
 from kleiber.scaling.fitting.scaled_law import ScaledLaw, solution_at
 from kleiber.scaling.fitting.search import residual_function
 from kleiber.scaling.fitting.trunk_effect import refine_shared
+from kleiber.scaling.fitting.uncertainty import Uncertainty
 
 
 @dataclass(frozen=True)
@@ -108,4 +109,4 @@ def simulate_losses(
             raise ValueError("noise of trunks needs to know the trunk of each run: pass cluster.")
         clusters = make_clusters(np.asarray(cluster))
         noise += tau * rng.standard_normal((count, clusters.count))[:, clusters.index]
-    return clean + noise
+    return clean + (noise if scaled.measure.weights is None else noise / scaled.measure.weights)

@@ -11,8 +11,10 @@ import numpy as np
 
 from kleiber.files import json_of, read_plain
 from kleiber.scaling.fitting.identifiability import Identifiability
-from kleiber.scaling.fitting.noise import RunNoise, Uncertainty
+from kleiber.scaling.fitting.measure import Measure
+from kleiber.scaling.fitting.noise import RunNoise
 from kleiber.scaling.fitting.scaled_law import ScaledLaw
+from kleiber.scaling.fitting.uncertainty import Uncertainty
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import law_of_fit
 
@@ -95,15 +97,27 @@ class FitResult:
     """float64 [P], the working point: free constants, centred, positive ones as logarithms."""
     scales: Mapping[str, float]
     """What each variable was divided by."""
-    fixed: Mapping[str, float]
+    fixed: Mapping[str, float | str]
     uncertainty: Uncertainty
+    measure: Measure
+    """What residuals, noise and intervals are of."""
     source: str
     notes: tuple[str, ...]
+    intervals_only: bool = False
+    """Whether the effects of trunks could not be told from the law, so that the constants come from least squares."""
 
     @property
     def noise(self) -> RunNoise:
         """The noise of one log loss, apart from its trunk and shared along it."""
         return RunNoise(*np.sqrt(self.uncertainty.variances).tolist())
+
+    @property
+    def interval_method(self) -> str:
+        """How the intervals came about, in words."""
+        if self.clusters is None:
+            return "t, delta method, sandwich"
+        is_plain = self.intervals_only or self.objective_name != "gaussian"
+        return f"t, delta method, sandwich by {self.cluster}" if is_plain else "t with Satterthwaite degrees, GLS"
 
     @property
     def num_clusters(self) -> int:
@@ -114,12 +128,12 @@ class FitResult:
     def scaled(self) -> ScaledLaw:
         """The law on the fitted runs."""
         columns = {name: self.points[name] for name in self.definition.variable_names}
-        return ScaledLaw(self.definition, columns, self.scales, self.fixed)
+        return ScaledLaw(self.definition, columns, self.scales, self.fixed, self.measure)
 
     def predict(self, columns: Mapping[str, Any]) -> np.ndarray:
         """Returns the law's loss [runs] at columns by name."""
         arrays = {name: np.atleast_1d(np.asarray(value, np.float64)) for name, value in columns.items()}
-        return np.exp(self.scaled.log_loss(self.z, arrays))
+        return self.measure.back(self.scaled.log_loss(self.z, arrays))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fit as plain JSON values; `from_json` gives it back."""
@@ -131,6 +145,7 @@ class FitResult:
             "parameters": {name: asdict(each) for name, each in self.parameters.items()},
             "objective": self.objective,
             "objective_name": self.objective_name,
+            "intervals_only": self.intervals_only,
             "delta": self.delta,
             "residual_rms": self.residual_rms,
             "num_points": self.num_points,
@@ -146,7 +161,8 @@ class FitResult:
             "optimum": dict(self.optimum),
             "log_likelihood": self.log_likelihood,
             "aicc": self.aicc,
-            "interval_method": "t, delta method" if self.clusters is None else "t with Satterthwaite degrees, GLS",
+            "interval_method": self.interval_method,
+            "residual_kind": self.measure.kind,
             "starts": asdict(self.starts),
             "other_optima": [dict(each) for each in self.other_optima],
             "residuals": self.residuals.tolist(),
@@ -157,6 +173,8 @@ class FitResult:
                 "free": self.scaled.free,
                 "scales": dict(self.scales),
                 "fixed": dict(self.fixed),
+                "weights": None if self.measure.weights is None else self.measure.weights.tolist(),
+                "is_signed": self.measure.is_signed,
                 "covariance": self.uncertainty.covariance.tolist(),
                 **{name: getattr(self.uncertainty, name).tolist() for name in UNCERTAINTY},
             },
@@ -195,10 +213,12 @@ class FitResult:
             lines.append(f"  optimum  N ~ C^a, D ~ C^b: a {a:.4f} 95% [{low:.3f}, {high:.3f}], b {b:.4f}")
         name = self.objective_name + (f" delta {self.delta:.3g}" if self.delta else "")
         noise, starts, ident = self.noise, self.starts, self.identifiability
-        tau = f", tau {noise.tau:.3%} shared by each of {self.num_clusters} {self.cluster}" if self.cluster else ""
+        size = self.measure.size_format
+        tau = f", tau {noise.tau:{size}} shared by each of {self.num_clusters} {self.cluster}" if self.cluster else ""
+        aicc = f"{self.aicc:.1f}" if math.isfinite(self.aicc) else "undefined (needs 2 runs more than constants)"
         lines += [
-            f"  {name} objective {self.objective:.7g}, residual rms {self.residual_rms:.3%}, AICc {self.aicc:.1f}",
-            f"  noise    sigma {noise.sigma:.3%} a point{tau}",
+            f"  {name} objective {self.objective:.7g}, residual rms {self.residual_rms:{size}}, AICc {aicc}",
+            f"  noise    sigma {noise.sigma:{size}} a point{tau}",
             f"  starts   {starts.tried} tried, {starts.polished} polished, {starts.failed} failed, "
             f"{starts.agreeing} reached the best optimum",
             f"  identifiability: condition {ident.condition:.2g}; weakest direction: {ident.weakest_in_words()}",
@@ -280,5 +300,11 @@ def _read(values: Mapping[str, Any], definition: Law) -> FitResult:
         scales=state["scales"],
         fixed=state["fixed"],
         uncertainty=Uncertainty(*(np.array(state[name]) for name in UNCERTAINTY)),
+        measure=Measure(
+            values.get("residual_kind", "log"),
+            None if state.get("weights") is None else np.array(state["weights"]),
+            state.get("is_signed", False),
+        ),
+        intervals_only=values.get("intervals_only", False),
         notes=tuple(values["notes"]),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kleiber.scaling.fitting.measure import LOG, Measure
 from kleiber.scaling.law import Law
 
 STEP = 1e-30
@@ -25,8 +26,10 @@ class ScaledLaw:
     """float64 [runs], as measured."""
     scales: Mapping[str, float]
     """What each column is divided by."""
-    fixed: Mapping[str, float]
-    """Constants held fixed, in the units of the columns."""
+    fixed: Mapping[str, float | str]
+    """Constants held fixed, in the units of the columns, or tied to the one named."""
+    measure: Measure = LOG
+    """How losses are compared."""
 
     @cached_property
     def free(self) -> tuple[str, ...]:
@@ -42,6 +45,8 @@ class ScaledLaw:
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Smallest and largest working point, float64 [P] each."""
         low, high = np.array([self.law[name].bounds for name in self.free], dtype=np.float64).reshape(-1, 2).T
+        if self.measure.is_signed:
+            low = np.where([name == "E" for name in self.free], -np.inf, low)
         with np.errstate(divide="ignore"):
             return (
                 np.where(self.is_log, np.log(np.maximum(low, 1e-300)), low),
@@ -50,7 +55,8 @@ class ScaledLaw:
 
     def on(self, rows: np.ndarray) -> "ScaledLaw":
         """Returns the law on some of the runs, columns divided by the same scales."""
-        return replace(self, columns={name: values[rows] for name, values in self.columns.items()})
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return replace(self, columns=columns, measure=self.measure.on(rows))
 
     def centred(self, columns: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """Returns the columns, of the runs if none are given, divided by their scales."""
@@ -68,8 +74,10 @@ class ScaledLaw:
         plain[..., self.is_log] = np.exp(z[..., self.is_log])
         values = {name: plain[..., index : index + 1] for index, name in enumerate(self.free)}
         for name, value in self.fixed.items():
-            values[name] = np.full((1,) * z.ndim, value)
-        for name in self.fixed:
+            values[name] = values[value] if isinstance(value, str) else np.full((1,) * z.ndim, value)
+        for name, other in self.fixed.items():
+            for variable, exponent in self.law[other].scale if isinstance(other, str) else ():
+                values[name] = values[name] * self._unit(variable, exponent, values, 1.0)
             for variable, exponent in self.law[name].scale:
                 values[name] = values[name] * self._unit(variable, exponent, values, -1.0)
         return values
@@ -99,34 +107,36 @@ class ScaledLaw:
         return np.array(z, dtype=np.float64)
 
     def log_loss(self, z: np.ndarray, columns: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
-        """Returns the logarithm of the predicted loss [..., runs] at z [..., P]; NaN where the loss is not positive."""
-        loss = self.law.loss(self.constants(z), self.centred(columns))
-        return np.log(np.where(loss > 0, loss, np.nan))
+        """Returns the logarithm of the predicted loss [..., runs] at z [..., P], or what else `measure` compares; NaN
+        where there is none."""
+        return self.measure.of(self.law.loss(self.constants(z), self.centred(columns)))
 
     def log_loss_and_jacobian(
         self, z: np.ndarray, columns: Mapping[str, np.ndarray] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the log of the predicted loss [b, runs] and its derivative by z [b, runs, P], for z [b, P]."""
+        """Returns `log_loss` [b, runs] and its derivative by z [b, runs, P], for z [b, P]."""
         x = self.centred(columns)
-        if self.law.gradient is None or any(self.law[name].scale for name in self.fixed):
+        is_tied = any(isinstance(value, str) or self.law[name].scale for name, value in self.fixed.items())
+        if self.law.gradient is None or is_tied:
             return self._complex_step(z, x)
         values = self.constants(z)
         with np.errstate(all="ignore"):
             loss, derivative = self.law.gradient(values, x)
-            inverse = 1 / loss
+            inverse = 1 / self.measure.width(loss)
             # Constants before runs in memory: every derivative is written, and later multiplied, in one stretch.
             jacobian = np.empty((loss.shape[0], len(self.free), loss.shape[1]))
             for index, name in enumerate(self.free):
                 np.multiply(derivative[name], inverse, out=jacobian[:, index])
-            return np.log(loss), np.swapaxes(jacobian, 1, 2)
+            return self.measure.of(loss), np.swapaxes(jacobian, 1, 2)
 
     def _complex_step(self, z: np.ndarray, x: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         num_free = z.shape[-1]
         shifted = z[None] + 1j * STEP * np.eye(num_free)[:, None, :]
         loss = self.law.loss(self.constants(shifted), x)
         loss = np.broadcast_to(loss, (num_free, z.shape[0], len(next(iter(x.values())))))
-        value = np.where(loss[0].real > 0, loss[0].real, np.nan) if num_free else np.empty(0)
-        return np.log(value), np.moveaxis(loss.imag / STEP / value, 0, -1)
+        value = self.measure.of(loss[0].real) if num_free else np.empty(0)
+        width = np.where(np.isnan(value), np.nan, self.measure.width(loss[0].real)) if num_free else np.empty(0)
+        return value, np.moveaxis(loss.imag / STEP / width, 0, -1)
 
 
 def _exponent(exponent: str | float, values: Mapping[str, Any]) -> Any:
@@ -136,14 +146,23 @@ def _exponent(exponent: str | float, values: Mapping[str, Any]) -> Any:
     return -values[exponent[1:]] if exponent.startswith("-") else values[exponent]
 
 
-def make_scaled_law(law: Law, columns: Mapping[str, np.ndarray], fixed: Mapping[str, float] | None = None) -> ScaledLaw:
+def make_scaled_law(
+    law: Law,
+    columns: Mapping[str, np.ndarray],
+    fixed: Mapping[str, float | str] | None = None,
+    measure: Measure = LOG,
+) -> ScaledLaw:
     """Returns a law on measured columns, each divided by its geometric mean if the law allows it.
 
     Raises:
       ValueError: if a fixed constant is not one of the law's, or a law of the user's own cannot be used here.
     """
     fixed = dict(fixed or {})
-    unknown = [name for name in fixed if name not in law.names]
+    tied = {name: other for name, other in fixed.items() if isinstance(other, str)}
+    unknown = [name for name in (*fixed, *tied.values()) if name not in law.names]
+    chained = [f"{name}={other}" for name, other in tied.items() if other in fixed]
+    if chained:
+        raise ValueError(f"{chained[0]} ties a constant to one that is itself held; tie it to a free one.")
     if unknown:
         raise ValueError(f"law {law.id} has no constant {unknown[0]!r} to fix; it has {', '.join(law.names)}.")
     chosen = {name: np.asarray(columns[name], np.float64) for name in law.variable_names}
@@ -153,7 +172,16 @@ def make_scaled_law(law: Law, columns: Mapping[str, np.ndarray], fixed: Mapping[
         name: float(np.exp(np.mean(np.log(values)))) if name in centring else 1.0 for name, values in chosen.items()
     }
     scales |= {each.name: scales[each.same_scale_as] for each in law.variables if each.same_scale_as}
-    return ScaledLaw(law, chosen, scales, fixed)
+    return ScaledLaw(law, chosen, scales, fixed, measure)
+
+
+def is_seen(scaled: ScaledLaw, variable: str) -> bool:
+    """Returns whether the loss depends on a variable at all, with the constants that are fixed."""
+    z = np.full((1, len(scaled.free)), 0.3)
+    moved = {**scaled.columns, variable: scaled.columns[variable] * 1.5 + 0.1}
+    with np.errstate(all="ignore"):
+        here, there = (scaled.law.loss(scaled.constants(z), scaled.centred(each)) for each in (scaled.columns, moved))
+    return not np.array_equal(np.broadcast_to(here, np.shape(there)), there)
 
 
 @dataclass(frozen=True)
@@ -164,9 +192,9 @@ class Solution:
     z: np.ndarray
     """float64 [P]."""
     residual: np.ndarray
-    """float64 [runs], measured minus predicted log loss."""
+    """float64 [runs], measured minus predicted log loss, or as `measure` has it; weighed."""
     jacobian: np.ndarray
-    """float64 [runs, P], of predicted log loss by z."""
+    """float64 [runs, P], of the predicted by z; weighed."""
 
     @property
     def free(self) -> np.ndarray:
@@ -178,4 +206,5 @@ class Solution:
 def solution_at(scaled: ScaledLaw, z: np.ndarray, log_loss: np.ndarray) -> Solution:
     """Returns the solution at a working point [P] for measured log losses [runs]."""
     predicted, jacobian = (each[0] for each in scaled.log_loss_and_jacobian(z[None]))
-    return Solution(scaled, z, log_loss - predicted, jacobian)
+    difference, jacobian = scaled.measure.weighed(predicted - log_loss, jacobian)
+    return Solution(scaled, z, -difference, jacobian)

@@ -51,7 +51,8 @@ def residual_function(
 
     def residuals(z: np.ndarray, problem: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         predicted, jacobian = scaled.log_loss_and_jacobian(z)
-        residual = predicted - (log_loss if log_loss.ndim == 1 else log_loss[problem])
+        measured = log_loss if log_loss.ndim == 1 else log_loss[problem]
+        residual, jacobian = scaled.measure.weighed(predicted - measured, jacobian)
         if clusters is not None and ratio is not None:
             turned = whiten(np.concatenate([jacobian, residual[..., None]], axis=2), clusters, ratio[problem])
             return turned[..., -1], turned[..., :-1]
@@ -76,17 +77,28 @@ def search_minima(
       FitFailedError: if no start gives a finite minimum.
     """
     for count in (starts, max(starts, MORE_STARTS)):
-        points, tried = start_points(scaled, loss, count)
+        points, tried = _starts(scaled, loss, count)
         if len(loss) > LONG:
             rows = sample_rows(len(loss), SAMPLE)
             sample = scaled.on(rows)
-            points = follow(sample, residual_function(sample, np.log(loss[rows])), points, Objective()).z
-        kind, minimum = _minima(scaled, np.log(loss), points, objective, delta)
+            measured = sample.measure.of(loss[rows])
+            points = follow(sample, residual_function(sample, measured), points, Objective()).z
+        kind, minimum = _minima(scaled, scaled.measure.of(loss), points, objective, delta)
         agreeing = int((minimum.cost <= minimum.cost.min() * (1 + AGREE) + 1e-22).sum())
         if agreeing > 1:
             break
     failed = int((~minimum.converged | ~np.isfinite(minimum.cost)).sum())
     return kind, minimum, minimum.z[minimum.cost.argmin()], Starts(tried, len(points), failed, agreeing)
+
+
+def _starts(scaled: ScaledLaw, loss: np.ndarray, count: int) -> tuple[np.ndarray, int]:
+    """Returns starts as `start_points`; losses below zero are lifted for it, and the floor lowered again."""
+    if loss.min() > 0 or "E" not in scaled.free:
+        return start_points(scaled, loss, count)
+    lift = float(np.ptp(loss) - loss.min())
+    points, tried = start_points(scaled, loss + lift, count)
+    points[:, scaled.free.index("E")] -= lift
+    return points, tried
 
 
 def _minima(

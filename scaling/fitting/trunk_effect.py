@@ -3,14 +3,14 @@
 import numpy as np
 
 from kleiber.scaling.fitting.minimise import levenberg_marquardt
-from kleiber.scaling.fitting.noise import Clusters, estimate_ratio, likelihood
+from kleiber.scaling.fitting.noise import Clusters, cross_products, estimate_ratio, restricted_likelihood
 from kleiber.scaling.fitting.scaled_law import ScaledLaw
 from kleiber.scaling.fitting.search import residual_function
 
+PROFILE_RATIOS = np.exp(np.linspace(np.log(0.03), np.log(300.0), 25))
+"""Values of tau^2 / sigma^2 looked at one by one when the rounds run away."""
 RUNAWAY = 1.5
 """Residuals this many times the least-squares ones mean that the random effects took over from the law."""
-PROFILE_RATIOS = np.exp(np.linspace(np.log(0.03), np.log(300.0), 17))
-"""Trial values of tau^2 / sigma^2 when they did."""
 
 
 def refine_shared(
@@ -19,8 +19,9 @@ def refine_shared(
     """Returns the generalised-least-squares points [b, P] and tau^2 / sigma^2 [b], each round improving the other.
 
     The rounds can run away when the law does not fit: trunks that take up all misfit leave the constants free, which
-    makes more misfit for the trunks to take up. Where the residuals end far above the least-squares ones, the ratio is
-    searched for on a grid instead, each with its own optimum.
+    makes more misfit for the trunks to take up. Where the residuals end far above the least-squares ones, the smallest
+    ratio counts at which the likelihood has a peak of its own. If it has none, the effects cannot be told from the law:
+    the least-squares point stays, with a ratio of 0, and its intervals come from how the trunks err together.
 
     Args:
       scaled: law and columns.
@@ -29,14 +30,13 @@ def refine_shared(
     """
     refined, ratio = _alternate(scaled, log_loss, z, np.ones(len(z)), clusters, max_rounds)
     ran_away = _rms(scaled, log_loss, refined) > RUNAWAY * _rms(scaled, log_loss, z)
-    if ran_away.any():
-        rows = np.flatnonzero(ran_away)
-        refined[rows], ratio[rows] = _profile_ratio(scaled, log_loss[rows], z[rows], clusters)
+    for row in np.flatnonzero(ran_away):
+        refined[row], ratio[row] = _first_peak(scaled, log_loss[row], z[row], clusters)
     return refined, ratio
 
 
 def _rms(scaled: ScaledLaw, log_loss: np.ndarray, z: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.mean((log_loss - scaled.log_loss_and_jacobian(z)[0]) ** 2, axis=1))
+    return np.sqrt(np.mean(residual_function(scaled, log_loss)(z, np.arange(len(z)))[0] ** 2, axis=1))
 
 
 def _alternate(
@@ -47,10 +47,10 @@ def _alternate(
     low, high = scaled.bounds
     moving = np.arange(len(z))
     for _ in range(max_rounds):
-        predicted, jacobian = scaled.log_loss_and_jacobian(z[moving])
+        residual, jacobian = residual_function(scaled, log_loss[moving])(z[moving], np.arange(len(moving)))
         at_bound = (z[moving] <= low) | (z[moving] >= high)
         jacobian = np.where(at_bound[:, None, :], 0.0, jacobian)
-        new = estimate_ratio(log_loss[moving] - predicted, jacobian, clusters)
+        new = estimate_ratio(-residual, jacobian, clusters)
         settled = np.abs(np.log(new / ratio[moving])) < 1e-5
         ratio[moving] = new
         moving = moving[~settled]
@@ -61,16 +61,16 @@ def _alternate(
     return z, ratio
 
 
-def _profile_ratio(
-    scaled: ScaledLaw, log_loss: np.ndarray, z: np.ndarray, clusters: Clusters
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the point and ratio of the highest normal likelihood over PROFILE_RATIOS, constants refitted at each."""
-    best, chosen, score = z.copy(), np.full(len(z), PROFILE_RATIOS[0]), np.full(len(z), -np.inf)
-    for ratio in PROFILE_RATIOS:
-        residuals = residual_function(scaled, log_loss, clusters, np.full(len(z), ratio))
-        point = levenberg_marquardt(residuals, z, scaled.bounds).z
-        left = log_loss - scaled.log_loss_and_jacobian(point)[0]
-        found = np.array([likelihood(row, clusters, ratio)[0] for row in left])
-        better = found > score
-        best[better], chosen[better], score[better] = point[better], ratio, found[better]
-    return best, chosen
+def _first_peak(scaled: ScaledLaw, log_loss: np.ndarray, z: np.ndarray, clusters: Clusters) -> tuple[np.ndarray, float]:
+    """Returns the point [P] and ratio of the first peak of the likelihood with sound residuals, or z and 0."""
+    count = len(PROFILE_RATIOS)
+    losses, problem = np.repeat(log_loss[None], count, axis=0), np.arange(count)
+    residuals = residual_function(scaled, losses, clusters, PROFILE_RATIOS)
+    point = levenberg_marquardt(residuals, np.repeat(z[None], count, axis=0), scaled.bounds).z
+    residual, jacobian = residual_function(scaled, losses)(point, problem)
+    sums = cross_products(-residual, jacobian, clusters)
+    value = restricted_likelihood(sums, clusters, PROFILE_RATIOS) + 0.5 * np.log(PROFILE_RATIOS)
+    is_peak = (value[1:-1] > value[:-2]) & (value[1:-1] > value[2:])
+    is_sound = _rms(scaled, losses, point) <= RUNAWAY * _rms(scaled, log_loss[None], z[None])
+    found = np.flatnonzero(is_peak & is_sound[1:-1])
+    return (point[found[0] + 1], float(PROFILE_RATIOS[found[0] + 1])) if len(found) else (z, 0.0)

@@ -6,9 +6,10 @@ import numpy as np
 
 from kleiber.scaling.fitting.estimates import stepped, stepped_interval
 from kleiber.scaling.fitting.known import Known
-from kleiber.scaling.fitting.noise import Uncertainty
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.fitting.scaled_law import STEP
+from kleiber.scaling.fitting.uncertainty import Uncertainty
+from kleiber.scaling.forecasting.derived import COUNTS, DERIVED, with_derived
 from kleiber.scaling.forecasting.flops_rule import FlopsRule, plain_rule
 
 REACH = 16.0
@@ -136,7 +137,7 @@ def allocate(source: FitResult | Known, demand: Demand, level: float = 0.9) -> A
         num_tokens=tokens,
         num_tokens_interval=_interval(log_tokens, uncertainty, level),
         level=level,
-        predicted_loss=float(np.exp(scaled.log_loss(z[None], columns)[0, 0])),
+        predicted_loss=float(scaled.measure.back(scaled.log_loss(z[None], columns)[0, 0])),
         training_flops=demand.rule.flops(params, tokens),
         inference_flops=INFERENCE_FLOPS * params * demand.inference_tokens,
         epochs=max(1.0, tokens / unique) if unique else 1.0,
@@ -146,14 +147,14 @@ def allocate(source: FitResult | Known, demand: Demand, level: float = 0.9) -> A
 def _check(source: FitResult | Known, demand: Demand) -> None:
     law = source.scaled.law
     names = set(law.variable_names)
-    if not {"num_params_total", "num_tokens"} <= names:
+    if not COUNTS <= names and not names <= {*COUNTS, *DERIVED}:
         raise ValueError(f"law {law.id} needs parameters and tokens to plan with; it has {', '.join(sorted(names))}.")
     if demand.num_unique_tokens is not None and "num_unique_tokens" not in names:
         raise ValueError(
             f"law {law.id} does not know repeated data; fit one with num_unique_tokens (data_constrained), or leave "
             "the unique tokens out."
         )
-    others = names - {"num_params_total", "num_tokens", "num_unique_tokens"}
+    others = names - {*COUNTS, *DERIVED, "num_unique_tokens"}
     if others:
         raise ValueError(f"law {law.id} also depends on {', '.join(sorted(others))}: plan with a law of N and D.")
     if isinstance(source, FitResult):
@@ -172,7 +173,9 @@ def _columns(
     if "num_unique_tokens" in source.scaled.law.variable_names:
         unique = demand.num_unique_tokens or np.inf
         columns["num_unique_tokens"] = np.where(tokens.real < unique, tokens, unique)
-    return columns
+    cost = np.exp(demand.rule.log_per_token(log_params) + log_tokens)
+    columns = with_derived({**columns, "flops": cost})
+    return {name: columns[name] for name in source.scaled.law.variable_names}
 
 
 def _log_tokens(source: FitResult | Known, demand: Demand, z: np.ndarray, log_params: np.ndarray) -> np.ndarray:
@@ -180,7 +183,7 @@ def _log_tokens(source: FitResult | Known, demand: Demand, z: np.ndarray, log_pa
     if demand.flops is not None:
         left = demand.flops - _served(demand, log_params)
         return np.log(np.where(left > 0, left, np.nan)) - demand.rule.log_per_token(log_params)
-    wanted = np.log(demand.loss or 1.0)
+    wanted = source.scaled.measure.of(np.asarray(0.5 if demand.loss is None else demand.loss))
 
     def reached(log_tokens: np.ndarray) -> np.ndarray:
         return source.scaled.log_loss(z, _columns(source, demand, log_params, log_tokens)) <= wanted

@@ -8,8 +8,9 @@ import numpy as np
 
 from kleiber.scaling.fitting.estimates import interval
 from kleiber.scaling.fitting.result import FitResult, without_nan
-from kleiber.scaling.forecasting.mixture import FORM_SHARE, mix, mixture_weights
-from kleiber.scaling.forecasting.rolling import DRIFT, Protection, reach_of
+from kleiber.scaling.forecasting.derived import with_derived
+from kleiber.scaling.forecasting.mixture import FORM_SHARE, excess_aicc, mix, mixture_weights
+from kleiber.scaling.forecasting.rolling import Protection, drift_of, reach_of
 
 REJECTED = 10.0
 """A form whose AICc is this much above the best is rejected by the runs and has no say in the interval
@@ -41,10 +42,12 @@ class Forecast:
     rival_losses: Mapping[str, float]
     """What each of several laws predicts."""
     compute_ratio: float
-    """Parameters times tokens, over the largest among the fitted runs; NaN for a law of neither."""
+    """Parameters times tokens, over the largest among the fitted runs; FLOPs for a law of these, NaN for neither."""
     alarms: tuple[str, ...]
     """Why the interval may not hold, each with its name first."""
     notes: tuple[str, ...]
+    residual_kind: str = "log"
+    """What `parts` are deviations of, as the fit's residuals."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the forecast as plain JSON values."""
@@ -52,7 +55,7 @@ class Forecast:
 
     def __repr__(self) -> str:
         low, high = self.interval
-        width = ", ".join(f"{name} {size:.2%}" for name, size in self.parts.items() if size)
+        width = ", ".join(f"{name} {self._size(size)}" for name, size in self.parts.items() if size)
         return (
             f"loss {self.predicted_loss:.5g}, {self.level:.0%} [{low:.5g}, {high:.5g}]; width from {width}{self._times}"
         )
@@ -61,12 +64,15 @@ class Forecast:
     def _times(self) -> str:
         return f"; times {self.rolling_factor:.2f} by rolling origin" if self.rolling_factor != 1 else ""
 
+    def _size(self, deviation: float) -> str:
+        return f"{deviation:.3%}" if self.residual_kind in ("log", "relative") else f"{deviation:.4g}"
+
     def _repr_markdown_(self) -> str:
         """Returns the forecast as a notebook shows it."""
         low, high = self.interval
         rows = [("predicted loss", f"**{self.predicted_loss:.5g}**"), ("level", f"{self.level:.0%}")]
         rows.insert(1, ("interval", f"{low:.5g} to {high:.5g}"))
-        rows += [(f"width from {name}", f"{size:.3%}") for name, size in self.parts.items()]
+        rows += [(f"width from {name}", self._size(size)) for name, size in self.parts.items()]
         rows += [("times, by rolling origin", f"{self.rolling_factor:.2f}")] if self.rolling_factor != 1 else []
         rows += [(f"{name} says", f"{loss:.5g}") for name, loss in self.rival_losses.items()]
         rows += [("**alarm**", alarm) for alarm in self.alarms]
@@ -80,12 +86,16 @@ class Forecast:
         known = {name: count for name, count in counts.items() if count is not None}
         head = [f"{name} {count:.4g}" for name, count in known.items()]
         if known:
-            head.append(f"{self.compute_ratio:.3g} times the largest fitted run ({' x '.join(known)})")
+            ratio = f"{self.compute_ratio:.3g} times the largest fitted run ({' x '.join(known)})"
+            head += [ratio] * bool(np.isfinite(self.compute_ratio))
+        relative = f" (-{1 - low / self.predicted_loss:.2%}, +{high / self.predicted_loss - 1:.2%})"
         lines = [
             ": ".join([self.law, ", ".join(head)] if head else [self.law]),
-            f"  predicted loss {self.predicted_loss:.5g}, {self.level:.0%} interval [{low:.5g}, {high:.5g}] "
-            f"(-{1 - low / self.predicted_loss:.2%}, +{high / self.predicted_loss - 1:.2%})",
-            "  width from     " + ", ".join(f"{name} {size:.3%}" for name, size in self.parts.items()) + self._times,
+            f"  predicted loss {self.predicted_loss:.5g}, {self.level:.0%} interval [{low:.5g}, {high:.5g}]"
+            + relative * (self.predicted_loss > 0),
+            "  width from     "
+            + ", ".join(f"{name} {self._size(size)}" for name, size in self.parts.items())
+            + self._times,
         ]
         for name, loss in self.rival_losses.items():
             lines.append(f"  rival          {name} says {loss:.5g} (weight {self.weights[name]:.3f})")
@@ -93,14 +103,24 @@ class Forecast:
         return "\n".join(lines + [f"  note           {note}" for note in self.notes])
 
 
+def loss_interval(fit: FitResult, value: float, deviation: float, degrees: float, level: float) -> tuple[float, float]:
+    """Returns the interval of a loss from its value as the fit's residuals have it, and that value's deviation."""
+    if fit.measure.is_log:
+        return interval(float(np.exp(value)), deviation, degrees, True, level)
+    low, high = interval(float(value), deviation, degrees, False, level)
+    return float(fit.measure.back(np.asarray(low))), float(fit.measure.back(np.asarray(high)))
+
+
 def check_same_runs(fits: Sequence[FitResult]) -> None:
-    """Raises ValueError if the fits are not of the same losses."""
+    """Raises ValueError if the fits are not of the same losses, compared alike."""
     for fit in fits[1:]:
         if not np.array_equal(fit.points["loss"], fits[0].points["loss"]):
             raise ValueError(
                 f"{fit.law} and {fits[0].law} were fitted to different runs ({fit.num_points} and "
                 f"{fits[0].num_points} points); weights compare forms on the same runs only."
             )
+        if fit.measure.kind != fits[0].measure.kind:
+            raise ValueError(f"{fit.law} was fitted by {fit.measure.kind} residuals, {fits[0].law} by other ones.")
 
 
 def form_weights(fits: Sequence[FitResult]) -> list[float]:
@@ -110,7 +130,7 @@ def form_weights(fits: Sequence[FitResult]) -> list[float]:
       ValueError: if the fits are not of the same losses.
     """
     check_same_runs(fits)
-    excess = np.array([fit.aicc for fit in fits]) - min(fit.aicc for fit in fits)
+    excess = excess_aicc(fits)
     weights = np.where(excess > REJECTED, 0.0, np.exp(-0.5 * excess))
     return (weights / weights.sum()).tolist()
 
@@ -164,32 +184,32 @@ def combined_forecast(
             f"level {level}."
         )
     check_same_runs(fits)
-    point = {**given, **(columns or {})}
+    point = with_derived({**given, **(columns or {})})
     lost = sorted({name for each in fits for name in each.definition.variable_names if name not in point})
     if lost:
         raise ValueError(f"law {fits[0].law} also needs a value for {', '.join(lost)}.")
     points = {name: values for fit in fits for name, values in fit.scaled.columns.items()}
     arrays = {name: np.array([point[name]], np.float64) for name in points}
-    mixed = mix(fits, arrays)
+    measure, mixed = fits[0].measure, mix(fits, arrays)
     reach = reach_of(points, arrays)
-    factor, drift, degrees = 1.0, 0.0, mixed.degrees_of_freedom
+    factor, drift, degrees = 1.0, np.zeros(1), mixed.degrees_of_freedom
     deviation = float(np.sqrt(mixed.variance[0]))
     if protection:
-        factor, drift, degrees = protection.factor, DRIFT * float(reach[0]), protection.degrees_of_freedom
+        factor, drift, degrees = protection.factor, drift_of(mixed, reach), protection.degrees_of_freedom
         deviation = float(protection.deviation(mixed, reach)[0])
-    predicted = float(np.exp(mixed.log_loss[0]))
+    predicted = float(measure.back(mixed.log_loss[0]))
     parts = {name: float(np.sqrt(each[0])) for name, each in mixed.parts.items()}
     names = [fit.law for fit in fits]
-    singles = [float(np.exp(mix([fit], arrays).log_loss[0])) for fit in fits]
+    singles = [float(fit.predict(arrays)[0]) for fit in fits]
     return Forecast(
         law=names[0] if len(fits) == 1 else "mean of " + ", ".join(names),
         num_params_total=given.get("num_params_total"),
         num_tokens=given.get("num_tokens"),
         predicted_loss=predicted,
-        interval=interval(predicted, deviation, degrees, True, level),
+        interval=loss_interval(fits[0], float(mixed.log_loss[0]), deviation, degrees, level),
         level=level,
-        standard_error=predicted * deviation,
-        parts={**parts, "form": float(np.sqrt(FORM_SHARE * mixed.between[0])), "extrapolation": drift},
+        standard_error=float(measure.width(np.asarray(predicted))) * deviation,
+        parts={**parts, "form": float(np.sqrt(FORM_SHARE * mixed.between[0])), "extrapolation": float(drift[0])},
         rolling_factor=factor,
         degrees_of_freedom=degrees,
         weights=dict(zip(names, mixture_weights(fits).tolist(), strict=True)),
@@ -197,11 +217,13 @@ def combined_forecast(
         compute_ratio=_compute_ratio(fits[0], point),
         alarms=protection.alarms if protection else (),
         notes=tuple(_notes(fits[0], point)),
+        residual_kind=measure.kind,
     )
 
 
 def _compute_ratio(fit: FitResult, point: Mapping[str, float]) -> float:
     names = [name for name in ("num_params_total", "num_tokens") if name in fit.points and name in point]
+    names = names or [name for name in ("flops",) if name in fit.points and name in point]
     largest = float(np.max(np.prod([fit.points[name] for name in names], axis=0))) if names else np.nan
     return float(np.prod([point[name] for name in names])) / largest
 

@@ -66,9 +66,9 @@ class Protection:
     """How well that is known, as of Student's t."""
 
     def deviation(self, mixed: Mixture, reach: np.ndarray) -> np.ndarray:
-        """Returns the standard error of log loss [runs] of what forms say of runs `reach` e-folds beyond the fitted."""
+        """Returns the standard error [runs] of what forms say of runs `reach` e-folds beyond the fitted."""
         noise = NOISE_SHARE * np.sqrt(mixed.parts["sigma"] + mixed.parts["tau"])
-        return np.maximum(self.factor * np.sqrt(mixed.variance + (DRIFT * reach) ** 2), noise)
+        return np.maximum(self.factor * np.sqrt(mixed.variance + drift_of(mixed, reach) ** 2), noise)
 
     @property
     def alarms(self) -> tuple[str, ...]:
@@ -125,6 +125,11 @@ def reach_of(fitted: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
             if name in ("num_params_total", "num_tokens"):
                 old_compute, compute = old_compute + old, compute + new
     return np.maximum(beyond, compute - old_compute.max())
+
+
+def drift_of(mixed: Mixture, reach: np.ndarray) -> np.ndarray:
+    """Returns the standard deviation [runs] that no fit shows of runs `reach` e-folds beyond the fitted."""
+    return DRIFT * reach * mixed.per_log
 
 
 def compute_of(fit: FitResult) -> np.ndarray:
@@ -188,7 +193,7 @@ def protect(fits: Sequence[FitResult], origins: Sequence[Origin] | None = None) 
       origins: of the same fits, if they are there already.
     """
     points = {name: values for fit in fits for name, values in fit.scaled.columns.items()}
-    log_loss, found, squares = np.log(fits[0].points["loss"]), [], []
+    measure, found, squares = fits[0].measure, [], []
     for origin in roll_origin(fits) if origins is None else origins:
         parts = [part for part in origin.fits if part is not None]
         if not parts:
@@ -196,13 +201,12 @@ def protect(fits: Sequence[FitResult], origins: Sequence[Origin] | None = None) 
         rows = origin.dearer
         columns = {name: values[rows] for name, values in points.items()}
         reach = reach_of({name: values[origin.rows] for name, values in points.items()}, columns)
-        mixed = mix(parts, columns)
-        error = log_loss[rows] - mixed.log_loss
-        squares.append(float(np.mean(error**2 / (mixed.variance + (DRIFT * reach) ** 2))))
+        mixed = mix(parts, columns, measure.on(rows).noise)
+        error = measure.of(fits[0].points["loss"][rows]) - mixed.log_loss
+        squares.append(float(np.mean(error**2 / (mixed.variance + drift_of(mixed, reach) ** 2))))
         said = {"fitted": len(origin.rows), "scored": len(rows), "reach": float(reach.max())}
-        found.append(
-            {**said, "relative_error": float(np.sqrt(np.mean(error**2))), "standardised_error": squares[-1] ** 0.5}
-        )
+        relative = float(np.sqrt(np.mean((error / mixed.per_log) ** 2)))
+        found.append({**said, "relative_error": relative, "standardised_error": squares[-1] ** 0.5})
     degrees = PRIOR_ORIGINS + len(squares)
     factor = (CAUTION if len(fits) > 1 else CAUTION_ALONE) * float(np.sqrt((PRIOR_ORIGINS + sum(squares)) / degrees))
     return Protection(tuple(found), factor, degrees)

@@ -31,6 +31,11 @@ def routed_loss(p: Values, x: Values) -> np.ndarray:
     return p["K"] * np.exp(-p["alpha"] * log_params - p["beta"] * log_e + p["gamma"] * log_params * log_e)
 
 
+def routed_floor_loss(p: Values, x: Values) -> np.ndarray:
+    """Returns E + A e^mu / N^alpha with e effective experts, [..., runs]."""
+    return p["E"] + p["A"] * power(x["num_params_total"], -p["alpha"]) * power(x["num_experts_effective"], p["mu"])
+
+
 def granularity_loss(p: Values, x: Values) -> np.ndarray:
     """Returns E + (g / G^gamma + A) / N^alpha + B / D^beta [..., runs]."""
     size = p["g"] * power(x["granularity"], -p["gamma"]) + p["A"]
@@ -80,6 +85,19 @@ LAWS = (
         sweep="experts {1, 2, 4, 8, ..., 512} x 6 sizes",
         pitfalls="that experts help less at size depended on a fixed number of tokens",
         limits=("one expert is a power law without an offset",),
+    ),
+    Law(
+        id="routed_floor",
+        title="power law in parameters and experts above an irreducible loss",
+        formula="L = E + A e^mu / N^alpha",
+        citation="after Clark et al. 2022, arXiv:2202.01169, with an irreducible loss; e by effective_experts",
+        variables=(NUM_PARAMS, EXPERTS),
+        parameters=(E, A, ALPHA, Parameter("mu", "what experts do", "1", "identity", (-2.0, 2.0), (-0.3, 0.1))),
+        linear=(("E",), ("A",)),
+        loss=routed_floor_loss,
+        validity="one number of tokens; N counts parameters active for a token",
+        sweep="experts {1, 2, 4, 8, ..., 512} x 6 sizes",
+        limits=("one expert is power_law",),
     ),
     Law(
         id="granularity",

@@ -1,5 +1,6 @@
 """What is checked of a table before a law is fitted to it; each finding is a named error or a typed warning."""
 
+import re
 import warnings
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ from kleiber.scaling.table.warned import (
     NotANumberError,
     NotPositiveError,
     OneSizeError,
+    RunsAwayWarning,
+    SharedTrunkWarning,
     TableError,
     TooFewPointsError,
     UnitWarning,
@@ -24,50 +27,71 @@ from kleiber.scaling.table.warned import (
 
 CHOSEN = {
     "status": (
-        ("done", "finished", "completed", "complete", "success", "succeeded", "ok"),
-        "failed diverged pending continued",
+        ("done", "finished", "completed", "complete", "success", "succeeded", "successful", "ok"),
+        "failed diverged pending continued crashed killed running canceled cancelled error preempted timeout queued",
     ),
     "split": (("fit", "train", "training"), "target pilot"),
 }
 """Columns that choose rows: values of the rows to fit, the first of them ours, and values that say a row is none."""
-TOKENIZERS = ("vocab_size", "tokenizer", "tokeniser", "vocab", "vocabulary", "vocabulary_size", "tokenizer_name")
+SPELLINGS = {"status": ("status", "state", "runstatus", "runstate", "jobstatus", "jobstate"), "split": ("split",)}
+"""What such a column may be called, as `_plain` writes it."""
+TOKENIZERS = ("vocabsize", "tokenizer", "tokeniser", "vocab", "vocabulary", "vocabularysize", "tokenizername")
+RUNS = ("run", "runid", "runname", "name", "id", "trunk", "trunkid", "experiment", "experimentid", "experimentname")
+"""What a column of names of runs may be called, as `_plain` writes it."""
 COMPARABLE = ("byte", "bpb", "normal")
 """Parts of the name of a loss that compares across tokenisers: per byte, or normalised by the unigram's."""
 SMALLEST_COUNT = 1e4
 """A column of parameters or tokens without a larger value is probably in millions or billions."""
 
 
-def usable_rows(table: RunTable, variables: Sequence[str], may_be_zero: Sequence[str] = ()) -> RunTable:
+def usable_rows(
+    table: RunTable,
+    variables: Sequence[str],
+    may_be_zero: Sequence[str] = (),
+    residuals: str = "log",
+    weights: str | None = None,
+) -> RunTable:
     """Returns the rows a law is fitted to: finished, of the fitting split, unique, with sound numbers.
 
     Args:
       table: runs with a column `loss` (nats per token) and each of the variables.
       variables: columns the law needs; all must be positive.
       may_be_zero: those of them where zero is sound too.
+      residuals: how losses are compared: "raw" ones may be negative, those for "logit" lie between 0 and 1.
+      weights: column of standard errors of the losses, if they have any.
 
     Raises:
       TableError: its subclasses name what is wrong with which rows.
     """
-    for name in CHOSEN:
-        table = _chosen_rows(table, name)
-    table = table.need(("loss", *variables))
-    _check_numbers(table, ("loss", *variables), may_be_zero)
+    for name, spellings in SPELLINGS.items():
+        for theirs in table.names:
+            table = _chosen_rows(table, name, theirs) if _plain(theirs) in spellings else table
+    needed = ("loss", *variables, *([weights] if weights else []))
+    table = table.need(needed)
+    _check_numbers(table, needed, may_be_zero, residuals)
     if not any(word in table.mapping.get("loss", "") for word in COMPARABLE):
-        for name in TOKENIZERS:
-            _check_one_kind(table, name)
+        for name in table.names:
+            if _plain(name) in TOKENIZERS:
+                _check_one_kind(table, name)
     _check_units(table, variables)
     table = _without_duplicates(table)
     _check_copies(table, variables)
     return table
 
 
-def _chosen_rows(table: RunTable, name: str) -> RunTable:
+def _plain(name: str) -> str:
+    """Returns a name in small letters and nothing else: "Run ID" and run_id are runid."""
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def _chosen_rows(table: RunTable, kind: str, name: str) -> RunTable:
+    """Returns the rows that a column of names chooses; `kind` says what it is, whatever its spelling."""
     if name not in table.labels:
         return table
-    wanted, refused = CHOSEN[name]
-    values = np.char.lower(table.labels[name])
-    word = next((each for each in wanted if each in values), None)
-    if word is None:
+    wanted, refused = CHOSEN[kind]
+    values = np.char.lower(np.char.strip(table.labels[name]))
+    rows = np.isin(values, wanted)
+    if not rows.any():
         found = ", ".join(sorted(set(table.labels[name]))[:6])
         if set(values) <= set(refused.split()):
             raise TableError(f"{table.source}: no row has {name} {wanted[0]!r} (found: {found}).")
@@ -76,8 +100,8 @@ def _chosen_rows(table: RunTable, name: str) -> RunTable:
         )
         warnings.warn(f"{table.source}: {message} used.", UnknownValuesWarning, stacklevel=4)
         return table
-    rows = values == word
-    return table if rows.all() else table.where(rows, f"{int((~rows).sum())} rows without {name} {word!r} left out")
+    words = " or ".join(f"{each!r}" for each in wanted if each in values)
+    return table if rows.all() else table.where(rows, f"{int((~rows).sum())} rows without {name} {words} left out")
 
 
 def _check_one_kind(table: RunTable, name: str) -> None:
@@ -91,14 +115,15 @@ def _check_one_kind(table: RunTable, name: str) -> None:
         )
 
 
-def _check_numbers(table: RunTable, names: Sequence[str], may_be_zero: Sequence[str]) -> None:
+def _check_numbers(table: RunTable, names: Sequence[str], may_be_zero: Sequence[str], residuals: str) -> None:
     """Raises for the first column with unsound numbers, saying how to leave out all rows that have any."""
     drops: list[str] = []
     mistakes: list[TableError] = []
     for name in names:
         values, zero_too = table[name], name in may_be_zero
         lost = np.flatnonzero(~np.isfinite(values))
-        low = np.flatnonzero(values < 0 if zero_too else values <= 0)
+        low = np.flatnonzero((values < 0 if zero_too else values <= 0) & (name != "loss" or residuals != "raw"))
+        high = np.flatnonzero((values >= 1) & (name == "loss" and residuals == "logit"))
         if lost.size:
             drops += [f"missing({name})"] * bool(np.isnan(values).any())
             drops += [f"{name} > 1e300"] * bool(np.isposinf(values).any())
@@ -109,19 +134,29 @@ def _check_numbers(table: RunTable, names: Sequence[str], may_be_zero: Sequence[
             text = f"must be {'at least 0' if zero_too else 'positive'}, but row {low[0] + 1} of those used has"
             rows = f"{values[low[0]]:g} ({low.size} such row{'s' * (low.size > 1)})"
             mistakes.append(NotPositiveError(f"column {name!r} {text} {rows}"))
+        if high.size:
+            drops.append(f"{name} >= 1")
+            mistakes.append(
+                NotPositiveError(f"logit residuals need {name!r} between 0 and 1; {high.size} rows are not")
+            )
     if mistakes:
         advice = f"Leave out all such rows with {table.drop_too(' or '.join(drops))}."
+        if residuals != "raw" and (table["loss"] <= 0).any():
+            fix = "If losses may be negative, compare differences with --residuals raw, or add a constant to them."
+            advice = fix if (table["loss"] <= 0).all() else f"{advice} {fix}"
         raise type(mistakes[0])(f"{table.source}: {'; '.join(map(str, mistakes))}. {advice}")
 
 
 def _check_units(table: RunTable, variables: Sequence[str]) -> None:
     for name in ("num_params_total", "num_tokens", "num_unique_tokens"):
         if name in variables and table[name].max() < SMALLEST_COUNT:
-            theirs = table.mapping.get(name, name)
+            theirs, few = table.mapping.get(name, name), table[name]
+            what, unit = "it is in billions", "1e9"
+            if (few % 1).any() and np.allclose(few * 1e3, np.round(few * 1e3), rtol=1e-12) and few.min() >= 1:
+                what, unit = "its dots stand between thousands", "1e3"
             warnings.warn(
-                f"{table.source}: {name} is {table[name].min():.3g} to {table[name].max():.3g}, few for a count. If it "
-                f"is in billions, map it with --columns '{name}={as_word(theirs)}*1e9'; FLOPs and forecasts need plain "
-                "counts.",
+                f"{table.source}: {name} is {few.min():.5g} to {few.max():.5g}, few for a count. If {what}, map it "
+                f"with --columns '{name}={as_word(theirs)}*{unit}'; FLOPs and forecasts need plain counts.",
                 UnitWarning,
                 stacklevel=4,
             )
@@ -188,13 +223,13 @@ def check_design(table: RunTable, variables: Sequence[str], num_free: int) -> No
             )
 
 
-def check_fixed_floor(table: RunTable, floor: float) -> None:
+def check_fixed_floor(table: RunTable, floor: float | str) -> None:
     """Raises if losses lie below a floor that is held fixed.
 
     Raises:
       BelowFloorError: naming how many and the lowest.
     """
-    below = table["loss"] < floor
+    below = table["loss"] < (-np.inf if isinstance(floor, str) else floor)
     if below.any():
         raise BelowFloorError(
             f"{table.source}: E is fixed at {floor:g}, but {int(below.sum())} losses lie below it (lowest "
@@ -212,3 +247,32 @@ def warn_below_floor(source: str, loss: np.ndarray, floor: float) -> None:
             BelowFloorWarning,
             stacklevel=4,
         )
+
+
+def warn_runs_away(source: str, cluster: str) -> None:
+    """Warns that what the rows of a cluster share cannot be told from the law."""
+    warnings.warn(
+        f"{source}: the effects of each {cluster} cannot be told from the law: fitted together they take over, and the "
+        f"residuals grow. The constants are those of least squares; only the intervals take in that rows of one "
+        f"{cluster} err together.",
+        RunsAwayWarning,
+        stacklevel=3,
+    )
+
+
+def warn_shared(table: RunTable, variables: Sequence[str]) -> None:
+    """Warns of a column of names of runs that repeats while what the law depends on differs."""
+    counts = np.stack([table[name] for name in variables], axis=1)
+    for name in table.names:
+        if _plain(name) not in RUNS or name in variables or name == "loss":
+            continue
+        _, run = np.unique(table.label(name), return_inverse=True)
+        num_runs = int(run.max()) + 1
+        if 3 <= num_runs < len(np.unique(np.column_stack([run.ravel(), counts]), axis=0)):
+            warnings.warn(
+                f"{table.source}: {len(table)} points come from {num_runs} runs (column {name}) but are fitted as "
+                f"independent, so intervals are too short; pass --cluster '{name}' (cluster={name!r}).",
+                SharedTrunkWarning,
+                stacklevel=4,
+            )
+            return

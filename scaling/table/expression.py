@@ -23,10 +23,20 @@ ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
+    ast.Pow: np.power,
 }
+FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
+    "log": (1, np.log),
+    "log2": (1, np.log2),
+    "log10": (1, np.log10),
+    "exp": (1, np.exp),
+    "sqrt": (1, np.sqrt),
+    "power": (2, np.power),
+}
+"""By name: how many arguments, and what they give."""
 GRAMMAR = (
     "compare columns, numbers and 'texts' with < <= > >= == !=, ask missing(column), join with and, or, not; "
-    "+ - * / are allowed"
+    f"+ - * / and {', '.join(FUNCTIONS)} are allowed; a name that is no word goes in `backquotes`"
 )
 MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "--", "?", "nat", "#n/a"}
 """Texts that stand for no value, in small letters."""
@@ -84,11 +94,15 @@ def compute_column(expression: str, columns: Mapping[str, np.ndarray]) -> np.nda
     Raises:
       ExpressionError: as `select_rows`, or if it names no column.
     """
+    for name in sorted(columns, key=len, reverse=True):
+        if name != as_word(name):
+            expression = re.sub(rf"""(['"]){re.escape(name)}\1""", as_word(name), expression)
+            expression = expression.replace(name, as_word(name)) if " " in name else expression
     scope = _scope(expression, columns)
     tree = _parse(scope)
     if not _names(tree):
         raise scope.fail("names no column.")
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.array(_number(_value(tree, scope), scope))
 
 
@@ -112,6 +126,7 @@ def values_not_there(expression: str, columns: Mapping[str, np.ndarray]) -> list
 
 
 def _scope(expression: str, columns: Mapping[str, np.ndarray]) -> Scope:
+    expression = re.sub(r"`([^`]+)`", lambda found: as_word(found[1].strip()), expression)
     return Scope(expression, {**{as_word(name): values for name, values in columns.items()}, **columns})
 
 
@@ -124,7 +139,8 @@ def _parse(scope: Scope) -> ast.expr:
 
 
 def _names(tree: ast.AST) -> list[str]:
-    return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id != "missing"]
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called]
 
 
 def _condition(node: ast.AST, scope: Scope) -> Any:
@@ -208,6 +224,10 @@ def _value(node: ast.AST, scope: Scope) -> Any:
     if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
         left, right = (_number(_value(each, scope), scope) for each in (node.left, node.right))
         return ARITHMETIC[type(node.op)](left, right)
+    if isinstance(node, ast.Call) and not node.keywords and ast.unparse(node.func) in FUNCTIONS:
+        count, function = FUNCTIONS[ast.unparse(node.func)]
+        if len(node.args) == count:
+            return function(*(_number(_value(each, scope), scope) for each in node.args))
     raise scope.fail(f"holds {ast.unparse(node)!r}, not allowed: {GRAMMAR}.")
 
 

@@ -23,6 +23,8 @@ class PublicTable:
     """Our column name to theirs, or to a formula of theirs (`scaling/table/expression.py`)."""
     drop: str | None = None
     """Rows left out, as in `kleiber fit --drop`."""
+    num_highest_dropped: int = 0
+    """Rows of the highest losses that are left out too, where there are more than these."""
     note: str = ""
     last_of: str = ""
     """Keep only the row of the most steps of each value of this column."""
@@ -56,8 +58,8 @@ TABLES = (
             "flops": "Training FLOP",
             "num_tokens": "Training_FLOP / 6 / Model_Size",
         },
-        drop="num_tokens / num_params_total < 0.4",
-        note="the 5 runs below 0.4 tokens per parameter are left out, as in the refit; losses are good to about 0.01",
+        num_highest_dropped=5,
+        note="the 5 runs of highest loss are left out, as in the refit; losses are good to about 0.01",
     ),
     PublicTable(
         "gadre",

@@ -10,7 +10,6 @@ each set stays under its own licence.
 
 import argparse
 import csv
-import gzip
 import hashlib
 import io
 import json
@@ -44,7 +43,7 @@ def load_public(name: str, path: str | Path) -> RunTable:
     entry, path = get_public_table(name), Path(path)
     if path.suffix in (".pickle", ".pkl", ".xz"):
         raise ValueError(f"{path} is a pickle or an archive of one; {entry.note or 'convert it to CSV first'}.")
-    table = read_gadre(path) if entry.reader == "records" else _read(path)
+    table = read_gadre(path) if entry.reader == "records" else read_table(path)
     if entry.last_of and {entry.last_of, entry.columns.get("num_steps", "step")} <= set(table.names):
         table = _last(table, entry.last_of, entry.columns.get("num_steps", "step"))
     columns: dict[str, Any] = {**table.columns, **table.labels}
@@ -58,18 +57,12 @@ def load_public(name: str, path: str | Path) -> RunTable:
             f"{path} does not look like the set {entry.id}: {mistake} It is read from the columns {theirs}; get it "
             f"from {entry.url or entry.citation}."
         ) from None
+    if 0 < entry.num_highest_dropped < len(mapped):
+        dropped = np.argsort(-mapped["loss"], kind="stable")[: entry.num_highest_dropped]
+        kept = ~np.isin(np.arange(len(mapped)), dropped)
+        mapped = mapped.where(kept, f"the {len(dropped)} rows of highest loss left out")
     notes = (f"{entry.id}: {entry.citation}; licence {entry.licence}; counts {entry.counting}", *mapped.notes)
     return RunTable(mapped.columns, mapped.labels, str(path), notes)
-
-
-def _read(path: Path) -> RunTable:
-    if not path.name.endswith(".gz"):
-        return read_table(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no table at {path}.")
-    with gzip.open(path, "rt", newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
-    return from_columns({name: [row[name] for row in rows] for name in (rows[0] if rows else {})}, str(path))
 
 
 def _last(table: RunTable, group: str, order: str) -> RunTable:

@@ -1,9 +1,12 @@
 """Reading files of runs as other people write them: separators, thousands, percent signs, billions, missing values."""
 
 import csv
+import gzip
+import io
 import json
 import re
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,8 @@ BYTES_A_VALUE = 40
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "bn": 1e9, "g": 1e9, "t": 1e12}
 """Of counts, as 7B or 1.3 bn; a bare number with one is read so, whatever its case."""
 SUFFIXED = re.compile(r"([-+]?\d*\.?\d+(?:e[-+]?\d+)?)\s*(k|m|b|bn|g|t)", re.IGNORECASE)
-THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:[,_ \u00a0\u202f']\d{3})+(?:\.\d+)?")
+THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:[,_ \u00a0\u2007\u2009\u202f']\d{3})+(?:\.\d+)?")
+DOTTED = re.compile(r"[-+]?\d{1,3}(?:\.\d{3}){2,}(?:,\d+)?")
 PERCENT = re.compile(r"([-+]?\d*\.?\d+)\s*%")
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:e[-+]?\d+)?", re.IGNORECASE)
 
@@ -41,15 +45,17 @@ def read_file(path: Path) -> dict[str, Sequence[Any]]:
         hint = "; a sweep writes it as its points are measured" if path.name == "table.parquet" else ""
         raise FileNotFoundError(f"there is no table at {path}{hint}.")
     data: Mapping[str, Sequence[Any]]
-    if path.suffix in (".csv", ".tsv", ".txt"):
-        data = _read_separated(path)
-    elif path.suffix == ".jsonl":
-        data = _read_json_lines(path)
-    elif path.suffix in (".parquet", ".pq"):
+    suffix = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    if suffix in (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json"):
+        text = _text(path)
+        data = _read_json(path, text) if text.lstrip()[:1] in ("{", "[") else _read_separated(path, text, suffix)
+    elif suffix in (".parquet", ".pq"):
         columns = read_parquet(path)
         data = {name: parquet_values(columns[name]) for name in columns.column_names}
     else:
-        raise TableError(f"{path}: expected a .csv, .tsv, .jsonl or .parquet file.")
+        raise TableError(
+            f"{path}: expected a .csv, .tsv, .jsonl, .json or .parquet file; texts may be gzipped (.csv.gz)."
+        )
     if not data or not len(next(iter(data.values()))):
         raise TableError(f"{path} holds no rows.")
     return dict(data)
@@ -70,9 +76,10 @@ def read_parquet(path: Path) -> Any:
         needed, free = BYTES_A_VALUE * shape.num_rows * shape.num_columns, psutil.virtual_memory().available
         if needed > free:
             raise MemoryError(f"{shape.num_rows:,} rows take {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free")
+        names = pyarrow.parquet.read_schema(path).names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{len(twice)} column names stand twice: {', '.join(twice)}")
         table = pyarrow.parquet.read_table(path)
-        if len(set(table.column_names)) < len(table.column_names):
-            raise ValueError("two of its columns have one name")
         marks = {name: value for name, value in (table.schema.metadata or {}).items() if name in SEALS}
         if marks and marks != dict(zip(SEALS, (b"blake3", table_digest(table)), strict=True)):
             raise ValueError("it differs from its seal: it was damaged, or changed by hand")
@@ -147,20 +154,27 @@ def parquet_values(column: Any) -> Sequence[Any]:
 
 
 def _text(path: Path) -> str:
+    """Returns the text of a file, gzipped or not."""
+    data = path.read_bytes()
     try:
-        return read_plain(path).decode("utf-8-sig")
+        data = read_plain(path)
+        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
         raise TableError(f"{path} is not UTF-8 text; save it as UTF-8 (plain CSV).") from None
+    except (OSError, EOFError, zlib.error) as problem:
+        raise TableError(f"{path} is not whole gzip: {problem}.") from None
     except ValueError as problem:
         raise TableError(str(problem)) from None
 
 
-def _read_separated(path: Path) -> Mapping[str, Sequence[str]]:
-    text = _text(path)
+def _read_separated(path: Path, text: str, suffix: str) -> Mapping[str, Sequence[str]]:
+    said, text = re.match(r"sep=(.)\r?\n", text), re.sub(r"\Asep=.\r?\n", "", text)  # Excel's own first line
     first = text.partition("\n")[0]
-    separator = max(",;\t|", key=first.count) if path.suffix != ".tsv" else "\t"
+    separator = said[1] if said else max(",;\t|", key=first.count) if suffix != ".tsv" else "\t"
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
-        rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if any(each.strip() for each in row)]
+        rows = [row for row in lines if any(each.strip() for each in row)]
     except csv.Error as problem:
         raise TableError(f"{path}: {problem}; expected a line for each run.") from None
     header, *rows = rows or [[]]
@@ -177,12 +191,18 @@ def _read_separated(path: Path) -> Mapping[str, Sequence[str]]:
     return {name: [row[index] for row in rows] for index, name in enumerate(header)}
 
 
-def _read_json_lines(path: Path) -> Mapping[str, Sequence[Any]]:
+def _read_json(path: Path, text: str) -> Mapping[str, Sequence[Any]]:
+    """Returns the columns of JSON objects, one a line or in one list."""
     rows = []
-    for index, line in enumerate(_text(path).splitlines()):
-        if line.strip():
+    try:
+        whole = json.loads(text)
+        lines = whole if isinstance(whole, list) else [whole]
+    except (ValueError, RecursionError):
+        lines = text.split("\n")  # nothing else ends a line: U+2028 may stand in a text
+    for index, line in enumerate(lines):
+        if not isinstance(line, str) or line.strip():
             try:
-                rows.append(dict(json.loads(line)))
+                rows.append(dict(json.loads(line) if isinstance(line, str) else line))
             except (ValueError, TypeError, RecursionError):
                 raise TableError(f"{path}: line {index + 1} is no JSON object.") from None
     names = dict.fromkeys(name for row in rows for name in row)
@@ -199,6 +219,10 @@ def as_numbers(name: str, texts: Sequence[str], source: str) -> np.ndarray | Non
         return None
     if all(DECIMAL_COMMA.fullmatch(text) and THOUSANDS.fullmatch(text) for text in there):
         return None  # 1,300 by itself may be 1300 or 1.3
+    commas = [text for text in there if "," in text]
+    if "loss" in name and commas and all(DECIMAL_COMMA.fullmatch(text) for text in commas):
+        if all(THOUSANDS.fullmatch(text) for text in commas):
+            return None  # 6,683 beside 5 likewise, where thousands would be odd
     tried = ((how, [read(text) for text in there]) for how, read in WAYS.items())
     how, numbers = next(((how, found) for how, found in tried if None not in found), ("", None))
     if numbers is None:
@@ -222,6 +246,11 @@ def _with_thousands(text: str) -> float | None:
     return float(re.sub(r"[^\d.+-]", "", text)) if THOUSANDS.fullmatch(text) else _plain(text)
 
 
+def _with_dots(text: str) -> float | None:
+    is_dotted = DOTTED.fullmatch(text) or re.fullmatch(r"[-+]?\d{1,3}(?:\.\d{3})?", text)
+    return float(text.replace(".", "").replace(",", ".")) if is_dotted else None
+
+
 def _with_percent(text: str) -> float | None:
     found = PERCENT.fullmatch(text)
     return float(found[1]) / 100 if found else None  # a bare number beside percents could be either
@@ -239,6 +268,7 @@ def _with_decimal_comma(text: str) -> float | None:
 WAYS: dict[str, Callable[[str], float | None]] = {
     "": _plain,
     "thousands apart": _with_thousands,
+    "dots between thousands": _with_dots,
     "percent signs": _with_percent,
     "letters for thousand (k), million (M), billion (B) or trillion (T)": _with_suffix,
     "a decimal comma": _with_decimal_comma,

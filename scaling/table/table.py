@@ -51,6 +51,8 @@ class RunTable:
     """Our names that were mapped, to what."""
     dropped: str = ""
     """The expression whose rows were left out."""
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, int))
+    """int [runs], where each stood in the source, counted from 1 after the header."""
 
     def __post_init__(self) -> None:
         arrays = {**self.columns, **self.labels}
@@ -59,6 +61,8 @@ class RunTable:
             raise TableError(f"{self.source}: columns must have one common length, got {lengths}.")
         for values in arrays.values():
             values.flags.writeable = False
+        if not len(self.rows):
+            object.__setattr__(self, "rows", np.arange(1, len(self) + 1))
 
     def __len__(self) -> int:
         return len(next(iter({**self.columns, **self.labels}.values())))
@@ -103,7 +107,7 @@ class RunTable:
             drop = " or ".join(f'{name} == "{text}"' for text in kinds[:3])
             drop += f" or missing({name})" * any(text.lower() in MISSING for text in texts)
             advice = f" Leave such rows out with {self.drop_too(drop)}, or map another column: --columns {name}=COLUMN."
-            if all("," in text for text in kinds):
+            if all("," in text and "." not in text for text in kinds):
                 advice = " A comma may stand for thousands or decimals: write plain numbers."
         what = f"column {name!r}" + (f" (mapped to {theirs!r})" if theirs != name else "")
         raise NotANumberError(f"{self.source}: {what} {where} where numbers are expected.{advice}")
@@ -149,6 +153,7 @@ class RunTable:
             columns={name: values[rows] for name, values in self.columns.items()},
             labels={name: values[rows] for name, values in self.labels.items()},
             notes=(*self.notes, note) if note else self.notes,
+            rows=self.rows[rows],
         )
 
 
@@ -211,7 +216,10 @@ def read_table(path: Any, columns: Mapping[str, str] | None = None, drop: str | 
 
 def _mapped(table: RunTable, columns: Mapping[str, str]) -> RunTable:
     numbers, labels = dict(table.columns), dict(table.labels)
+    words = {as_word(each): each for each in table.names}
     for name, given in columns.items():
+        bare = given.strip().strip("`'\"")
+        given = given if given in table else bare if bare in table else words.get(given, given)
         if given in table.labels:
             labels[name] = table.labels[given].copy()
             numbers.pop(name, None)
@@ -225,7 +233,7 @@ def _computed(table: RunTable, name: str, formula: str) -> np.ndarray:
     """Returns the column that a formula gives; what is neither a column nor a formula of columns is an error."""
     near = nearest(formula, table.names)
     hint = f" Did you mean {near!r}?" if near else ""
-    if not any(sign in formula for sign in "+-*/()"):
+    if not any(sign in formula for sign in "+-*/()`"):
         raise MissingColumnError(
             f"{table.source} has no column {formula!r} to use as {name!r}.{hint} Columns: {', '.join(table.names)}."
         )

@@ -57,6 +57,14 @@ class SharedTrunkWarning(TableWarning):
     """Points that share a trunk are treated as independent, so intervals come out too short."""
 
 
+class OutlierWarning(TableWarning):
+    """Rows lie far from what the others say."""
+
+
+class RunsAwayWarning(TableWarning):
+    """The effects that rows share cannot be told from the law."""
+
+
 class NothingDroppedWarning(TableWarning):
     """An expression leaves out no row."""
 
