@@ -138,7 +138,7 @@ def test_a_forecast_is_registered_scored_and_drawn_from_the_command_line(csv, tm
     assert board["num_scored"] == 1 and board["history"][0]["target"] == "big"
     assert set(board["skill"]) == {"last_point", "product", "log_linear"} and figure.stat().st_size > 10_000
     assert main(["ledger", str(ledger), "--outcome", "big=0.95"]) == 2
-    assert "already has the outcome" in capsys.readouterr().err
+    assert "has the outcome 0.85 of big" in capsys.readouterr().err
 
 
 def test_a_misspelt_law_is_a_usage_error(csv, capsys):

@@ -224,6 +224,7 @@ def stops_after(rich, path):
         trunk_of(config, rich.folder / "stops").run()
 
 
+SAME_BYTES = "test_runs_of_two_tokenizers_are_scored_on_the_same_bytes_and_runs_of_one_as_before"
 MESH = elsewhere("test_parallel.py", "test_the_compiled_step_moves_what_its_axis_should_and_nothing_else")
 PRODUCTS = elsewhere("test_counts.py", "test_products_of_the_compiled_step_are_exactly_those_counted")
 PRECISION = elsewhere("test_precision.py", "test_every_precision_learns_what_float32_learns")
@@ -294,7 +295,10 @@ CLAIMS = {
     "schedule.cooldown_fraction": differs(0.2),
     "schedule.cooldown_shape": differs("1-sqrt"),
     "evaluation.num_tokens": holds(lambda rich: rich.points[768].evaluation.num_tokens == 60),
-    "evaluation.batch_size": holds(lambda rich: (2, 5) in rich.loops),  # ten windows
+    "evaluation.batch_size": holds(lambda rich: (2, 5) in rich.loops),  # ten windows of six targets
+    "evaluation.num_bytes": elsewhere(
+        "test_answers.py", "test_runs_of_two_tokenizers_are_scored_on_the_same_bytes_and_runs_of_one_as_before"
+    ),
     "mesh.replica": elsewhere("test_parallel.py", "test_replicas_meet_only_inside_the_synchronisation"),
     **{f"mesh.{axis}": MESH for axis in ("stage", "data", "fsdp", "expert", "context", "tensor")},
     "delayed_sync.num_replicas": REPLICAS,

@@ -84,11 +84,11 @@ class EvalConfig:
 
     num_tokens: int = 262_144
     """Validation tokens, in windows spread evenly over the split; the same for every run of an experiment."""
+    batch_size: int = 16
+    """Sequences per evaluation batch."""
     num_bytes: int | None = None
     """Bytes of validation text in place of num_tokens, in whole documents: the same text whatever the tokenizer. An
     experiment whose runs differ in tokenizer sets it to num_tokens, so that bits per byte can be compared."""
-    batch_size: int = 16
-    """Sequences per evaluation batch."""
 
     def __post_init__(self) -> None:
         check_fields(self, **dict.fromkeys(("num_tokens", "num_bytes", "batch_size"), "[1, inf)"))
