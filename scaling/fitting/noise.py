@@ -10,7 +10,7 @@ from kleiber.scaling.fitting.objective import Influence
 ALIKE = 3.0
 """Autocorrelation, in standard errors, from which on the rows of a trunk do not just share one effect."""
 DRAWN = 0.05
-"""How far the squared error of a run that alone decides a constant is drawn to that of all runs."""
+"""How far the squared error of a run that alone decides a constant is drawn to that of all."""
 RATIOS = np.exp(np.linspace(np.log(1e-3), np.log(1e4), 25))
 """Trial values of tau^2 / sigma^2."""
 
@@ -251,8 +251,7 @@ def independent_uncertainty(
 ) -> Uncertainty:
     """Returns the uncertainty of an estimate that weighs runs as if their errors were independent and equally large.
 
-    The sandwich makes the intervals right where they are not: noise that differs from run to run, or runs of a cluster
-    that err together, in whatever way.
+    The sandwich keeps the intervals right where noise differs from run to run, or runs of a cluster err together.
 
     Args:
       jacobian: float64 [runs, P].
@@ -265,8 +264,7 @@ def independent_uncertainty(
     root = _inverse_root(jacobian, free) * influence.sigma
     unit, num_free = jacobian @ root / influence.sigma, int(free.sum())
     level = float(np.clip(influence.slope.mean(), 0.05, 1.0))
-    # Where few runs are near the law they show the slope in a direction poorly, so it is drawn to that of all.
-    drawn = min((num_free + 1) / len(unit), 1.0) * (1 - level)
+    drawn = min((num_free + 1) / len(unit), 1.0) * (1 - level)  # few runs near the law show the slope poorly
     bread = (1 - drawn) * (unit.T * influence.slope) @ unit + drawn * level * np.eye(unit.shape[1])
     if num_free and np.linalg.eigvalsh(bread)[0] < 0.05 * level:
         bread = level * np.eye(len(bread))
@@ -293,21 +291,18 @@ def robust_meat(
     slope: np.ndarray | None = None,
     trust: float = 0.0,
 ) -> np.ndarray:
-    """Returns the covariance [K, K] of unit' errors as the residuals show it, one where they are as supposed.
-
-    The squares of few clusters are a poor estimate, so it is drawn to what is supposed as the clusters come near the
-    constants in number.
+    """Returns the covariance [K, K] of unit' errors as the residuals show it, one where they are as supposed; the fewer
+    the clusters, the more it is drawn to what is supposed.
 
     Args:
       unit: float64 [runs, K], orthonormal columns: derivatives, whitened if need be.
       residual: float64 [runs], of unit variance if all is as supposed.
       clusters: runs that err together.
       shared: part of that variance that the runs of a cluster are supposed to share.
-      inverse: float64 [K, K], of the second derivatives of the objective, and
-      slope: float64 [runs], how the psi given as residual follows it; for objectives other than squares.
+      inverse, slope: [K, K] of the second derivatives, and psi' [runs], of objectives other than squares.
       trust: weight of what the residuals show, at least.
 
-    Source: Bell and McCaffrey 2002 (bias-reduced linearisation), here in the space of the constants.
+    Source: Bell and McCaffrey 2002 (bias-reduced linearisation), in the space of the constants.
     """
     count, num_free = len(unit), unit.shape[1]
     supposed = np.eye(num_free)

@@ -183,7 +183,7 @@ def _log_tokens(source: FitResult | Known, demand: Demand, z: np.ndarray, log_pa
     if demand.flops is not None:
         left = demand.flops - _served(demand, log_params)
         return np.log(np.where(left > 0, left, np.nan)) - demand.rule.log_per_token(log_params)
-    wanted = source.scaled.measure.of(np.float64(0.5 if demand.loss is None else demand.loss))
+    wanted = source.scaled.measure.of(0.5 if demand.loss is None else demand.loss)
 
     def reached(log_tokens: np.ndarray) -> np.ndarray:
         return source.scaled.log_loss(z, _columns(source, demand, log_params, log_tokens)) <= wanted
