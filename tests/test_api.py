@@ -20,7 +20,7 @@ PAGE = (HOUSE / "docs" / "python.md").read_text(encoding="utf-8")
 
 SIGNATURES = {
     "fit": "data, law='chinchilla', *, cluster=None, objective='gaussian', delta=None, drop=None, fix=None, starts=16, "
-    "in_depth=False, **columns",
+    "in_depth=False, residuals='log', weights=None, **columns",
     "read_fit": "path, law=()",
     "design": "source, *, budget, target, **options",
     "plan": "experiment, workers=None",
@@ -28,6 +28,7 @@ SIGNATURES = {
     "report=True, is_quiet=False",
     "results": "directory",
     "open_run": "directory, name",
+    "Fitted.forecast_table": "self, points, *, level=0.9, **columns",
     "Fitted.forecast": "self, *, flops=None, reach=None, level=0.9, **columns",
     "Fitted.optimum": "self, *, flops=None, reach=None, inference_tokens=0.0, unique_tokens=None, "
     "flops_per_param_token=6.0, level=0.9",
