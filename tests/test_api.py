@@ -21,7 +21,7 @@ PAGE = (HOUSE / "docs" / "python.md").read_text(encoding="utf-8")
 
 SIGNATURES = {
     "fit": "data, law=None, *, cluster=None, objective='gaussian', delta=None, drop=None, fix=None, starts=16, "
-    "in_depth=False, protect='rolling_origin', **columns",
+    "in_depth=False, protect='rolling_origin', residuals='log', weights=None, **columns",
     "read_fit": "path, law=()",
     "design": "source, *, budget, target, **options",
     "plan": "experiment, workers=None",
@@ -34,6 +34,7 @@ SIGNATURES = {
     "Run.generate": "self, prompt='', num_tokens=100, temperature=1.0, top_k=None, seed=0",
     "Run.export": "self, path",
     "Fitted.forecast": "self, *, flops=None, reach=None, level=0.9, protect='rolling_origin', **columns",
+    "Fitted.forecast_table": "self, points, *, level=0.9, **columns",
     "Fitted.optimum": "self, *, flops=None, reach=None, inference_tokens=0.0, unique_tokens=None, "
     "flops_per_param_token=6.0, level=0.9",
     "Fitted.plot": "self, name='surface'",

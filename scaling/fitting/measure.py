@@ -1,6 +1,7 @@
 """How a measured loss is held against a predicted one: by logarithm, ratio, difference or logit, each run weighed."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Measure:
         """Whether noise and intervals are of the logarithm."""
         return self.kind in ("log", "relative")
 
-    def of(self, loss: np.ndarray) -> np.ndarray:
+    def of(self, loss: Any) -> Any:
         """Returns the losses as they are compared; NaN where they cannot be."""
         if self.kind == "raw":
             return loss
@@ -33,13 +34,13 @@ class Measure:
             return np.log(loss) - np.log1p(-loss)
         return np.log(np.where(loss > 0, loss, np.nan))
 
-    def back(self, value: np.ndarray) -> np.ndarray:
+    def back(self, value: Any) -> Any:
         """Returns the losses that are compared as these values."""
         if self.kind == "raw":
             return value
         return 1 / (1 + np.exp(-value)) if self.kind == "logit" else np.exp(value)
 
-    def width(self, loss: np.ndarray) -> np.ndarray:
+    def width(self, loss: Any) -> Any:
         """Returns how much a loss changes with its value, d loss / d value."""
         if self.kind == "raw":
             return np.ones_like(loss)
