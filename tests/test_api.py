@@ -38,7 +38,7 @@ SIGNATURES = {
 }
 PROPERTIES = {
     "Fitted": {"fits", "constants", "warnings", "analysis"},
-    "Results": {"directory", "table", "records", "fit", "ledger", "result", "gaps answers ask"},
+    "Results": {"directory", "table", "records", "fit", "ledger", "result", "gaps", "answers", "ask"},
     "Run": {"config", "record", "records", "metrics", "params", "model", "name", "trunk_id", "directory"},
 }
 
