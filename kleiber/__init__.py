@@ -27,7 +27,7 @@ __all__ = [
     "plan",  # (experiment) -> what it would do and cost; starts nothing
     "sweep",  # (experiment, out=...) -> how it ended: trains, fits, forecasts, tests, reports
     "results",  # (directory) -> Results: what a sweep has found so far
-    "Results",  # .table, .records, .fit, .ledger, .result, .gaps
+    "Results",  # .table, .records, .fit, .ledger, .result, .gaps, .answers, .ask(factor)
     "open_run",  # (directory, name) -> Run
     "load",  # (folder of a run) -> Run
     "Run",  # .config, .record, .records, .metrics, .params, .model, .evaluate, .generate, .export

@@ -27,7 +27,10 @@ from kleiber.scaling.explaining.parabola import fit_parabola
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.laws import registry
 from kleiber.scaling.table.table import read_table
-from kleiber.train.config import DataConfig, OptimizerConfig, TrainConfig
+from kleiber.train.config import DataConfig, EvalConfig, OptimizerConfig, TrainConfig
+from kleiber.train.data import run_data
+from kleiber.train.data.tokens import TokenFile
+from kleiber.train.data.windows import TokenSource
 
 RATES = (0.004, 0.008, 0.016, 0.032)
 RATE_LOSSES = {
@@ -301,3 +304,20 @@ def test_a_fit_that_fails_after_training_is_told_with_exit_3_and_the_answer(tmp_
     ended = sweep.run_sweep(experiment, tmp_path, 1, is_quiet=True, has_report=False)
     assert ended.exit_code == 3 and "no start gives a finite minimum" in ended.summary["gate"][0]["claim"]
     assert (tmp_path / "result.json").exists() and ended.summary["answer"]
+
+
+def test_every_tokenizer_is_scored_on_the_same_documents(monkeypatch):
+    lengths = np.array([10, 40, 20, 70, 30, 50, 60, 20])  # bytes of eight documents; two bytes are one of its tokens
+
+    def source(name: str, per: int) -> TokenSource:
+        offsets = np.concatenate([[0], np.cumsum(lengths // per)])
+        tokens = np.repeat(np.arange(8), lengths // per).astype(np.uint8)  # a token says which document it is of
+        file = TokenFile(tokens, offsets, np.arange(8, dtype=np.int32), name, 256, int(lengths.sum()), "f")
+        return TokenSource(file, 4, "c", "validation")
+
+    monkeypatch.setattr(run_data, "open_tokens", lambda *_: source("bytes", 1))
+    config = trunk(evaluation=EvalConfig(num_bytes=150))
+    found = [run_data._same_text(config, source("any", per)).file for per in (1, 2)]
+    assert set(found[0].tokens) == set(found[1].tokens) == {0, 2, 4, 6}  # 150 of 300 bytes: every other document
+    assert found[0].num_text_bytes == found[1].num_text_bytes == 10 + 20 + 30 + 60
+    assert len(found[0].tokens) == 2 * len(found[1].tokens) == 120

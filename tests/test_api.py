@@ -34,7 +34,7 @@ SIGNATURES = {
     "Run.generate": "self, prompt='', num_tokens=100, temperature=1.0, top_k=None, seed=0",
     "Run.export": "self, path",
     "Fitted.forecast": "self, *, flops=None, reach=None, level=0.9, protect='rolling_origin', **columns",
-    "Fitted.forecast_table": "self, points, *, level=0.9, **columns",
+    "Fitted.forecast_table": "self, points, *, level=0.9, protect='rolling_origin', **columns",
     "Fitted.optimum": "self, *, flops=None, reach=None, inference_tokens=0.0, unique_tokens=None, "
     "flops_per_param_token=6.0, level=0.9",
     "Fitted.plot": "self, name='surface'",
