@@ -195,4 +195,4 @@ def test_a_record_that_is_a_directory_is_told_and_ends_with_2(tmp_path, capsys):
     for name in trunk_cells(experiment, "fit")[0].run_ids.values():
         (out / "runs" / name / "record.json").mkdir(parents=True)
     assert main(["sweep", str(path), "--out", str(out), "--no-report"]) == 2
-    assert "record.json: Is a directory. Move it out of the way" in capsys.readouterr().err
+    assert "record.json is no file but a folder; move it out of the way" in capsys.readouterr().err
