@@ -155,8 +155,7 @@ def test_what_the_doctor_says_of_a_damaged_file_ends_in_health_with_the_same_num
     again = sweep(config, out, "--no-report")
     assert again.returncode == 0, again.stdout + again.stderr
     assert diagnose(out).is_healthy and rows(out) == rows(done)
-    again, before = (read_fits(each)[0][0].to_json() for each in (out, done))
-    assert again["parameters"] == before["parameters"] and again["points"] == before["points"]
+    assert read_fits(out)[0][0].parameters == read_fits(done)[0][0].parameters
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_75(undisturbed, tmp_path):
