@@ -315,9 +315,9 @@ def test_every_tokenizer_is_scored_on_the_same_documents(monkeypatch):
         file = TokenFile(tokens, offsets, np.arange(8, dtype=np.int32), name, 256, int(lengths.sum()), "f")
         return TokenSource(file, 4, "c", "validation")
 
-    monkeypatch.setattr(run_data, "open_tokens", lambda *_: source("bytes", 1))
+    monkeypatch.setattr(run_data, "open_token_file", lambda *_: source("bytes", 1).file)
     config = trunk(evaluation=EvalConfig(num_bytes=150))
-    found = [run_data._same_text(config, source("any", per)).file for per in (1, 2)]
+    found = [run_data._same_text(config, source("any", per), Path()).file for per in (1, 2)]
     assert set(found[0].tokens) == set(found[1].tokens) == {0, 2, 4, 6}  # 150 of 300 bytes: every other document
     assert found[0].num_text_bytes == found[1].num_text_bytes == 10 + 20 + 30 + 60
     assert len(found[0].tokens) == 2 * len(found[1].tokens) == 120

@@ -86,7 +86,7 @@ class FakePool:
         self.directory, self.split, self.messages = directory, split, []
 
     def run(self, on_tick) -> int:
-        experiment = from_data(Experiment, json.loads((self.directory / "experiment.json").read_text()))
+        experiment = from_data(Experiment, files.read_json(self.directory / "experiment.json"))
         left = self.world.patience
         for cell in trunk_cells(experiment, self.split):
             for num_tokens in cell.missing(self.directory):
@@ -190,7 +190,7 @@ def _failing(failed: frozenset):
 
 
 def _experiment(directory: Path) -> Experiment:
-    return from_data(Experiment, json.loads((directory / "experiment.json").read_text()))
+    return from_data(Experiment, files.read_json(directory / "experiment.json"))
 
 
 class Chain(RuleBasedStateMachine):
@@ -254,7 +254,7 @@ class Chain(RuleBasedStateMachine):
     @rule(draw=st.randoms(use_true_random=False))
     def a_stranger(self, draw):
         path = draw.choice(self.runs())
-        row = json.loads(path.read_text())
+        row = files.read_json(path)
         folder = self.directory / "runs" / f"stranger-{draw.randrange(3)}"
         folder.mkdir(exist_ok=True)
         (folder / "record.json").write_text(json.dumps({**row, "run_id": folder.name, "loss": 9.0}))
@@ -263,7 +263,7 @@ class Chain(RuleBasedStateMachine):
     @rule(draw=st.randoms(use_true_random=False), column=st.sampled_from(("num_params_total", "num_tokens", "status")))
     def a_record_edited(self, draw, column):
         path = draw.choice(self.runs())
-        row = json.loads(path.read_text())
+        row = files.read_json(path)
         path.write_text(json.dumps({**row, column: "pending" if column == "status" else 2 * row[column]}))
         try:
             launch(self.experiment, self.directory, self.world)
@@ -302,7 +302,7 @@ class Chain(RuleBasedStateMachine):
         last = [e for e in entries if e["event"] == "forecast"][-1:]
         if not begun.exists() or not last or last[0].get("late") or last[0]["run_id"] != name:
             return
-        if json.loads(begun.read_text())["ledger_head"] not in {e["hash"] for e in entries}:
+        if files.read_json(begun)["ledger_head"] not in {e["hash"] for e in entries}:
             return
         before = [(path, path.read_text()) for path in (ledger.path, ledger.head_path)]
         last[0]["predicted_loss"] += 0.01
@@ -374,7 +374,7 @@ class Chain(RuleBasedStateMachine):
         if self.result is None or self.result.summary.get("status") == "stopped":
             return
         found, self.result = self.result.summary, None
-        rows = [json.loads(path.read_text()) for path in self.runs()]
+        rows = [files.read_json(path) for path in self.runs()]
         failed = frozenset(row["run_id"] for row in rows if row["status"] == "failed")
         self.forged = None  # of a forecast that was withdrawn: the numbers tell
         assert numbers_of(found) == fresh(self.experiment, self.world.text, failed)

@@ -10,6 +10,7 @@ from kleiber.experiments.cli import main
 from kleiber.experiments.directory.record import trunk_id
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.sweeping.ownership import own_directory
+from kleiber.files import read_json
 from kleiber.model.config import ModelConfig
 from kleiber.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
 
@@ -51,7 +52,7 @@ def test_a_longer_wsd_run_is_the_run_from_the_start_and_one_with_another_rate_is
         own_directory(
             Experiment("x", "?", (after,), laws=()), tmp_path / name, ("num_tokens", "optimizer.learning_rate")
         )
-        told = json.loads((tmp_path / name / "runs" / trunk_id(after) / "continued.json").read_text())
+        told = read_json(tmp_path / name / "runs" / trunk_id(after) / "continued.json")
         assert told == {"from": trunk_id(WSD), "changed": changed}
 
 

@@ -1,12 +1,12 @@
 """The measured runs of a sweep as a table of factor levels and losses."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.planning.varied import LENGTH, Factor, Level, varied_fields
+from kleiber.files import read_json
 
 EPOCHS = "epochs"
 
@@ -129,7 +129,7 @@ def _level(factor: Factor, record: dict[str, Any], directory: Path) -> Level:
     """Returns the level of a run: of its column, else of its config."""
     if factor.column in record:
         return record[factor.column]
-    found: Any = json.loads(_config_path(record, directory).read_text(encoding="utf-8"))["trunk"]
+    found: Any = read_json(_config_path(record, directory))["trunk"]
     for name in factor.path.split("."):
         found = dict(found).get(name) if found is not None else None
     return tuple(found) if isinstance(found, list) else found

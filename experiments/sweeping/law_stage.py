@@ -32,6 +32,10 @@ MIN_POINTS_SO_FAR = 12
 Say = Callable[[str], None]
 
 
+class CannotFit(ValueError):
+    """The finished points carry no law; the message says why."""
+
+
 def fit_laws(experiment: Experiment, table: RunTable) -> list[FitResult]:
     """Returns the fit of every law of the experiment, in its order; trunk-shared noise is modelled."""
     return [fit_law(law_table(table, law), law, cluster="trunk_id") for law in experiment.laws]
@@ -76,7 +80,8 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Say) -> dict[
       `law`, `residual_rms`, `num_points`, and `told`: a sentence on each thing that was withdrawn or came late.
 
     Raises:
-      ValueError: the points cannot carry the law, or the ledger was tampered with.
+      CannotFit: the points cannot carry the law.
+      ValueError: the ledger was tampered with, or a file is damaged.
     """
     records = cell_records(all_cells(experiment), directory)
     write_table(directory, records)
@@ -209,7 +214,10 @@ def _frozen_fits(experiment: Experiment, directory: Path, digest: str) -> tuple[
         data = read_json(path)
         fits = [FitResult.from_json(part) for part in (data, *data["rivals"])]
         return fits, read_protection(data, fits)
-    fits = fit_laws(experiment, read_table(directory / "table.parquet"))
+    try:
+        fits = fit_laws(experiment, read_table(directory / "table.parquet"))
+    except ValueError as problem:
+        raise CannotFit(str(problem)) from problem
     protection = protect(fits)
     rivals = [fit.to_json() for fit in fits[1:]]
     made = {"rivals": rivals, **protection_json(fits, protection), "made_from": digest}

@@ -199,11 +199,11 @@ class _Sweep:
             return self._stopped(code)
         summary: dict[str, Any] = {"experiment": self.experiment.name, "directory": str(self.directory), "gate": []}
         if self.experiment.laws:
-            from kleiber.experiments.sweeping.law_stage import fit_and_register, score_targets
+            from kleiber.experiments.sweeping.law_stage import CannotFit, fit_and_register, score_targets
 
             try:
                 summary |= fit_and_register(self.experiment, self.directory, self.say)
-            except ValueError as problem:  # the runs are paid for: the report is written, and says so
+            except CannotFit as problem:  # the runs are paid for: the report is written, and says so
                 return self._ended(cells, {**summary, "fit_problem": str(problem)}, started)
             if target_cells:
                 code = self._phase("target", target_cells, plan)
