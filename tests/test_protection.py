@@ -46,7 +46,10 @@ def fits() -> list[FitResult]:
     return [fit_law(table, law, cluster="trunk_id") for law in ("chinchilla", "generalised_mean")]
 
 
-@pytest.mark.parametrize("options", [{}, {"cluster": "trunk_id"}, {"objective": "huber", "delta": 0.003}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"cluster": "trunk_id"}, {"objective": "huber", "delta": 0.003}, {"residuals": "raw"}],
+)
 def test_a_part_fitted_from_where_the_whole_ended_is_the_fit_of_the_part(options):
     table, rows = grid_table(trunk=0.004), np.arange(30)
     whole = (
@@ -67,6 +70,25 @@ def test_a_part_fitted_from_where_the_whole_ended_is_the_fit_of_the_part(options
 
 def _plain(table: RunTable) -> RunTable:
     return from_columns(dict(table.columns))
+
+
+def test_protection_of_raw_residuals_follows_the_unit_of_the_losses():
+    table = _plain(grid_table(0.001))
+    scaled = from_columns({**table.columns, "loss": 10 * table["loss"]})
+    near, far = ([fit_law(each, "chinchilla", residuals="raw")] for each in (table, scaled))
+    ours, theirs = (combined_forecast(fit, 3e9, 3e11, 0.9, None, protect(fit)) for fit in (near, far))
+    assert theirs.rolling_factor == pytest.approx(ours.rolling_factor, rel=1e-4)
+    np.testing.assert_allclose(theirs.interval, 10 * np.array(ours.interval), rtol=1e-4)
+
+
+def test_dear_runs_of_little_weight_are_held_against_the_noise_of_their_weight():
+    table = _plain(grid_table(0.001))
+    compute = table["num_params_total"] * table["num_tokens"]
+    errors = np.where(compute > np.quantile(compute, 0.6), 0.03, 0.001)
+    losses = table["loss"] * np.exp(errors * np.random.default_rng(1).standard_normal(len(errors)))
+    columns = {**table.columns, "loss": losses, "error": errors * losses}
+    weighed = protect([fit_law(from_columns(columns), "chinchilla", weights="error")])
+    assert weighed.origins and 0.5 < weighed.origins[0]["standardised_error"] < 1.5  # 10 times that if all were alike
 
 
 def test_reach_is_compute_beyond_the_largest_or_the_variables_beyond_their_ranges():
