@@ -74,7 +74,8 @@ def write(checks: list[Check], folder: Path) -> None:
         "# What the fitter was held to, and what it did",
         "",
         "Written by `make truth` (`python -m truth`). Every rate is a count over simulated sweeps of a",
-        "known surface, fitted by the shipped code; +- is its Monte Carlo standard error.",
+        "known surface, fitted by the shipped code; +- is its Monte Carlo standard error. `tables` alone counts real "
+        "runs, of other people.",
         f"Python {platform.python_version()}, numpy {numpy.__version__}, scipy {scipy.__version__}, {os.cpu_count()} "
         f"cores shared with {os.getloadavg()[1]:.1f} running programs on average while seconds were taken.",
         "",
