@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE
-from kleiber.experiments.terminal import working
+from kleiber.experiments.terminal import tell, working
 from kleiber.model.counts import training_flops
 from kleiber.parallel.config import MeshConfig
 
@@ -178,6 +178,7 @@ def _compile(options: Options, config: "TrainConfig", target: Hardware) -> "Comp
     from kleiber.parallel.mesh import make_mesh
 
     mesh, label = make_mesh(config.mesh, target.devices), f"{options.preset} on {target.name}, {config.mesh}"
+    tell(f"compiling {label}", sys.stderr)
     try:
         step = compile_step(config, mesh, f"compiling {label}", not options.full)
     except OutOfMemory as refusal:
