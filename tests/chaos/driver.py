@@ -68,13 +68,16 @@ class ForkedWorker:
 
 def drive(experiment: Experiment, directory: Path, max_seconds: float | None = None) -> int:
     """Runs a sweep as `kleiber sweep --workers 2` does, in this process, and returns its exit code."""
+    from kleiber.experiments.planning import plan
     from kleiber.experiments.sweeping import sweep, workers
     from kleiber.experiments.sweeping.failures import cannot_write
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.default_int_handler)
     workers.subprocess.Popen = ForkedWorker  # type: ignore[misc, assignment]
-    sweep.prepare_data = lambda *_: None  # prepared already; its digests start threads, and workers are forked
+    # Prepared already; the digests of data start threads, and workers are forked.
+    sweep.prepare_data = lambda *_: None
+    plan.data_problems = lambda *_: []
     try:
         return sweep.run_sweep(experiment, directory, 2, has_report=False, max_seconds=max_seconds).exit_code
     except ValueError as mistake:

@@ -24,6 +24,7 @@ from kleiber.experiments.sweeping.ownership import own_directory
 from kleiber.model.config import ModelConfig
 from kleiber.train.checkpoints.identity import differences, show
 from kleiber.train.config import DataConfig, EvalConfig, GuardConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from kleiber.train.watch.metrics import whole_rows
 
 LIMIT_SECONDS = 300.0
 """No child may take longer; one that does is a hang, and a failed trial."""
@@ -235,7 +236,7 @@ def outcome(directory: Path) -> dict[str, Any]:
     records = [{k: v for k, v in r.to_json().items() if k not in TIMING_COLUMNS} for r in read_records(directory)]
     logs = {}
     for path in sorted(directory.glob("runs/*/metrics.jsonl")):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = whole_rows(path)
         logs[path.parent.name] = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
     return {"records": records, "logs": logs}
 
