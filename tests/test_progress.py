@@ -10,7 +10,7 @@ import pytest
 
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import trunk_cells
-from kleiber.experiments.planning.speed import seconds_left
+from kleiber.experiments.planning.speed import measured_pace
 from kleiber.experiments.sweeping.progress import SweepProgress, time_left
 from kleiber.model.config import ModelConfig
 from kleiber.train.config import OptimizerConfig, TrainConfig
@@ -20,22 +20,21 @@ TRUNK = TrainConfig(
 )
 
 
-def test_before_any_step_the_time_left_is_the_plans():
-    assert seconds_left(planned_left=600, planned_won=0, measured_seconds=0, num_workers=2) == 300
-    assert seconds_left(planned_left=600, planned_won=0, measured_seconds=90, num_workers=2) == 300
+def test_before_any_step_the_pace_is_the_expected_one():
+    assert measured_pace(expected_pace=0.5, planned_won=0, measured_seconds=0) == 0.5
+    assert measured_pace(expected_pace=0.5, planned_won=0, measured_seconds=90) == 0.5
 
 
 @pytest.mark.parametrize("slowness", [10.0, 3.0, 1.0, 1 / 3, 1 / 10])
-def test_after_a_minute_of_steps_the_time_left_is_within_30_percent_of_the_truth(slowness):
-    planned, workers = 7200.0, 2
+def test_after_a_minute_of_steps_the_pace_is_within_30_percent_of_the_truth(slowness):
+    workers = 2
     won = 60 * workers / slowness
-    truth = (planned - won) * slowness / workers
-    assert seconds_left(planned - won, won, 60, workers) == pytest.approx(truth, rel=0.3)
+    assert measured_pace(1 / workers, won, 60) == pytest.approx(slowness / workers, rel=0.3)
 
 
 def test_the_pace_is_the_geometric_mean_of_plan_and_measurement_when_both_count_alike():
     # Five seconds of steps count as much as the plan: 1 wall second a planned one, measured 4.
-    assert seconds_left(planned_left=100, planned_won=1.25, measured_seconds=5, num_workers=1) == pytest.approx(200)
+    assert measured_pace(expected_pace=1, planned_won=1.25, measured_seconds=5) == pytest.approx(2)
 
 
 @pytest.fixture
@@ -82,23 +81,52 @@ def test_a_terminal_shows_the_phase_with_a_bar_and_the_loss(progress):
 
 
 def test_the_time_left_is_that_of_the_whole_sweep_in_a_range_that_closes_as_steps_are_measured(progress):
-    progress.started -= 1_000
+    progress.started -= 2
     say(progress, age=1, trained_tokens=500_000, tokens_per_second=1e5, loss=2.5)
     state = progress.look()
     fewest, most = progress.seconds_left(state)
     assert fewest < 50 + 400 < most  # half of this run, and the targets, as planned
-    progress.stepping_since = (time.time() - 995, -447.5)  # nearly half a planned second a wall second
+    progress.started -= 998
+    progress.stepping_since = (progress.started + 1, -447.5)  # nearly half a planned second a wall second
     closer, further = progress.seconds_left(state)
     assert closer < 450 * 2 < further and further / closer < most / fewest
 
 
 def test_at_the_end_the_time_left_is_that_of_the_longest_run_as_other_workers_stand_idle(progress):
     alone = progress.look()
-    progress.plan.num_workers, progress.cells = 4, progress.cells * 4
-    progress.planned_seconds, progress.plan.target_seconds = {progress.cells[0].trunk_id: 100.0}, 0.0
+    progress.workers, progress.expected_pace, progress.plan.target_seconds = 4, 1 / 4, 0.0
+    progress.planned_seconds = {progress.cells[0].trunk_id: 100.0}
     assert alone.longest_left == 100
     fewest, most = progress.seconds_left(alone)
-    assert (fewest * most) ** 0.5 == pytest.approx(100)
+    assert (fewest * most) ** 0.5 == pytest.approx(100, rel=1e-3)
+
+
+def test_a_run_slower_than_planned_beside_the_others_is_waited_for_at_its_own_pace(progress):
+    progress.started -= 1_000
+    progress.plan.target_seconds = 0.0
+    trunk = progress.cells[0].trunk_id
+    progress.stepping_since = (progress.started, 0.0)  # no seconds of starting
+    progress.first_seen[trunk] = (time.time() - 300, 0.2)  # 0.3 of it in 300 s: the other half takes 500 s
+    say(progress, age=1, trained_tokens=500_000, tokens_per_second=1e5, loss=2.5)
+    fewest, most = progress.seconds_left(progress.look())
+    assert (fewest * most) ** 0.5 == pytest.approx(1_000, rel=0.02)  # 50 of 100 planned seconds took 1,000
+    progress.stepping_since = (time.time() - 100, 0.0)
+    progress.started = time.time() - 100
+    say(progress, age=1, trained_tokens=500_000, tokens_per_second=1e5, loss=2.5)
+    fewest, most = progress.seconds_left(progress.look())
+    assert (fewest * most) ** 0.5 == pytest.approx(500, rel=0.02)
+
+
+def test_the_pace_measured_before_is_what_the_next_phase_starts_from_and_its_end_takes_what_a_start_took(progress):
+    progress.stepping_since, progress.started = (time.time() - 1e6, 0.0), time.time() - 1e6 - 10
+    progress.planned_done = 1e5
+    after = SweepProgress(
+        progress.experiment, progress.directory, "target", progress.cells, progress.plan, print, before=progress
+    )
+    assert after.expected_pace == pytest.approx(10, rel=1e-3)
+    after.stepping_since, after.started = (time.time(), 0.0), time.time() - 7
+    fewest, most = after.seconds_left(after.look())
+    assert (fewest * most) ** 0.5 == pytest.approx(10 * 100 + 7, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -47,25 +47,22 @@ TRUSTED_SECONDS = 5.0
 """Seconds of steps from which on what was measured counts more than the plan."""
 
 
-def seconds_left(planned_left: float, planned_won: float, measured_seconds: float, num_workers: int) -> float:
-    """Returns the wall seconds that work still takes: the plan's pace at first, then more and more the measured one.
+def measured_pace(expected_pace: float, planned_won: float, measured_seconds: float) -> float:
+    """Returns the wall seconds that a planned second of work takes: as expected at first, then ever more as measured.
 
-    The pace, wall seconds a planned second of work, is the plan's 1 / num_workers to the power 1 - w times the measured
-    one to the power w = measured_seconds / (measured_seconds + TRUSTED_SECONDS): a machine ten times slower or faster
-    than planned is told within a fifth after a minute of steps.
+    It is the expected pace to the power 1 - w times the measured one to the power w = measured_seconds /
+    (measured_seconds + TRUSTED_SECONDS): a machine ten times slower or faster than planned is told within a fifth after
+    a minute of steps.
 
     Args:
-      planned_left: seconds on one worker that the plan gives what is left.
-      planned_won: alike, of what has been done since steps began; 0 leaves the plan's pace.
+      expected_pace: the plan's, one over the number of workers, or what an earlier phase has come to.
+      planned_won: seconds on one worker that the plan gives what was done since steps began; 0 leaves what is expected.
       measured_seconds: wall seconds since then.
-      num_workers: that work beside each other.
     """
-    planned_pace = 1.0 / max(1, num_workers)
     if planned_won <= 0 or measured_seconds <= 0:
-        return max(0.0, planned_left) * planned_pace
+        return expected_pace
     weight = measured_seconds / (measured_seconds + TRUSTED_SECONDS)
-    pace = planned_pace ** (1 - weight) * (measured_seconds / planned_won) ** weight
-    return max(0.0, planned_left) * pace
+    return expected_pace ** (1 - weight) * (measured_seconds / planned_won) ** weight
 
 
 def estimate_speed() -> SpeedEstimate:

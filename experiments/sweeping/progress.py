@@ -11,7 +11,7 @@ from typing import Any
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell
 from kleiber.experiments.planning.plan import Plan
-from kleiber.experiments.planning.speed import TRUSTED_SECONDS, seconds_left
+from kleiber.experiments.planning.speed import TRUSTED_SECONDS, measured_pace
 from kleiber.files import read_json
 
 LIVE_SECONDS = 1.0
@@ -28,6 +28,9 @@ FRESH_SECONDS = 20.0
 
 DOUBT = 0.15
 """Part by which the time left is told as a range, either side, however long steps have been measured."""
+
+ENDING_SECONDS = 15.0
+"""The most that fit, score and report are taken to need, on a machine that was as long about starting its workers."""
 
 
 def time_left(fewest: float, most: float) -> str:
@@ -53,6 +56,8 @@ class PhaseState:
     """What each worker that has begun its steps is at."""
     longest_left: float
     """Seconds on one worker that the plan gives what is left of the run with most of it left."""
+    slowest_seconds: float = 0.0
+    """Wall seconds until the slowest of the runs at their steps is through, each at its own measured pace."""
 
 
 class SweepProgress:
@@ -67,6 +72,7 @@ class SweepProgress:
         plan: Plan,
         say: Callable[[str], None],
         is_quiet: bool = False,
+        before: "SweepProgress | None" = None,
     ):
         self.experiment, self.directory, self.split, self.cells, self.plan, self.say = (
             experiment,
@@ -82,6 +88,11 @@ class SweepProgress:
         self.started = time.time()
         self.stepping_since: tuple[float, float] | None = None
         """(time, planned seconds done) when the first worker of this phase had begun its steps."""
+        self.workers = min(plan.num_workers, len(cells))
+        self.expected_pace = before.pace() * before.workers / self.workers if before else 1.0 / self.workers
+        self.planned_done = 0.0
+        self.first_seen: dict[str, tuple[float, float]] = {}
+        """(time, share done) when a run was first seen at its steps, by trunk."""
         self.last_line = 0.0
         self.last_forecast_points = 0
         self.forecast_text = ""
@@ -113,7 +124,7 @@ class SweepProgress:
 
     def look(self) -> PhaseState:
         """Reads where the phase is off its directory."""
-        done, planned_done, speed, running, longest_left = 0, 0.0, 0.0, [], 0.0
+        done, planned_done, speed, running, longest_left, slowest = 0, 0.0, 0.0, [], 0.0, 0.0
         for cell in self.cells:
             missing = cell.missing(self.directory)
             done += len(cell.config.num_tokens) - len(missing)
@@ -126,11 +137,23 @@ class SweepProgress:
                     loss = progress.get("loss")
                     told = "" if loss is None else f" loss {loss:.3f}"
                     running.append(f"{cell.label} {share:.0%}{told}")
+                    slowest = max(slowest, self._own_seconds(cell.trunk_id, share))
             planned_done += share * planned
             longest_left = max(longest_left, (1 - share) * planned)
         if running and self.stepping_since is None:
             self.stepping_since = (time.time(), planned_done)
-        return PhaseState(done, planned_done, speed, tuple(running), longest_left)
+        self.planned_done = planned_done
+        return PhaseState(done, planned_done, speed, tuple(running), longest_left, slowest)
+
+    def _own_seconds(self, trunk_id: str, share: float) -> float:
+        """Returns the wall seconds a run still takes at the pace it has had since it was first seen; 0 if unknown."""
+        since, before = self.first_seen.setdefault(trunk_id, (time.time(), share))
+        return (1 - share) * (time.time() - since) / (share - before) if share > before else 0.0
+
+    def pace(self) -> float:
+        """Returns the wall seconds that a planned second of work takes here, as far as it has been measured."""
+        since, before = self.stepping_since or (time.time(), self.planned_done)
+        return measured_pace(self.expected_pace, self.planned_done - before, time.time() - since)
 
     def line(self, state: PhaseState) -> str:
         """Returns one line: points done, what is running with its loss, speed, time left, forecast so far."""
@@ -159,15 +182,15 @@ class SweepProgress:
     def seconds_left(self, state: PhaseState) -> tuple[float, float]:
         """Returns the fewest and the most wall seconds that this phase and those after it may still take: the closer
         to each other, the longer steps have been measured."""
-        since, done_before = self.stepping_since or (time.time(), state.planned_done)
-        measured, workers = time.time() - since, min(self.plan.num_workers, len(self.cells))
-        pace = seconds_left(1.0, state.planned_done - done_before, measured, workers)
+        first_step = self.stepping_since[0] if self.stepping_since else time.time()
+        pace, starting = self.pace(), first_step - self.started
         left = sum(self.planned_seconds.values()) - state.planned_done
-        left = max(left, state.longest_left * workers)  # at the end workers stand idle
-        if self.split == "fit":
-            left += self.plan.target_seconds * workers
-        doubt = 1 + DOUBT + TRUSTED_SECONDS / (measured + TRUSTED_SECONDS)
-        return pace * left / doubt, pace * left * doubt
+        left = max(left, state.longest_left * self.workers) * pace  # at the end workers stand idle
+        left = max(left, state.slowest_seconds) + min(starting, ENDING_SECONDS)
+        if self.split == "fit" and self.plan.target_seconds:
+            left += self.plan.target_seconds * self.workers * pace + starting
+        doubt = 1 + DOUBT + TRUSTED_SECONDS / (time.time() - first_step + TRUSTED_SECONDS)
+        return left / doubt, left * doubt
 
     def _progress(self, cell: TrunkCell) -> dict[str, Any] | None:
         """Returns what a worker last said of a trunk, and whether one of this phase is at it: it has said so

@@ -170,6 +170,7 @@ class _Sweep:
     has_report: bool
     deadline: float | None
     stopped_by: str = ""
+    progress: SweepProgress | None = None
     told: list[str] = field(default_factory=list)
     session: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
@@ -275,9 +276,10 @@ class _Sweep:
         devices = num_devices(cell.config for cell in cells)
         place = (self.directory, split, workers, self.session, self.log, self.say)
         pool = WorkerPool(*place, num_trunks=len(cells), num_devices=devices, deadline=self.deadline)
-        with SweepProgress(self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet) as progress:
-            code = pool.run(progress.tick)
-            progress.tick()
+        shown = (self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet, self.progress)
+        with SweepProgress(*shown) as self.progress:
+            code = pool.run(self.progress.tick)
+            self.progress.tick()
         self.stopped_by = "; ".join(dict.fromkeys(pool.messages))
         if not (self.directory / "experiment.json").exists():
             return code  # moved or removed: nothing is written at the old place
