@@ -29,7 +29,7 @@ FRESH_SECONDS = 20.0
 DOUBT = 0.15
 """Part by which the time left is told as a range, either side, however long steps have been measured."""
 
-ENDING_SECONDS = 15.0
+ENDING_SECONDS = 60.0
 """The most that fit, score and report are taken to need, on a machine that was as long about starting its workers."""
 
 
