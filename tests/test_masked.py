@@ -121,9 +121,10 @@ def losses_of(config):
     ids=["micro-batches", "data", "fsdp", "tensor"],
 )
 def test_a_masked_run_in_parts_or_on_a_mesh_is_that_of_one_device(fields):
-    whole = losses_of(replace(CONFIG, accumulation_steps=1))
+    mixed = replace(CONFIG, model=replace(MODEL, has_next_token_mix=True))
+    whole = losses_of(replace(mixed, accumulation_steps=1))
     assert whole[0] != whole[1]
-    np.testing.assert_allclose(losses_of(replace(CONFIG, **fields)), whole, rtol=1e-5)
+    np.testing.assert_allclose(losses_of(replace(mixed, **fields)), whole, rtol=1e-5)
 
 
 def test_the_validation_loss_is_that_of_the_hidden_tokens_whatever_the_batch_size():

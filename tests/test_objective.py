@@ -30,6 +30,7 @@ TOKENS = DRAW.integers(0, 32, (8, 9)).astype(np.int32)
 WEIGHTS = (DRAW.exponential(size=(8, 8)) * np.array([1, 0, 5, 0.1, 2, 0, 1, 3])[:, None]).astype(np.float32)
 PARAMS = jax.tree.map(jnp.asarray, init_params(replace(MODEL, has_tied_head=False), 0))
 UNTIED = replace(CONFIG, model=replace(MODEL, has_tied_head=False))
+TEXT = SimpleNamespace(bytes_per_token=1.0)
 
 
 def by_hand(params):
@@ -116,7 +117,7 @@ def test_evaluation_weighs_targets_and_its_error_is_that_of_a_ratio(monkeypatch)
     result = evaluate(
         config,
         PARAMS,
-        HeldOut(validation=SimpleNamespace(bytes_per_token=1.0), windows=TOKENS, groups=np.arange(8), segments=None),
+        HeldOut(validation=TEXT, windows=TOKENS, groups=np.arange(8), segments=None),
     )
     losses = np.asarray(plain.losses(config, PARAMS, Batch(TOKENS), None)[0], np.float64)
     mean = losses[seen].mean()

@@ -36,6 +36,7 @@ MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, vocab_size=32, seq_le
 CONFIG = TrainConfig(model=MODEL, optimizer=OptimizerConfig(0.01), num_tokens=(1000,), batch_size=4, steps_per_call=4)
 TOKENS = np.random.default_rng(0).integers(0, 32, (4, 4, 9)).astype(np.uint8)
 FRACTIONS = np.array([0.25, 0.5, 0.75, 1.0], np.float32)
+TEXT = SimpleNamespace(bytes_per_token=1.0)
 
 
 def train(config, num_steps=4, seed=0, rate=0.01, tokens=TOKENS):

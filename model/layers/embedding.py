@@ -68,11 +68,9 @@ class Embedding(nnx.Module):
         x_BTD = constrain(x_BTD * rules(self.config)["embedding"].multiplier, ("batch", "seq", None))
         mixed_BTD = x_BTD
         if self.config.has_previous_token_mix:
-            mixed_BTD = mixed_BTD + read(self.mix, x_BTD.dtype) * _neighbour(x_BTD, segment_ids_BT, is_before=True)
+            mixed_BTD = mixed_BTD + read(self.mix, dtype) * _neighbour(x_BTD, segment_ids_BT, is_before=True)
         if self.config.has_next_token_mix:
-            mixed_BTD = mixed_BTD + read(self.next_mix, x_BTD.dtype) * _neighbour(
-                x_BTD, segment_ids_BT, is_before=False
-            )
+            mixed_BTD = mixed_BTD + read(self.next_mix, dtype) * _neighbour(x_BTD, segment_ids_BT, is_before=False)
         return mixed_BTD
 
 

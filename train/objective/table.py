@@ -28,7 +28,7 @@ class Objective:
     has_weights: bool = False
     """Whether `weights` are of the objective's own making; else they are those of the batch, if it has any."""
     is_code_length: bool = True
-    """Whether the losses of a text add up to the nats that it takes to tell it, so that bits per byte have a meaning."""
+    """Whether the losses of a text add up to what it takes to tell it, so that bits per byte have a meaning."""
     drawn: Callable[[TrainConfig, Batch, jax.Array | None], Batch] | None = None
     """(config, batch, key) -> the batch that is trained on, of which something is drawn anew at each step, row by row
     from the row itself, so that it is the same on any mesh and in any number of micro-batches. Without a key what is
