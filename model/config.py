@@ -8,7 +8,7 @@ from kleiber.fields import check_fields
 Activation = Literal["relu_squared", "silu", "gelu"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Parametrization = Literal["standard", "inverse_width", "mup", "completep"]
-Family = Literal["decoder"]
+Family = Literal["decoder", "encoder"]
 """What a model may be; model/families/table.py says where each stands."""
 
 
@@ -104,6 +104,9 @@ class ModelConfig:
     """Whether activations are recomputed in the backward pass: less memory, the same numbers."""
     attention_blocks: int = 2
     """Chunks of queries in causal attention: n chunks skip (n - 1) / 2n of the square, the same numbers."""
+    has_next_token_mix: bool = False
+    """Whether the input of an encoder also holds s * e_(t+1), s a learned vector started at 0.5. With the
+    previous-token mix it ends the plateau on which small encoders sit, each seed for another time."""
 
     def __post_init__(self) -> None:
         sizes = ("d_model", "num_layers", "num_heads", "num_kv_heads", "vocab_size", "seq_len", "attention_blocks")
@@ -127,6 +130,13 @@ class ModelConfig:
             )
         if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}.")
+        if self.has_next_token_mix and self.is_causal:
+            raise ValueError("has_next_token_mix shows a decoder the token it should predict; use family='encoder'.")
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a position sees nothing after itself, so that the model can predict the next token."""
+        return self.family != "encoder"
 
     @property
     def d_head(self) -> int:

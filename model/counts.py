@@ -71,7 +71,8 @@ def num_params_non_embedding(config: ModelConfig) -> int:
     Source: Kaplan et al. 2020 (arXiv:2001.08361), section 2.1; here the vectors (gains, mix) count too.
     """
     vectors_per_norm = config.has_norm_gain * (2 if config.norm == "layernorm" else 1)
-    vectors = (2 * config.num_layers + 1) * vectors_per_norm + config.has_previous_token_mix
+    vectors = (2 * config.num_layers + 1) * vectors_per_norm
+    vectors += config.has_previous_token_mix + config.has_next_token_mix
     return config.num_layers * num_params_block_matrices(config) + vectors * config.d_model
 
 
@@ -107,8 +108,9 @@ def flops_per_token(config: ModelConfig) -> int:
 
 
 def flops_per_token_causal(config: ModelConfig) -> int:
-    """Returns training FLOPs per token with half the attention square, as if no masked score were computed."""
-    return 6 * num_params_matmul(config) + _attention_flops(config) // 2
+    """Returns training FLOPs per token with half the attention square, as if no masked score were computed; with all of
+    it where attention looks both ways."""
+    return 6 * num_params_matmul(config) + _attention_flops(config) // (2 if config.is_causal else 1)
 
 
 def flops_per_token_computed(config: ModelConfig) -> float:
@@ -118,7 +120,7 @@ def flops_per_token_computed(config: ModelConfig) -> float:
     n query chunks compute (n + 1) / 2n of the square; rematerialisation repeats each layer's forward pass but for
     its last product, whose result no gradient needs.
     """
-    share = (config.attention_blocks + 1) / (2 * config.attention_blocks)
+    share = (config.attention_blocks + 1) / (2 * config.attention_blocks) if config.is_causal else 1
     matrices = num_params_block_matrices(config, is_active=True)
     if experts := config.experts:  # every place of an expert is computed, taken or not
         matrices += round(experts.num_active * (experts.capacity_factor - 1) * _feed_forward_matrices(config))

@@ -39,6 +39,7 @@ ROLE_OF_WEIGHT: dict[str, Role] = {
     "gain": "gain",
     "bias": "bias",
     "mix": "mix",
+    "next_mix": "mix",
 }
 
 

@@ -2,6 +2,7 @@
 
 import typing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ TOKENS = DRAW.integers(0, 32, (8, 9)).astype(np.int32)
 WEIGHTS = (DRAW.exponential(size=(8, 8)) * np.array([1, 0, 5, 0.1, 2, 0, 1, 3])[:, None]).astype(np.float32)
 PARAMS = jax.tree.map(jnp.asarray, init_params(replace(MODEL, has_tied_head=False), 0))
 UNTIED = replace(CONFIG, model=replace(MODEL, has_tied_head=False))
+TEXT = SimpleNamespace(bytes_per_token=1.0)
 
 
 def by_hand(params):
@@ -112,7 +114,11 @@ def test_evaluation_weighs_targets_and_its_error_is_that_of_a_ratio(monkeypatch)
 
     monkeypatch.setitem(OBJECTIVES, "next_token", replace(plain, losses=first_positions, has_weights=True))
     config = replace(UNTIED, model=replace(UNTIED.model, base_d_model=17))  # a shape that nothing has compiled for
-    result = evaluate(config, PARAMS, HeldOut(validation=None, windows=TOKENS, groups=np.arange(8), segments=None))
+    result = evaluate(
+        config,
+        PARAMS,
+        HeldOut(validation=TEXT, windows=TOKENS, groups=np.arange(8), segments=None),
+    )
     losses = np.asarray(plain.losses(config, PARAMS, Batch(TOKENS), None)[0], np.float64)
     mean = losses[seen].mean()
     assert result.loss == pytest.approx(mean, rel=1e-5)

@@ -230,6 +230,7 @@ PRODUCTS = elsewhere("test_counts.py", "test_products_of_the_compiled_step_are_e
 PRECISION = elsewhere("test_precision.py", "test_every_precision_learns_what_float32_learns")
 CLIPPING = elsewhere("test_step.py", "test_gradients_above_the_limit_are_brought_to_it_and_others_left_alone")
 REPLICAS = elsewhere("test_delayed_sync.py", "test_replicas_part_between_synchronisations_and_meet_at_them")
+HIDDEN = elsewhere("test_masked.py", "test_a_row_hides_just_as_many_tokens_in_whole_spans_and_keeps_the_others")
 OUTER_STEP = elsewhere("test_delayed_sync.py", "test_one_inner_step_and_a_plain_outer_step_is_data_parallel_sgd")
 
 CLAIMS = {
@@ -320,6 +321,15 @@ CLAIMS = {
     "guard.skip_batches": differs(()),
     "objective": elsewhere("test_objective.py", "test_the_names_in_the_config_are_the_rows_of_the_table"),
     "model.family": elsewhere("test_families.py", "test_another_row_is_another_model_with_its_own_weights"),
+    "model.has_next_token_mix": elsewhere(
+        "test_masked.py", "test_the_next_token_mix_adds_the_embedding_after_each_place_within_its_document"
+    ),
+    "masking.rate": elsewhere(
+        "test_masked.py", "test_a_row_hides_just_as_many_tokens_in_whole_spans_and_keeps_the_others"
+    ),
+    "masking.span": elsewhere(
+        "test_masked.py", "test_a_row_hides_just_as_many_tokens_in_whole_spans_and_keeps_the_others"
+    ),
     "factors": elsewhere("test_counts.py", "test_a_planned_record_is_that_worked_out_by_hand"),
 }
 

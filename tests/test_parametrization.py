@@ -111,7 +111,9 @@ def test_attention_scale_falls_as_one_over_head_width_in_mup_and_its_root_otherw
 
 def test_every_weight_of_the_tree_has_a_role_and_an_unknown_one_is_refused():
     mixed = dataclasses.replace(WIDE, experts=ExpertsConfig(num_experts=2))
-    assert {weight for weight, _ in named(init_params(mixed, 0))} == set(ROLE_OF_WEIGHT)
+    encoder = dataclasses.replace(WIDE, family="encoder", has_next_token_mix=True)
+    weights = [*named(init_params(mixed, 0)), *named(init_params(encoder, 0))]
+    assert {weight for weight, _ in weights} == set(ROLE_OF_WEIGHT)
     with pytest.raises(ValueError, match="'novel'"):
         learning_rate_multipliers(WIDE, {"novel": np.zeros(3)})
 

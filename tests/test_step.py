@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, vocab_size=32, seq_le
 CONFIG = TrainConfig(model=MODEL, optimizer=OptimizerConfig(0.01), num_tokens=(1000,), batch_size=4, steps_per_call=4)
 TOKENS = np.random.default_rng(0).integers(0, 32, (4, 4, 9)).astype(np.uint8)
 FRACTIONS = np.array([0.25, 0.5, 0.75, 1.0], np.float32)
+TEXT = SimpleNamespace(bytes_per_token=1.0)
 
 
 def train(config, num_steps=4, seed=0, rate=0.01, tokens=TOKENS):
@@ -177,7 +179,9 @@ def test_every_optimizer_learns_a_repeated_batch(name):
 def test_evaluation_is_the_mean_over_every_target_token_even_with_a_partial_last_batch():
     params = jax.tree.map(jnp.asarray, init_params(MODEL, 0))
     windows = np.random.default_rng(1).integers(0, 32, (21, 9)).astype(np.uint8)
-    data = HeldOut(validation=None, windows=windows, groups=np.arange(21), segments=None)
+    data = HeldOut(
+        validation=SimpleNamespace(bytes_per_token=1.0), windows=windows, groups=np.arange(21), segments=None
+    )
     result = evaluate(CONFIG, params, data)
     logits = apply(MODEL, params, jnp.asarray(windows[:, :-1], jnp.int32))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(windows[:, 1:], jnp.int32))

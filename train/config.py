@@ -9,7 +9,7 @@ from kleiber.parallel.config import MeshConfig
 
 BYTES = 256
 """The default of ModelConfig.vocab_size, for the tokenizer `bytes`."""
-Objective = Literal["next_token"]
+Objective = Literal["next_token", "masked"]
 """What training may minimise; train/objective/table.py says where each stands."""
 
 
@@ -135,6 +135,23 @@ class GuardConfig:
 
 
 @dataclass(frozen=True)
+class MaskingConfig:
+    """What the objective `masked` hides: of each row just as many tokens, drawn anew at every step."""
+
+    rate: float = 0.15
+    """Part of the tokens of a row that is hidden, and predicted. 0.30 trains more targets a token."""
+    span: int = 1
+    """Consecutive tokens hidden together."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, rate="(0, 1)", span="[1, inf)")
+
+    def num_spans(self, seq_len: int) -> int:
+        """Returns how many spans of a row are hidden."""
+        return round(self.rate * seq_len / self.span)
+
+
+@dataclass(frozen=True)
 class DelayedSyncConfig:
     """Local SGD and DiLoCo (update/delayed_sync.py): replicas train apart and are brought together now and then."""
 
@@ -198,6 +215,8 @@ class TrainConfig:
     guard: GuardConfig = field(default_factory=GuardConfig)
     factors: tuple[tuple[str, float | str], ...] = ()
     """Further columns of the run record, such as ("bits", 8): levels of whatever the experiment varies."""
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    """What is hidden from a model trained by the objective `masked`."""
 
     def __post_init__(self) -> None:
         _, _, size = self.data.tokenizer.partition(":")
@@ -231,6 +250,7 @@ class TrainConfig:
                 f"model.param_dtype is float16 with optimizer '{self.optimizer.name}', whose epsilon and second moment "
                 f"are too small for it: training diverges. Use param_dtype float32 (compute_dtype may be float16)."
             )
+        _check_objective(self)
         _check_mesh(self)
 
     @property
@@ -241,6 +261,27 @@ class TrainConfig:
     def steps_at(self, num_tokens: int) -> int:
         """Returns the optimizer steps that train on num_tokens tokens, rounded to the nearest step."""
         return max(1, round(num_tokens / self.tokens_per_step))
+
+
+def _check_objective(config: TrainConfig) -> None:
+    """Checks that model and objective fit each other. Raises ValueError that says what to set."""
+    model, masking = config.model, config.masking
+    if model.is_causal != (config.objective == "next_token"):
+        fitting = "next_token" if model.is_causal else "masked"
+        raise ValueError(
+            f"objective '{config.objective}' with model.family '{model.family}': a decoder sees nothing after a token "
+            f"and predicts the next one, an encoder sees both sides and predicts what is hidden; set "
+            f"objective='{fitting}', or the other family."
+        )
+    if config.objective == "masked":
+        free = model.seq_len // masking.span - (masking.span > 1)
+        if not 1 <= masking.num_spans(model.seq_len) <= free - 1:
+            raise ValueError(
+                f"masking hides {masking.num_spans(model.seq_len)} spans of {masking.span} in a row of "
+                f"{model.seq_len} tokens, expected 1 to {free - 1}; change masking.rate, masking.span or seq_len."
+            )
+        if config.mesh.context > 1:
+            raise ValueError(f"mesh {config.mesh}: an encoder's rows are not split over `context`; set context=1.")
 
 
 CACHED_TOKENS = 512

@@ -22,18 +22,23 @@ class Evaluation:
 
     loss: float
     """Nats per token."""
+    bits_per_byte: float | None
+    """Of the validation text; None where the losses are not those of telling it."""
     loss_standard_error: float
     """Of the mean over windows as a draw of documents: clustered by document group where groups are known. It is
     common to all runs scored on the same windows, so it moves the level of a law, not its shape."""
     num_tokens: int
+    """Targets that count."""
 
 
 @partial(jax.jit, static_argnums=0)
 def _window_losses(config: TrainConfig, params: Any, batches: Batch) -> tuple[jax.Array, jax.Array | None]:
     """Returns the mean loss of each row of batches [n, B, ...], float32 [n B], and its weight, None for all alike."""
 
+    objective = OBJECTIVES[config.objective]
+
     def one(batch: Batch):
-        losses, weights, _, _ = OBJECTIVES[config.objective].losses(config, params, batch, None)
+        losses, weights, _, _ = objective.losses(config, params, objective.batch(config, batch, None), None)
         return weighted_mean(losses, weights, axis=-1), None if weights is None else jnp.sum(weights, axis=-1)
 
     return jax.tree.map(lambda rows: constrain(rows.reshape(-1), (None,)), jax.lax.map(one, batches))
@@ -58,13 +63,16 @@ def evaluate(config: TrainConfig, params: Any, data: HeldOut) -> Evaluation:
     batches = jax.tree.map(batched, Batch(data.windows, segments=data.segments))
     losses, weights = _window_losses(_evaluation_key(config), params, batches)
     losses = np.asarray(losses, np.float64)[:count]
+    num_tokens = count * (data.windows.shape[1] - 1)
     if weights is not None:  # the terms of the ratio sum(weight * loss) / sum(weight), whose mean is the ratio itself
         share = np.asarray(weights, np.float64)[:count]
+        num_tokens = round(float(share.sum()))
         share /= share.mean()
         mean = np.mean(share * losses)
         losses = mean + share * (losses - mean)
-    num_tokens = count * (data.windows.shape[1] - 1)
-    return Evaluation(float(losses.mean()), cluster_standard_error(losses, data.groups), num_tokens)
+    loss, error = float(losses.mean()), cluster_standard_error(losses, data.groups)
+    in_bytes = data.bits_per_byte(loss) if OBJECTIVES[config.objective].is_code_length else None
+    return Evaluation(loss, in_bytes, error, num_tokens)
 
 
 def token_losses(
@@ -99,7 +107,7 @@ def _losses_of_batch(config: TrainConfig, params: Any, batch: Batch) -> jax.Arra
 def _evaluation_key(config: TrainConfig) -> TrainConfig:
     """Returns config with everything evaluation does not depend on set alike, so that one shape compiles once."""
     model = replace(config.model, dropout=0.0)
-    kept = {name: getattr(config, name) for name in ("evaluation", "loss_blocks", "objective")}
+    kept = {name: getattr(config, name) for name in ("evaluation", "loss_blocks", "objective", "masking")}
     return TrainConfig(model, OptimizerConfig(1.0), (1,), **kept)
 
 

@@ -54,17 +54,17 @@ def compile_steps(config: TrainConfig, optimizer: Optimizer, num_members: int = 
     """
     config = replace(config, accumulation_steps=num_micro_batches(config, platform or jax.default_backend()))
     update: Callable[..., Any] = functools.partial(_update, config, optimizer)
-    delayed = config.delayed_sync
+    objective, delayed = OBJECTIVES[config.objective], config.delayed_sync
     if delayed:
         update = delayed_sync.for_each_replica(delayed, update)
 
     def steps(state: TrainState, hyper: Hyperparameters, batches: Batch, fractions, dropout_seed, num_steps):
         def one_step(index, carry):
             state, log = carry
-            key = None
-            if config.model.dropout > 0:
-                key = jax.random.fold_in(jax.random.key(dropout_seed), state.step)
+            key = jax.random.fold_in(jax.random.key(dropout_seed), state.step)
             batch = jax.tree.map(lambda leaf: leaf[index], batches)
+            batch = objective.batch(config, batch, jax.random.fold_in(key, 1))
+            key = key if config.model.dropout > 0 else None
             trained = (state.params, state.opt_state, state.window, state.loss_scale)
             trained, logged = update(trained, hyper, batch, fractions[index], key)
             params, opt_state, window, loss_scale = trained
@@ -74,7 +74,7 @@ def compile_steps(config: TrainConfig, optimizer: Optimizer, num_members: int = 
             log = log.with_step(index, logged)
             return TrainState(params, opt_state, step, window, loss_scale, outer), log
 
-        logged = OBJECTIVES[config.objective].logged(config)
+        logged = objective.logged(config)
         start = (state, empty_log(fractions.shape[0], logged))
         state, log = jax.lax.fori_loop(0, num_steps, one_step, start)
         param_norm = optax.global_norm(state.params).astype(jnp.float32)

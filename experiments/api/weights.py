@@ -18,7 +18,8 @@ class Score:
     loss: float
     """Nats per token."""
     loss_standard_error: float
-    bits_per_byte: float
+    bits_per_byte: float | None
+    """None where the losses are not those of telling the text."""
     num_tokens: int
 
 
@@ -43,18 +44,19 @@ def score(config: TrainConfig, tree: Any, fingerprint: str) -> Score:
     mesh = make_mesh(config.mesh)
     with use_mesh(mesh):
         found = evaluate(config, place_params(config, mesh, tree), data)
-    return Score(found.loss, found.loss_standard_error, data.bits_per_byte(found.loss), found.num_tokens)
+    return Score(found.loss, found.loss_standard_error, found.bits_per_byte, found.num_tokens)
 
 
 def score_text(config: TrainConfig, tree: Any, tokenizer: Tokenizer, text: str) -> Score:
     """Returns what weights score on a text: every token counts, the first of all follows the end of a document.
 
     Raises:
-      ValueError: the text is empty.
+      ValueError: the text is empty, or the model is none of what comes next.
     """
     from kleiber.train.data.corpora.text_file.text_file_builder import cut_text
     from kleiber.train.evaluate import cluster_standard_error, token_losses
 
+    _check_causal(config)
     documents = [document.encode() for document in cut_text(text)]
     if not any(documents):
         raise ValueError("the text is empty; expected some to score.")
@@ -67,10 +69,19 @@ def score_text(config: TrainConfig, tree: Any, tokenizer: Tokenizer, text: str) 
     return Score(float(losses.mean()), error, float(losses.sum()) / math.log(2) / num_bytes, len(losses))
 
 
+def _check_causal(config: TrainConfig) -> None:
+    if not config.model.is_causal:
+        raise ValueError(
+            f"this run is an {config.model.family} trained by '{config.objective}': it says what is hidden in a text, "
+            "not what comes next. `kleiber eval` without a text scores it on its validation text."
+        )
+
+
 def continue_text(config: TrainConfig, tree: Any, tokenizer: Tokenizer, prompt: str, **drawn: Any) -> str:
     """Returns text that follows a prompt, itself the beginning of a document; drawn as for generate."""
     from kleiber.model.decode.generate import generate
 
+    _check_causal(config)
     *ids, separator = tokenizer.encode([prompt.encode()])[0].tolist()
     if not (config.data.document_attention and ids):  # else no document has seen the end of the one before
         ids = [separator, *ids]

@@ -8,13 +8,20 @@ from kleiber.train.data.tokens import has_tokens
 
 
 def data_problems(experiment: Experiment) -> list[str]:
-    """Returns why runs could not read their data: a vocabulary unlike the tokenizer's, too short a text.
+    """Returns why runs could not read their data: a vocabulary unlike the tokenizer's, too short a text; or
+    not be compared.
 
     The length is looked at only where the corpus is prepared already: a plan prepares nothing.
     """
     problems: dict[str, None] = {}
     seen = set()
-    for config in [*experiment.trunks, *(target.train for target in experiment.targets)]:
+    configs = [*experiment.trunks, *(target.train for target in experiment.targets)]
+    if len(objectives := sorted({config.objective for config in configs})) > 1:
+        problems[
+            f"runs of the objectives {' and '.join(objectives)}, whose losses are of unlike targets and cannot be "
+            "compared: give each an experiment of its own"
+        ] = None
+    for config in configs:
         key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.batch_size)
         if (key, config.evaluation) in seen:
             continue

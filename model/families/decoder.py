@@ -1,4 +1,4 @@
-"""A decoder-only Transformer: token ids in, logits out.
+"""A Transformer of one stack, decoder or encoder: token ids in, logits out.
 
 B batch, T position, D model width, V vocabulary.
 """
@@ -97,7 +97,7 @@ class Transformer(nnx.Module):
         x_BTD = fill([(self.input(tokens_BT, segment_ids_BT, positions_BT), None)])
         x_BTD = checkpoint_name(x_BTD, "embedded")
         run = self._scan if self.config.has_scanned_layers else self._unroll
-        x_BTD, routing = run(x_BTD, (Mask(segment_ids_BT), positions_BT), dropout_key)
+        x_BTD, routing = run(x_BTD, (Mask(segment_ids_BT, self.config.is_causal), positions_BT), dropout_key)
         routing = jax.tree.map(lambda total: total / self.config.num_layers, routing)
         return checkpoint_name(self.final_norm(x_BTD), "final"), routing
 

@@ -18,11 +18,11 @@ class ModelFamily:
     """Returns the parameters and FLOPs of a shape."""
 
 
-def _decoder() -> Callable[..., Any]:
+def _transformer() -> Callable[..., Any]:
     from kleiber.model.families.decoder import Transformer
 
     return Transformer
 
 
-FAMILIES = {"decoder": ModelFamily(_decoder, count)}
+FAMILIES = {"decoder": ModelFamily(_transformer, count), "encoder": ModelFamily(_transformer, count)}
 """A row for each name of Family in model/config.py."""

@@ -43,6 +43,8 @@ class Embedding(nnx.Module):
             self.positions = declare(config, rngs, "positions", (config.seq_len, d_model), (None, "embed"))
         if config.has_previous_token_mix:
             self.mix = declare(config, rngs, "mix", (d_model,), ("embed",))
+        if config.has_next_token_mix:
+            self.next_mix = declare(config, rngs, "mix", (d_model,), ("embed",))
 
     def __call__(
         self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None, positions_BT: jax.Array | None = None
@@ -64,12 +66,19 @@ class Embedding(nnx.Module):
                 positions_BT = positions_in_documents(segment_ids_BT)
             x_BTD = x_BTD + look_up(self.positions, slice(length) if positions_BT is None else positions_BT, dtype)
         x_BTD = constrain(x_BTD * rules(self.config)["embedding"].multiplier, ("batch", "seq", None))
-        return self._mix_previous(x_BTD, segment_ids_BT) if self.config.has_previous_token_mix else x_BTD
+        mixed_BTD = x_BTD
+        if self.config.has_previous_token_mix:
+            mixed_BTD = mixed_BTD + read(self.mix, dtype) * _neighbour(x_BTD, segment_ids_BT, is_before=True)
+        if self.config.has_next_token_mix:
+            mixed_BTD = mixed_BTD + read(self.next_mix, dtype) * _neighbour(x_BTD, segment_ids_BT, is_before=False)
+        return mixed_BTD
 
-    def _mix_previous(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
-        """Returns x_t + mix * x_(t-1), with nothing before the first position of a row or of a document."""
-        previous_BTD = jnp.pad(x_BTD[:, :-1], ((0, 0), (1, 0), (0, 0)))
-        if segment_ids_BT is not None:
-            is_same_BT = jnp.pad(segment_ids_BT[:, 1:] == segment_ids_BT[:, :-1], ((0, 0), (1, 0)))
-            previous_BTD = previous_BTD * is_same_BT[..., None].astype(x_BTD.dtype)
-        return x_BTD + read(self.mix, x_BTD.dtype) * previous_BTD
+
+def _neighbour(x_BTD: jax.Array, segment_ids_BT: jax.Array | None, is_before: bool) -> jax.Array:
+    """Returns x_(t-1), or x_(t+1), with zero where a row or a document ends."""
+    pad = (1, 0) if is_before else (0, 1)
+    x_BTD = jnp.pad(x_BTD[:, :-1] if is_before else x_BTD[:, 1:], ((0, 0), pad, (0, 0)))
+    if segment_ids_BT is not None:
+        is_same_BT = jnp.pad(segment_ids_BT[:, 1:] == segment_ids_BT[:, :-1], ((0, 0), pad))
+        x_BTD = x_BTD * is_same_BT[..., None].astype(x_BTD.dtype)
+    return x_BTD
