@@ -102,7 +102,7 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Say) -> dict[
     say(fits[0].report())
     registered, law, texts = standing(ledger.entries()), fits[0].law, _texts(experiment, directory)
     for name, (planned, predicted) in forecast_targets(experiment, fits, protection).items():
-        law = predicted.law
+        law, begun = predicted.law, begun_at(directory, planned.run_id)
         if name in registered:
             continue
         size, tokens = planned.num_params_total, planned.num_tokens
@@ -117,7 +117,7 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Say) -> dict[
             interval=predicted.interval,
             level=predicted.level,
             baselines=baseline_losses(fits[0], size, tokens),
-            begun_at=begun_at(directory, planned.run_id),
+            begun_at=begun,
             made_for={"run_id": planned.run_id, "fit": digest, **texts.get(name, {})},
         )
         low, high = entry["interval"]
@@ -139,7 +139,7 @@ def begun_at(directory: Path, run_id: str) -> str | None:
     """Returns when a target's run began, in ISO 8601; None if there is neither a note, a checkpoint nor a record."""
     begun, record = noting_files(directory, run_id)
     if begun.exists():
-        return str(read_json(begun)["at"])
+        return str(read_json(begun, "at", "ledger_head")["at"])
     found = [record, *(begun.parent / "checkpoints").glob("*/step_*")]
     times = [path.stat().st_mtime for path in found if path.exists()]
     return datetime.fromtimestamp(min(times), UTC).isoformat(timespec="seconds") if times else None
