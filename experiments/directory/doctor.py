@@ -19,7 +19,7 @@ from kleiber.experiments.directory.record import (
     trunk_id,
 )
 from kleiber.experiments.experiment import Experiment
-from kleiber.files import json_of, read_plain
+from kleiber.files import json_of, read_plain, row_of
 from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import Ledger
 from kleiber.train.watch.metrics import read_rows
@@ -30,8 +30,17 @@ AGAIN = {
     "fit.json": f"remove it and result.json, and {SAME_LINE}: it is made again from the records",
     "result.json": f"remove it and {SAME_LINE}: it is made again from the records",
     "allowed.json": f"remove it and {SAME_LINE}, with every --allow that it was given",
+    "made_with.json": f"remove it and {SAME_LINE}: text and versions are those that the records name",
+    "launch.json": "remove it: each launch writes its own",
+    "sweep.json": "remove it, once nothing works here any more: each launch writes its own",
 }
 """What to do about a damaged file of a sweep, by its name."""
+OF_A_RUN = {
+    **dict.fromkeys(("config.json", "progress.json", "attempts.json"), "remove it; nothing measured depends on it"),
+    "begun.json": "remove it: record and checkpoints note the ledger too",
+    "continued.json": f"remove the folder of this run and {SAME_LINE}: it is trained from its start",
+}
+"""The same, of a run."""
 HALF_WRITTEN = re.compile(r"\..+\.\d+|.+\.tmp")
 """Names of files that a kill kept from taking their own."""
 
@@ -119,7 +128,7 @@ class _Doctor:
                 yield self.finding(folder, "leftover", "of a process that was killed", "it does no harm")
         for name, again in AGAIN.items():
             if (self.directory / name).exists():
-                problem = _read(self.directory / name, list if name == "allowed.json" else dict)[1]
+                problem = _read(self.directory / name, object if name == "allowed.json" else dict)[1]
                 if problem:
                     yield self.finding(self.directory / name, "damaged", problem, again)
         yield from self.table()
@@ -150,11 +159,12 @@ class _Doctor:
 
     def run(self, folder: Path) -> Iterator[Finding]:
         """Yields what is wrong in the folder of one run."""
-        for name in ("config.json", "progress.json", "attempts.json"):
+        for name, remedy in OF_A_RUN.items():
             if (folder / name).exists() and (problem := _read(folder / name)[1]):
-                yield self.finding(folder / name, "damaged", problem, "remove it; nothing measured depends on it")
+                yield self.finding(folder / name, "damaged", problem, remedy)
         yield from self.record(folder)
         yield from self.metrics(folder / "metrics.jsonl")
+        yield from self.goodput(folder / "goodput.jsonl")
         for stacks in folder.glob("stacks.txt"):
             yield self.finding(stacks, "note", "its watchdog ended a worker here; the file says where it hung")
         for leftover in (*folder.glob(".*.*.*"), *folder.glob("*.partial")):
@@ -221,6 +231,16 @@ class _Doctor:
             row = rows[again[0] - 1] or {}
             what = f"line {_listed(again)}: step {row['step']} of {row['segment']} comes again or too late"
             yield self.finding(path, "damaged", what, f"take it out: {_without(again, path)}")
+
+    def goodput(self, path: Path) -> Iterator[Finding]:
+        """Yields the lines of seconds that are not as they were written; nothing measured depends on them."""
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        broken = [number for number, line in enumerate(lines, 1) if row_of(line) is None]
+        if broken == [len(lines)]:
+            yield self.finding(path, "leftover", "its last line is not whole (cut by a kill)", "it is left out")
+        elif broken:
+            what = f"line {_listed(broken)} is not a whole row: it was damaged, or changed by hand"
+            yield self.finding(path, "damaged", what, f"take it out: {_without(broken, path)}")
 
     def checkpoints(self, place: Path) -> Iterator[Finding]:
         """Yields what is wrong with the checkpoints of one trunk or branch, and which one a resume would take."""
@@ -306,8 +326,7 @@ class _Doctor:
         if any(each.exists() and not each.is_file() for each in (path, head)) or not (path.exists() or head.exists()):
             return
         try:
-            self.checked["forecasts"] = Ledger(path).verify()
-            check_heads(Ledger(path))
+            self.checked["forecasts"] = len(check_heads(Ledger(path)))
         except ValueError as problem:
             remedy = "a ledger is not mended: its forecasts no longer count as made before their runs"
             yield self.finding(path, "damaged", str(problem), remedy)

@@ -163,8 +163,7 @@ def _read_ledger(directory: Path, gaps: list[str], is_expected: bool) -> tuple[l
     if is_expected and not path.exists():
         gaps.append("ledger.jsonl is not there: no forecast has been registered")
     try:
-        check_heads(Ledger(path))
-        entries = Ledger(path).entries()
+        entries = check_heads(Ledger(path))
     except ValueError as problem:
         gaps.append(f"no forecast counts: {problem}")
         return [], str(problem)

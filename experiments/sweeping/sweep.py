@@ -43,6 +43,7 @@ from kleiber.experiments.terminal import printable, tell, working
 from kleiber.files import open_to_append, read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
 from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import Ledger
 from kleiber.train.config import TrainConfig
 from kleiber.train.watch.watchdog import hang_seconds
@@ -259,7 +260,7 @@ class _Sweep:
         """Returns digests of all that a result is made from: experiment, texts, records, fit, and the ledger's end."""
         fit, ledger = self.directory / "fit.json", Ledger(self.directory / "ledger.jsonl")
         known = made_with(self.directory).get("data", {})
-        entries = ledger.entries()
+        entries = check_heads(ledger)
         return {
             "experiment": config_hash(self.experiment),
             "data": {key: text or known.get(key) for key, text in text_facts(cells).items()},

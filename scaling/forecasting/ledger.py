@@ -101,7 +101,7 @@ class Ledger:
                 raise LedgerTamperedError(
                     f"{self.path}: {count} lines were written, {len(entries)} whole ones are left: the end was cut."
                 )
-            if count and entries[count - 1]["hash"] != last:
+            if entries[count - 1]["hash"] != last:
                 raise LedgerTamperedError(f"{self.path}: line {count} is not the one that {self.head_path.name} names.")
         elif torn and entries:
             raise LedgerTamperedError(f"{self.path}: the last line is cut, and there is no {self.head_path.name}.")
@@ -256,7 +256,9 @@ class Ledger:
             return None, GENESIS
         try:
             head = json.loads(self.head_path.read_text())
-            return int(head["lines"]), str(head["hash"])
+            if (count := int(head["lines"])) > 0:  # none was ever written for no line
+                return count, str(head["hash"])
+            raise ValueError
         except (ValueError, KeyError, TypeError):
             raise LedgerTamperedError(f"{self.head_path} is not readable.") from None
 
