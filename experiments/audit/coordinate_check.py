@@ -197,6 +197,8 @@ def check_coordinates(
     sizes = [getattr(shape, dial) for shape in shapes]
     if len(sizes) < 2 or sizes != sorted(set(sizes)):
         raise ValueError(f"{dial} of the shapes is {sizes}, expected two or more increasing values.")
+    if num_steps < 1 or len(seeds) < 1:
+        raise ValueError(f"{num_steps} steps of {len(seeds)} seeds, expected at least 1 of each.")
     if dial == "num_layers" and any(size % 2 for size in sizes):
         raise ValueError(f"num_layers of the shapes is {sizes}, expected even depths: the block halfway is compared.")
     histories = [
@@ -246,6 +248,6 @@ def _slope(name: str, quantity: Any, log_sizes: np.ndarray, rms: np.ndarray) -> 
         slope=float(of_seeds.mean()),
         standard_error=spread,
         slope_of_step=tuple(next(of_steps) if has_moved else None for has_moved in moved),
-        rms=tuple(np.exp(log_rms[:, :, -1].mean(axis=1)).tolist()),
+        rms=tuple(np.exp(np.log(rms[:, :, -1]).mean(axis=1)).tolist()),
         is_judged=name.split()[0] not in NOT_JUDGED,
     )

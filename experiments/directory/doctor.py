@@ -20,8 +20,10 @@ from kleiber.experiments.directory.record import (
 )
 from kleiber.experiments.experiment import Experiment
 from kleiber.files import json_of, read_plain, row_of
+from kleiber.scaling.fitting.result import read_fits
 from kleiber.scaling.forecasting.anchor import check_heads
-from kleiber.scaling.forecasting.ledger import Ledger
+from kleiber.scaling.forecasting.ledger import Ledger, LedgerError
+from kleiber.scaling.forecasting.scoreboard import standing
 from kleiber.train.watch.metrics import read_rows
 
 SAME_LINE = "type the line that made this directory again"
@@ -129,7 +131,7 @@ class _Doctor:
         for name, again in AGAIN.items():
             if (self.directory / name).exists():
                 problem = _read(self.directory / name, object if name == "allowed.json" else dict)[1]
-                if problem:
+                if problem := problem or (_fit_problem(self.directory) if name == "fit.json" else ""):
                     yield self.finding(self.directory / name, "damaged", problem, again)
         yield from self.table()
         yield from self.ledger()
@@ -160,8 +162,11 @@ class _Doctor:
     def run(self, folder: Path) -> Iterator[Finding]:
         """Yields what is wrong in the folder of one run."""
         for name, remedy in OF_A_RUN.items():
-            if (folder / name).exists() and (problem := _read(folder / name)[1]):
-                yield self.finding(folder / name, "damaged", problem, remedy)
+            if (folder / name).exists():
+                data, problem = _read(folder / name)
+                missing = [key for key in ("at", "ledger_head") if key not in data and name == "begun.json"]
+                if problem := problem or (f"it has no {missing[0]}" if missing else ""):
+                    yield self.finding(folder / name, "damaged", problem, remedy)
         yield from self.record(folder)
         yield from self.metrics(folder / "metrics.jsonl")
         yield from self.goodput(folder / "goodput.jsonl")
@@ -325,11 +330,27 @@ class _Doctor:
         head = Ledger(path).head_path
         if any(each.exists() and not each.is_file() for each in (path, head)) or not (path.exists() or head.exists()):
             return
+        if head.exists() and (problem := _read(head)[1]):
+            remedy = "remove it: the chain is checked without it, and only a cut end no longer shows"
+            yield self.finding(head, "damaged", problem, remedy)
+            return
         try:
-            self.checked["forecasts"] = len(check_heads(Ledger(path)))
-        except ValueError as problem:
+            entries = check_heads(Ledger(path))
+        except LedgerError as problem:
             remedy = "a ledger is not mended: its forecasts no longer count as made before their runs"
             yield self.finding(path, "damaged", str(problem), remedy)
+            return
+        except ValueError:  # what a run noted of it, which is named there
+            return
+        self.checked["forecasts"] = len(entries)
+        if entries and not head.exists():
+            yield self.finding(head, "note", "missing: that the end of the ledger was cut would not show")
+        for _, outcome in standing(entries).values():
+            record = self.records.get(outcome["run_id"]) if outcome else None
+            if record and record.loss != outcome["observed_loss"]:
+                what = f"its loss is {record.loss}, and {outcome['observed_loss']} was scored in ledger.jsonl"
+                place = self.directory / "runs" / record.run_id / "record.json"
+                yield self.finding(place, "damaged", what, self.measure_again(record.run_id))
 
     def lock(self) -> Iterator[Finding]:
         holder, problem = _read(self.directory / "sweep.json")
@@ -363,6 +384,14 @@ def _read(path: Path, kind: type = dict) -> tuple[Any, str]:
         return {}, "missing"
     except (OSError, ValueError, RecursionError) as problem:
         return {}, f"not whole JSON ({str(problem)[:200]})"
+
+
+def _fit_problem(directory: Path) -> str:
+    try:
+        read_fits(directory)
+    except (OSError, ValueError) as problem:
+        return str(problem)
+    return ""
 
 
 def _listed(numbers: list[int]) -> str:

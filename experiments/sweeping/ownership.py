@@ -59,15 +59,16 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
     if runs.is_symlink() or path.is_symlink():
         raise ValueError(f"{directory} leads elsewhere by a symbolic link; kleiber writes inside --out only.")
     trained = runs.is_dir() and any(item.name[0] != "." for item in runs.iterdir())
-    if path.exists() and not trained:
-        write_json(path, data)  # nothing was trained there yet: whoever corrects a config starts over
+    if path.exists() and not trained:  # nothing was trained there yet: whoever corrects a config starts over
+        (directory / "result.json").unlink(missing_ok=True)
+        write_json(path, data)
         return
     if not path.exists():
         if others := _not_of_a_sweep(directory):
             raise ValueError(f"{directory} is not empty and holds no sweep (it has {others[0]}); use another --out.")
         write_json(path, data)
         return
-    old_data = read_json(path)
+    old_data = read_json(path, "name", "trunks")
     try:  # fields that came after it was written have their defaults
         old = from_data(Experiment, old_data)
         old_data = to_data(old)
