@@ -133,6 +133,10 @@ class _Doctor:
                 problem = _read(self.directory / name, object if name == "allowed.json" else dict)[1]
                 if problem := problem or (_fit_problem(self.directory) if name == "fit.json" else ""):
                     yield self.finding(self.directory / name, "damaged", problem, again)
+        for name in ("table.parquet", "ledger.jsonl", "ledger.jsonl.head"):
+            if (self.directory / name).is_dir():
+                remedy = f"remove it and {SAME_LINE}"
+                yield self.finding(self.directory / name, "damaged", "a folder, where kleiber has a file", remedy)
         yield from self.table()
         yield from self.ledger()
 
@@ -330,7 +334,8 @@ class _Doctor:
         head = Ledger(path).head_path
         if any(each.exists() and not each.is_file() for each in (path, head)) or not (path.exists() or head.exists()):
             return
-        if head.exists() and (problem := _read(head)[1]):
+        data, problem = _read(head) if head.exists() else ({"lines": 0, "hash": ""}, "")
+        if problem := problem or ("" if data.keys() >= {"lines", "hash"} else "it has no lines or no hash"):
             remedy = "remove it: the chain is checked without it, and only a cut end no longer shows"
             yield self.finding(head, "damaged", problem, remedy)
             return
