@@ -229,8 +229,9 @@ def _frozen_fits(experiment: Experiment, directory: Path, digest: str) -> tuple[
     path = directory / "fit.json"
     if path.exists():
         try:
-            fits, data = read_fits(path)
-            return list(fits), read_protection(data, list(fits))
+            found, data = read_fits(path)
+            fits = list(found)
+            return fits, read_protection(data, fits)
         except ValueError as problem:
             raise ValueError(f"{problem} Remove it, then type the same line: it is made again.") from None
     try:
