@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        print(f"kleiber: unknown verb '{verb}'{hint} (kleiber --help lists them)", file=sys.stderr)
+        print(f"kleiber: unknown verb '{printable(verb)}'{hint} (kleiber --help lists them)", file=sys.stderr)
         return EXIT_USAGE
     # The products of a fit are small: threads only get in each other's way, and numpy reads this when it loads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

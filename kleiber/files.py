@@ -14,6 +14,8 @@ DIGEST = "blake3"
 """Of the seals; the first mark of a sealed file."""
 MAX_TEXT_BYTES = 500_000_000
 """More than the fit of a million runs takes."""
+CHECK = "check"
+"""The last key of a line of a log: the first digits of the digest of the rest."""
 
 
 @contextlib.contextmanager
@@ -118,6 +120,21 @@ def json_of(text: bytes | str, *names: str, kind: type = dict) -> Any:
         if missing := [name for name in names if name not in data]:
             raise ValueError(f"it has no {missing[0]}")
     return data
+
+
+def checked_line(row: dict[str, Any]) -> str:
+    """Returns a row as a line of a log, with a check of its own."""
+    return json.dumps({**row, CHECK: digest_of(row)[:8]}) + "\n"
+
+
+def row_of(line: str) -> dict[str, Any] | None:
+    """Returns the row of a line without its check, None if it is not what was written; an old line has no check."""
+    try:
+        row = json.loads(line)
+        check = row.pop(CHECK, None)
+        return row if check in (None, digest_of(row)[:8]) else None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def read_plain(path: Path) -> bytes:

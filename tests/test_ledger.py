@@ -10,6 +10,7 @@ import pytest
 
 from kleiber.experiments.cli import main
 from kleiber.experiments.directory.doctor import diagnose
+from kleiber.files import write_json
 from kleiber.scaling.forecasting import ledger as ledger_module
 from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import (
@@ -328,12 +329,19 @@ def test_an_anchor_shows_an_edit_under_a_chain_computed_anew(ledger, tmp_path, c
     assert "line 3 is not the one that" in capsys.readouterr().err
 
 
-def test_a_head_noted_as_a_run_began_shows_an_edit_under_a_chain_computed_anew(tmp_path):
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("d8/begun.json", "d8-D64/record.json", "d8/checkpoints/trunk/step_9/manifest.json"),
+        "population-2-abcdef/checkpoints/branch_64/step_9/manifest.json",
+    ],
+)
+def test_a_head_noted_as_a_run_began_shows_an_edit_under_a_chain_computed_anew(tmp_path, place):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     head = ledger.register(target="big", **FORECAST, made_for={"run_id": "d8-D64"})["hash"]
-    (tmp_path / "runs" / "d8").mkdir(parents=True)
-    (tmp_path / "runs" / "d8" / "begun.json").write_text(json.dumps({"at": "now", "ledger_head": head}))
-    check_heads(ledger)
+    note = {"extra": {"ledger_heads": {"d8": head, "d9": None}}} if "manifest" in place else {"ledger_head": head}
+    write_json(tmp_path / "runs" / place, note)
+    assert check_heads(ledger) == ledger.entries()
     (entry,) = ledger.entries()
     entry["predicted_loss"] = 1.21
     entry["hash"] = canonical_hash(entry)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from kleiber.experiments.cli import main
 from kleiber.experiments.report.build import scratch_place
 from kleiber.experiments.sweeping.compiled import remove_damaged, seal_new
 from kleiber.experiments.terminal import accept_all_text, tell
@@ -92,3 +93,34 @@ def test_entries_that_were_exchanged_are_removed_even_with_their_digests(cache):
 def test_an_entry_without_a_digest_goes_only_where_kleiber_alone_writes(cache, is_ours):
     (cache / "jit_c-cache").write_bytes(b"of a worker that was killed")
     assert remove_damaged(cache, is_ours) == [] and (cache / "jit_c-cache").exists() != is_ours
+
+
+ESCAPE = "\x1b]0;owned\x07"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            f"{verb} {{}}"
+            for verb in ("plan", "sweep", "train", "laws", "ledger", "ask", "report", "doctor", "compile")
+        ),
+        *("fit {}.csv", "forecast {} --num-params 1e6 --num-tokens 1e8", "data prepare {}", "eval {}", "generate {}"),
+        *("export {} --to x", "design {} --budget 1e15 --target 1e16", "rewind {} --out y --skip-batches 1:2", "{}"),
+        "plan miniature --set {}=1",
+    ],
+)
+def test_no_verb_sends_control_characters_of_its_line_to_the_terminal(tmp_path, monkeypatch, capsys, line):
+    monkeypatch.chdir(tmp_path)
+    assert main(line.format(f"nosuch{ESCAPE}").split()) == 2
+    told = capsys.readouterr()
+    assert ESCAPE[0] not in told.out + told.err and "\\x1b]0;owned" in told.err
+
+
+def test_control_characters_of_a_table_reach_no_terminal(tmp_path, capsys):
+    rows = [f"{n},{d},{1.7 + 400 / n**0.34 + 410 / d**0.28},x" for n in (1e6, 1e7, 1e8) for d in (2e7, 5e8, 1e10)]
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join([f"num_params_total,num_tokens,loss,State{ESCAPE}", *rows, f"1e6,1e8,2,crashed{ESCAPE}"]))
+    assert main(["fit", str(path), "--no-in-depth"]) in (0, 2)
+    told = capsys.readouterr()
+    assert ESCAPE[0] not in told.out + told.err

@@ -168,6 +168,15 @@ def test_mup_passes_a_short_coordinate_check_over_width_where_standard_fails():
     assert worst["standard"] > 0.4
 
 
+def test_what_has_not_moved_in_so_few_steps_has_no_slope_and_is_not_judged():
+    found = check_coordinates(family("mup", "d_model", (16, 32)), num_steps=1, seeds=(0,))
+    still = [slope for slope in found.slopes if slope.slope_of_step == (None,)]
+    assert still and all((each.slope, each.is_judged, each.rms) == (0.0, False, (0.0, 0.0)) for each in still)
+    assert all(np.isfinite(each.slope) for each in found.slopes)
+    with pytest.raises(ValueError, match="0 steps of 1 seeds, expected at least 1 of each"):
+        check_coordinates(family("mup", "d_model", (16, 32)), num_steps=0, seeds=(0,))
+
+
 def test_sizes_that_do_not_increase_are_refused():
     with pytest.raises(ValueError, match="increasing"):
         check_coordinates(family("mup", "d_model", (64, 64)))

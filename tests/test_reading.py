@@ -17,6 +17,7 @@ from kleiber.scaling.table.warned import (
     MixedTokenizersError,
     NotANumberError,
     ReadAsNumberWarning,
+    RowsLeftOutWarning,
     SharedTrunkWarning,
     TableError,
     UnitWarning,
@@ -269,3 +270,21 @@ def test_functions_of_columns_are_the_usual_ones():
 def test_counts_on_the_command_line_may_have_letters():
     assert [count(text) for text in ("7B", "1.4 T", "350m", "2e9")] == [7e9, 1.4e12, 3.5e8, 2e9]
     assert pairs("a=power(x,2),b=1", "columns") == {"a": "power(x,2)", "b": "1"}
+
+
+def test_an_archive_of_more_than_is_read_at_once_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("kleiber.scaling.table.reading.MAX_TEXT_BYTES", 1_000)
+    path = tmp_path / "runs.csv.gz"
+    path.write_bytes(gzip.compress(b"num_params_total,num_tokens,loss\n" + b"1,2,3\n" * 1_000_000))
+    with pytest.raises(TableError, match=r"runs.csv.gz holds more than 0 MB of text"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(("name", "is_told"), [("State", True), ("run status", True), ("status", False)])
+def test_rows_that_a_column_like_a_state_leaves_out_are_warned_of(name, is_told):
+    rows = {"loss": [3.0, 2.9, 2.8], "num_params_total": [1e6, 2e6, 3e6], "num_tokens": [1e8, 1e8, 2e8]}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        usable_rows(from_columns({**rows, name: ["finished", "crashed", "finished"]}), NEEDED[1:])
+    told = [str(each.message) for each in caught if each.category is RowsLeftOutWarning]
+    assert len(told) == is_told and all("1 rows without" in each for each in told)

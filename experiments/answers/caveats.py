@@ -1,11 +1,11 @@
 """What holds for every answer of a sweep: a small validation set, routers that learn nothing, choices dropped."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.answers.sentences import size
 from kleiber.experiments.answers.study_runs import StudyRuns
+from kleiber.files import row_of
 
 
 def caveats(experiment: dict[str, Any], study: StudyRuns, directory: Path) -> list[str]:
@@ -52,8 +52,8 @@ def _dropped(study: StudyRuns, directory: Path) -> list[str]:
     shares = []
     for trunk in dict.fromkeys(run.trunk for run in study.runs):
         path = directory / "runs" / trunk / "metrics.jsonl"
-        row = path.read_text(encoding="utf-8").splitlines()[-1:] if path.exists() else []
-        found = json.loads(row[0]).get("dropped_choices") if row else None
+        last = path.read_text(encoding="utf-8", errors="replace").splitlines()[-1:] if path.exists() else []
+        found = (row_of(last[0]) or {}).get("dropped_choices") if last else None
         if isinstance(found, list):
             found = found[-1] if found else None
         if found is not None:

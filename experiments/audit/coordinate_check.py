@@ -45,7 +45,7 @@ class Slope:
     activation: str
     quantity: Literal["value", "change"]
     slope: float
-    """d log RMS / d log size, the mean over the steps."""
+    """d log RMS / d log size, the mean over the steps; 0, and not judged, while the activation is zero."""
     standard_error: float | None
     """Of the slope, from its spread over seeds; None with one seed."""
     slope_of_step: tuple[float | None, ...]
@@ -197,6 +197,8 @@ def check_coordinates(
     sizes = [getattr(shape, dial) for shape in shapes]
     if len(sizes) < 2 or sizes != sorted(set(sizes)):
         raise ValueError(f"{dial} of the shapes is {sizes}, expected two or more increasing values.")
+    if num_steps < 1 or len(seeds) < 1:
+        raise ValueError(f"{num_steps} steps of {len(seeds)} seeds, expected at least 1 of each.")
     if dial == "num_layers" and any(size % 2 for size in sizes):
         raise ValueError(f"num_layers of the shapes is {sizes}, expected even depths: the block halfway is compared.")
     histories = [
@@ -237,7 +239,9 @@ def _slope(name: str, quantity: Any, log_sizes: np.ndarray, rms: np.ndarray) -> 
     centred = log_sizes - log_sizes.mean()
     log_rms = np.log(rms[:, :, moved])
     slopes = np.einsum("i,ijk->jk", centred, log_rms) / (centred @ centred)
-    of_seeds = slopes.mean(axis=1)
+    of_seeds = slopes.mean(axis=1) if moved.any() else np.zeros(rms.shape[1])
+    with np.errstate(divide="ignore"):  # of what is still zero the mean is
+        last = np.exp(np.log(rms[:, :, -1]).mean(axis=1))
     spread = float(of_seeds.std(ddof=1) / len(of_seeds) ** 0.5) if len(of_seeds) > 1 else None
     of_steps = iter(slopes.mean(axis=0).tolist())
     return Slope(
@@ -246,6 +250,6 @@ def _slope(name: str, quantity: Any, log_sizes: np.ndarray, rms: np.ndarray) -> 
         slope=float(of_seeds.mean()),
         standard_error=spread,
         slope_of_step=tuple(next(of_steps) if has_moved else None for has_moved in moved),
-        rms=tuple(np.exp(log_rms[:, :, -1].mean(axis=1)).tolist()),
-        is_judged=name.split()[0] not in NOT_JUDGED,
+        rms=tuple(last.tolist()),
+        is_judged=bool(moved.any()) and name.split()[0] not in NOT_JUDGED,
     )

@@ -10,7 +10,7 @@ prints.
 import json
 
 from kleiber.experiments.designing.options import Options
-from kleiber.experiments.terminal import working
+from kleiber.experiments.terminal import printable, working
 
 
 def run(options: Options) -> int:
@@ -22,5 +22,5 @@ def run(options: Options) -> int:
         raise ValueError(f"--budget and --target are FLOPs above 0, got {options.budget:g} and {options.target:g}.")
     with working("choosing runs"):
         found = make_design(options)
-    print(json.dumps(found, indent=1, allow_nan=False) if options.json else design_text(found))
+    print(json.dumps(found, indent=1, allow_nan=False) if options.json else printable(design_text(found)))
     return 0

@@ -62,13 +62,13 @@ class Options:
 def run(options: Options) -> int:
     """Prints the fits; returns 0."""
     from kleiber.experiments.api.fits import fit
-    from kleiber.experiments.terminal import printable
+    from kleiber.experiments.terminal import printable, tell
     from kleiber.files import sealed_text
     from kleiber.scaling.table.warned import TableWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", TableWarning)
-        warnings.showwarning = lambda message, *_: print(f"kleiber fit: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: tell(f"kleiber fit: {message}", sys.stderr)
         found = fit(
             options.table,
             [name for each in options.law for name in each.split(",") if name],

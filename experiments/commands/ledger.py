@@ -50,8 +50,7 @@ def run(options: Options) -> int:
         raise FileNotFoundError(f"there is no ledger at {path}; kleiber forecast ... --register {path} begins one.")
     for name, loss in numbers(options.outcome, "outcome").items():
         ledger.outcome(name, name, loss)
-    count = ledger.verify()
-    check_heads(ledger)
+    count = len(check_heads(ledger))
     noted = check_notes(ledger, options.check_anchor) if options.check_anchor else 0
     if options.anchor == "git":
         _note_in_git(json.dumps(head_note(ledger)))

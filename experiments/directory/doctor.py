@@ -3,13 +3,23 @@
 import os
 import platform
 import re
-import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kleiber.experiments.config_file import from_data
+from kleiber.experiments.directory.findings import (
+    AGAIN,
+    OF_A_RUN,
+    SAME_LINE,
+    Diagnosis,
+    Finding,
+    fit_problem,
+    listed,
+    read_data,
+    without,
+)
 from kleiber.experiments.directory.record import (
     RunRecord,
     cell_problem,
@@ -19,53 +29,14 @@ from kleiber.experiments.directory.record import (
     trunk_id,
 )
 from kleiber.experiments.experiment import Experiment
-from kleiber.files import json_of, read_plain
+from kleiber.files import read_plain, row_of
 from kleiber.scaling.forecasting.anchor import check_heads
-from kleiber.scaling.forecasting.ledger import Ledger
+from kleiber.scaling.forecasting.ledger import Ledger, LedgerError
+from kleiber.scaling.forecasting.scoreboard import standing
 from kleiber.train.watch.metrics import read_rows
 
-SAME_LINE = "type the line that made this directory again"
-AGAIN = {
-    "plan.json": f"remove it and result.json, and {SAME_LINE}: it is made again",
-    "fit.json": f"remove it and result.json, and {SAME_LINE}: it is made again from the records",
-    "result.json": f"remove it and {SAME_LINE}: it is made again from the records",
-    "allowed.json": f"remove it and {SAME_LINE}, with every --allow that it was given",
-}
-"""What to do about a damaged file of a sweep, by its name."""
 HALF_WRITTEN = re.compile(r"\..+\.\d+|.+\.tmp")
 """Names of files that a kill kept from taking their own."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is not as it was written."""
-
-    path: str
-    """Relative to the directory."""
-    kind: Literal["damaged", "leftover", "note"]
-    """Damage needs a decision or costs work; a leftover of a kill goes by itself; a note is worth knowing."""
-    what: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """What the doctor found."""
-
-    directory: str
-    checked: dict[str, int]
-    """How many records, checkpoints, logs and so on were looked at."""
-    findings: tuple[Finding, ...]
-
-    @property
-    def is_healthy(self) -> bool:
-        """Whether nothing is damaged."""
-        return all(finding.kind != "damaged" for finding in self.findings)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the diagnosis as JSON data."""
-        findings = [asdict(finding) for finding in self.findings]
-        return {"directory": self.directory, "healthy": self.is_healthy, "checked": self.checked, "findings": findings}
 
 
 def diagnose(directory: Path) -> Diagnosis:
@@ -119,16 +90,20 @@ class _Doctor:
                 yield self.finding(folder, "leftover", "of a process that was killed", "it does no harm")
         for name, again in AGAIN.items():
             if (self.directory / name).exists():
-                problem = _read(self.directory / name, list if name == "allowed.json" else dict)[1]
-                if problem:
+                problem = read_data(self.directory / name, object if name == "allowed.json" else dict)[1]
+                if problem := problem or (fit_problem(self.directory) if name == "fit.json" else ""):
                     yield self.finding(self.directory / name, "damaged", problem, again)
+        for name in ("table.parquet", "ledger.jsonl", "ledger.jsonl.head"):
+            if (self.directory / name).is_dir():
+                remedy = f"remove it and {SAME_LINE}"
+                yield self.finding(self.directory / name, "damaged", "a folder, where kleiber has a file", remedy)
         yield from self.table()
         yield from self.ledger()
 
     def experiment(self) -> Iterator[Finding]:
         """Yields what is wrong with the experiment; what it plans is known from here on."""
         path = self.directory / "experiment.json"
-        data, problem = _read(path)
+        data, problem = read_data(path)
         try:
             experiment = None if problem else from_data(Experiment, data)
         except (ValueError, TypeError, AttributeError, KeyError) as mistake:
@@ -150,11 +125,15 @@ class _Doctor:
 
     def run(self, folder: Path) -> Iterator[Finding]:
         """Yields what is wrong in the folder of one run."""
-        for name in ("config.json", "progress.json", "attempts.json"):
-            if (folder / name).exists() and (problem := _read(folder / name)[1]):
-                yield self.finding(folder / name, "damaged", problem, "remove it; nothing measured depends on it")
+        for name, remedy in OF_A_RUN.items():
+            if (folder / name).exists():
+                data, problem = read_data(folder / name)
+                missing = [key for key in ("at", "ledger_head") if key not in data and name == "begun.json"]
+                if problem := problem or (f"it has no {missing[0]}" if missing else ""):
+                    yield self.finding(folder / name, "damaged", problem, remedy)
         yield from self.record(folder)
         yield from self.metrics(folder / "metrics.jsonl")
+        yield from self.goodput(folder / "goodput.jsonl")
         for stacks in folder.glob("stacks.txt"):
             yield self.finding(stacks, "note", "its watchdog ended a worker here; the file says where it hung")
         for leftover in (*folder.glob(".*.*.*"), *folder.glob("*.partial")):
@@ -167,7 +146,7 @@ class _Doctor:
         if not path.exists():
             return
         self.checked["records"] += 1
-        data, problem = _read(path)
+        data, problem = read_data(path)
         problem = problem or record_problem(data)
         if not problem and data["run_id"] != folder.name:
             problem = f"it is not the record of {folder.name}"
@@ -215,12 +194,22 @@ class _Doctor:
             yield self.finding(path, "leftover", what, "the next resume drops it")
             broken = []
         if broken:
-            what = f"line {_listed(broken)} is not a whole row: it was damaged, or changed by hand"
-            yield self.finding(path, "damaged", what, f"take it out: {_without(broken + again, path)}")
+            what = f"line {listed(broken)} is not a whole row: it was damaged, or changed by hand"
+            yield self.finding(path, "damaged", what, f"take it out: {without(broken + again, path)}")
         elif again:
             row = rows[again[0] - 1] or {}
-            what = f"line {_listed(again)}: step {row['step']} of {row['segment']} comes again or too late"
-            yield self.finding(path, "damaged", what, f"take it out: {_without(again, path)}")
+            what = f"line {listed(again)}: step {row['step']} of {row['segment']} comes again or too late"
+            yield self.finding(path, "damaged", what, f"take it out: {without(again, path)}")
+
+    def goodput(self, path: Path) -> Iterator[Finding]:
+        """Yields the lines of seconds that are not as they were written; nothing measured depends on them."""
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        broken = [number for number, line in enumerate(lines, 1) if row_of(line) is None]
+        if broken == [len(lines)]:
+            yield self.finding(path, "leftover", "its last line is not whole (cut by a kill)", "it is left out")
+        elif broken:
+            what = f"line {listed(broken)} is not a whole row: it was damaged, or changed by hand"
+            yield self.finding(path, "damaged", what, f"take it out: {without(broken, path)}")
 
     def checkpoints(self, place: Path) -> Iterator[Finding]:
         """Yields what is wrong with the checkpoints of one trunk or branch, and which one a resume would take."""
@@ -305,15 +294,31 @@ class _Doctor:
         head = Ledger(path).head_path
         if any(each.exists() and not each.is_file() for each in (path, head)) or not (path.exists() or head.exists()):
             return
+        data, problem = read_data(head) if head.exists() else ({"lines": 0, "hash": ""}, "")
+        if problem := problem or ("" if data.keys() >= {"lines", "hash"} else "it has no lines or no hash"):
+            remedy = "remove it: the chain is checked without it, and only a cut end no longer shows"
+            yield self.finding(head, "damaged", problem, remedy)
+            return
         try:
-            self.checked["forecasts"] = Ledger(path).verify()
-            check_heads(Ledger(path))
-        except ValueError as problem:
+            entries = check_heads(Ledger(path))
+        except LedgerError as problem:
             remedy = "a ledger is not mended: its forecasts no longer count as made before their runs"
             yield self.finding(path, "damaged", str(problem), remedy)
+            return
+        except ValueError:  # what a run noted of it, which is named there
+            return
+        self.checked["forecasts"] = len(entries)
+        if entries and not head.exists():
+            yield self.finding(head, "note", "missing: that the end of the ledger was cut would not show")
+        for _, outcome in standing(entries).values():
+            record = self.records.get(outcome["run_id"]) if outcome else None
+            if outcome and record and record.loss != outcome["observed_loss"]:
+                what = f"its loss is {record.loss}, and {outcome['observed_loss']} was scored in ledger.jsonl"
+                place = self.directory / "runs" / record.run_id / "record.json"
+                yield self.finding(place, "damaged", what, self.measure_again(record.run_id))
 
     def lock(self) -> Iterator[Finding]:
-        holder, problem = _read(self.directory / "sweep.json")
+        holder, problem = read_data(self.directory / "sweep.json")
         if problem or not isinstance(holder, dict) or holder.get("released") or not holder.get("pid"):
             return
         if holder.get("host", platform.node()) == platform.node() and not _is_alive(holder["pid"]):
@@ -334,25 +339,6 @@ class _Doctor:
     def finding(self, path: Path, kind: Literal["damaged", "leftover", "note"], what: str, remedy: str = "") -> Finding:
         relative = path.relative_to(self.directory).as_posix() if path != self.directory else "."
         return Finding(relative, kind, what, remedy)
-
-
-def _read(path: Path, kind: type = dict) -> tuple[Any, str]:
-    """Returns (the JSON of a file, its seal checked, "") or (an empty object, what is wrong)."""
-    try:
-        return json_of(read_plain(path), kind=kind), ""
-    except FileNotFoundError:
-        return {}, "missing"
-    except (OSError, ValueError, RecursionError) as problem:
-        return {}, f"not whole JSON ({str(problem)[:200]})"
-
-
-def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
-
-
-def _without(lines: list[int], path: Path) -> str:
-    """Returns the command that takes lines out of a file."""
-    return f"sed -i '{';'.join(f'{number}d' for number in sorted(lines))}' {shlex.quote(str(path))}"
 
 
 def _is_alive(pid: int) -> bool:

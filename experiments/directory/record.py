@@ -179,13 +179,15 @@ def record_problem(data: Any) -> str:
         if not isinstance(value, kinds) or isinstance(value, bool):
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
             return f"{name} is {str(value)[:60]!r}, expected {expected}"
-    for name in data.keys() - _KINDS.keys():
-        if isinstance(data[name], dict | list):
-            return f"{name[:60]} is {str(data[name])[:60]!r}, expected a number or text"
+    for name, value in data.items():
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            return f"{name[:60]} has more than 63 bits, which no table holds"
+        if name not in _KINDS and isinstance(value, dict | list):
+            return f"{name[:60]} is {str(value)[:60]!r}, expected a number or text"
     if data["status"] not in STATUSES:
         return f"its status is {data['status'][:60]!r}, expected one of {', '.join(STATUSES)}"
     loss = data.get("loss")
-    if data["status"] == "done" and (loss is None or not math.isfinite(loss)):
+    if data["status"] == "done" and (loss is None or not 0 <= loss < math.inf):
         return f"it is done, and its loss is {loss!r}"
     return ""
 

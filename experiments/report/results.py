@@ -53,8 +53,11 @@ class SweepResults:
 
     @property
     def forecasts(self) -> dict[str, tuple[dict[str, Any], dict[str, Any] | None]]:
-        """(forecast, its outcome or None) of each target whose forecast stands in the ledger."""
-        return standing(list(self.ledger))
+        """(forecast, its outcome or None) of each target of the experiment whose forecast stands in the ledger, and of
+        each run that `kleiber forecast` registered there."""
+        own = {target["name"] for target in self.experiment.get("targets", [])}
+        pairs = standing(list(self.ledger)).items()
+        return {name: pair for name, pair in pairs if name in own or not self.experiment or "run_id" not in pair[0]}
 
     @property
     def num_planned(self) -> int:
@@ -163,8 +166,7 @@ def _read_ledger(directory: Path, gaps: list[str], is_expected: bool) -> tuple[l
     if is_expected and not path.exists():
         gaps.append("ledger.jsonl is not there: no forecast has been registered")
     try:
-        check_heads(Ledger(path))
-        entries = Ledger(path).entries()
+        entries = check_heads(Ledger(path))
     except ValueError as problem:
         gaps.append(f"no forecast counts: {problem}")
         return [], str(problem)
@@ -182,7 +184,7 @@ def _unmeasured(results: SweepResults) -> list[str]:
     waiting = results.num_planned - len(results.records) + states["pending"]
     if waiting > 0:
         sentences.append(f"{waiting} of {results.num_planned} planned points have not been measured yet")
-    for status in ("failed", "diverged"):
+    for status in ("failed", "diverged", "continued"):
         if states[status]:
             sentences.append(
                 f"{states[status]} point{'s' if states[status] > 1 else ''} {status}: see the list of runs"

@@ -42,7 +42,8 @@ def lead_launch(directory: Path, run: Callable[[], Any]) -> Any:
         exit_code = EXIT_USAGE
         raise
     finally:
-        write_json(directory / LAUNCH, {**launch, "exit_code": exit_code})
+        if (directory / LAUNCH).exists():  # else it was moved or removed: nothing is written at the old place
+            write_json(directory / LAUNCH, {**launch, "exit_code": exit_code})
 
 
 def follow(directory: Path, num_devices: int, experiment: Experiment) -> int:

@@ -19,10 +19,10 @@ from kleiber.experiments.planning.law_columns import further_columns, law_table
 from kleiber.experiments.sweeping.inventory import made_with, text_key
 from kleiber.files import read_json, write_json
 from kleiber.scaling.fitting.fit import fit_law
-from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.fitting.result import FitResult, read_fits
 from kleiber.scaling.forecasting.anchor import check_heads, noting_files
 from kleiber.scaling.forecasting.forecast import Forecast, baseline_losses, combined_forecast
-from kleiber.scaling.forecasting.ledger import Ledger
+from kleiber.scaling.forecasting.ledger import Ledger, LedgerConflictError
 from kleiber.scaling.forecasting.rolling import Protection, protect, protection_json, read_protection
 from kleiber.scaling.forecasting.scoreboard import standing
 from kleiber.scaling.table.table import RunTable, read_table
@@ -102,7 +102,7 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Say) -> dict[
     say(fits[0].report())
     registered, law, texts = standing(ledger.entries()), fits[0].law, _texts(experiment, directory)
     for name, (planned, predicted) in forecast_targets(experiment, fits, protection).items():
-        law = predicted.law
+        law, begun = predicted.law, begun_at(directory, planned.run_id)
         if name in registered:
             continue
         size, tokens = planned.num_params_total, planned.num_tokens
@@ -117,7 +117,7 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Say) -> dict[
             interval=predicted.interval,
             level=predicted.level,
             baselines=baseline_losses(fits[0], size, tokens),
-            begun_at=begun_at(directory, planned.run_id),
+            begun_at=begun,
             made_for={"run_id": planned.run_id, "fit": digest, **texts.get(name, {})},
         )
         low, high = entry["interval"]
@@ -130,6 +130,21 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Say) -> dict[
     return {"law": law, "residual_rms": fits[0].residual_rms, "num_points": fits[0].num_points, "told": told}
 
 
+def withdraw_all(experiment: Experiment, directory: Path, tell: Say) -> None:
+    """Keeps the fit of an earlier experiment beside by name, and withdraws its forecasts, where this one has no laws.
+
+    Args:
+      experiment: without laws.
+      directory: of its sweep.
+      tell: takes a sentence on each thing that was withdrawn.
+    """
+    path = directory / "fit.json"
+    is_of_sweep = path.exists() and "made_from" in read_json(path)  # any other is the user's own
+    if is_of_sweep or (directory / "ledger.jsonl").exists():
+        fitted = cell_records(trunk_cells(experiment, "fit"), directory)
+        _withdraw(experiment, directory, fit_digest(experiment, fitted), fitted, tell)
+
+
 def fit_digest(experiment: Experiment, fitted: list[RunRecord]) -> str:
     """Returns 16 hexadecimal digits of what a fit is made of: the laws, and the records of split fit."""
     return hashlib.sha256(json.dumps([experiment.laws, records_digest(fitted)]).encode()).hexdigest()[:16]
@@ -139,7 +154,7 @@ def begun_at(directory: Path, run_id: str) -> str | None:
     """Returns when a target's run began, in ISO 8601; None if there is neither a note, a checkpoint nor a record."""
     begun, record = noting_files(directory, run_id)
     if begun.exists():
-        return str(read_json(begun)["at"])
+        return str(read_json(begun, "at", "ledger_head")["at"])
     found = [record, *(begun.parent / "checkpoints").glob("*/step_*")]
     times = [path.stat().st_mtime for path in found if path.exists()]
     return datetime.fromtimestamp(min(times), UTC).isoformat(timespec="seconds") if times else None
@@ -158,7 +173,8 @@ def _withdraw(
     """Keeps a fit of other rows or laws beside by name, and withdraws each forecast that is not of what is there."""
     ledger, path = Ledger(directory / "ledger.jsonl"), directory / "fit.json"
     cells = {cell.target: cell for cell in trunk_cells(experiment, "target")}
-    data, kept, texts = read_json(path) if path.exists() else None, "", _texts(experiment, directory)
+    data = read_json(path, "law", "rivals", "points") if path.exists() else None
+    kept, texts = "", _texts(experiment, directory)
     if data is not None and not _is_fit_of(data, experiment, digest, fitted):
         old = data.get("made_from") or hashlib.sha256(path.read_bytes()).hexdigest()
         kept = f"fit.{old[:8]}.json"
@@ -174,7 +190,8 @@ def _withdraw(
             tell(f"the forecast of {target}, {forecast['predicted_loss']:.4f}, is withdrawn: {reason}")
     if kept:  # last: whoever is stopped before finds the old fit, and withdraws the rest
         path.rename(directory / kept)
-        tell(f"the laws are fitted anew, as the runs or laws changed since; the fit before is kept as {kept}")
+        anew = "are fitted anew, as the runs or laws changed since" if experiment.laws else "are none now"
+        tell(f"the laws {anew}; the fit before is kept as {kept}")
 
 
 def _why_withdrawn(
@@ -211,9 +228,12 @@ def _frozen_fits(experiment: Experiment, directory: Path, digest: str) -> tuple[
     very numbers."""
     path = directory / "fit.json"
     if path.exists():
-        data = read_json(path)
-        fits = [FitResult.from_json(part) for part in (data, *data["rivals"])]
-        return fits, read_protection(data, fits)
+        try:
+            found, data = read_fits(path)
+            fits = list(found)
+            return fits, read_protection(data, fits)
+        except ValueError as problem:
+            raise ValueError(f"{problem} Remove it, then type the same line: it is made again.") from None
     try:
         fits = fit_laws(experiment, read_table(directory / "table.parquet"))
     except ValueError as problem:
@@ -241,7 +261,13 @@ def score_targets(experiment: Experiment, directory: Path, say: Say) -> dict[str
         if record.status != "done" or record.loss is None:
             results.append({"target": cell.target, "status": record.status, "reason": record.reason})
             continue
-        outcome = ledger.outcome(cell.target, name, record.loss)
+        try:
+            outcome = ledger.outcome(cell.target, name, record.loss)
+        except LedgerConflictError as problem:
+            raise ValueError(
+                f"{problem} Remove {record_path(directory, name)} and type the same line: it is measured again. If it "
+                "comes out as now, it is the ledger that was changed, and its forecasts prove nothing."
+            ) from None
         results.append({**forecasts[cell.target][0], **outcome, "status": "done"})
     say("the targets are scored in ledger.jsonl")
     return {"targets": results, "scoreboard": ledger.scoreboard()}

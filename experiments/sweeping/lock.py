@@ -5,7 +5,6 @@ locks, so the holder also refreshes a heartbeat; whoever finds it fresh leaves, 
 """
 
 import contextlib
-import json
 import os
 import platform
 import threading
@@ -15,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kleiber.files import replacing
+from kleiber.files import json_of, replacing, sealed_text
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
@@ -63,19 +62,25 @@ class DirectoryLock:
     def _write(self, released: bool = False) -> None:
         data = {"pid": os.getpid(), "host": platform.node(), "since": self.since, "released": released}
         with replacing(self.beat, is_durable=False) as partial:
-            partial.write_text(json.dumps(data) + "\n")
+            partial.write_text(sealed_text(data) + "\n")
 
     def _holder(self) -> tuple[dict[str, Any], float]:
-        """Returns (who wrote the heartbeat, its age in seconds by the clock of the folder's own file system)."""
+        """Returns (who wrote the heartbeat, its age in seconds by the clock of the folder's own file system).
+
+        One that is damaged may be of another machine: whoever wrote it has the time of a heartbeat to refresh it.
+        """
         try:
-            holder = json.loads(self.beat.read_text())
+            text = self.beat.read_bytes()
             now = self.directory / f".now.{os.getpid()}"
             now.touch()
             age = now.stat().st_mtime - self.beat.stat().st_mtime
             now.unlink()
-        except (OSError, ValueError):
+        except OSError:
             return {}, 0.0
-        return (holder, max(0.0, age)) if isinstance(holder, dict) else ({}, 0.0)
+        try:
+            return json_of(text), max(0.0, age)
+        except (ValueError, RecursionError):
+            return {"host": "?"}, max(0.0, age)
 
     def _refusal(self, who: str) -> str:
         holder, age = self._holder()

@@ -8,7 +8,7 @@ from kleiber.experiments.config_file import from_data, to_data
 from kleiber.experiments.directory.record import read_record, record_path, trunk_id
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import all_cells, cell_records
-from kleiber.experiments.sweeping.inventory import bring_back
+from kleiber.experiments.sweeping.inventory import MADE_WITH, bring_back
 from kleiber.files import read_json, write_json
 from kleiber.train.checkpoints.identity import (
     NOT_IDENTITY,
@@ -23,7 +23,7 @@ from kleiber.train.config import TrainConfig
 
 CUT_OFF = re.compile(r"\..+\.\d+$")
 """Names of files that were being written by a process of that number."""
-LEFT = {"sweep.lock", "sweep.json", "log.txt", "launch.json", "plan.json", "made_with.json", "runs"}
+LEFT = {"sweep.lock", "sweep.json", "log.txt", "launch.json", "plan.json", "runs"}
 """What may be there before experiment.json is, or before a run has written anything."""
 
 
@@ -59,15 +59,16 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
     if runs.is_symlink() or path.is_symlink():
         raise ValueError(f"{directory} leads elsewhere by a symbolic link; kleiber writes inside --out only.")
     trained = runs.is_dir() and any(item.name[0] != "." for item in runs.iterdir())
-    if path.exists() and not trained:
-        write_json(path, data)  # nothing was trained there yet: whoever corrects a config starts over
+    if path.exists() and not trained:  # nothing was trained there yet: whoever corrects a config starts over
+        (directory / "result.json").unlink(missing_ok=True)
+        write_json(path, data)
         return
     if not path.exists():
         if others := _not_of_a_sweep(directory):
             raise ValueError(f"{directory} is not empty and holds no sweep (it has {others[0]}); use another --out.")
         write_json(path, data)
         return
-    old_data = read_json(path)
+    old_data = read_json(path, "name", "trunks")
     try:  # fields that came after it was written have their defaults
         old = from_data(Experiment, old_data)
         old_data = to_data(old)
@@ -91,7 +92,7 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
                 f"which trains it from its beginning."
             )
     if changed:
-        write_json(directory / "allowed.json", sorted({*allow, *allowed_fields(directory)}))
+        write_json(directory / "allowed.json", {"fields": sorted({*allow, *allowed_fields(directory)})})
         bring_back(all_cells(experiment), directory, experiment.population_size)
         if old and goes_on:
             _carry_over(old, experiment, directory)
@@ -103,9 +104,10 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
 def _not_of_a_sweep(directory: Path) -> list[str]:
     """Returns what lies in a directory without experiment.json that no sweep, killed or damaged, leaves there.
 
-    Runs with their records or configs say that it is one; else only what a first second leaves is taken for one.
+    Runs with their records or configs, or the note of what they were made with, say that it is one; else only what a
+    first second leaves is taken for one.
     """
-    if any((directory / "runs").glob("*/record.json")) or any((directory / "runs").glob("*/config.json")):
+    if any(any(directory.glob(pattern)) for pattern in (MADE_WITH, "runs/*/record.json", "runs/*/config.json")):
         return []
     names = {item.name for item in directory.iterdir() if not _is_leftover(item.name)}
     strangers = [] if not (runs := directory / "runs").is_dir() else [item.name for item in runs.iterdir()]
@@ -135,7 +137,8 @@ def _take_names(experiment: Experiment, directory: Path) -> None:
 def allowed_fields(directory: Path) -> tuple[str, ...]:
     """Returns the fields in which checkpoints of a sweep may differ from its config, as the user has allowed so far."""
     path = directory / "allowed.json"
-    return tuple(read_json(path, kind=list)) if path.exists() else ()
+    known = read_json(path, kind=object) if path.exists() else []
+    return tuple(known["fields"] if isinstance(known, dict) else known)  # a list had no seal
 
 
 def _continued(old: Experiment, new: Experiment, directory: Path) -> list[tuple[TrainConfig, TrainConfig]]:

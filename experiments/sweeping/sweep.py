@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from kleiber.experiments.answers.answer import answers_of
 from kleiber.experiments.config_file import config_hash, to_data
-from kleiber.experiments.directory.record import RunRecord, record_path, write_table
+from kleiber.experiments.directory.record import STATUSES, RunRecord, record_path, write_table
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.gate import gate_verdict
@@ -42,7 +42,8 @@ from kleiber.experiments.sweeping.workers import WorkerPool, default_workers, nu
 from kleiber.experiments.terminal import printable, tell, working
 from kleiber.files import open_to_append, read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
-from kleiber.scaling.fitting.result import FitResult
+from kleiber.scaling.fitting.result import read_fits
+from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import Ledger
 from kleiber.train.config import TrainConfig
 from kleiber.train.watch.watchdog import hang_seconds
@@ -198,10 +199,12 @@ class _Sweep:
         code = self._phase("fit", fit_cells, plan)
         if code != EXIT_DONE:
             return self._stopped(code)
-        summary: dict[str, Any] = {"experiment": self.experiment.name, "directory": str(self.directory), "gate": []}
-        if self.experiment.laws:
-            from kleiber.experiments.sweeping.law_stage import CannotFit, fit_and_register, score_targets
+        from kleiber.experiments.sweeping.law_stage import CannotFit, fit_and_register, score_targets, withdraw_all
 
+        summary: dict[str, Any] = {"experiment": self.experiment.name, "directory": str(self.directory), "gate": []}
+        if not self.experiment.laws:
+            withdraw_all(self.experiment, self.directory, self._tell)
+        else:
             try:
                 summary |= fit_and_register(self.experiment, self.directory, self.say)
             except CannotFit as problem:  # the runs are paid for: the report is written, and says so
@@ -218,16 +221,16 @@ class _Sweep:
         records = cell_records(cells, self.directory)
         write_table(self.directory, records)
         summary["told"] = [*self.told, *summary.get("told", [])]
-        summary["runs"] = {s: sum(r.status == s for r in records) for s in ("done", "failed", "diverged")}
+        summary["runs"] = {s: sum(r.status == s for r in records) for s in STATUSES[:-1]}
         if problem := summary.get("fit_problem"):
-            claim = f"a fit of the laws (none was possible: {problem})"
+            how = f"; for options, kleiber fit {self.directory}" if "--" in problem else ""
+            claim = f"a fit of the laws (none was possible: {problem}{how})"
             summary["gate"] = [{"claim": claim, "value": None, "limit": None, "passed": False}]
         elif self.experiment.laws:
             summary["gate"] = gate_verdict(self.experiment, summary)
-        fit = read_json(path) if (path := self.directory / "fit.json").exists() else None
-        fits = [FitResult.from_json(part) for part in (fit, *fit["rivals"])] if fit else []
+        fits = read_fits(self.directory)[0] if self.experiment.laws and not summary.get("fit_problem") else ()
         rows = [record.to_json() for record in records]
-        summary["answer"] = answers_of(to_data(self.experiment), rows, self.directory, fits).lines
+        summary["answer"] = answers_of(to_data(self.experiment), rows, self.directory, list(fits)).lines
         passed = all(item["passed"] for item in summary["gate"])
         summary["exit_code"] = EXIT_DONE if passed and not summary["runs"]["failed"] else EXIT_GATE
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)
@@ -260,7 +263,7 @@ class _Sweep:
         """Returns digests of all that a result is made from: experiment, texts, records, fit, and the ledger's end."""
         fit, ledger = self.directory / "fit.json", Ledger(self.directory / "ledger.jsonl")
         known = made_with(self.directory).get("data", {})
-        entries = ledger.entries()
+        entries = check_heads(ledger)
         return {
             "experiment": config_hash(self.experiment),
             "data": {key: text or known.get(key) for key, text in text_facts(cells).items()},

@@ -5,7 +5,6 @@ workers, of one driver or of two, never train the same one.
 """
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -44,7 +43,7 @@ from kleiber.experiments.sweeping.failures import (
 from kleiber.experiments.sweeping.ownership import allowed_fields
 from kleiber.experiments.sweeping.peers import PeersDiffer, agree_on_data, agree_on_hosts, is_here, presence
 from kleiber.experiments.sweeping.workers import DRIVER_PIPE, WARNING
-from kleiber.files import read_json, replacing, write_json
+from kleiber.files import read_json, replacing, sealed_text, write_json
 from kleiber.parallel import hosts
 from kleiber.parallel.environment import process_in_environment, runs_on_cpu
 from kleiber.scaling.forecasting.ledger import Ledger
@@ -327,7 +326,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     device = jax.devices()[0]
     common: dict[str, Any] = {**versions(), "device": f"{device.platform}:{device.device_kind}"}
     common["data_fingerprint"] = data.train.fingerprint
-    heads = [_ledger_head(cell, directory) for cell in group]
+    heads = {cell.trunk_id: _ledger_head(cell, directory) for cell in group}
     last_write = [0.0]
     splices = [_splice(folder) for folder in folders]
 
@@ -349,7 +348,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
             wall_seconds=round(point.train_seconds, 3),
             tokens_per_second=round(point.tokens_per_second, 1),
             split_overlap=data.split_overlap,
-            ledger_head=heads[point.member],
+            ledger_head=heads[cell.trunk_id],
             final_checkpoint=f"final/step_{point.num_steps}" if point.is_kept else None,
             num_validation_tokens=evaluation.num_tokens if evaluation else None,
             num_validation_bytes=data.num_validation_bytes if evaluation else None,
@@ -365,7 +364,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
             last_write[0] = now
             for folder in folders:
                 with replacing(folder / "progress.json", is_durable=False) as partial:
-                    partial.write_text(json.dumps(progress))
+                    partial.write_text(sealed_text(progress))
 
     def is_measured(num_tokens: int) -> bool:
         return not any(num_tokens in cell.missing(directory) for cell in group)
@@ -379,7 +378,7 @@ def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, 
     clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
     stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
     watchdog = Watchdog(clock, own / stacks)
-    allow, notes = allowed_fields(directory), {"ledger_heads": heads} if any(heads) else {}
+    allow, notes = allowed_fields(directory), {"ledger_heads": heads} if any(heads.values()) else {}
     io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allow, notes, final_folder)
     try:
         Trunk([cell.config for cell in group], data, io).run()

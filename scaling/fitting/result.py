@@ -245,11 +245,11 @@ def read_fits(path: str | Path, laws: Sequence[Law] = ()) -> tuple[tuple[FitResu
         data = json_of(text)
     except (ValueError, RecursionError) as problem:
         raise ValueError(f"{file} is no fit ({problem}); write one with kleiber fit TABLE --json > FILE.") from None
-    parts = data["fits"] if "fits" in data else [data, *data.get("rivals", [])]
     given = {law.id: law for law in laws}
     try:
+        parts = data["fits"] if "fits" in data else [data, *data.get("rivals", [])]
         return tuple(FitResult.from_json(each, given.get(each.get("law"))) for each in parts), data
-    except ValueError as problem:
+    except (ValueError, TypeError, AttributeError) as problem:
         raise ValueError(f"{file}: {problem}") from None
 
 

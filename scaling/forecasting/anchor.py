@@ -4,7 +4,9 @@ Each line's hash depends on all lines before it, so a hash that somebody else ke
 would compute the whole chain anew.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,11 +58,12 @@ def check_notes(ledger: Ledger, path: Path) -> int:
     return len(told)
 
 
-def check_heads(ledger: Ledger) -> None:
-    """Compares a ledger that lies in a sweep's directory with the hashes that its targets noted when they began.
+def check_heads(ledger: Ledger) -> list[dict[str, Any]]:
+    """Returns the entries of a ledger in a sweep's directory, compared with the hashes that its targets noted.
 
-    The last line that the target's run saw must stand in the chain, after the forecast it tests; a late forecast was
-    written when the run had begun, so its run noted nothing of it.
+    The last line that a target's run saw when it began stands in begun.json, its record and its checkpoints. It must
+    stand in the chain, after the forecast it tests; a late forecast was written when the run had begun, so its run
+    noted nothing of it.
 
     Raises:
       LedgerTamperedError: the ledger is not intact, or was written anew since a target began.
@@ -71,14 +74,27 @@ def check_heads(ledger: Ledger) -> None:
         run_id = forecast.get("run_id") or (outcome or {}).get("run_id")
         if forecast.get("late") or not run_id:
             continue
-        for path in noting_files(ledger.path.parent, run_id):
-            found = read_json(path) if path.exists() else None
-            noted = found.get("ledger_head") if isinstance(found, dict) else None
-            if noted and position.get(noted, -1) < position[forecast["hash"]]:
+        for noted, path in _noted_heads(ledger.path.parent, run_id):
+            if position.get(noted, -1) < position[forecast["hash"]]:
                 raise LedgerTamperedError(
                     f"{ledger.path}: the forecast of {target} is not the one that stood there when its run began: the "
                     f"last line was {noted[:12]} then ({path.name} of {path.parent.name})."
                 )
+    return entries
+
+
+def _noted_heads(directory: Path, run_id: str) -> Iterator[tuple[str, Path]]:
+    """Yields (hash, file) of every note that the run of a target made of the ledger, its checkpoints' included."""
+    begun, record = noting_files(directory, run_id)
+    for path in filter(Path.exists, (begun, record)):
+        if noted := read_json(path).get("ledger_head"):
+            yield noted, path
+    trunk = begun.parent.name
+    for folder in (begun.parent, *begun.parent.parent.glob("population-*")):
+        for path in folder.glob("checkpoints/*/step_*/manifest.json"):
+            with contextlib.suppress(ValueError, KeyError, AttributeError):  # a damaged one is told when it is restored
+                if noted := read_json(path)["extra"]["ledger_heads"].get(trunk):
+                    yield noted, path
 
 
 def noting_files(directory: Path, run_id: str) -> tuple[Path, Path]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from kleiber.files import replacing
+from kleiber.files import read_json, read_plain, replacing
 from kleiber.scaling.forecasting.scoreboard import scoreboard, standing
 
 GENESIS = "0" * 64
@@ -101,7 +101,7 @@ class Ledger:
                 raise LedgerTamperedError(
                     f"{self.path}: {count} lines were written, {len(entries)} whole ones are left: the end was cut."
                 )
-            if count and entries[count - 1]["hash"] != last:
+            if entries[count - 1]["hash"] != last:
                 raise LedgerTamperedError(f"{self.path}: line {count} is not the one that {self.head_path.name} names.")
         elif torn and entries:
             raise LedgerTamperedError(f"{self.path}: the last line is cut, and there is no {self.head_path.name}.")
@@ -248,17 +248,22 @@ class Ledger:
         """Returns the whole lines, and whether a half line follows them."""
         if not self.path.exists():
             return [], False
-        *whole, rest = self.path.read_bytes().split(b"\n")
+        *whole, rest = read_plain(self.path).split(b"\n")
         return [line.decode(errors="replace") for line in whole], bool(rest)
 
     def _head(self) -> tuple[int | None, str]:
         if not self.head_path.exists():
             return None, GENESIS
         try:
-            head = json.loads(self.head_path.read_text())
-            return int(head["lines"]), str(head["hash"])
-        except (ValueError, KeyError, TypeError):
-            raise LedgerTamperedError(f"{self.head_path} is not readable.") from None
+            head = read_json(self.head_path, "lines", "hash")
+            if (count := int(head["lines"])) > 0:  # none was ever written for no line
+                return count, str(head["hash"])
+            raise ValueError
+        except (ValueError, TypeError):
+            raise LedgerTamperedError(
+                f"{self.head_path} is not readable. Remove it: the chain is checked without it, and only a cut end no "
+                "longer shows."
+            ) from None
 
     def _check_known(self, entry: dict[str, Any], number: int) -> None:
         event = entry.get("event")

@@ -17,6 +17,7 @@ from kleiber.scaling.table.warned import (
     NotANumberError,
     NotPositiveError,
     OneSizeError,
+    RowsLeftOutWarning,
     RunsAwayWarning,
     SharedTrunkWarning,
     TableError,
@@ -101,7 +102,12 @@ def _chosen_rows(table: RunTable, kind: str, name: str) -> RunTable:
         warnings.warn(f"{table.source}: {message} used.", UnknownValuesWarning, stacklevel=4)
         return table
     words = " or ".join(f"{each!r}" for each in wanted if each in values)
-    return table if rows.all() else table.where(rows, f"{int((~rows).sum())} rows without {name} {words} left out")
+    if rows.all():
+        return table
+    told = f"{int((~rows).sum())} rows without {name} {words} left out"
+    if name != kind:  # a guess from how the column is called; `status` and `split` are kleiber's own
+        warnings.warn(f"{table.source}: {told}.", RowsLeftOutWarning, stacklevel=4)
+    return table.where(rows, told)
 
 
 def _check_one_kind(table: RunTable, name: str) -> None:

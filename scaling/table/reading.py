@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from kleiber.files import read_plain
+from kleiber.files import MAX_TEXT_BYTES, read_plain
 from kleiber.scaling.table.expression import MISSING
 from kleiber.scaling.table.warned import ReadAsNumberWarning, TableError
 
@@ -155,10 +155,13 @@ def parquet_values(column: Any) -> Sequence[Any]:
 
 def _text(path: Path) -> str:
     """Returns the text of a file, gzipped or not."""
-    data = path.read_bytes()
     try:
         data = read_plain(path)
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        if data[:2] == b"\x1f\x8b":
+            with gzip.open(path) as file:
+                data = file.read(MAX_TEXT_BYTES + 1)
+            if len(data) > MAX_TEXT_BYTES:
+                raise TableError(f"{path} holds more than {MAX_TEXT_BYTES / 1e6:,.0f} MB of text; give fewer rows.")
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
         raise TableError(f"{path} is not UTF-8 text; save it as UTF-8 (plain CSV).") from None

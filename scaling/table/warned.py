@@ -81,6 +81,10 @@ class BelowFloorWarning(TableWarning):
     """Measured losses lie below the fitted floor."""
 
 
+class RowsLeftOutWarning(TableWarning):
+    """A column that looks like a state of runs, or a split, leaves rows out."""
+
+
 class UnknownValuesWarning(TableWarning):
     """A column that chooses rows has values of its own, so it chooses none."""
 

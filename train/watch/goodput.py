@@ -4,7 +4,6 @@ Durations come from the monotonic clock, so a wall clock that is set back or for
 between two launches is taken from the wall clock, and never below zero.
 """
 
-import json
 import os
 import threading
 import time
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kleiber.files import open_to_append
+from kleiber.files import checked_line, open_to_append, row_of
 
 KINDS = ("compile", "steps", "data", "evaluate", "save", "other", "lost", "waiting")
 """`other` is starting, and whatever is none of the rest; `lost` is training that a kill
@@ -84,21 +83,13 @@ class Goodput:
             row = {"launch": self.launch, "time": time.time(), **{k: round(v, 4) for k, v in self.seconds.items()}}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open_to_append(self.path) as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(checked_line(row))
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of a goodput file; one cut short by a kill is left out."""
-    rows = []
-    if path.exists():
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict) and "launch" in row:
-                rows.append(row)
-    return rows
+    """Returns the whole lines of a goodput file; one that a kill cut short, or that was damaged, is left out."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return [row for row in map(row_of, lines) if row and "launch" in row]
 
 
 def total_seconds(paths: list[Path]) -> dict[str, float]:

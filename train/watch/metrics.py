@@ -1,14 +1,10 @@
 """The step log of a run: JSON lines, each step once even after a resume, each line with a check of its own."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from kleiber.files import digest_of, open_to_append, read_plain, replacing
-
-CHECK = "check"
-"""The last key of a line: the first digits of the digest of the rest."""
+from kleiber.files import checked_line, open_to_append, read_plain, replacing, row_of
 
 
 class Metrics:
@@ -21,7 +17,7 @@ class Metrics:
     def append(self, row: dict[str, Any]) -> None:
         """Adds one row."""
         with open_to_append(self.path) as file:
-            file.write(_line(row))
+            file.write(checked_line(row))
 
     def sync(self) -> None:
         """Brings the rows to the disk: those of a checkpoint must be there when it is."""
@@ -50,11 +46,7 @@ class Metrics:
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         with replacing(self.path, is_durable=False) as partial:  # the next `sync` brings it to the disk
-            partial.write_text("".join(map(_line, rows)))
-
-
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps({**row, CHECK: digest_of(row)[:8]}) + "\n"
+            partial.write_text("".join(map(checked_line, rows)))
 
 
 def read_rows(path: Path) -> list[dict[str, Any] | None]:
@@ -74,10 +66,6 @@ def whole_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _row(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-        check = row.pop(CHECK, None)
-        is_whole = isinstance(row["segment"], str) and isinstance(row["step"], int) and row["step"] > 0
-        return row if is_whole and check in (None, digest_of(row)[:8]) else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+    row = row_of(line) or {}
+    segment, step = row.get("segment"), row.get("step")
+    return row if isinstance(segment, str) and isinstance(step, int) and step > 0 else None

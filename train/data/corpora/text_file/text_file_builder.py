@@ -106,7 +106,7 @@ def read_json_lines(path: Path, text: str, key: str) -> list[str]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as mistake:
+        except (ValueError, RecursionError) as mistake:
             raise ValueError(f"{path}, line {number} is not JSON: {mistake}") from None
         if not isinstance(record, dict) or not isinstance(record.get(key), str):
             keys = sorted(record) if isinstance(record, dict) else type(record).__name__
