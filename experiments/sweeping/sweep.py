@@ -157,7 +157,9 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(f"  {'pass' if item['passed'] else 'FAIL'}  {item['claim']}")
     if "report" in summary:
         lines.append(f"  report: {summary['report']}")
-    return [*lines, "", *summary.get("answer", [])]
+    headline = summary.get("headline", "")  # the last line, where a terminal's reader looks
+    lines += ["", *(line for line in summary.get("answer", []) if line not in headline)]
+    return [*lines, "", summary["question"], headline] if headline else lines
 
 
 @dataclass
@@ -226,7 +228,8 @@ class _Sweep:
         fit = read_json(path) if (path := self.directory / "fit.json").exists() else None
         fits = [FitResult.from_json(part) for part in (fit, *fit["rivals"])] if fit else []
         rows = [record.to_json() for record in records]
-        summary["answer"] = answers_of(to_data(self.experiment), rows, self.directory, fits).lines
+        found = answers_of(to_data(self.experiment), rows, self.directory, fits)
+        summary |= {"question": self.experiment.question, "answer": found.lines, "headline": found.headline}
         passed = all(item["passed"] for item in summary["gate"])
         summary["exit_code"] = EXIT_DONE if passed and not summary["runs"]["failed"] else EXIT_GATE
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)
