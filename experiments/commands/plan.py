@@ -4,6 +4,7 @@ example: kleiber plan quickstart
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,6 +12,9 @@ import tyro
 
 from kleiber.collector import collector_paused
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_USAGE
+
+PIPED_WIDTH = 160
+"""Columns of a table that goes to a file or another program, so that no number is cut short."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ def _print_table(plan) -> None:
     from kleiber.experiments.planning.cells import IN_NAME
     from kleiber.experiments.planning.varied import level_words
 
-    data, console = plan.to_json(), Console()
+    data = plan.to_json()
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(f"[bold]{plan.experiment.name}[/bold]: {plan.experiment.question}", highlight=False)
     levels = {cell.trunk_id: dict(cell.levels) for cell in plan.fit_cells}
     varied = [name for name in next(iter(levels.values())) if name not in IN_NAME]
