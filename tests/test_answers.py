@@ -87,6 +87,67 @@ def test_tokenizers_are_compared_in_bits_per_byte_with_what_changed_beside_them(
         found.of("d_modle")
 
 
+def study(question: str, losses: dict[tuple, float], lost: str = "") -> Answers:
+    """The answers of runs by (learning_rate, batch_size, seed); a NaN is a run that was lost."""
+    rates, batches, seeds = zip(*losses, strict=True)
+    trunks = tuple(trunk(rate=r, batch_size=b, seed=s) for r, b, s in zip(rates, batches, seeds, strict=True))
+    experiment = Experiment("e", question, trunks, laws=())
+
+    def loss(cell: TrunkCell, _: int) -> float:
+        config = cell.config
+        return losses[config.optimizer.learning_rate, config.batch_size, config.seed]
+
+    rows = measured(experiment, loss)
+    for row in rows:
+        if math.isnan(row["loss"]):
+            row |= {"status": lost, "loss": None}
+    return answered(experiment, rows)
+
+
+def test_what_the_question_names_comes_first_and_alone_makes_the_headline():
+    losses = {(rate, batch, 0): 2 + rate + batch / 100 for rate in (0.1, 0.2) for batch in (2, 8)}
+    for question, first in (("Is a batch of 8 bad?", "batch_size"), ("Which learning rate?", "learning_rate")):
+        found = study(question, losses)
+        assert found.answers[0].factor == first and found.headline == found.answers[0].sentence
+    assert study("Which learning rate at which batch?", losses).num_asked == 2
+
+
+def test_seeds_alone_are_answered_with_their_mean_and_the_noise_of_one():
+    values = np.array([2.00, 2.02, 1.99, 2.03])
+    found = study("How large is the noise?", {(0.1, 2, seed): value for seed, value in enumerate(values)})
+    spread, half = values.std(ddof=1), 3.182446 * values.std(ddof=1) / 2
+    low, high = spread * np.sqrt(3 / np.array([9.348404, 0.2157953]))  # chi-square of three degrees, 2.5 % each side
+    assert found.headline.startswith(f"4 seeds: {values.mean():.4f} ± {half:.3f} nats per token on average")
+    assert f"varies by {spread:.3f} [{low:.3f}, {high:.3f}]" in found.headline
+    assert found.of("seed").factor == "seed"
+
+
+def test_a_lead_within_the_noise_of_seeds_and_a_best_at_the_edge_are_said_to_be_so():
+    losses = {(0.1, 2): (2.0, 2.1), (0.2, 2): (2.06, 2.02), (0.4, 2): (3.0, 3.1), (0.1, 8): (3.0, 3.1)}
+    losses |= {(0.2, 8): (2.5, 2.6), (0.4, 8): (2.0, 2.1)}
+    found = study("Which learning rate?", {(*at, s): v for at, both in losses.items() for s, v in enumerate(both)})
+    assert "0.4 is the largest tried, so that the best may lie beyond" in found.headline
+    assert "within the noise of seeds at batch_size 2" in found.headline
+    assert any("learning_rate 0.8, as the best, 0.4, is the largest tried" in line for line in found.lines)
+
+
+def test_a_difference_that_seeds_tell_apart_from_place_to_place_is_told_place_by_place():
+    losses = {(0.1, 2): 2.0, (0.2, 2): 2.5, (0.1, 8): 2.6, (0.2, 8): 2.4}
+    spread = {(*at, seed): value + 0.01 * seed for at, value in losses.items() for seed in (0, 1)}
+    sentence = study("Which learning rate?", spread).headline
+    half = 2.776445 * 0.01 / math.sqrt(2)  # t of four degrees, the noise .01 / sqrt 2, two pairs a place
+    assert f"saves 0.200 ± {half:.3f} (batch_size 8) and costs 0.500 ± {half:.3f} (batch_size 2)" in sentence
+
+
+def test_a_level_that_diverged_is_named_and_is_no_place_beyond_which_to_look():
+    losses = {(0.1, 2, 0): 2.2, (0.2, 2, 0): 2.1, (0.4, 2, 0): 2.0, (0.8, 2, 0): math.nan}
+    found = study("Which learning rate?", losses, "diverged")
+    assert found.headline.startswith("best learning_rate: 0.4") and "may lie beyond" not in found.headline
+    assert any("1 of 4 points diverged" in line and "learning_rate 0.8" in line for line in found.lines)
+    failed = study("Which learning rate?", losses, "failed")
+    assert "may lie beyond" in failed.headline and any("1 of 4 points failed" in line for line in failed.lines)
+
+
 def test_only_the_seed_may_differ_within_a_cell():
     found = answered(*rates_and_batches())
     assert found.study.num_seeds == 1  # batch and width are factors, so no two runs are seeds of one cell

@@ -144,7 +144,8 @@ def _objections(
     refusals, warnings = data_problems(experiment), router_warnings(experiment)
     short = [p for p in points if p.num_steps < MIN_STEPS_AFTER_WARMUP]
     if short:
-        warnings.append(f"{len(short)} points have fewer than {MIN_STEPS_AFTER_WARMUP} steps: start-up, not the law")
+        what = "start-up, not the law" if experiment.laws else "the start of training, not where it leads"
+        warnings.append(f"{len(short)} points have fewer than {MIN_STEPS_AFTER_WARMUP} steps: {what}")
     if not experiment.laws:
         return tuple(refusals), tuple(warnings)
     from kleiber.scaling.laws import get_law
