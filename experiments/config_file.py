@@ -36,7 +36,7 @@ def load_experiment(name: str) -> Experiment:
       ValueError: no such file or name (with the nearest), no such function, or a mistake in the config, whatever it
         raised (SystemExit included), with its line.
     """
-    path = Path(name)
+    path = Path(name).absolute()  # as tracebacks name it
     if not name.endswith(".py"):
         path = CONFIGS / f"{name}.py"
         if name not in shipped():
@@ -46,7 +46,8 @@ def load_experiment(name: str) -> Experiment:
                 f"no experiment '{name}'{hint} Shipped: {', '.join(shipped())}; or give the path of a .py file."
             )
     if not path.is_file():
-        raise ValueError(f"no config file {path}; give a Python file with a function experiment() -> Experiment.")
+        what = f"{path} is a folder" if path.is_dir() else f"no config file {path}"
+        raise ValueError(f"{what}; give a Python file with a function experiment() -> Experiment.")
     spec = importlib.util.spec_from_file_location(f"kleiber_config_{path.stem.replace('-', '_')}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -56,7 +57,7 @@ def load_experiment(name: str) -> Experiment:
             raise ValueError("it has no function experiment() -> Experiment")
         result = module.experiment()
     except (Exception, SystemExit) as mistake:
-        raise ValueError(_told(mistake, path)) from mistake
+        raise ValueError(_told(mistake, path).replace(str(path), name)) from mistake
     if not isinstance(result, Experiment):
         raise ValueError(f"{path}: experiment() returned {type(result).__name__}, expected an Experiment.")
     return result

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from studies import dtypes, measured, rates_and_batches, repeats, tokenizers, trunk
 
 from kleiber.experiments.answers.answer import Answers, answers_of
 from kleiber.experiments.cli import main
@@ -32,99 +33,13 @@ from kleiber.train.data import run_data
 from kleiber.train.data.tokens import TokenFile
 from kleiber.train.data.windows import TokenSource
 
-RATES = (0.004, 0.008, 0.016, 0.032)
-RATE_LOSSES = {
-    (32, 2): (2.023, 1.981, 2.081, 2.335),
-    (32, 8): (2.265, 2.150, 2.124, 2.159),
-    (64, 2): (1.889, 1.849, 1.933, 2.247),
-    (64, 8): (2.152, 2.017, 1.992, 2.040),
-}
-REPEAT_LOSSES = {0.0: (2.2163, 1.7553, 1.5918), 0.1: (2.2175, 1.7447, 1.5411), 1.0: (2.2777, 2.0131, 1.8596)}
-UNIQUE = 65_536
 
-
-def trunk(d_model: int = 32, rate: float = 0.008, tokens: tuple[int, ...] = (131_072,), **changes) -> TrainConfig:
-    shape = changes.pop("shape", {})
-    optimizer = OptimizerConfig(rate, **changes.pop("optimizer", {}))
-    return TrainConfig(ModelConfig(d_model, 2, 4, seq_len=64, **shape), optimizer, tokens, **changes)
-
-
-def measured(experiment: Experiment, loss_of, **columns) -> list[dict]:
-    """The records of an experiment whose point (cell, its place on the trunk) has the loss loss_of says."""
-    rows = []
-    for cell in trunk_cells(experiment, "fit"):
-        for index, planned in enumerate(cell.planned.values()):
-            loss = loss_of(cell, index)
-            unique = min(planned.num_tokens, cell.config.data.num_unique_tokens or 10**9)
-            done = replace(
-                planned, status="done", loss=loss, loss_standard_error=0.01, bits_per_byte=loss / math.log(2),
-                epochs=planned.num_tokens / unique, num_unique_tokens=unique,
-            )  # fmt: skip
-            rows.append(done.to_json() | columns)
-    return rows
-
-
-def answered(experiment: Experiment, loss_of, **columns) -> Answers:
-    return answers_of(to_data(experiment), measured(experiment, loss_of, **columns), Path())
-
-
-def rates_and_batches() -> tuple[Experiment, Answers]:
-    trunks = tuple(trunk(d, rate, batch_size=batch) for d in (32, 64) for batch in (2, 8) for rate in RATES)
-    experiment = Experiment("lr_batch", "How does the best learning rate move with batch size?", trunks, laws=())
-
-    def loss(cell: TrunkCell, _: int) -> float:
-        config = cell.config
-        place = RATE_LOSSES[config.model.d_model, config.batch_size]
-        return place[RATES.index(config.optimizer.learning_rate)]
-
-    return experiment, answered(experiment, loss)
-
-
-def repeats() -> tuple[Experiment, Answers]:
-    data = DataConfig(num_unique_tokens=UNIQUE, max_epochs=16)
-    lengths = (UNIQUE, 4 * UNIQUE, 16 * UNIQUE)
-    trunks = tuple(trunk(48, tokens=lengths, data=data, optimizer={"weight_decay": w}) for w in REPEAT_LOSSES)
-    experiment = Experiment("repeat", "What do 1, 4 and 16 epochs cost, with weight decay?", trunks, laws=())
-    return experiment, answered(experiment, lambda cell, i: REPEAT_LOSSES[cell.config.optimizer.weight_decay][i])
-
-
-def dtypes() -> tuple[Experiment, Answers]:
-    losses = {  # differences of bfloat16: -.010, +.003, -.002, +.001
-        (32, "float32", 0): 2.000, (32, "float32", 1): 2.010, (64, "float32", 0): 1.850, (64, "float32", 1): 1.862,
-        (32, "bfloat16", 0): 1.990, (32, "bfloat16", 1): 2.013, (64, "bfloat16", 0): 1.848, (64, "bfloat16", 1): 1.863,
-    }  # fmt: skip
-    trunks = tuple(trunk(d, seed=s, shape={"compute_dtype": t}) for d, t, s in losses)
-    experiment = Experiment("bf16", "Does bfloat16 cost loss?", trunks, laws=())
-
-    def loss(cell: TrunkCell, _: int) -> float:
-        return losses[cell.config.model.d_model, cell.config.model.compute_dtype, cell.config.seed]
-
-    return experiment, answered(experiment, loss)
-
-
-def tokenizers() -> tuple[Experiment, Answers]:
-    bits = {
-        (32, "bytes"): 2.585,
-        (32, "sentencepiece:1000"): 2.330,
-        (64, "bytes"): 2.394,
-        (64, "sentencepiece:1000"): 2.225,
-    }
-    vocabularies = {"bytes": (256, 300_000), "sentencepiece:1000": (1000, 100_000)}
-    trunks = tuple(
-        trunk(d, tokens=(vocabularies[t][1],), data=DataConfig(tokenizer=t), shape={"vocab_size": vocabularies[t][0]},
-              factors=(("tokenizer_kind", t),))
-        for d, t in bits
-    )  # fmt: skip
-    experiment = Experiment("tokenizers", "Does a SentencePiece vocabulary beat bytes?", trunks, laws=())
-    rows = measured(experiment, lambda *_: 2.0, num_validation_bytes=262_144)
-    for row in rows:
-        row["bits_per_byte"] = bits[row["d_model"], row["tokenizer"]]
-        row["loss"] = row["bits_per_byte"] * math.log(2) * (1 if row["tokenizer"] == "bytes" else 2.78)
-    return experiment, answers_of(to_data(experiment), rows, Path())
+def answered(experiment: Experiment, rows: list[dict]) -> Answers:
+    return answers_of(to_data(experiment), rows, Path())
 
 
 def test_the_best_rate_doubles_with_the_batch_and_not_with_the_width_and_one_seed_says_how_sure():
-    _, found = rates_and_batches()
+    found = answered(*rates_and_batches())
     sentence = found.of("learning_rate").sentence
     assert sentence.startswith(
         "best learning_rate: 0.008 at batch_size 2, 0.016 at batch_size 8, at every d_model (32 and"
@@ -139,7 +54,7 @@ def test_the_best_rate_doubles_with_the_batch_and_not_with_the_width_and_one_see
 
 
 def test_passes_are_told_against_each_other_with_the_best_decay_and_the_missing_fresh_run():
-    _, found = repeats()
+    found = answered(*repeats())
     assert found.of("weight_decay").sentence == "best weight_decay: 0 at epochs 1, 0.1 at epochs 4 and 16."
     sentence = found.of("epochs").sentence  # 1.7447 - 1.5411 and 2.2175 - 1.7447
     assert "16 saves 0.163 (weight_decay 0), 0.204 (weight_decay 0.1) and 0.154 (weight_decay 1)" in sentence
@@ -149,7 +64,7 @@ def test_passes_are_told_against_each_other_with_the_best_decay_and_the_missing_
 
 
 def test_a_difference_within_its_interval_cannot_be_told_from_none():
-    _, found = dtypes()
+    found = answered(*dtypes())
     (effect,) = found.of("dtype").effects
     # -.010, .003, -.002, .001: mean -.002, standard deviation .0057, t of 3 degrees 3.182, four pairs
     assert effect.mean == pytest.approx(-0.002) and effect.num_units == 4
@@ -159,7 +74,7 @@ def test_a_difference_within_its_interval_cannot_be_told_from_none():
 
 
 def test_tokenizers_are_compared_in_bits_per_byte_with_what_changed_beside_them():
-    _, found = tokenizers()
+    found = answered(*tokenizers())
     assert found.lines[0] == (
         "tokenizer_kind: sentencepiece:1000 saves 0.255 (d_model 32) and 0.169 (d_model 64) bits per byte against "
         "bytes."
@@ -172,8 +87,69 @@ def test_tokenizers_are_compared_in_bits_per_byte_with_what_changed_beside_them(
         found.of("d_modle")
 
 
+def study(question: str, losses: dict[tuple, float], lost: str = "") -> Answers:
+    """The answers of runs by (learning_rate, batch_size, seed); a NaN is a run that was lost."""
+    rates, batches, seeds = zip(*losses, strict=True)
+    trunks = tuple(trunk(rate=r, batch_size=b, seed=s) for r, b, s in zip(rates, batches, seeds, strict=True))
+    experiment = Experiment("e", question, trunks, laws=())
+
+    def loss(cell: TrunkCell, _: int) -> float:
+        config = cell.config
+        return losses[config.optimizer.learning_rate, config.batch_size, config.seed]
+
+    rows = measured(experiment, loss)
+    for row in rows:
+        if math.isnan(row["loss"]):
+            row |= {"status": lost, "loss": None}
+    return answered(experiment, rows)
+
+
+def test_what_the_question_names_comes_first_and_alone_makes_the_headline():
+    losses = {(rate, batch, 0): 2 + rate + batch / 100 for rate in (0.1, 0.2) for batch in (2, 8)}
+    for question, first in (("Is a batch of 8 bad?", "batch_size"), ("Which learning rate?", "learning_rate")):
+        found = study(question, losses)
+        assert found.answers[0].factor == first and found.headline == found.answers[0].sentence
+    assert study("Which learning rate at which batch?", losses).num_asked == 2
+
+
+def test_seeds_alone_are_answered_with_their_mean_and_the_noise_of_one():
+    values = np.array([2.00, 2.02, 1.99, 2.03])
+    found = study("How large is the noise?", {(0.1, 2, seed): value for seed, value in enumerate(values)})
+    spread, half = values.std(ddof=1), 3.182446 * values.std(ddof=1) / 2
+    low, high = spread * np.sqrt(3 / np.array([9.348404, 0.2157953]))  # chi-square of three degrees, 2.5 % each side
+    assert found.headline.startswith(f"4 seeds: {values.mean():.4f} ± {half:.3f} nats per token on average")
+    assert f"varies by {spread:.3f} [{low:.3f}, {high:.3f}]" in found.headline
+    assert found.of("seed").factor == "seed"
+
+
+def test_a_lead_within_the_noise_of_seeds_and_a_best_at_the_edge_are_said_to_be_so():
+    losses = {(0.1, 2): (2.0, 2.1), (0.2, 2): (2.06, 2.02), (0.4, 2): (3.0, 3.1), (0.1, 8): (3.0, 3.1)}
+    losses |= {(0.2, 8): (2.5, 2.6), (0.4, 8): (2.0, 2.1)}
+    found = study("Which learning rate?", {(*at, s): v for at, both in losses.items() for s, v in enumerate(both)})
+    assert "0.4 is the largest tried, so that the best may lie beyond" in found.headline
+    assert "within the noise of seeds at batch_size 2" in found.headline
+    assert any("learning_rate 0.8, as the best, 0.4, is the largest tried" in line for line in found.lines)
+
+
+def test_a_difference_that_seeds_tell_apart_from_place_to_place_is_told_place_by_place():
+    losses = {(0.1, 2): 2.0, (0.2, 2): 2.5, (0.1, 8): 2.6, (0.2, 8): 2.4}
+    spread = {(*at, seed): value + 0.01 * seed for at, value in losses.items() for seed in (0, 1)}
+    sentence = study("Which learning rate?", spread).headline
+    half = 2.776445 * 0.01 / math.sqrt(2)  # t of four degrees, the noise .01 / sqrt 2, two pairs a place
+    assert f"saves 0.200 ± {half:.3f} (batch_size 8) and costs 0.500 ± {half:.3f} (batch_size 2)" in sentence
+
+
+def test_a_level_that_diverged_is_named_and_is_no_place_beyond_which_to_look():
+    losses = {(0.1, 2, 0): 2.2, (0.2, 2, 0): 2.1, (0.4, 2, 0): 2.0, (0.8, 2, 0): math.nan}
+    found = study("Which learning rate?", losses, "diverged")
+    assert found.headline.startswith("best learning_rate: 0.4") and "may lie beyond" not in found.headline
+    assert any("1 of 4 points diverged" in line and "learning_rate 0.8" in line for line in found.lines)
+    failed = study("Which learning rate?", losses, "failed")
+    assert "may lie beyond" in failed.headline and any("1 of 4 points failed" in line for line in failed.lines)
+
+
 def test_only_the_seed_may_differ_within_a_cell():
-    _, found = rates_and_batches()
+    found = answered(*rates_and_batches())
     assert found.study.num_seeds == 1  # batch and width are factors, so no two runs are seeds of one cell
 
 
@@ -269,7 +245,8 @@ def test_the_diamond_lies_on_the_parabola():
 
 
 def test_ask_prints_the_answer_of_a_directory(tmp_path, capsys):
-    experiment, found = repeats()
+    experiment, rows = repeats()
+    found = answered(experiment, rows)
     (tmp_path / "experiment.json").write_text(json.dumps(to_data(experiment)))
     for run in found.study.runs:
         path = record_path(tmp_path, run.record["run_id"])

@@ -24,7 +24,7 @@ from kleiber.train.data.corpora.cloud_docs.cloud_docs_builder import clean, docu
 from kleiber.train.data.corpora.overlap import WINDOW_BYTES, overlap_fractions
 from kleiber.train.data.corpora.prepared import read_corpus_manifest, read_split
 from kleiber.train.data.corpora.splits import hash_percentile
-from kleiber.train.data.corpora.text_file.text_file_builder import cut_text, read_documents
+from kleiber.train.data.corpora.text_file.reading import cut_text, read_documents
 from kleiber.train.data.corpora.wiki_passages import wiki_passages_builder
 from kleiber.train.data.corpora.wiki_passages.wiki_passages_builder import split_articles
 from kleiber.train.data.run_data import open_run_data

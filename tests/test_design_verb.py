@@ -77,3 +77,30 @@ def test_people_see_a_table(capsys: pytest.CaptureFixture) -> None:
 def test_mistakes_are_explained(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     code, out, err = run(arguments, capsys)
     assert code == 2 and out == "" and message in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_written_design_is_an_experiment_that_plan_accepts_with_the_runs_it_chose(tmp_path, capsys):
+    path = tmp_path / "bought.py"
+    law = ["design", "chinchilla", "--constants", "E=1,A=490,B=750,alpha=0.73,beta=0.57", "--ladder", "8"]
+    options = ["--budget", "2e13", "--target", "1e13", "--max-run", "2e12", "--max-runs", "16", "--json"]
+    options += ["--num-params", "1e4", "2e5", "--num-tokens", "1e5", "6e6"]
+    code, out, _ = run([*law, *options, "--write", str(path)], capsys)
+    runs = json.loads(out)["runs"]
+    code, out, _ = run(["plan", str(path), "--json"], capsys)
+    plan = json.loads(out)
+    points = [point for point in plan["points"] if point["split"] == "fit"]
+    assert code == 0 and not plan["refusals"] and len(points) == len(runs) and plan["num_targets"] == 1
+    asked, made = (sorted((r["num_params_total"], r["num_tokens"]) for r in rows) for rows in (runs, points))
+    for (size, _), (own, _) in zip(asked, made, strict=True):
+        assert 0.7 < own / size < 1.4  # a ladder of widths in eights is coarse at ten thousand parameters
+    assert sum(n for _, n in made) == pytest.approx(sum(n for _, n in asked), rel=0.01)
+    code, _, err = run([*law, *options, "--write", str(path)], capsys)
+    assert code == 2 and "new file" in err
+
+
+def test_a_design_of_what_no_config_says_is_not_written(tmp_path, capsys):
+    options = ["--budget", "1e20", "--target", "1e20", "--levels", "weight_bits=4:16", "--at", "weight_bits=16"]
+    options += ["--target-params", "1e9", "--target-tokens", "2e10", "--num-params", "1e7", "1e9"]
+    options += ["--num-tokens", "1e8", "1e10"]
+    code, _, err = run(["design", "precision", *options, "--ladder", "6", "--write", str(tmp_path / "x.py")], capsys)
+    assert code == 2 and "no config follows from weight_bits" in err and not (tmp_path / "x.py").exists()

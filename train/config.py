@@ -18,7 +18,7 @@ class DataConfig:
     """Where the tokens come from."""
 
     corpus: str = "cloud-docs"
-    """A corpus of `kleiber data list`, `tfds:NAME`, or the path of a UTF-8 text file."""
+    """A corpus of `kleiber data list`, `tfds:NAME`, or the path of a text or JSON file."""
     tokenizer: str = "bytes"
     """`bytes` (256 ids), or `sentencepiece:SIZE` for a model trained on the corpus by `kleiber data prepare`."""
     document_attention: bool = False

@@ -1,12 +1,13 @@
 """The answer of a study: what each factor does, how sure that is and from what, and what to run next."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.answers import sentences
+from kleiber.experiments.answers import best_words, sentences
 from kleiber.experiments.answers.best import BestLevels, best_levels
 from kleiber.experiments.answers.caveats import caveats
 from kleiber.experiments.answers.effects import TUNED_LEVELS, Effect, effect, tuned_factors
@@ -17,6 +18,10 @@ from kleiber.scaling.fitting.result import FitResult
 
 SHAPE = ("d_model", "num_layers", "num_tokens")
 """Factors of size and length, which come last, and which a law tells of where one was fitted."""
+IN_WORDS = {"d_model": "width", "num_layers": "depth", "seq_len": "context", "dtype": "precision", "epochs": "passes"}
+"""What a question may call a factor besides its name."""
+SAYS_LITTLE = frozenset("num kind name model size steps data optimizer fraction has is".split())
+"""Parts of names that a question may hold without meaning that factor; a whole name always counts."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,19 @@ class Answers:
     answers: tuple[Answer, ...]
     caveats: tuple[str, ...]
     """What holds for all of them: a validation set smaller than asked, and the like."""
+    num_asked: int = 1
+    """How many of the first are of factors that the question names."""
+
+    @property
+    def headline(self) -> str:
+        """The answer to the question: the sentences of the factors it names."""
+        return " ".join(each.sentence for each in self.answers[: self.num_asked])
 
     @property
     def lines(self) -> list[str]:
-        """Every factor's sentence, what the first rests on, the caveats, and what to run next: for a terminal."""
+        """Every factor's sentence, what those asked for rest on, the caveats, and what to run next."""
         following = dict.fromkeys(f"next: {line}" for each in self.answers for line in each.next)
-        basis = self.answers[0].basis if self.answers else ()
+        basis = dict.fromkeys(line for each in self.answers[: self.num_asked] for line in each.basis)
         return [*(each.sentence for each in self.answers), *basis, *self.caveats, *following]
 
     def __repr__(self) -> str:
@@ -100,8 +112,10 @@ class Answers:
         """
         factor = self.study.factor(word)
         for answer in self.answers:
-            if factor and answer.factor == factor.name:
+            if answer.factor == (factor.name if factor else word):
                 return answer
+        if word == "seed" and self.study.num_seeds > 1:
+            return _seeds(self.study)
         names = [each.name for each in self.study.factors]
         near = difflib.get_close_matches(word, names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -123,15 +137,41 @@ def answers_of(
     """
     study = study_runs(experiment, records, directory)
     tuned = [each.name for each in tuned_factors(study)]
-    question = str(experiment.get("question", "")).lower()
+    said = _words(str(experiment.get("question", "")))
+
+    asked = [each for each in study.factors if _is_asked(each, said)]
+    asked = [each for each in asked if each.name not in SHAPE] or asked  # "at three sizes" asks for nothing else
 
     def rank(factor: Factor) -> tuple:
-        words = (factor.name, *factor.goes_with)
-        is_asked = any(word.replace("_", " ") in question for word in words)
-        return (factor.name in SHAPE, factor.name not in tuned, not is_asked)
+        return (factor not in asked, factor.name in SHAPE, factor.name not in tuned)
 
-    answers = [_answer(study, factor, fits) for factor in sorted(study.factors, key=rank)]
-    return Answers(study, tuple(each for each in answers if each), tuple(caveats(experiment, study, directory)))
+    order = sorted(study.factors, key=rank)
+    found = [each for each in (_answer(study, factor, fits) for factor in order) if each]
+    if study.runs and (not found or said & {"seed", "noise"}):
+        found.insert(0, _seeds(study))
+    names = {"seed", *(each.name for each in asked)}
+    num_asked = max(1, sum(each.factor in names for each in found))
+    return Answers(study, tuple(found), tuple(caveats(experiment, study, directory)), num_asked)
+
+
+def _words(text: str) -> set[str]:
+    """Returns the words of a text, small, hyphens and a plural's s taken off."""
+    return {word.removesuffix("s") for word in re.findall(r"[a-z0-9]+", text.lower().replace("-", ""))}
+
+
+def _is_asked(factor: Factor, said: set[str]) -> bool:
+    """Returns whether words of a question name a factor or one of its levels."""
+    names = [name for name in (factor.name, *factor.goes_with) if "." not in name]
+    parts = set().union(*map(_words, names + [IN_WORDS[name] for name in names if name in IN_WORDS])) - SAYS_LITTLE
+    levels = set().union(*(_words(level) for level in factor.levels if isinstance(level, str)))
+    whole = any(_words(name.replace("_", " ")) <= said for name in names)
+    return whole or bool(said & {word for word in parts | levels if len(word) > 2 and not word.isdecimal()})
+
+
+def _seeds(study: StudyRuns) -> Answer:
+    """Returns what runs that differ in nothing but the seed say: a mean, and the noise of one run."""
+    seeds = tuple(sorted({run.seed for run in study.runs}))
+    return Answer("seed", seeds, study.unit, *sentences.seeds_sentence(study))
 
 
 def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answer | None:
@@ -143,9 +183,12 @@ def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answ
     law = exchange_lines(fits, factor)
     is_law_only = bool(fits) and factor.name in SHAPE
     if best and best.places:
-        sentence, basis = sentences.best_sentence(study, factor, best), sentences.best_basis(study, factor, best)
+        sentence, basis = best_words.best_sentence(study, factor, best), best_words.best_basis(study, factor, best)
     elif effects and not is_law_only:
-        sentence, basis = sentences.effect_sentence(study, factor, effects), sentences.effect_basis(study, effects)
+        sentence, basis = (
+            sentences.effect_sentence(study, factor, effects),
+            sentences.effect_basis(study, factor, effects),
+        )
     elif law:
         return Answer(factor.name, factor.levels, study.unit, law[0], tuple(law[1:]), (), effects, best)
     elif is_law_only:

@@ -22,6 +22,8 @@ class Best:
     """Of the best over the second, in the unit of the study."""
     is_at_edge: bool
     """Whether a number lies at an end of the levels tried there; a zero that cannot be gone below is no end."""
+    num_runs: tuple[int, int]
+    """Seeds of the best and of the second."""
     parabola: Parabola | None
     """Through the losses, where they are a bowl over a positive number."""
 
@@ -53,7 +55,16 @@ def best_levels(study: StudyRuns, factor: Factor) -> BestLevels:
     for run in study.in_order:
         place = tuple((n, v) for n, v in run.levels.items() if n != factor.name)
         cells.setdefault(place, {}).setdefault(run.levels[factor.name], []).append(run.value)
-    places = {place: _best(levels) for place, levels in cells.items() if len(levels) > 2}
+    worse: dict[Place, set[Level]] = {}
+    for run in study.lost:  # what diverged, or was cut as hopeless, was tried all the same
+        if run.record["status"] != "failed":
+            place = tuple((n, v) for n, v in run.levels.items() if n != factor.name)
+            worse.setdefault(place, set()).add(run.levels[factor.name])
+    places = {
+        place: _best(levels, worse.get(place, set()))
+        for place, levels in cells.items()
+        if len(levels) > 1 and len({*levels, *worse.get(place, ())}) > 2
+    }
     bowls = [each.parabola for each in places.values() if each.parabola]
     seed, degrees = seed_noise(study)
     if degrees:
@@ -67,16 +78,18 @@ def best_levels(study: StudyRuns, factor: Factor) -> BestLevels:
     return BestLevels(places, moves, noise, source)
 
 
-def _best(levels: dict[Level, list[float]]) -> Best:
+def _best(levels: dict[Level, list[float]], worse: set[Level]) -> Best:
     means = {level: float(np.mean(each)) for level, each in levels.items()}
     order = sorted(means, key=lambda level: means[level])
     numbers = all(map(is_number, means))
-    ends = {e for e in (min(means), max(means)) if e != 0} if numbers else set()  # type: ignore[type-var]
+    tried = {*means, *worse}
+    ends = {e for e in (min(tried), max(tried)) if e != 0} if numbers else set()  # type: ignore[type-var]
     bowl = None
     if numbers and min(means) > 0:  # type: ignore[type-var, operator]
         pairs = [(float(level), value) for level, each in levels.items() for value in each]  # type: ignore[arg-type]
         bowl = fit_parabola(*np.array(pairs).T)
-    return Best(order[0], means[order[1]] - means[order[0]], order[0] in ends, bowl)
+    counts = len(levels[order[0]]), len(levels[order[1]])
+    return Best(order[0], means[order[1]] - means[order[0]], order[0] in ends, counts, bowl)
 
 
 def _move(places: Mapping[Place, Best], other: Factor, factor: Factor, noise: float, degrees: int) -> BestMove | None:

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.answers.sentences import size
+from kleiber.experiments.answers.sentences import at, listing, size
 from kleiber.experiments.answers.study_runs import StudyRuns
 from kleiber.files import row_of
+
+MOST_NAMED = 4
 
 
 def caveats(experiment: dict[str, Any], study: StudyRuns, directory: Path) -> list[str]:
@@ -16,7 +18,25 @@ def caveats(experiment: dict[str, Any], study: StudyRuns, directory: Path) -> li
       study: its runs.
       directory: of the sweep, for the step logs.
     """
-    return [*_validation(experiment, study), *_routers(experiment), *_dropped(study, directory)]
+    return [*_lost(study), *_validation(experiment, study), *_routers(experiment), *_dropped(study, directory)]
+
+
+def _lost(study: StudyRuns) -> list[str]:
+    """Returns which points ended without a loss, by how they ended."""
+    what = {
+        "diverged": "count as worse than any other",
+        "failed": "are in no number here: see the end of the report, and sweep again with --retry-failed",
+        "pruned": "were cut early as hopeless: they are in no fit and no difference, and count as tried and worse",
+    }
+    lines, total = [], len(study.runs) + len(study.lost)
+    for status, fate in what.items():
+        places = dict.fromkeys(at(run.levels.items()) for run in study.lost if run.record["status"] == status)
+        count = sum(run.record["status"] == status for run in study.lost)
+        if count:
+            named = listing([*list(places)[:MOST_NAMED], *(["others"] if len(places) > MOST_NAMED else [])])
+            head = f"{count} of {total} points {'' if status == 'pruned' else status + ' and '}{fate}"
+            lines.append(f"{head}{f': {named}' if any(places) else ''}.")
+    return lines
 
 
 def _validation(experiment: dict[str, Any], study: StudyRuns) -> list[str]:

@@ -1,5 +1,7 @@
 """The effect of a factor by paired differences: pairs of runs alike in everything else, seeds included."""
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,8 @@ from kleiber.experiments.answers.study_runs import StudyRuns
 from kleiber.experiments.planning.varied import Factor, Level, is_number
 
 LEVEL = 0.95
+MOST_PAIRS = 200
+"""Pairs up to which it is said how many would tell."""
 TUNED_LEVELS = 3
 """Levels of an optimizer's number from which on other factors are compared at the best of them."""
 
@@ -100,11 +104,41 @@ def _units(pairs: Sequence[Pair]) -> dict[tuple[str, str], float]:
 
 def interval(differences: np.ndarray) -> tuple[float, float]:
     """Returns the 95 % t interval of the mean of differences [n], n at least 2."""
+    error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    reach, mean = t_value(len(differences) - 1) * error, float(differences.mean())
+    return mean - reach, mean + reach
+
+
+def t_value(degrees: int, num_looks: int = 1) -> float:
+    """Returns how many standard errors a 95 % interval reaches; wider where the farthest of num_looks is picked."""
     from scipy.special import stdtrit
 
-    error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
-    reach, mean = float(stdtrit(len(differences) - 1, 0.5 + LEVEL / 2)) * error, float(differences.mean())
-    return mean - reach, mean + reach
+    return float(stdtrit(degrees, 1 - (1 - LEVEL) / 2 / num_looks))
+
+
+def pairs_to_tell(found: Effect) -> int:
+    """Returns about how many pairs of trunks would tell its mean from none, were that the true difference.
+
+    Raises ValueError where the effect has no interval.
+    """
+    if found.interval is None:
+        raise ValueError("an effect without an interval has no spread to reckon with.")
+    spread = (found.interval[1] - found.mean) * math.sqrt(found.num_units) / t_value(found.num_units - 1)
+    count = found.num_units
+    while count <= MOST_PAIRS and t_value(count - 1) * spread > abs(found.mean) * math.sqrt(count):
+        count += 1
+    return count
+
+
+def differs_by_place(study: StudyRuns, found: Effect) -> bool:
+    """Returns whether the difference is another at one combination of the other factors than at another one: by more
+    than seeds explain. False where none was repeated."""
+    noise, degrees = seed_noise(study)
+    counts = Counter(pair.place for pair in found.pairs)
+    if not degrees or len(counts) < 2:
+        return False
+    reach = t_value(degrees, len(counts) * (len(counts) - 1) // 2) * noise * math.sqrt(4 / min(counts.values()))
+    return max(found.places.values()) - min(found.places.values()) > reach
 
 
 def seed_noise(study: StudyRuns) -> tuple[float, int]:

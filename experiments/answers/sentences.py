@@ -1,19 +1,26 @@
 """The words of an answer; every number is taken from the paired differences and the best levels."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from kleiber.experiments.answers.best import Best, BestLevels, Place
-from kleiber.experiments.answers.effects import Effect, seed_noise, tuned_factors
+from kleiber.experiments.answers.best import BestLevels, Place
+from kleiber.experiments.answers.effects import (
+    MOST_PAIRS,
+    Effect,
+    differs_by_place,
+    pairs_to_tell,
+    seed_noise,
+    t_value,
+    tuned_factors,
+)
 from kleiber.experiments.answers.study_runs import EPOCHS, StudyRuns
 from kleiber.experiments.planning.varied import Factor, Level, is_number, level_words
 
 MOST_PLACES = 4
 """Combinations that a sentence names one by one; of more it says the range."""
-MOST_PAIRS = 200
-"""Pairs up to which it is said how many would tell."""
 
 
 def listing(words: Iterable[str]) -> str:
@@ -41,7 +48,7 @@ def _effect_clause(study: StudyRuns, found: Effect) -> str:
     names = f"{level_words(found.level)}", f"{level_words(found.against)}"
     verb = "costs" if found.mean > 0 else "saves"
     if not _says_interval(study, found):
-        return f"{names[0]} {_place_by_place(found)} {study.unit} against {names[1]}"
+        return f"{names[0]} {_place_by_place(study, found)} {study.unit} against {names[1]}"
     low, high = found.interval or (0.0, 0.0)
     clause = f"{names[0]} {verb} {size(found.mean)} ± {size((high - low) / 2)} {study.unit} against {names[1]}"
     if found.is_seen:
@@ -50,13 +57,24 @@ def _effect_clause(study: StudyRuns, found: Effect) -> str:
 
 
 def _says_interval(study: StudyRuns, found: Effect) -> bool:
-    """Returns whether the interval answers: it does with seeds, and where pairs of one seed differ in sign."""
-    return found.interval is not None and (study.num_seeds > 1 or len({d > 0 for d in found.places.values()}) > 1)
+    """Returns whether one interval answers: it does with seeds, unless they tell that the difference is another from
+    place to place, and where pairs of one seed differ in sign."""
+    if found.interval is None or differs_by_place(study, found):
+        return False
+    return study.num_seeds > 1 or len({d > 0 for d in found.places.values()}) > 1
 
 
-def _place_by_place(found: Effect) -> str:
-    """Returns `saves 0.255 (d_model 32) and 0.169 (d_model 64)`, by ranges where there are many places."""
+def _place_by_place(study: StudyRuns, found: Effect) -> str:
+    """Returns `saves 0.255 (d_model 32) and 0.169 (d_model 64)`, by ranges where there are many places; with the
+    interval of each where seeds give their noise."""
     said = []
+    noise, degrees = seed_noise(study)
+    seeds = Counter(pair.place for pair in found.pairs)
+
+    def amount(place: Place) -> str:
+        half = t_value(degrees) * noise * math.sqrt(2 / seeds[place]) if degrees else 0.0
+        return size(found.places[place]) + (f" ± {size(half)}" if degrees else "")
+
     for verb, chosen in (("saves", lambda d: d <= 0), ("costs", lambda d: d > 0)):
         here = {place: each for place, each in found.places.items() if chosen(each)}
         if not here:
@@ -65,18 +83,18 @@ def _place_by_place(found: Effect) -> str:
             amounts = sorted(abs(each) for each in here.values())
             said.append(f"{verb} {size(amounts[0])} to {size(amounts[-1])} at {len(here)} combinations")
             continue
-        names = _short_places(list(here), list(found.places))
-        said.append(f"{verb} {listing(size(here[p]) + (names[p] and f' ({names[p]})') for p in here)}")
+        names = short_places(list(here), list(found.places))
+        said.append(f"{verb} {listing(amount(p) + (names[p] and f' ({names[p]})') for p in here)}")
     return " and ".join(said)
 
 
-def _short_places(wanted: Sequence[Place], all_places: Sequence[Place]) -> dict[Place, str]:
+def short_places(wanted: Sequence[Place], all_places: Sequence[Place]) -> dict[Place, str]:
     """Returns each place without the levels that all places share."""
     same = set.intersection(*map(set, all_places)) if len(all_places) > 1 else set()
     return {place: at(each for each in place if each not in same) for place in wanted}
 
 
-def effect_basis(study: StudyRuns, effects: Sequence[Effect]) -> list[str]:
+def effect_basis(study: StudyRuns, factor: Factor, effects: Sequence[Effect]) -> list[str]:
     """Returns how sure effects are, and from what."""
     lines = []
     tuned = [each.name for each in tuned_factors(study)]
@@ -89,83 +107,47 @@ def effect_basis(study: StudyRuns, effects: Sequence[Effect]) -> list[str]:
         )
     else:
         smallest = min((abs(each) for e in effects for each in e.places.values()), default=0.0)
-        lines.append(_unmeasured(smallest, "the smallest of these differences, of"))
+        lines.append(unmeasured(smallest, f"the smallest difference of {factor.name},"))
         if any(_says_interval(study, each) for each in effects):
             lines.append("An interval from one seed holds the noise and what the other factors change alike.")
     if tuned and all(name not in dict(place) for e in effects for place in e.places for name in tuned):
-        lines.append(f"Each level is taken at its best {listing(tuned)}.")
+        lines.append(
+            f"Each level is taken at its best {listing(tuned)} of those tried; where that is the largest or the "
+            "smallest, the level may do better than it did here."
+        )
     return lines
 
 
-def _unmeasured(difference: float, words: str) -> str:
+def seeds_sentence(study: StudyRuns) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Returns (sentence, basis, next) on runs that differ in nothing but the seed: their mean, and the noise of one."""
+    from scipy.special import chdtri
+
+    noise, degrees = seed_noise(study)
+    values = np.array([run.value for run in study.runs])
+    if not degrees:
+        return (
+            f"{len(values)} runs, none repeated with another seed: the noise of a run is not measured."
+            if study.factors
+            else f"one run: {values[0]:.4f} {study.unit}; nothing varies, so there is nothing to compare."
+        ), (), ("two more seeds of every run (seed=1 and seed=2), so that their spread gives the noise.",)  # fmt: skip
+    low, high = noise * np.sqrt(degrees / chdtri(degrees, np.array([0.025, 0.975])))
+    sentence = (
+        f"seed: one run varies by {size(noise)} [{size(low)}, {size(high)}] {study.unit} between seeds (one standard "
+        f"deviation with its 95 % interval, {degrees} degrees of freedom), {noise / values.mean():.2%} of the loss"
+    )
+    if not study.factors:
+        half = t_value(degrees) * noise / math.sqrt(len(values))
+        sentence = f"{len(values)} seeds: {values.mean():.4f} ± {size(half)} {study.unit} on average; {sentence}"
+    told = f"Two single runs have to differ by {size(t_value(degrees) * noise * math.sqrt(2))} before it counts."
+    return f"{sentence}.", (told,), ()
+
+
+def unmeasured(difference: float, words: str) -> str:
+    """Returns how little runs would have to vary for a difference of one seed to stand."""
     return (
         f"One seed, so the noise of a run is not measured: {words} {size(difference)} stands only if runs repeat "
         f"within about {size(difference / (2 * math.sqrt(2)))} (one standard deviation)."
     )
-
-
-def best_sentence(study: StudyRuns, factor: Factor, best: BestLevels) -> str:
-    """Returns the best level at every combination, and how it moves."""
-    parts = [f"best {factor.name}: {_levels_by_place(best.places)}"]
-    for each in best.moves:
-        by = f"× {each.found.factor:.2f}"
-        if each.found.interval:
-            by += f" [{each.found.interval[0]:.2f}, {each.found.interval[1]:.2f}]"
-        span = f"from {each.other} {level_words(each.ends[0])} to {level_words(each.ends[1])}"
-        if each.found.is_seen is False:
-            parts.append(f"no move with {each.other} can be told ({by} {span})")
-        else:
-            parts.append(f"it moves by {by} {span}")
-    return "; ".join(parts) + "."
-
-
-def _levels_by_place(places: Mapping[Place, Best]) -> str:
-    """Returns `0.008 at batch_size 2, 0.016 at batch_size 8, at every d_model`: by the one factor that tells it."""
-    names = list(dict.fromkeys(name for place in places for name, _ in place))
-    found = {best.level for best in places.values()}
-    if len(found) == 1:
-        everywhere = f" at all {len(places)} combinations of {listing(names)}" if names and len(places) > 1 else ""
-        return f"{level_words(found.pop())}{everywhere}"
-    for name in names:
-        by_level: dict[Level, set[Level]] = {}
-        for place, best in places.items():
-            by_level.setdefault(dict(place)[name], set()).add(best.level)
-        if all(len(each) == 1 for each in by_level.values()):
-            groups: dict[Level, list[str]] = {}
-            for level, (one,) in by_level.items():
-                groups.setdefault(one, []).append(level_words(level))
-            said = ", ".join(f"{level_words(one)} at {name} {listing(at_)}" for one, at_ in groups.items())
-            others = [
-                f"{other} ({listing(level_words(v) for v in dict.fromkeys(dict(p)[other] for p in places))})"
-                for other in names
-                if other != name and len({dict(p)[other] for p in places}) > 1
-            ]
-            return said + (f", at every {listing(others)}" if others else "")
-    one_by_one = [f"{level_words(best.level)} at {at(place)}" for place, best in places.items()]
-    more = f"; and {len(one_by_one) - 8} more combinations" if len(one_by_one) > 8 else ""
-    return "; ".join(one_by_one[:8]) + more
-
-
-def best_basis(study: StudyRuns, factor: Factor, best: BestLevels) -> list[str]:
-    """Returns by how much the best levels lead, and how sure their moves are."""
-    leads = {place: each.lead for place, each in best.places.items()}
-    names = _short_places(list(leads), list(leads))
-    if len(leads) <= MOST_PLACES:
-        said = listing(size(lead) + (names[place] and f" ({names[place]})") for place, lead in leads.items())
-    else:
-        said = f"{size(min(leads.values()))} to {size(max(leads.values()))}"
-    lines = [f"The best {factor.name} tried leads the second by {said} {study.unit}."]
-    noise, degrees = seed_noise(study)
-    if degrees:
-        lines.append(f"One run varies by {size(noise)} between seeds ({degrees} degrees of freedom).")
-    elif best.noise_source and best.moves:
-        lines.append(
-            f"One seed: brackets are 95 % intervals from {best.noise_source} ({best.noise:.2%} of the loss), a "
-            "stand-in for the noise of seeds."
-        )
-    else:
-        lines.append(_unmeasured(min(leads.values()), "a lead of"))
-    return lines
 
 
 def company(study: StudyRuns, factor: Factor) -> list[str]:
@@ -212,9 +194,8 @@ def next_runs(study: StudyRuns, factor: Factor, effects: Sequence[Effect], best:
             is_top = level == max(numbers)
             near = sorted(numbers, key=lambda other: abs(math.log(other / level)))[1]
             beyond = f"{level * (level / near):.3g}"
-            lines.append(
-                f"{factor.name} {beyond}, beyond the {'largest' if is_top else 'smallest'} tried: it is the best."
-            )
+            end = "largest" if is_top else "smallest"
+            lines.append(f"{factor.name} {beyond}, as the best, {level_words(level)}, is the {end} tried.")
     if factor.name == EPOCHS or "num_unique_tokens" in (factor.name, *factor.goes_with):
         lines += _fresh(study)
     if not effects and not (best and best.places):
@@ -225,7 +206,7 @@ def next_runs(study: StudyRuns, factor: Factor, effects: Sequence[Effect], best:
         )
     for each in effects if study.num_seeds > 1 else ():
         if each.is_seen is False and each.mean and each.interval:
-            pairs = math.ceil(each.num_units * ((each.interval[1] - each.interval[0]) / 2 / each.mean) ** 2)
+            pairs = pairs_to_tell(each)
             if pairs <= MOST_PAIRS:
                 lines.append(
                     f"{pairs} pairs in place of {each.num_units} (more seeds), to tell a difference as small as "

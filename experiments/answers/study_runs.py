@@ -9,6 +9,7 @@ from kleiber.experiments.planning.varied import LENGTH, Factor, Level, varied_fi
 from kleiber.files import read_json
 
 EPOCHS = "epochs"
+LOST = ("diverged", "failed", "pruned")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class StudyRuns:
     runs: tuple[StudyRun, ...]
     unit: str
     """`nats per token`, or `bits per byte`."""
+    lost: tuple[StudyRun, ...] = ()
+    """Points that ended without a loss: diverged, failed or pruned, as the status of their record says."""
 
     @property
     def num_seeds(self) -> int:
@@ -73,20 +76,25 @@ def study_runs(experiment: dict[str, Any], records: Sequence[dict[str, Any]], di
     words = [word for each in factors for word in (each.path, *each.goes_with)]
     in_bytes = "data.tokenizer" in words and all(r.get("bits_per_byte") for r in done)
     name, lengths = _lengths(done, factors)
-    values = {each.name: [_level(each, r, directory) for r in done] for each in factors}
-    runs = tuple(
-        StudyRun(
-            {**{each.name: values[each.name][i] for each in factors}, **({name: lengths[i]} if name else {})},
-            int(r.get("seed") or 0),
-            str(r["trunk_id"]),
-            float(r["bits_per_byte"] if in_bytes else r["loss"]),
-            r,
+    known = {_asked_tokens(r): level for r, level in zip(done, lengths, strict=True)}
+
+    def run(r: dict[str, Any], length: Level, value: float) -> StudyRun:
+        levels = {each.name: _level(each, r, directory) for each in factors if each.path != LENGTH}
+        return StudyRun(
+            {**levels, **({name: length} if name else {})}, int(r.get("seed") or 0), str(r["trunk_id"]), value, r
         )
-        for i, r in enumerate(done)
+
+    column = "bits_per_byte" if in_bytes else "loss"
+    runs = tuple(run(r, length, float(r[column])) for r, length in zip(done, lengths, strict=True))
+    rest = [r for r in records if r["split"] == "fit" and r["status"] in LOST]
+    lost = tuple(
+        run(r, known.get(_asked_tokens(r), _asked_tokens(r)), float("inf"))
+        for r in rest
+        if all(_is_known(each, [r], directory) for each in factors)
     )
     if name:
         factors.append(Factor(name, LENGTH, tuple(lengths)))
-    return StudyRuns(tuple(factors), runs, "bits per byte" if in_bytes else "nats per token")
+    return StudyRuns(tuple(factors), runs, "bits per byte" if in_bytes else "nats per token", lost)
 
 
 def _lengths(done: Sequence[dict[str, Any]], factors: Sequence[Factor]) -> tuple[str, list[Level]]:

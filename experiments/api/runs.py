@@ -328,11 +328,11 @@ def open_run(directory: str | Path, name: str) -> Run:
     trunks = sorted({_trunk_of(each) for each in names if each.startswith(name)} if name else ())
     if len(trunks) == 1:
         return Run(runs / trunks[0], trunks[0], trunks[0])
-    near = trunks or difflib.get_close_matches(name, names, n=3, cutoff=0.3)
-    reason = f"{len(trunks)} runs begin so" if trunks else "the nearest are"
-    raise ValueError(
-        f"{directory} has no run {name!r}; {reason}: {', '.join(near[:8]) or 'none, it has no run at all'}."
-    )
+    near = trunks or difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names
+    reason = f"{len(trunks)} runs begin so" if trunks else "there are" if len(near) > 3 else "the nearest are"
+    said = f"{directory} has no run {name!r}" if name else f"{directory} is a sweep: name one of its runs"
+    more = " ..." if len(near) > 8 else ""
+    raise ValueError(f"{said}; {reason}: {', '.join(near[:8]) or 'none, it has no run at all'}{more}.")
 
 
 def load(run: str | Path) -> Run:

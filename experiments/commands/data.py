@@ -31,7 +31,8 @@ class Options:
     action: tyro.conf.Positional[Literal["list", "prepare"]]
     """`list` shows the corpora; `prepare` makes one ready for training."""
     name: tyro.conf.Positional[str] = ""
-    """A corpus of `kleiber data list`, `tfds:NAME[#TEXT_FEATURE]`, or the path of a UTF-8 text (or .jsonl) file."""
+    """A corpus of `kleiber data list`, `tfds:NAME[#TEXT_FEATURE]`, or the path of a file: text (UTF-8, or UTF-16 with
+    its mark) or JSON (a line or an array entry a document), which may be gzipped."""
     tokenizer: str = "bytes"
     """`bytes`, or `sentencepiece:SIZE` (1000 to 65536 pieces) to train a vocabulary on the training split."""
     json: bool = False
@@ -77,7 +78,7 @@ def list_corpora(as_json: bool) -> int:
         fetched = "pip fetches it when prepared" if row["needs_download"] else "read from the installed package"
         print(f"{'':<15}{row['source']}, {row['licence']}; {fetched}; {state}")
     print(f"{'tfds:NAME':<15}any text dataset of TFDS, such as tfds:wikipedia/20230601.simple; #FEATURE names its text")
-    print(f"{'PATH':<15}your own UTF-8 text file (documents split at blank lines) or .jsonl (key text, or PATH#KEY)")
+    print(f"{'PATH':<15}your own text file (documents split at blank lines) or JSON (key text, or PATH#KEY), also .gz")
     print(f"{'':<15}exact copies of documents are left out, and counted; PATH#all or PATH#KEY#all keeps them")
     return EXIT_DONE
 

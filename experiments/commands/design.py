@@ -4,7 +4,7 @@ Example: kleiber design chinchilla --budget 2e14 --target 2e14 --max-run 2e13 --
 
 From a fit (`kleiber fit ... --json > fit.json`) its runs and its noise count; from a law of `kleiber laws` its
 published constants, or --constants, are taken to be true and --sigma, --tau are assumed. docs/json.md says what --json
-prints.
+prints; --write FILE makes an experiment of it.
 """
 
 import json
@@ -22,5 +22,9 @@ def run(options: Options) -> int:
         raise ValueError(f"--budget and --target are FLOPs above 0, got {options.budget:g} and {options.target:g}.")
     with working("choosing runs"):
         found = make_design(options)
+    if options.write:
+        from kleiber.experiments.designing.write import write_experiment
+
+        write_experiment(found, options.write)
     print(json.dumps(found, indent=1, allow_nan=False) if options.json else printable(design_text(found)))
     return 0

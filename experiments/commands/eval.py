@@ -21,7 +21,7 @@ class Options:
     run: tyro.conf.Positional[Path]
     """Folder of a run, in a sweep or copied elsewhere, or DIRECTORY/NAME with the beginning of its name."""
     text: Path | None = None
-    """A UTF-8 text file to score in place of the validation text."""
+    """A text file to score in place of the validation text: UTF-8, or UTF-16 with its mark; may be gzipped."""
     json: bool = False
     """Print one JSON object."""
 
@@ -29,15 +29,11 @@ class Options:
 def run(options: Options) -> int:
     """Prints loss and bits per byte; returns 0."""
     from kleiber.experiments.api.runs import load
+    from kleiber.train.data.corpora.text_file.reading import read_text
 
     found = load(options.run)
     compute_as_a_worker(found.config)
-    text = None
-    if options.text:
-        try:
-            text = options.text.read_text(encoding="utf-8")
-        except UnicodeDecodeError as mistake:
-            raise ValueError(f"{options.text} is not UTF-8 ({mistake.reason} at byte {mistake.start}).") from None
+    text = read_text(options.text) if options.text else None
     with working(f"scoring {options.text or 'the validation text'}"):
         score = found.evaluate(text)
     recorded = None if options.text else found.record["loss"]

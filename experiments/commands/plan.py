@@ -4,6 +4,7 @@ example: kleiber plan quickstart
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,6 +12,9 @@ import tyro
 
 from kleiber.collector import collector_paused
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_USAGE
+
+PIPED_WIDTH = 160
+"""Columns of a table that goes to a file or another program, so that no number is cut short."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ def _print_table(plan) -> None:
     from kleiber.experiments.planning.cells import IN_NAME
     from kleiber.experiments.planning.varied import level_words
 
-    data, console = plan.to_json(), Console()
+    data = plan.to_json()
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(f"[bold]{plan.experiment.name}[/bold]: {plan.experiment.question}", highlight=False)
     levels = {cell.trunk_id: dict(cell.levels) for cell in plan.fit_cells}
     varied = [name for name in next(iter(levels.values())) if name not in IN_NAME]
@@ -79,17 +84,25 @@ def _print_table(plan) -> None:
         f"{seconds['target']:.0f} s for the targets on {data['num_workers']} workers ({seconds['source']})",
         highlight=False,
     )
-    if data["expected"]:
-        exponents, law = data["expected"]["exponents"], plan.experiment.assumed
-        console.print(
-            f"expected standard errors, if L = {law.E:g} + {law.A:g}/N^{law.alpha:g} + {law.B:g}/D^{law.beta:g} with "
-            f"trunk noise {law.trunk_noise:.2%} and point noise {law.point_noise:.2%}: "
-            f"alpha {exponents['alpha']:.3f}, beta {exponents['beta']:.3f}",
-            highlight=False,
-        )
-        for name, error in data["expected"]["forecasts"].items():
-            console.print(f"  forecast of {name}: {error:.2%} (one standard error)", highlight=False)
+    _print_expected(data["expected"], plan.experiment.assumed, console)
     for warning in data["warnings"]:
         console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
     for refusal in data["refusals"]:
         console.print(f"[red]refused:[/red] {refusal}", highlight=False)
+
+
+def _print_expected(expected, law, console) -> None:
+    if not expected:
+        return
+    console.print(
+        f"expected standard errors, if L = {law.E:g} + {law.A:g}/N^{law.alpha:g} + {law.B:g}/D^{law.beta:g} with "
+        f"trunk noise {law.trunk_noise:.2%} and point noise {law.point_noise:.2%}:",
+        highlight=False,
+    )
+    for name, found in expected["laws"].items():
+        if reason := found.get("reason"):
+            console.print(f"  {name}: none, as {reason}", highlight=False)
+            continue
+        console.print(f"  {name}: {', '.join(f'{c} {e:.3g}' for c, e in found['constants'].items())}", highlight=False)
+        for target, error in found["forecasts"].items():
+            console.print(f"    forecast of {target}: {error:.2%} (one standard error)", highlight=False)

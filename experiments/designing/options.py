@@ -1,6 +1,7 @@
 """What `kleiber design` takes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -66,5 +67,7 @@ class Options:
     """Probability of the intervals."""
     rehearse: int = 0
     """Simulated sweeps of the design, fitted and counted."""
+    write: Path | None = None
+    """A new .py file: the design as an experiment for `kleiber plan` and `kleiber sweep`, sizes rounded to a ladder."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object."""

@@ -1,17 +1,25 @@
 """What of an experiment's data and routers will not work, told before anything is spent."""
 
+import functools
+from pathlib import Path
+
 from kleiber.experiments.experiment import Experiment
-from kleiber.train.data.corpora.catalogue import find_corpus, prepared_folder
+from kleiber.train.config import TrainConfig
+from kleiber.train.data.corpora.catalogue import Corpus, find_corpus, prepared_folder
+from kleiber.train.data.corpora.text_file.reading import read_documents
 from kleiber.train.data.run_data import open_run_data
-from kleiber.train.data.tokenizers import vocabulary_size
+from kleiber.train.data.tokenizers import train_sentencepiece, vocabulary_size
 from kleiber.train.data.tokens import has_tokens
+
+SURE_BYTES = 100
+"""Of text for each piece of a vocabulary, from which on a plan takes it for granted that so many can be learnt."""
 
 
 def data_problems(experiment: Experiment) -> list[str]:
     """Returns why runs could not read their data: a vocabulary unlike the tokenizer's, too short a text; or
     not be compared.
 
-    The length is looked at only where the corpus is prepared already: a plan prepares nothing.
+    A plan prepares nothing: of a corpus that is not prepared, a file of the user's own is read and the rest waits.
     """
     problems: dict[str, None] = {}
     seen = set()
@@ -34,13 +42,36 @@ def data_problems(experiment: Experiment) -> list[str]:
                     f": set vocab_size={size}, or leave it out"
                 ] = None
                 continue
-            folder = prepared_folder(find_corpus(config.data.corpus))
+            corpus = find_corpus(config.data.corpus)
+            folder = prepared_folder(corpus)
             needed = {config.data.tokenizer, "bytes"} if config.evaluation.num_bytes else {config.data.tokenizer}
             if folder and all(has_tokens(folder, each) for each in needed):
                 open_run_data(config)
+            elif corpus.kind == "file":
+                _check_file(corpus, config, size)
         except ValueError as problem:
             problems[str(problem).rstrip(".")] = None
     return list(problems)
+
+
+def _check_file(corpus: Corpus, config: TrainConfig, vocab_size: int) -> None:
+    """Raises ValueError where a file is certainly too little text for a run's vocabulary or length."""
+    documents = _encoded_documents(corpus.location, corpus.key or "text", corpus.keeps_copies)
+    num_bytes = sum(len(document) + 1 for document in documents)  # as many tokens at most
+    data, needed = config.data, config.num_tokens[-1]
+    if needed > data.max_epochs * min(num_bytes, data.num_unique_tokens or num_bytes):
+        raise ValueError(
+            f"corpus {data.corpus} is too short: {num_bytes:,} bytes, of which {needed:,} tokens take more than the "
+            f"{data.max_epochs:g} epochs allowed; use more text, or set DataConfig.max_epochs"
+        )
+    if data.tokenizer != "bytes" and num_bytes < SURE_BYTES * vocab_size:
+        train_sentencepiece(documents, vocab_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _encoded_documents(path: str, key: str, keeps_copies: bool) -> tuple[bytes, ...]:
+    documents = read_documents(Path(path), key)
+    return tuple(each.encode() for each in (documents if keeps_copies else dict.fromkeys(documents)))
 
 
 def router_warnings(experiment: Experiment) -> list[str]:

@@ -12,6 +12,7 @@ from kleiber.experiments.directory.record import RunRecord
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, kept_weights, trunk_cells
 from kleiber.experiments.planning.data_problems import data_problems, router_warnings
+from kleiber.experiments.planning.expected import expectation
 from kleiber.experiments.planning.law_columns import law_problems
 from kleiber.experiments.planning.speed import SpeedEstimate, estimate_speed
 from kleiber.parallel.environment import runs_on_cpu
@@ -33,8 +34,8 @@ class Plan:
     fit_cells: list[TrunkCell]
     target_cells: list[TrunkCell]
     speed: SpeedEstimate
-    expected: dict[str, dict[str, float]]
-    """Expected relative standard error of each forecast and standard error of each exponent."""
+    expected: dict[str, Any]
+    """Standard errors to expect of each law asked for (planning/expected.py)."""
     refusals: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -143,7 +144,8 @@ def _objections(
     refusals, warnings = data_problems(experiment), router_warnings(experiment)
     short = [p for p in points if p.num_steps < MIN_STEPS_AFTER_WARMUP]
     if short:
-        warnings.append(f"{len(short)} points have fewer than {MIN_STEPS_AFTER_WARMUP} steps: start-up, not the law")
+        what = "start-up, not the law" if experiment.laws else "the start of training, not where it leads"
+        warnings.append(f"{len(short)} points have fewer than {MIN_STEPS_AFTER_WARMUP} steps: {what}")
     if not experiment.laws:
         return tuple(refusals), tuple(warnings)
     from kleiber.scaling.laws import get_law
@@ -167,36 +169,6 @@ def _objections(
     if not refusals:
         refusals += law_problems(experiment, points, configs)
     return tuple(refusals), tuple(warnings)
-
-
-def expectation(
-    experiment: Experiment, points: list[RunRecord], targets: list[RunRecord]
-) -> dict[str, dict[str, float]]:
-    """Returns the standard errors to expect if the experiment's assumed law and noise were true.
-
-    Returns:
-      {"exponents": {"alpha", "beta"}, "forecasts": {target: relative standard error of its forecast}}; empty when the
-      design cannot identify the law.
-    """
-    from kleiber.scaling.designing.design import expected_errors
-    from kleiber.scaling.fitting.noise import RunNoise
-
-    assumed = experiment.assumed
-    names = ("num_params_total", "num_tokens")
-    expected = expected_errors(
-        "chinchilla",
-        {name: getattr(assumed, name) for name in ("E", "A", "B", "alpha", "beta")},
-        {name: np.array([getattr(point, name) for point in points], np.float64) for name in names},
-        RunNoise(assumed.point_noise, assumed.trunk_noise),
-        targets={name: np.array([getattr(point, name) for point in targets], np.float64) for name in names},
-        trunk=[point.trunk_id for point in points],
-    )
-    if expected.is_singular:
-        return {}
-    return {
-        "exponents": {name: expected.standard_errors[name] for name in ("alpha", "beta")},
-        "forecasts": {p.target: float(e) for p, e in zip(targets, expected.new_run, strict=True)},
-    }
 
 
 def _schedule(seconds: list[float], num_workers: int) -> float:

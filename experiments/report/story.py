@@ -65,8 +65,7 @@ def verdict(study: Study) -> tuple[str, str]:
     if not tested and results.experiment.get("targets"):
         return "wait", "No forecast of the targets stands in the ledger; see what is missing."
     if not tested:
-        found = study.answers.answers
-        return "good", found[0].sentence if found else "All runs are done; nothing varies over them but the seed."
+        return "good", study.answers.headline or "All runs are done; nothing was measured."
     return "good", f"The law held: {forecast_claim(study.targets)[0].lower()}{forecast_claim(study.targets)[1:]}."
 
 

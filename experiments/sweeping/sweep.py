@@ -158,7 +158,9 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(f"  {'pass' if item['passed'] else 'FAIL'}  {item['claim']}")
     if "report" in summary:
         lines.append(f"  report: {summary['report']}")
-    return [*lines, "", *summary.get("answer", [])]
+    headline = summary.get("headline", "")  # the last line, where a terminal's reader looks
+    lines += ["", *(line for line in summary.get("answer", []) if line not in headline)]
+    return [*lines, "", summary["question"], headline] if headline else lines
 
 
 @dataclass
@@ -230,7 +232,8 @@ class _Sweep:
             summary["gate"] = gate_verdict(self.experiment, summary)
         fits = read_fits(self.directory)[0] if self.experiment.laws and not summary.get("fit_problem") else ()
         rows = [record.to_json() for record in records]
-        summary["answer"] = answers_of(to_data(self.experiment), rows, self.directory, list(fits)).lines
+        found = answers_of(to_data(self.experiment), rows, self.directory, list(fits))
+        summary |= {"question": self.experiment.question, "answer": found.lines, "headline": found.headline}
         passed = all(item["passed"] for item in summary["gate"])
         summary["exit_code"] = EXIT_DONE if passed and not summary["runs"]["failed"] else EXIT_GATE
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)

@@ -9,7 +9,7 @@ from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.known import Known, known_from_fit
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import form_weights
-from kleiber.scaling.law import Values
+from kleiber.scaling.law import Law, Values
 from kleiber.scaling.table.table import RunTable
 
 
@@ -20,12 +20,12 @@ def rivals_from_fits(fits: Sequence[FitResult]) -> list[Known]:
     return [replace(known_from_fit(fit), weight=each / max(weights[0], 1e-12)) for fit, each in pairs if each > 0]
 
 
-def rivals_from_laws(known: Known, laws: Sequence[str], columns: Values) -> list[Known]:
+def rivals_from_laws(known: Known, laws: Sequence[str | Law], columns: Values, starts: int = 16) -> list[Known]:
     """Returns other forms, each as close to the law designed for as it can get over the candidates."""
     # Candidates on several trunks are the same run several times.
     rows = np.unique(np.stack(list(columns.values()), 1), axis=0)
     columns = {name: rows[:, index].copy() for index, name in enumerate(columns)}
     losses = np.exp(known.predict(columns))
     table = RunTable({**columns, "loss": losses}, {}, "candidates")
-    fits = [fit_law(table, law) for law in laws]
+    fits = [fit_law(table, law, starts=starts) for law in laws]
     return [Known(fit.scaled, fit.z, known.noise) for fit in fits]

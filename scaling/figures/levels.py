@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MOST_COLUMNS = 4
+"""Panels side by side; more go below."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -76,23 +79,38 @@ def varied_levels(
     key = "num_tokens" if one_size else "num_params"
     colors = style.size_colors([*(() if one_size else sizes), *(getattr(s, key) for s in all_series)])
     detail = "dot: a run; line: mean of seeds; diamond and dashes: best by parabola"
-    with style.claimed_figure(10.2, 4.8, claim or _claim(all_series, panels, knob), detail) as figure:
-        axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-        axes[0].set(yscale="log", ylabel=f"validation loss ({unit})")
+    columns = min(len(panels), MOST_COLUMNS)
+    rows = -(-len(panels) // columns)
+    with style.claimed_figure(
+        10.2, 4.8 if rows == 1 else 2.9 * rows, claim or _claim(all_series, panels, knob), detail
+    ) as figure:
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        axes = grid.ravel()
+        axes[0].set_yscale("log")
+        for axis in grid[:, 0]:
+            axis.set_ylabel(f"validation loss ({unit})")
         if levels[0] > 0:
             axes[0].set_xscale("log")
             style.level_ticks(axes[0].xaxis, levels.tolist())
         else:
             axes[0].set_xticks(range(len(levels)), [f"{level:.4g}" for level in levels])
-        for axis, panel in zip(axes, panels, strict=True):
+        for axis in axes[len(panels) :]:
+            axis.set_axis_off()
+        for axis, panel in zip(axes, panels, strict=False):
             mine = [s for s in all_series if s.panel == panel]
             for series in sorted(mine, key=lambda s: (s.num_params, s.num_tokens)):
                 _draw(axis, series, colors[getattr(series, key)], levels)
-            axis.set_title(style.plain(panel), loc="left", fontweight="bold")
+            # one level of a factor a line, or titles of neighbours run into each other
+            axis.set_title(
+                style.plain(panel).replace(", ", "\n") if columns > 2 else style.plain(panel),
+                loc="left",
+                fontweight="bold",
+            )
             axis.set_xlabel(style.plain(knob))
         style.loss_ticks(axes[0].yaxis)
         title = {"title": "params, tokens", "alignment": "left"}
-        axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), **title)
+        marks = {name: mark for axis in axes for mark, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+        grid[0, -1].legend(marks.values(), marks, loc="upper left", bbox_to_anchor=(1.0, 1.0), **title)
     return figure
 
 

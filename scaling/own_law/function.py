@@ -176,6 +176,7 @@ def _origin(function: Callable[..., Any], name: str, path: str) -> Origin:
     except (OSError, TypeError):
         source = found = ""
     path = path or (found if function.__module__ != "__main__" and Path(found).is_file() else "")
+    path = str(Path(path).resolve()) if path else ""  # a report reads the fit from another working directory
     digest = file_digest(path) or (hashlib.sha256(source.encode()).hexdigest() if source else "")
     return Origin(path, name, digest, source)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -122,7 +123,13 @@ def train_sentencepiece(documents: Iterable[bytes], size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as mistake:
-        raise ValueError(f"no vocabulary of {size} pieces can be learnt from this corpus: {mistake}") from None
+        most = re.search(r"value <= (\d+)", str(mistake))
+        if most is None:
+            raise ValueError(f"no vocabulary of {size} pieces can be learnt from this corpus: {mistake}") from None
+        raise ValueError(
+            f"tokenizer 'sentencepiece:{size}' asks for {size:,} pieces, and this text allows {int(most[1]):,} at most"
+            f": use more text, {f'sentencepiece:{most[1]}, ' if int(most[1]) >= SMALLEST_VOCABULARY else ''}or bytes"
+        ) from None
     return model.getvalue()
 
 

@@ -18,10 +18,16 @@ from blake3 import blake3
 
 from kleiber.files import write_json
 from kleiber.train.data.cache import build_folder, cache_folder
-from kleiber.train.data.corpora.prepared import MANIFEST_FORMAT, is_prepared, measure_overlap, measure_split
+from kleiber.train.data.corpora.prepared import (
+    MANIFEST_FORMAT,
+    is_prepared,
+    measure_overlap,
+    measure_split,
+    read_corpus_manifest,
+)
 from kleiber.train.data.corpora.sources import SOURCES, TEXT_FILE_VERSION
 
-FILE_SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".tex", ".org")
+FILE_SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".json", ".ndjson", ".tex", ".org", ".gz", ".bz2", ".xz")
 Report = Callable[[str], None]
 
 
@@ -98,8 +104,8 @@ def slug(name: str) -> str:
 def prepared_folder(corpus: Corpus) -> Path | None:
     """Returns the folder of a prepared corpus, the one prepared last of several versions; None if not prepared."""
     home = cache_folder() / "corpora" / corpus.slug
-    if corpus.kind == "built-in":
-        folder = home / SOURCES[corpus.name].version
+    if corpus.kind != "tfds":
+        folder = home / (SOURCES[corpus.name].version if corpus.kind == "built-in" else TEXT_FILE_VERSION)
         return folder if is_prepared(folder) else None
     found = [folder for folder in home.glob("[!.]*") if is_prepared(folder)]
     return max(found, key=lambda folder: (folder.stat().st_mtime_ns, folder.name), default=None)
@@ -111,6 +117,8 @@ def prepare_corpus(name: str, report: Report = print) -> Path:
     corpus = find_corpus(name)
     folder = prepared_folder(corpus)
     if folder is not None:
+        if dropped := read_corpus_manifest(folder)["source"].get("dropped"):
+            report(f"{corpus.name}: {dropped}; {corpus.name}#all keeps them")
         return folder
     import tensorflow_datasets as tfds
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-TEXT_FILE_VERSION = "1.0.0"
+TEXT_FILE_VERSION = "1.1.0"
 """Of a corpus made of a text file: raised when files are cut or split in another way."""
 
 

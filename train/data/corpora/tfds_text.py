@@ -8,6 +8,8 @@ from typing import Any
 from kleiber.train.data.corpora.documents import RECORDS_PER_READ
 from kleiber.train.data.corpora.splits import hash_percentile
 
+RETRIES = 5
+"""Of a download, over six seconds: the ten of TFDS keep a machine without network waiting for minutes."""
 VALIDATION_PERCENT = 6  # of the documents, where the dataset brings no split to validate on
 
 
@@ -25,7 +27,9 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
     import tensorflow_datasets as tfds
     import tensorflow_datasets.text  # registers wikipedia, c4, wiki40b and others
     from requests.exceptions import RequestException
+    from tensorflow_datasets.core.download import downloader
 
+    downloader.MAX_RETRIES = RETRIES
     unreached = f"tfds:{name} cannot be fetched: this machine does not reach the network, or the host is down"
     try:
         builder = tfds.builder(name, file_format="array_record")

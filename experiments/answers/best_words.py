@@ -1,0 +1,100 @@
+"""The words on the best level of a factor: where it lies, how far it leads, how it moves with the others."""
+
+import math
+from collections.abc import Mapping
+
+from kleiber.experiments.answers.best import Best, BestLevels, Place
+from kleiber.experiments.answers.effects import seed_noise, t_value
+from kleiber.experiments.answers.sentences import MOST_PLACES, at, listing, short_places, size, unmeasured
+from kleiber.experiments.answers.study_runs import StudyRuns
+from kleiber.experiments.planning.varied import Factor, Level, level_words
+
+MOST_NAMED = 8
+"""Combinations with a best level of their own that are named one by one."""
+
+
+def best_sentence(study: StudyRuns, factor: Factor, best: BestLevels) -> str:
+    """Returns the best level at every combination, and how it moves."""
+    parts = [f"best {factor.name}: {_levels_by_place(best.places)}"]
+    edges = dict.fromkeys(each.level for each in best.places.values() if each.is_at_edge)
+    for level in edges:
+        end = "largest" if level == max(factor.levels) else "smallest"  # type: ignore[type-var]
+        parts.append(f"{level_words(level)} is the {end} tried, so that the best may lie beyond")
+    noise, degrees = seed_noise(study)
+    unsure = [
+        place
+        for place, each in best.places.items()
+        if degrees and each.lead < t_value(degrees) * noise * math.sqrt(sum(1 / n for n in each.num_runs))
+    ]
+    if unsure:
+        where = "" if len(unsure) == len(best.places) else f" at {' and '.join(map(at, unsure))}"
+        parts.append(f"its lead over the second is within the noise of seeds{where}")
+    for each in best.moves:
+        by = f"× {each.found.factor:.2f}"
+        if each.found.interval:
+            by += f" [{each.found.interval[0]:.2f}, {each.found.interval[1]:.2f}]"
+        span = f"from {each.other} {level_words(each.ends[0])} to {level_words(each.ends[1])}"
+        if each.found.is_seen:
+            parts.append(f"it moves by {by} {span}")
+        elif each.found.is_seen is None:
+            parts.append(f"by parabola {by} {span}, and nothing here says how sure that is")
+        else:
+            parts.append(f"no move with {each.other} can be told ({by} {span})")
+    return "; ".join(parts) + "."
+
+
+def _levels_by_place(places: Mapping[Place, Best]) -> str:
+    """Returns `0.008 at batch_size 2, 0.016 at batch_size 8, at every d_model`: by the one factor that tells it."""
+    names = list(dict.fromkeys(name for place in places for name, _ in place))
+    found = {best.level for best in places.values()}
+    if len(found) == 1:
+        levels = listing(level_words(level) for place in places for _, level in place) if len(names) == 1 else ""
+        everywhere = f"at every {names[0]} ({levels})" if levels else f"at all {len(places)} combinations of "
+        everywhere += "" if levels or not names else listing(names)
+        return level_words(found.pop()) + (f" {everywhere}" if names and len(places) > 1 else "")
+    for name in names:
+        by_level: dict[Level, set[Level]] = {}
+        for place, best in places.items():
+            by_level.setdefault(dict(place)[name], set()).add(best.level)
+        if all(len(each) == 1 for each in by_level.values()):
+            groups: dict[Level, list[str]] = {}
+            for level, (one,) in by_level.items():
+                groups.setdefault(one, []).append(level_words(level))
+            said = ", ".join(f"{level_words(one)} at {name} {listing(at_)}" for one, at_ in groups.items())
+            others = [
+                f"{other} ({listing(level_words(v) for v in dict.fromkeys(dict(p)[other] for p in places))})"
+                for other in names
+                if other != name and len({dict(p)[other] for p in places}) > 1
+            ]
+            return said + (f", at every {listing(others)}" if others else "")
+    by_best: dict[Level, list[Place]] = {}
+    for place, best in places.items():
+        by_best.setdefault(best.level, []).append(place)
+    *few, (most, rest) = sorted(by_best.items(), key=lambda each: len(each[1]))
+    said = "; ".join(f"{level_words(level)} at {' and at '.join(map(at, there))}" for level, there in few)
+    if len(places) - len(rest) <= MOST_NAMED:
+        return f"{said}; {level_words(most)} at all {len(rest)} other combinations of {listing(names)}"
+    counts = (f"{level_words(level)} at {len(there)}" for level, there in by_best.items())
+    return f"{listing(counts)} of the {len(places)} combinations of {listing(names)}"
+
+
+def best_basis(study: StudyRuns, factor: Factor, best: BestLevels) -> list[str]:
+    """Returns by how much the best levels lead, and how sure their moves are."""
+    leads = {place: each.lead for place, each in best.places.items()}
+    names = short_places(list(leads), list(leads))
+    if len(leads) <= MOST_PLACES:
+        said = listing(size(lead) + (names[place] and f" ({names[place]})") for place, lead in leads.items())
+    else:
+        said = f"{size(min(leads.values()))} to {size(max(leads.values()))}"
+    lines = [f"The best {factor.name} tried leads the second by {said} {study.unit}."]
+    noise, degrees = seed_noise(study)
+    if degrees:
+        lines.append(f"One run varies by {size(noise)} between seeds ({degrees} degrees of freedom).")
+    elif best.noise_source and best.moves:
+        lines.append(
+            f"One seed: brackets are 95 % intervals from {best.noise_source} ({best.noise:.2%} of the loss), a "
+            "stand-in for the noise of seeds."
+        )
+    else:
+        lines.append(unmeasured(min(leads.values()), "a lead of"))
+    return lines
