@@ -222,7 +222,7 @@ def fit(
 
     Args:
       data: one row a run: a DataFrame (pandas, polars), an Arrow table, a dict of arrays [runs], or the path of a .csv,
-        .tsv, .jsonl or .parquet file or of a sweep's directory.
+        .tsv, .jsonl, .json or .parquet file or of a sweep's directory.
       law: one law or several to compare; see `AnyLaw`. Without it chinchilla is fitted, and four rival forms with it:
         which is right decides a forecast, and a table can hardly tell.
       cluster: column whose equal values share a trunk: their noise is correlated.

@@ -1,4 +1,4 @@
-"""Fit laws to any CSV or Parquet table of runs; nobody's training code is needed.
+"""Fit laws to any table of runs (CSV, JSON lines, Parquet); nobody's training code is needed.
 
 Example: kleiber fit runs.csv --columns loss=val_loss,num_params_total=params,num_tokens=tokens --law chinchilla --law
 generalised_mean --json > fit.json
@@ -24,7 +24,7 @@ class Options:
     """What `kleiber fit` takes."""
 
     table: tyro.conf.Positional[str]
-    """A .csv, .tsv, .jsonl or .parquet file, one row a run; texts may be gzipped."""
+    """A .csv, .tsv, .jsonl, .json or .parquet file, one row a run; texts may be gzipped (.csv.gz)."""
     law: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A law of `kleiber laws`, or a function of yours as my_laws.py:my_law; several (repeated or joined by commas) are
     compared. Without it chinchilla is fitted, and four rival forms with it: which is right decides a forecast, and a

@@ -76,7 +76,8 @@ def fit_law(
     table = usable_rows(table, law.variable_names, zeros, residuals, weights)
     loss, measure = table["loss"], Measure(residuals, is_signed=bool(table["loss"].min() <= 0))
     measure = replace(measure, weights=weights_of(table[weights] if weights else None, loss, measure))
-    scaled = make_scaled_law(law, {name: table[name] for name in law.variable_names}, fixed, measure)
+    unit = float(np.abs(loss).mean()) if residuals == "raw" else 1.0
+    scaled = make_scaled_law(law, {name: table[name] for name in law.variable_names}, fixed, measure, unit)
     varied = [each.name for each in law.variables if not each.setting and is_seen(scaled, each.name)]
     check_design(table, varied, len(scaled.free))
     check_fixed_floor(table, scaled.fixed.get(law.floor, -np.inf))

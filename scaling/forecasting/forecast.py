@@ -248,10 +248,10 @@ def baseline_losses(fit: FitResult, num_params: float, num_tokens: float) -> dic
 
     Returns:
       last_point (the loss of the largest fitted run), product (K N^-a D^-b, no floor), and log_linear (a straight
-      line in log loss against log compute).
+      line in log loss against log compute); of raw or logit residuals these are straight in what they compare.
     """
     params, tokens = fit.points["num_params_total"], fit.points["num_tokens"]
-    log_loss = np.log(fit.points["loss"])
+    log_loss = fit.measure.of(fit.points["loss"])
     compute = np.log(params * tokens)
     ones = np.ones_like(compute)
     product = np.linalg.lstsq(np.stack([ones, np.log(params), np.log(tokens)], 1), log_loss, rcond=None)[0]
@@ -259,6 +259,6 @@ def baseline_losses(fit: FitResult, num_params: float, num_tokens: float) -> dic
     new = np.array([1.0, np.log(num_params), np.log(num_tokens)])
     return {
         "last_point": float(fit.points["loss"][compute.argmax()]),
-        "product": float(np.exp(product @ new)),
-        "log_linear": float(np.exp(line @ [1.0, new[1] + new[2]])),
+        "product": float(fit.measure.back(product @ new)),
+        "log_linear": float(fit.measure.back(line @ [1.0, new[1] + new[2]])),
     }
