@@ -32,8 +32,8 @@ DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:e[-+]?\d+)?", re.IGNORECASE)
 
 
 def read_file(path: Path) -> dict[str, Sequence[Any]]:
-    """Returns the columns of a .csv, .tsv, .jsonl, .json or .parquet file, texts or numbers as they stand there; of a sweep's
-    directory, those of its table.parquet.
+    """Returns the columns of a .csv, .tsv, .jsonl, .json or .parquet file, texts or numbers as they stand there;
+    of a sweep's directory, those of its table.parquet.
 
     Raises:
       FileNotFoundError: if there is no such file.
