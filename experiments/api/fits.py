@@ -5,7 +5,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ from kleiber.files import write_json
 from kleiber.scaling.explaining.analysis import LEFT_OUT, Analysis, analyse
 from kleiber.scaling.fitting.result import Estimate, FitResult, read_fits, without_nan
 from kleiber.scaling.forecasting.allocation import Demand, allocate
+from kleiber.scaling.forecasting.chain import AccuracyForecast, chained, fit_accuracy
 from kleiber.scaling.forecasting.derived import DERIVED, with_derived
 from kleiber.scaling.forecasting.flops_rule import FlopsRule, counted_rule, plain_rule
 from kleiber.scaling.forecasting.forecast import Forecast, check_same_runs, combined_forecast, form_weights
@@ -42,6 +43,8 @@ class Fitted:
     analysis: Analysis
     warnings: tuple[str, ...] = ()
     """What was odd about the table."""
+    accuracy: FitResult | None = None
+    """The law of accuracy by loss, where a column was mapped to accuracy."""
 
     @property
     def fits(self) -> tuple[FitResult, ...]:
@@ -86,13 +89,15 @@ class Fitted:
     def _forecast(self, run: dict[str, float], level: float, protect: Protect) -> Forecast:
         size, tokens = run.pop("num_params_total", None), run.pop("num_tokens", None)
         protection = None if protect == "none" else self.analysis.protection
-        return combined_forecast(self.fits, size, tokens, level, run, protection)
+        found = combined_forecast(self.fits, size, tokens, level, run, protection)
+        return replace(found, accuracy=_accuracy(self.accuracy, found)) if self.accuracy else found
 
     def forecast_table(
         self, points: Any, *, level: float = 0.9, protect: Protect = "rolling_origin", **columns: str
     ) -> dict[str, np.ndarray]:
         """Returns the points' columns, and after them for each row predicted_loss, interval_low, interval_high,
-        standard_error and compute_ratio, arrays [points].
+        standard_error and compute_ratio, arrays [points]; of a fit with accuracies accuracy, accuracy_low and
+        accuracy_high too.
 
         Args:
           points: one row a run nobody has trained yet, as the data of `fit`.
@@ -115,6 +120,9 @@ class Fitted:
             "standard_error": [each.standard_error for each in found],
             "compute_ratio": [each.compute_ratio for each in found],
         }
+        if accuracies := [each.accuracy for each in found if each.accuracy]:
+            out["accuracy"] = [each.predicted_accuracy for each in accuracies]
+            out["accuracy_low"], out["accuracy_high"] = zip(*(each.interval for each in accuracies), strict=True)
         given = {name: table.columns[name] if name in table.columns else table.labels[name] for name in table.names}
         return {**given, **{name: np.array(values) for name, values in out.items()}}
 
@@ -168,11 +176,12 @@ class Fitted:
 
     def report(self) -> str:
         """Returns everything found, as text."""
-        return self.analysis.report()
+        return self.analysis.report() + (f"\n\n{self.accuracy.report()}" if self.accuracy else "")
 
     def to_json(self) -> dict[str, Any]:
         """Returns everything found as plain JSON values, with the keys of `kleiber fit --json` (docs/json.md)."""
-        return without_nan(self.analysis.to_json(self.warnings))
+        link = {"accuracy": self.accuracy.to_json()} if self.accuracy else {}
+        return without_nan({**self.analysis.to_json(self.warnings), **link})
 
     def save(self, path: str | Path) -> None:
         """Writes the JSON that `read_fit` and `kleiber forecast` read."""
@@ -195,6 +204,17 @@ class Fitted:
             lines += ["", *(f"- {alarm}" for alarm in fit.identifiability.alarms), ""]
         lines += [f"- {alarm}" for alarm in (self.analysis.protection.alarms if self.analysis.protection else ())]
         return "\n".join(lines)
+
+
+def _accuracy(link: FitResult, found: Forecast) -> AccuracyForecast:
+    return chained(
+        link,
+        found.predicted_loss,
+        found.standard_error,
+        degrees=found.degrees_of_freedom,
+        level=found.level,
+        kind=found.residual_kind,
+    )
 
 
 def flops_rule(fit: FitResult, per: PerParamToken) -> FlopsRule:
@@ -237,27 +257,32 @@ def fit(
       residuals: differences of "log", "relative", "raw" (losses may be negative) or "logit" (between 0 and 1) losses.
       weights: column of standard errors of the losses; one mapped to loss_standard_error is used by itself.
       **columns: our names to the table's, or to formulas of its columns: loss="val_loss", num_tokens="tokens_b*1e9".
+        With accuracy="acc", of the task whose loss it is, the law of accuracy by loss is fitted too, and forecasts
+        tell of both; `fix` takes its constants as well (chance).
 
     Raises:
       TableError: what is wrong with the table (a ValueError, as all of these).
       ValueError: an unknown law, objective or constant, or a law of the user's own that cannot be used.
       FitFailedError: no start reaches a finite minimum.
     """
+    common = {"cluster": cluster, "objective": objective, "delta": delta, "starts": starts}
+    of_accuracy = get_law("accuracy").names if "accuracy" in columns else ()
+    held = {name: value for name, value in (fix or {}).items() if name not in of_accuracy}
     try:
         with noted_warnings() as noted:
+            table = read_table(data, columns, drop)
             found = analyse(
-                read_table(data, columns, drop),
+                table,
                 [] if law is None else _several(law),
-                cluster=cluster,
-                objective=objective,
-                delta=delta,
-                fixed=fix,
-                starts=starts,
+                fixed=held,
                 in_depth=in_depth,
                 is_protected=protect != "none",
                 residuals=residuals,
                 weights=weights,
+                **common,
             )
+            chance = {name: value for name, value in (fix or {}).items() if name in of_accuracy}
+            link = fit_accuracy(table, fixed=chance, **common) if of_accuracy else None
     except TableError as mistake:
         if said := _in_python(str(mistake)):
             mistake.add_note(said)
@@ -265,7 +290,7 @@ def fit(
     finally:
         for message in noted:
             warnings.warn(message, TableWarning, stacklevel=2)
-    return Fitted(found, tuple(noted))
+    return Fitted(found, tuple(noted), link)
 
 
 def _several(law: AnyLaw | Sequence[AnyLaw]) -> list[AnyLaw]:
@@ -295,7 +320,8 @@ def read_fit(path: str | Path, law: AnyLaw | Sequence[AnyLaw] = ()) -> Fitted:
     """
     fits, data = read_fits(path, [get_law(each) for each in _several(law)])
     noted = data.get("fits", [data])[0].get("warnings", ())
-    return _as_read(fits, read_protection(data, fits), "fits" not in data, noted)
+    found = _as_read(fits, read_protection(data, fits), "fits" not in data, noted)
+    return replace(found, accuracy=FitResult.from_json(data["accuracy"])) if data.get("accuracy") else found
 
 
 def together(parts: Sequence[Fitted]) -> Fitted:
@@ -304,7 +330,8 @@ def together(parts: Sequence[Fitted]) -> Fitted:
         return parts[0]
     fits = tuple(each for part in parts for each in part.fits)
     check_same_runs(fits)
-    return _as_read(fits, protect(fits), False, dict.fromkeys(each for part in parts for each in part.warnings))
+    found = _as_read(fits, protect(fits), False, dict.fromkeys(each for part in parts for each in part.warnings))
+    return replace(found, accuracy=parts[0].accuracy)
 
 
 def _as_read(
