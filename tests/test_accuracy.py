@@ -66,7 +66,7 @@ def test_the_interval_takes_in_both_laws(found):
 
 def test_intervals_of_accuracy_hold():
     rng, held = np.random.default_rng(7), 0
-    for seed in range(60):
+    for _ in range(60):
         table = ladder()
         params, tokens = np.append(table["N"], 7e9), np.append(table["D"], 4e11)
         loss = (0.55 + 60 * params**-0.3 + 90 * tokens**-0.3) * np.exp(0.005 * rng.normal(size=params.size))

@@ -16,6 +16,7 @@ from kleiber.files import write_json
 from kleiber.scaling.explaining.analysis import LEFT_OUT, Analysis, analyse
 from kleiber.scaling.fitting.result import Estimate, FitResult, read_fits, without_nan
 from kleiber.scaling.forecasting.allocation import Demand, allocate
+from kleiber.scaling.forecasting.best_setting import BestSetting, best_settings
 from kleiber.scaling.forecasting.chain import AccuracyForecast, chained, fit_accuracy
 from kleiber.scaling.forecasting.derived import DERIVED, with_derived
 from kleiber.scaling.forecasting.flops_rule import FlopsRule, counted_rule, plain_rule
@@ -153,6 +154,20 @@ class Fitted:
         del found["training_flops"]
         del found["predicted_loss"]
         return Best(**found, flops_rule=rule.text)
+
+    def best(self, *names: str, level: float = 0.9, **run: float) -> tuple[BestSetting, ...]:
+        """Returns the level of each named variable of the law at which a run has its least loss, with its interval:
+        law.best("learning_rate", num_params_total=7e9, num_tokens=1.4e11) of a law of kind basin_scaled.
+
+        Args:
+          *names: one or several, found together.
+          level: probability of the intervals.
+          **run: the law's other columns.
+
+        Raises:
+          ValueError: a name that the law lacks, a column that is missing, or no best level near those fitted.
+        """
+        return best_settings(self.fits[0], names, run, level)
 
     def plot(self, name: str = "surface") -> "Figure":
         """Returns a figure of the first law: surface, residuals, frontier, exponents or profiles.

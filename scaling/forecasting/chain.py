@@ -60,8 +60,8 @@ def chained(
 ) -> AccuracyForecast:
     """Returns the accuracy of a run whose loss is forecast, with what its loss and its accuracy given the loss add.
 
-    The interval holds a share `level` of all pairs of a loss as forecast and an accuracy at that loss; so it follows the
-    bend of the law, where a straight line would leave [0, 1] or see no slope near chance.
+    The interval holds a share `level` of all pairs of a loss as forecast and an accuracy at that loss; so it follows
+    the bend of the law, where a straight line would leave [0, 1] or see no slope near chance.
 
     Args:
       link: of `fit_accuracy`.
