@@ -14,6 +14,7 @@ import numpy as np
 from kleiber.experiments.api.best import Best
 from kleiber.files import write_json
 from kleiber.scaling.explaining.analysis import LEFT_OUT, Analysis, analyse
+from kleiber.scaling.fitting.bootstrap import Bootstrap, resampled
 from kleiber.scaling.fitting.result import Estimate, FitResult, read_fits, without_nan
 from kleiber.scaling.forecasting.allocation import Demand, allocate
 from kleiber.scaling.forecasting.best_setting import BestSetting, best_settings
@@ -168,6 +169,19 @@ class Fitted:
           ValueError: a name that the law lacks, a column that is missing, or no best level near those fitted.
         """
         return best_settings(self.fits[0], names, run, level)
+
+    def bootstrap(self, kind: str = "rows", *, count: int = 400, seed: int = 0) -> Bootstrap:
+        """Returns the first law's constants fitted again to draws of its runs, with their percentile intervals.
+
+        Args:
+          kind: what is drawn: "rows", or "clusters" of a fit with a cluster column, all rows of one together.
+          count: how many draws.
+          seed: of the draw.
+
+        Raises:
+          ValueError: another kind, clusters of a fit without, or runs too few to be drawn from.
+        """
+        return resampled(self.fits[0], kind, count, seed)
 
     def plot(self, name: str = "surface") -> "Figure":
         """Returns a figure of the first law: surface, residuals, frontier, exponents or profiles.

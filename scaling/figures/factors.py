@@ -6,7 +6,7 @@ import numpy as np
 
 from kleiber.scaling.explaining.elasticity import constancy, elasticities, factors_of, reference_points
 from kleiber.scaling.figures.style import INK, QUIET, claimed_figure, count_ticks, listing, plain, value_ticks
-from kleiber.scaling.fitting.bootstrap import Profile, profile
+from kleiber.scaling.fitting.profile import Profile, profile
 from kleiber.scaling.fitting.result import FitResult
 
 if TYPE_CHECKING:
