@@ -1,10 +1,9 @@
 """Laws in Python: a table in, fitted laws out, and what they say of runs nobody has trained yet."""
 
-import html
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +23,7 @@ from kleiber.scaling.forecasting.flops_rule import FlopsRule, counted_rule, plai
 from kleiber.scaling.forecasting.forecast import Forecast, check_same_runs, combined_forecast, form_weights
 from kleiber.scaling.forecasting.rolling import Protection, protect, read_protection
 from kleiber.scaling.law import Law
-from kleiber.scaling.laws import get_law, registry
+from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import read_table
 from kleiber.scaling.table.warned import TableError, TableWarning, noted_warnings
 
@@ -124,7 +123,7 @@ class Fitted:
         }
         if accuracies := [each.accuracy for each in found if each.accuracy]:
             out["accuracy"] = [each.predicted_accuracy for each in accuracies]
-            out["accuracy_low"], out["accuracy_high"] = zip(*(each.interval for each in accuracies), strict=True)
+            out["accuracy_low"], out["accuracy_high"] = np.array([each.interval for each in accuracies]).T.tolist()
         given = {name: table.columns[name] if name in table.columns else table.labels[name] for name in table.names}
         return {**given, **{name: np.array(values) for name, values in out.items()}}
 
@@ -294,7 +293,7 @@ def fit(
       ValueError: an unknown law, objective or constant, or a law of the user's own that cannot be used.
       FitFailedError: no start reaches a finite minimum.
     """
-    common = {"cluster": cluster, "objective": objective, "delta": delta, "starts": starts}
+    common: dict[str, Any] = {"cluster": cluster, "objective": objective, "delta": delta, "starts": starts}
     of_accuracy = get_law("accuracy").names if "accuracy" in columns else ()
     held = {name: value for name, value in (fix or {}).items() if name not in of_accuracy}
     try:
@@ -369,69 +368,3 @@ def _as_read(
     nothing = (LEFT_OUT,) * len(fits)
     weights = tuple(form_weights(fits))
     return Fitted(Analysis(fits, weights, LEFT_OUT, protection, nothing, nothing, is_default), tuple(noted))
-
-
-class Laws(Mapping[str, Law]):
-    """The registry of laws by id; prints as a table. kb.laws["chinchilla"] shows formula, symbols, units and source."""
-
-    def __getitem__(self, name: str) -> Law:
-        """Returns the law of that id; ValueError with the nearest id if there is none."""
-        return get_law(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in registry()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(registry())
-
-    def __len__(self) -> int:
-        return len(registry())
-
-    def __repr__(self) -> str:
-        width = max(map(len, self))
-        return "\n".join(f"{law.id:<{width}}  {law.formula}\n{'':<{width}}  {law.title}" for law in self.values())
-
-    def _repr_html_(self) -> str:
-        cells = [map(html.escape, (law.id, law.formula, law.title)) for law in self.values()]
-        return "<table>" + "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in cells) + "</table>"
-
-
-laws = Laws()
-
-
-class Design(dict[str, Any]):
-    """Runs to buy, and how well they will forecast the target: the keys of `kleiber design --json` (docs/json.md)."""
-
-    def __repr__(self) -> str:
-        from kleiber.experiments.designing.report import design_text
-
-        return design_text(self)
-
-
-def design(source: Fitted | AnyLaw, *, budget: float, target: float, **options: Any) -> Design:
-    """Returns which runs to buy for a budget so that a target run is forecast best.
-
-    Args:
-      source: a fit, its file or directory, or a law, then with `constants` unless it has published ones.
-      budget: FLOPs of all new runs.
-      target: FLOPs of the run to forecast.
-      **options: as `kleiber design --help` lists them, with _ for -; constants, at and levels take dicts.
-
-    Raises:
-      ValueError: a source, option or number that makes no sense.
-    """
-    from kleiber.experiments.designing.design import make_design
-    from kleiber.experiments.designing.options import Options
-
-    def text(value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        pairs = {name: each if isinstance(each, list | tuple) else [each] for name, each in value.items()}
-        return ",".join(f"{name}={':'.join(map(repr, each))}" for name, each in pairs.items())
-
-    given: Any = list(source.fits) if isinstance(source, Fitted) else source
-    try:
-        chosen = Options(given, budget, target, **{name: text(value) for name, value in options.items()})
-    except TypeError as mistake:
-        raise ValueError(f"kb.design: {mistake}; kleiber design --help lists the options.") from None
-    return Design(make_design(chosen))

@@ -71,9 +71,10 @@ def profile(fit: FitResult, name: str) -> Profile:
     middle = POINTS // 2
     low = _crossing(values[middle::-1], cost[middle::-1], limit, -np.inf)
     high = _crossing(values[middle:], cost[middle:], limit, np.inf)
-    unit = scaled.unit if ("loss", 1.0) in scaled.turning[name] else 1.0
-    turn = np.exp if scaled.law[name].transform == "log" else unit.__mul__
-    return Profile(name, turn(values), cost, (float(turn(low)), float(turn(high))))
+    ends = values, np.float64(low), np.float64(high)
+    values, low, high = map(np.exp, ends) if scaled.law[name].transform == "log" else ends
+    unit = _unit(fit, name)
+    return Profile(name, unit * values, cost, (float(unit * low), float(unit * high)))
 
 
 def _crossing(values: np.ndarray, cost: np.ndarray, limit: float, nowhere: float) -> float:
@@ -84,6 +85,12 @@ def _crossing(values: np.ndarray, cost: np.ndarray, limit: float, nowhere: float
     last = int(above[0])
     share = (limit - cost[last - 1]) / (cost[last] - cost[last - 1])
     return float(values[last - 1] + share * (values[last] - values[last - 1]))
+
+
+def _unit(fit: FitResult, name: str) -> float:
+    """Returns what the constant of a working point is multiplied by to be in the units of the columns."""
+    scaled = fit.scaled
+    return float(np.prod([scaled.scales[variable] ** float(power) for variable, power in scaled.turning[name]]))
 
 
 def within_bounds(fit: FitResult) -> FitResult:
@@ -97,8 +104,7 @@ def _inside(fit: FitResult, name: str, each: Estimate) -> Estimate:
     if name not in fit.scaled.free or fit.scaled.law[name].transform == "log" or each.withheld:
         return each
     index = fit.scaled.free.index(name)
-    unit = fit.scaled.unit if ("loss", 1.0) in fit.scaled.turning[name] else 1.0
-    least, most = (float(bound[index]) * unit for bound in fit.scaled.bounds)
+    least, most = (float(bound[index]) * _unit(fit, name) for bound in fit.scaled.bounds)
     low, high = each.interval_95
     if not each.at_bound and least <= low and high <= most:
         return each
