@@ -11,7 +11,7 @@ from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import baseline_losses
 from kleiber.scaling.table.table import from_columns, read_table
-from kleiber.scaling.table.warned import NotPositiveError
+from kleiber.scaling.table.warned import NotANumberError, NotPositiveError
 
 TABLES = Path(__file__).parent / "data" / "tables"
 
@@ -65,6 +65,11 @@ def test_losses_that_are_no_shares_are_not_advised_away():
     with pytest.raises(NotPositiveError, match="between 0 and 1") as refused:
         kb.fit(runs(), "chinchilla", residuals="logit")
     assert "--drop" not in str(refused.value)
+
+
+def test_a_formula_over_an_empty_column_says_that_it_is_empty():
+    with pytest.raises(NotANumberError, match="column 'extra' is empty"):
+        read_table({**runs(), "extra": [None] * 48}, {"loss": "loss + extra"})
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,8 @@ def run_table(options: Options) -> int:
     from kleiber.scaling.fitting.result import without_nan
 
     one = (options.num_params, options.num_tokens, options.flops, options.reach, options.register)
-    if any(each is not None for each in one):
-        raise ValueError(f"the runs stand in {options.points}: leave --num-params, --flops and --register out.")
+    if any(each is not None for each in one) or options.best:
+        raise ValueError(f"the runs stand in {options.points}: leave --num-params, --flops, --best and --register out.")
     fitted = together([read_fit(path, options.law) for path in (options.fit, *options.rivals)])
     mapping = pairs(options.columns, "columns")
     found = fitted.forecast_table(options.points, level=options.level, protect=options.protect, **mapping)

@@ -243,6 +243,8 @@ def _computed(table: RunTable, name: str, formula: str) -> np.ndarray:
     try:
         return compute_column(formula, numbers)
     except ExpressionError as mistake:
+        for each in named:
+            table[each]  # raises, if it is texts or empty
         raise MissingColumnError(f"{table.source}: cannot use {formula!r} as {name!r}: {mistake}") from None
 
 
