@@ -25,6 +25,7 @@ def fit():
 def test_parametric_bootstrap_spreads_as_the_covariance_says(fit):
     refits = parametric_bootstrap(fit, 400)
     assert refits.num_failed == 0
+    assert np.std(resampled(fit, "noise", 400).constants["E"]) == pytest.approx(refits.z[:, 0].std(), rel=1e-2)
     stated = np.sqrt(np.diag(fit.uncertainty.covariance))
     np.testing.assert_allclose(refits.z.std(axis=0), stated, rtol=0.15)  # 400 draws: 3.5% a standard error
 

@@ -173,7 +173,8 @@ class Fitted:
         """Returns the first law's constants fitted again to draws of its runs, with their percentile intervals.
 
         Args:
-          kind: what is drawn: "rows", or "clusters" of a fit with a cluster column, all rows of one together.
+          kind: what is drawn: "rows", "clusters" of a fit with a cluster column, all rows of one together, or "noise",
+            other losses of the same runs from the law and its noise.
           count: how many draws.
           seed: of the draw.
 

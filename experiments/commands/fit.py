@@ -53,9 +53,9 @@ class Options:
     protect: Literal["rolling_origin", "none"] = "rolling_origin"
     """Whether the intervals of forecasts take in how well the table's dearer runs are forecast from its cheaper ones,
     and what no fit shows of runs beyond it; none leaves them as wide as the fits themselves say."""
-    bootstrap: Literal["none", "rows", "clusters"] = "none"
-    """Also fit the first law again to draws of its rows, or of its clusters (--cluster), with replacement: intervals of
-    its constants between percentiles, to be held against the others."""
+    bootstrap: Literal["none", "rows", "clusters", "noise"] = "none"
+    """Also fit the first law again to draws of its rows, or of its clusters (--cluster), with replacement, or to new
+    noise on it: intervals of its constants between percentiles, to be held against the others."""
     bootstrap_count: int = 400
     """How many draws."""
     bootstrap_seed: int = 0

@@ -11,7 +11,7 @@ from kleiber.scaling.fitting.objective import Objective
 from kleiber.scaling.fitting.refit import Refits, fit_many, simulate_losses
 from kleiber.scaling.fitting.result import FitResult
 
-KINDS = ("rows", "clusters")
+KINDS = ("rows", "clusters", "noise")
 MOST_FAILED = 0.2
 """Share of the draws that may fail before their spread says nothing."""
 
@@ -40,7 +40,7 @@ class Bootstrap:
 
     law: str
     kind: str
-    """What was drawn with replacement: "rows", or "clusters", all rows of one together."""
+    """What was drawn: "rows" with replacement, or "clusters", all rows of one together, or new "noise" on the law."""
     count: int
     seed: int
     num_failed: int
@@ -74,11 +74,12 @@ class Bootstrap:
 
 
 def resampled(fit: FitResult, kind: str = "rows", count: int = 400, seed: int = 0) -> Bootstrap:
-    """Returns the constants of a law fitted again, with the same objective, to draws of its runs with replacement.
+    """Returns the constants of a law fitted again, with the same objective, to draws of its runs with replacement,
+    or of its noise.
 
     Args:
       fit: by any objective; its clusters keep their random effect, each draw of one being a cluster of its own.
-      kind: "rows" or "clusters".
+      kind: "rows", "clusters", or "noise": other losses for the same runs, from the fitted law and its noise.
       count: how many draws.
       seed: of the draw.
 
@@ -88,9 +89,19 @@ def resampled(fit: FitResult, kind: str = "rows", count: int = 400, seed: int = 
     Source: Efron 1979; of clusters, Davison and Hinkley 1997, section 3.8. Of few runs percentiles are short.
     """
     if kind not in KINDS or count < 2:
-        raise ValueError(f"a bootstrap draws {' or '.join(KINDS)}, twice or more; got {kind!r}, count {count}.")
+        raise ValueError(f"a bootstrap draws {', '.join(KINDS)}, twice or more; got {kind!r}, count {count}.")
     if kind == "clusters" and fit.clusters is None:
         raise ValueError("there are no clusters to draw: fit with a cluster column that repeats (--cluster run_id).")
+    z = parametric_bootstrap(fit, count, seed).z if kind == "noise" else _refits(fit, kind, count, seed)
+    z = z[np.isfinite(z).all(axis=1)]
+    if len(z) < (1 - MOST_FAILED) * count:
+        raise ValueError(f"{count - len(z)} of {count} draws of {kind} cannot carry the law {fit.law}: too few runs.")
+    values = fit.scaled.reported(z)
+    return Bootstrap(fit.law, kind, count, seed, count - len(z), {name: values[name] for name in fit.scaled.free})
+
+
+def _refits(fit: FitResult, kind: str, count: int, seed: int) -> np.ndarray:
+    """Returns the working points [count, P] of draws of rows or clusters; NaN where a draw cannot carry the law."""
     clusters = make_clusters(np.arange(fit.num_points) if fit.clusters is None else np.array(fit.clusters))
     members = np.split(np.argsort(clusters.index, kind="stable"), np.cumsum(clusters.sizes)[:-1])
     losses, rng = fit.measure.of(fit.points["loss"]), np.random.default_rng(seed)
@@ -107,9 +118,4 @@ def resampled(fit: FitResult, kind: str = "rows", count: int = 400, seed: int = 
         shared = labels if is_shared else None
         found = fit_many(fit.scaled.on(rows), losses[None, rows], fit.z[None], cluster=shared, objective=objective)
         points.append(np.where(np.isfinite(found.cost[0]), found.z[0], np.nan))
-    z = np.array(points)
-    z = z[np.isfinite(z).all(axis=1)]
-    if len(z) < (1 - MOST_FAILED) * count:
-        raise ValueError(f"{count - len(z)} of {count} draws of {kind} cannot carry the law {fit.law}: too few runs.")
-    values = fit.scaled.reported(z)
-    return Bootstrap(fit.law, kind, count, seed, count - len(z), {name: values[name] for name in fit.scaled.free})
+    return np.array(points)

@@ -18,7 +18,7 @@ def mixture_loss(p: Values, x: Values) -> np.ndarray:
 
 def mixture_scaled_loss(p: Values, x: Values) -> np.ndarray:
     """Returns E + k exp(-t share) + A / N^alpha + B / D^beta [..., runs]."""
-    return p["E"] + p["k"] * np.exp(-p["t"] * x["share"]) + additive_terms(p, x)
+    return mixture_loss(p, x) + additive_terms(p, x)
 
 
 def mixed_modal_loss(p: Values, x: Values) -> np.ndarray:
