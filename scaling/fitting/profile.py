@@ -24,6 +24,8 @@ class Profile:
     """float64 [points], in the units of the columns."""
     objective: np.ndarray
     """float64 [points]."""
+    limit: float
+    """Of the objective, at the ends of the interval."""
     interval_95: tuple[float, float]
     """Where the profile passes its limit; infinite ends where it never does within the range."""
 
@@ -74,7 +76,7 @@ def profile(fit: FitResult, name: str) -> Profile:
     ends = values, np.float64(low), np.float64(high)
     values, low, high = map(np.exp, ends) if scaled.law[name].transform == "log" else ends
     unit = _unit(fit, name)
-    return Profile(name, unit * values, cost, (float(unit * low), float(unit * high)))
+    return Profile(name, unit * values, cost, limit, (float(unit * low), float(unit * high)))
 
 
 def _crossing(values: np.ndarray, cost: np.ndarray, limit: float, nowhere: float) -> float:
