@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from kleiber.moved import Moved
 
 if TYPE_CHECKING:
-    from kleiber.experiments.api.fits import Design, Fitted, design, fit, laws, read_fit
+    from kleiber.experiments.api.catalogue import laws
+    from kleiber.experiments.api.designs import Design, design
+    from kleiber.experiments.api.fits import Fitted, fit, read_fit
     from kleiber.experiments.api.runs import Results, Run, load, open_run, plan, results, sweep
 
     __version__: str
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "fit",  # (table, law=...) -> Fitted: laws fitted to anybody's runs
     "read_fit",  # (path) -> Fitted: a fit again, from its JSON or from a sweep's directory
-    "Fitted",  # .forecast, .optimum, .plot, .report, .to_json, .save, .constants
+    "Fitted",  # .forecast, .optimum, .best, .bootstrap, .plot, .report, .to_json, .save, .constants
     "laws",  # the registry: laws by id
     "design",  # (fit or law, budget=..., target=...) -> Design: which runs to buy next
     "Design",  # a dict that prints as text: ["runs"] and all that `kleiber design --json` says
@@ -32,7 +34,11 @@ __all__ = [
     "load",  # (folder of a run) -> Run
     "Run",  # .config, .record, .records, .metrics, .params, .model, .evaluate, .generate, .export
 ]
-_OF_RUNS = ("plan", "sweep", "results", "Results", "open_run", "load", "Run")
+_PLACES = {
+    **dict.fromkeys(("fit", "read_fit", "Fitted"), "fits"),
+    **{"laws": "catalogue", "design": "designs", "Design": "designs"},
+}
+"""Modules of experiments/api; what is not named is in its runs."""
 
 sys.meta_path.append(Moved())
 
@@ -43,12 +49,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("kleiber")
     if name in __all__:
-        return getattr(
-            importlib.import_module(
-                "kleiber.experiments.api.runs" if name in _OF_RUNS else "kleiber.experiments.api.fits"
-            ),
-            name,
-        )
+        return getattr(importlib.import_module(f"kleiber.experiments.api.{_PLACES.get(name, 'runs')}"), name)
     import difflib
 
     near = difflib.get_close_matches(name, __all__, n=1)

@@ -10,6 +10,11 @@ Values = Mapping[str, np.ndarray]
 """Arrays by name: constants [..., 1] or columns [runs]; a law broadcasts them to [..., runs]."""
 
 
+Scale = tuple[tuple[str, str | float], ...]
+"""How a constant changes with the unit of variables: (("num_params_total", "alpha"),) means value ~ unit ** alpha,
+"-alpha" unit ** -alpha, a number that power."""
+
+
 def power(column: np.ndarray, exponent: np.ndarray) -> np.ndarray:
     """Returns column ** exponent for a positive column [runs] and an exponent [..., 1], real or complex."""
     return np.exp(exponent * np.log(column))
@@ -55,9 +60,7 @@ class Parameter:
     """Smallest and largest value the fit may return."""
     start: tuple[float, float] | None = None
     """Range of starting values when the law is not linear in it (variables divided by their geometric means)."""
-    scale: tuple[tuple[str, str | float], ...] = ()
-    """How it changes with the unit of a variable: (("num_params_total", "alpha"),) means value ~ unit ** alpha,
-    "-alpha" unit ** -alpha, a number that power."""
+    scale: Scale = ()
 
 
 @dataclass(frozen=True)

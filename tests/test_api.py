@@ -37,13 +37,15 @@ SIGNATURES = {
     "Fitted.forecast_table": "self, points, *, level=0.9, protect='rolling_origin', **columns",
     "Fitted.optimum": "self, *, flops=None, reach=None, inference_tokens=0.0, unique_tokens=None, "
     "flops_per_param_token=6.0, level=0.9",
+    "Fitted.best": "self, *names, level=0.9, **run",
+    "Fitted.bootstrap": "self, kind='rows', *, count=400, seed=0",
     "Fitted.plot": "self, name='surface'",
     "Fitted.report": "self",
     "Fitted.to_json": "self",
     "Fitted.save": "self, path",
 }
 PROPERTIES = {
-    "Fitted": {"fits", "constants", "warnings", "analysis"},
+    "Fitted": {"fits", "constants", "warnings", "analysis", "accuracy"},
     "Results": {"directory", "table", "records", "fit", "ledger", "result", "gaps", "answers", "ask"},
     "Run": {"config", "record", "records", "metrics", "params", "tree", "model", "tokenizer", "name", "trunk_id"}
     | {"directory", "folder"},
@@ -183,6 +185,7 @@ def test_the_command_line_and_python_say_the_same_numbers(tmp_path, capsys):
         assert main(["forecast", str(path), *words, "--json"]) == 0
         told = json.loads(capsys.readouterr().out)
         best = told.pop("optimum")
+        assert told.pop("best") == []
         assert told == json.loads(json.dumps(ours.forecast(**arguments).to_json()))
         if best:
             assert best["num_tokens"] == ours.optimum(**arguments).num_tokens

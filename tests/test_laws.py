@@ -47,6 +47,9 @@ RANGES = {
     "final_ratio": (0.01, 0.2),
     "cooldown_shape": (0.3, 2.5),
     "warmup_steps": (100.0, 300.0),
+    "learning_rate": (1e-3, 8e-3),
+    "batch_size": (16.0, 256.0),
+    "task_loss": (0.5, 1.8),
 }
 PLANTED = {
     "E": 0.8, "A": 25.0, "B": 100.0, "alpha": 0.35, "beta": 0.34, "q": 0.8, "K": 50.0, "L0": 5.5, "a": 60.0,
@@ -70,6 +73,13 @@ SPECIAL = {
     "mixed_modal": {"C": 0.3},
     "saturating_repeated": {"c": 0.05, "gamma": 0.4, "delta": 0.4},
     "saturating_kappa": {"kappa": 0.7},
+    "basin": {"L_best": 2.0, "h": 0.05, "best": 3e-3},
+    "basin_scaled": {"h": 0.05, "K": 2e-3, "a": -0.1, "b": 0.1},
+    "basin_batch": {
+        **{"h": 0.05, "K": 5e-4, "a": -0.1, "b": 0.1, "g": 0.4},
+        **{"j": 0.03, "M": 0.2, "m": 0.3},
+    },
+    "accuracy": {"chance": 0.25, "gain": 0.6, "steepness": 7.0, "midpoint": 1.0},
     "multi_power": {"E": 2.0, "A": 0.6, "B": 300.0, "alpha": 0.5, "C": 2.0, "beta": 0.6, "gamma": 0.5},
     "farseer": {
         **{"a3": -0.6, "gamma": 0.05, "b3": 1.5, "a2": -1.5, "beta": 0.1, "b2": 12.0},
@@ -397,6 +407,31 @@ def test_a_mixture_of_chosen_domains_has_one_constant_each():
     assert law.names == ("E", "k", "t_1", "t_2") and law.variable_names == ("web", "code")
     found = one(law.id, {"E": 1.0, "k": 2.0, "t_1": 3.0, "t_2": -1.0}, web=0.5, code=0.2)
     assert found == pytest.approx(1 + 2 * np.exp(-1.5 + 0.2))
+
+
+def test_a_mixture_with_scale_gives_back_its_constants_and_moves_with_both_shares():
+    rng = np.random.default_rng(4)
+    web, code = rng.dirichlet((1, 1, 1), 60)[:, :2].T
+    params, tokens = 10 ** rng.uniform(6, 8, 60), 10 ** rng.uniform(8, 10, 60)
+    loss = 1.2 + 0.9 * np.exp(-3 * web + 0.8 * code) + 25 * params**-0.35 + 100 * tokens**-0.34
+    law = get_law("mixture_of:web+code+num_params_total+num_tokens")
+    columns = {"web": web, "code": code, "num_params_total": params, "num_tokens": tokens}
+    fit = fit_law(from_columns({**columns, "loss": loss}), law)
+    wanted = {"E": 1.2, "k": 0.9, "t_1": 3.0, "t_2": -0.8, "A": 25.0, "B": 100.0, "alpha": 0.35, "beta": 0.34}
+    for name, value in fit.scaled.reported(fit.z).items():
+        assert float(value) == pytest.approx(wanted[name], rel=1e-4)
+    assert "A / num_params_total^alpha" in law.formula
+
+
+def test_basins_reduce_to_their_limits():
+    columns = columns_of(get_law("basin_batch"))
+    whole = constants_of(get_law("basin_batch"))
+    scaled, plain = (get_law(each).at(whole, columns) for each in ("basin_scaled", "chinchilla"))
+    np.testing.assert_allclose(get_law("basin_batch").at({**whole, "j": 0, "g": 0}, columns), scaled, rtol=1e-12)
+    np.testing.assert_allclose(get_law("basin_scaled").at({**whole, "h": 0}, columns), plain, rtol=1e-12)
+    assert one("basin", {"L_best": 2, "h": 0, "best": 1}, learning_rate=3) == 2
+    assert one("accuracy", {"chance": 0.25, "gain": 0, "steepness": 7, "midpoint": 1}, task_loss=0.5) == 0.25
+    assert one("basin", {"L_best": 2, "h": 0.1, "best": 1}, learning_rate=np.e) == pytest.approx(2.1)
 
 
 @pytest.mark.parametrize("shape", [0, 1, 2])

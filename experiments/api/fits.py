@@ -1,11 +1,10 @@
 """Laws in Python: a table in, fitted laws out, and what they say of runs nobody has trained yet."""
 
-import html
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,14 +13,17 @@ import numpy as np
 from kleiber.experiments.api.best import Best
 from kleiber.files import write_json
 from kleiber.scaling.explaining.analysis import LEFT_OUT, Analysis, analyse
+from kleiber.scaling.fitting.bootstrap import Bootstrap, resampled
 from kleiber.scaling.fitting.result import Estimate, FitResult, read_fits, without_nan
 from kleiber.scaling.forecasting.allocation import Demand, allocate
+from kleiber.scaling.forecasting.best_setting import BestSetting, best_settings
+from kleiber.scaling.forecasting.chain import AccuracyForecast, chained, fit_accuracy
 from kleiber.scaling.forecasting.derived import DERIVED, with_derived
 from kleiber.scaling.forecasting.flops_rule import FlopsRule, counted_rule, plain_rule
 from kleiber.scaling.forecasting.forecast import Forecast, check_same_runs, combined_forecast, form_weights
 from kleiber.scaling.forecasting.rolling import Protection, protect, read_protection
 from kleiber.scaling.law import Law
-from kleiber.scaling.laws import get_law, registry
+from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import read_table
 from kleiber.scaling.table.warned import TableError, TableWarning, noted_warnings
 
@@ -42,6 +44,8 @@ class Fitted:
     analysis: Analysis
     warnings: tuple[str, ...] = ()
     """What was odd about the table."""
+    accuracy: FitResult | None = None
+    """The law of accuracy by loss, where a column was mapped to accuracy."""
 
     @property
     def fits(self) -> tuple[FitResult, ...]:
@@ -86,13 +90,15 @@ class Fitted:
     def _forecast(self, run: dict[str, float], level: float, protect: Protect) -> Forecast:
         size, tokens = run.pop("num_params_total", None), run.pop("num_tokens", None)
         protection = None if protect == "none" else self.analysis.protection
-        return combined_forecast(self.fits, size, tokens, level, run, protection)
+        found = combined_forecast(self.fits, size, tokens, level, run, protection)
+        return replace(found, accuracy=_accuracy(self.accuracy, found)) if self.accuracy else found
 
     def forecast_table(
         self, points: Any, *, level: float = 0.9, protect: Protect = "rolling_origin", **columns: str
     ) -> dict[str, np.ndarray]:
         """Returns the points' columns, and after them for each row predicted_loss, interval_low, interval_high,
-        standard_error and compute_ratio, arrays [points].
+        standard_error and compute_ratio, arrays [points]; of a fit with accuracies accuracy, accuracy_low and
+        accuracy_high too.
 
         Args:
           points: one row a run nobody has trained yet, as the data of `fit`.
@@ -115,6 +121,9 @@ class Fitted:
             "standard_error": [each.standard_error for each in found],
             "compute_ratio": [each.compute_ratio for each in found],
         }
+        if accuracies := [each.accuracy for each in found if each.accuracy]:
+            out["accuracy"] = [each.predicted_accuracy for each in accuracies]
+            out["accuracy_low"], out["accuracy_high"] = np.array([each.interval for each in accuracies]).T.tolist()
         given = {name: table.columns[name] if name in table.columns else table.labels[name] for name in table.names}
         return {**given, **{name: np.array(values) for name, values in out.items()}}
 
@@ -146,6 +155,34 @@ class Fitted:
         del found["predicted_loss"]
         return Best(**found, flops_rule=rule.text)
 
+    def best(self, *names: str, level: float = 0.9, **run: float) -> tuple[BestSetting, ...]:
+        """Returns the level of each named variable of the law at which a run has its least loss, with its interval:
+        law.best("learning_rate", num_params_total=7e9, num_tokens=1.4e11) of a law of kind basin_scaled.
+
+        Args:
+          *names: one or several, found together.
+          level: probability of the intervals.
+          **run: the law's other columns.
+
+        Raises:
+          ValueError: a name that the law lacks, a column that is missing, or no best level near those fitted.
+        """
+        return best_settings(self.fits[0], names, run, level)
+
+    def bootstrap(self, kind: str = "rows", *, count: int = 400, seed: int = 0) -> Bootstrap:
+        """Returns the first law's constants fitted again to draws of its runs, with their percentile intervals.
+
+        Args:
+          kind: what is drawn: "rows", "clusters" of a fit with a cluster column, all rows of one together, or "noise",
+            other losses of the same runs from the law and its noise.
+          count: how many draws.
+          seed: of the draw.
+
+        Raises:
+          ValueError: another kind, clusters of a fit without, or runs too few to be drawn from.
+        """
+        return resampled(self.fits[0], kind, count, seed)
+
     def plot(self, name: str = "surface") -> "Figure":
         """Returns a figure of the first law: surface, residuals, frontier, exponents or profiles.
 
@@ -168,11 +205,12 @@ class Fitted:
 
     def report(self) -> str:
         """Returns everything found, as text."""
-        return self.analysis.report()
+        return self.analysis.report() + (f"\n\n{self.accuracy.report()}" if self.accuracy else "")
 
     def to_json(self) -> dict[str, Any]:
         """Returns everything found as plain JSON values, with the keys of `kleiber fit --json` (docs/json.md)."""
-        return without_nan(self.analysis.to_json(self.warnings))
+        link = {"accuracy": self.accuracy.to_json()} if self.accuracy else {}
+        return without_nan({**self.analysis.to_json(self.warnings), **link})
 
     def save(self, path: str | Path) -> None:
         """Writes the JSON that `read_fit` and `kleiber forecast` read."""
@@ -195,6 +233,17 @@ class Fitted:
             lines += ["", *(f"- {alarm}" for alarm in fit.identifiability.alarms), ""]
         lines += [f"- {alarm}" for alarm in (self.analysis.protection.alarms if self.analysis.protection else ())]
         return "\n".join(lines)
+
+
+def _accuracy(link: FitResult, found: Forecast) -> AccuracyForecast:
+    return chained(
+        link,
+        found.predicted_loss,
+        found.standard_error,
+        degrees=found.degrees_of_freedom,
+        level=found.level,
+        kind=found.residual_kind,
+    )
 
 
 def flops_rule(fit: FitResult, per: PerParamToken) -> FlopsRule:
@@ -222,7 +271,7 @@ def fit(
 
     Args:
       data: one row a run: a DataFrame (pandas, polars), an Arrow table, a dict of arrays [runs], or the path of a .csv,
-        .tsv, .jsonl or .parquet file or of a sweep's directory.
+        .tsv, .jsonl, .json or .parquet file or of a sweep's directory.
       law: one law or several to compare; see `AnyLaw`. Without it chinchilla is fitted, and four rival forms with it:
         which is right decides a forecast, and a table can hardly tell.
       cluster: column whose equal values share a trunk: their noise is correlated.
@@ -237,27 +286,32 @@ def fit(
       residuals: differences of "log", "relative", "raw" (losses may be negative) or "logit" (between 0 and 1) losses.
       weights: column of standard errors of the losses; one mapped to loss_standard_error is used by itself.
       **columns: our names to the table's, or to formulas of its columns: loss="val_loss", num_tokens="tokens_b*1e9".
+        With accuracy="acc", of the task whose loss it is, the law of accuracy by loss is fitted too, and forecasts
+        tell of both; `fix` takes its constants as well (chance).
 
     Raises:
       TableError: what is wrong with the table (a ValueError, as all of these).
       ValueError: an unknown law, objective or constant, or a law of the user's own that cannot be used.
       FitFailedError: no start reaches a finite minimum.
     """
+    common: dict[str, Any] = {"cluster": cluster, "objective": objective, "delta": delta, "starts": starts}
+    of_accuracy = get_law("accuracy").names if "accuracy" in columns else ()
+    held = {name: value for name, value in (fix or {}).items() if name not in of_accuracy}
     try:
         with noted_warnings() as noted:
+            table = read_table(data, columns, drop)
             found = analyse(
-                read_table(data, columns, drop),
+                table,
                 [] if law is None else _several(law),
-                cluster=cluster,
-                objective=objective,
-                delta=delta,
-                fixed=fix,
-                starts=starts,
+                fixed=held,
                 in_depth=in_depth,
                 is_protected=protect != "none",
                 residuals=residuals,
                 weights=weights,
+                **common,
             )
+            chance = {name: value for name, value in (fix or {}).items() if name in of_accuracy}
+            link = fit_accuracy(table, fixed=chance, **common) if of_accuracy else None
     except TableError as mistake:
         if said := _in_python(str(mistake)):
             mistake.add_note(said)
@@ -265,7 +319,7 @@ def fit(
     finally:
         for message in noted:
             warnings.warn(message, TableWarning, stacklevel=2)
-    return Fitted(found, tuple(noted))
+    return Fitted(found, tuple(noted), link)
 
 
 def _several(law: AnyLaw | Sequence[AnyLaw]) -> list[AnyLaw]:
@@ -295,7 +349,8 @@ def read_fit(path: str | Path, law: AnyLaw | Sequence[AnyLaw] = ()) -> Fitted:
     """
     fits, data = read_fits(path, [get_law(each) for each in _several(law)])
     noted = data.get("fits", [data])[0].get("warnings", ())
-    return _as_read(fits, read_protection(data, fits), "fits" not in data, noted)
+    found = _as_read(fits, read_protection(data, fits), "fits" not in data, noted)
+    return replace(found, accuracy=FitResult.from_json(data["accuracy"])) if data.get("accuracy") else found
 
 
 def together(parts: Sequence[Fitted]) -> Fitted:
@@ -304,7 +359,8 @@ def together(parts: Sequence[Fitted]) -> Fitted:
         return parts[0]
     fits = tuple(each for part in parts for each in part.fits)
     check_same_runs(fits)
-    return _as_read(fits, protect(fits), False, dict.fromkeys(each for part in parts for each in part.warnings))
+    found = _as_read(fits, protect(fits), False, dict.fromkeys(each for part in parts for each in part.warnings))
+    return replace(found, accuracy=parts[0].accuracy)
 
 
 def _as_read(
@@ -313,69 +369,3 @@ def _as_read(
     nothing = (LEFT_OUT,) * len(fits)
     weights = tuple(form_weights(fits))
     return Fitted(Analysis(fits, weights, LEFT_OUT, protection, nothing, nothing, is_default), tuple(noted))
-
-
-class Laws(Mapping[str, Law]):
-    """The registry of laws by id; prints as a table. kb.laws["chinchilla"] shows formula, symbols, units and source."""
-
-    def __getitem__(self, name: str) -> Law:
-        """Returns the law of that id; ValueError with the nearest id if there is none."""
-        return get_law(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in registry()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(registry())
-
-    def __len__(self) -> int:
-        return len(registry())
-
-    def __repr__(self) -> str:
-        width = max(map(len, self))
-        return "\n".join(f"{law.id:<{width}}  {law.formula}\n{'':<{width}}  {law.title}" for law in self.values())
-
-    def _repr_html_(self) -> str:
-        cells = [map(html.escape, (law.id, law.formula, law.title)) for law in self.values()]
-        return "<table>" + "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in cells) + "</table>"
-
-
-laws = Laws()
-
-
-class Design(dict[str, Any]):
-    """Runs to buy, and how well they will forecast the target: the keys of `kleiber design --json` (docs/json.md)."""
-
-    def __repr__(self) -> str:
-        from kleiber.experiments.designing.report import design_text
-
-        return design_text(self)
-
-
-def design(source: Fitted | AnyLaw, *, budget: float, target: float, **options: Any) -> Design:
-    """Returns which runs to buy for a budget so that a target run is forecast best.
-
-    Args:
-      source: a fit, its file or directory, or a law, then with `constants` unless it has published ones.
-      budget: FLOPs of all new runs.
-      target: FLOPs of the run to forecast.
-      **options: as `kleiber design --help` lists them, with _ for -; constants, at and levels take dicts.
-
-    Raises:
-      ValueError: a source, option or number that makes no sense.
-    """
-    from kleiber.experiments.designing.design import make_design
-    from kleiber.experiments.designing.options import Options
-
-    def text(value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        pairs = {name: each if isinstance(each, list | tuple) else [each] for name, each in value.items()}
-        return ",".join(f"{name}={':'.join(map(repr, each))}" for name, each in pairs.items())
-
-    given: Any = list(source.fits) if isinstance(source, Fitted) else source
-    try:
-        chosen = Options(given, budget, target, **{name: text(value) for name, value in options.items()})
-    except TypeError as mistake:
-        raise ValueError(f"kb.design: {mistake}; kleiber design --help lists the options.") from None
-    return Design(make_design(chosen))

@@ -1,4 +1,4 @@
-"""Fit laws to any CSV or Parquet table of runs; nobody's training code is needed.
+"""Fit laws to any table of runs (CSV, JSON lines, Parquet); nobody's training code is needed.
 
 Example: kleiber fit runs.csv --columns loss=val_loss,num_params_total=params,num_tokens=tokens --law chinchilla --law
 generalised_mean --json > fit.json
@@ -24,7 +24,7 @@ class Options:
     """What `kleiber fit` takes."""
 
     table: tyro.conf.Positional[str]
-    """A .csv, .tsv, .jsonl or .parquet file, one row a run; texts may be gzipped."""
+    """A .csv, .tsv, .jsonl, .json or .parquet file, one row a run; texts may be gzipped (.csv.gz)."""
     law: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A law of `kleiber laws`, or a function of yours as my_laws.py:my_law; several (repeated or joined by commas) are
     compared. Without it chinchilla is fitted, and four rival forms with it: which is right decides a forecast, and a
@@ -53,6 +53,13 @@ class Options:
     protect: Literal["rolling_origin", "none"] = "rolling_origin"
     """Whether the intervals of forecasts take in how well the table's dearer runs are forecast from its cheaper ones,
     and what no fit shows of runs beyond it; none leaves them as wide as the fits themselves say."""
+    bootstrap: Literal["none", "rows", "clusters", "noise"] = "none"
+    """Also fit the first law again to draws of its rows, or of its clusters (--cluster), with replacement, or to new
+    noise on it: intervals of its constants between percentiles, to be held against the others."""
+    bootstrap_count: int = 400
+    """How many draws."""
+    bootstrap_seed: int = 0
+    """Of the draws; equal seeds give equal ones."""
     figures: Path | None = None
     """A folder to write PNG figures to: surface, residuals, frontier, local exponents, profiles of each law."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -84,7 +91,12 @@ def run(options: Options) -> int:
             protect=options.protect,
             **pairs(options.columns, "columns"),
         )
-    print(sealed_text(found.to_json()) if options.json else printable(found.report()))
+        count, seed = options.bootstrap_count, options.bootstrap_seed
+        drawn = None if options.bootstrap == "none" else found.bootstrap(options.bootstrap, count=count, seed=seed)
+    if options.json:
+        print(sealed_text({**found.to_json(), **({"bootstrap": drawn.to_json()} if drawn else {})}))
+    else:
+        print(printable(found.report() + (f"\n\nbootstrap of {drawn.report()}" if drawn else "")))
     if options.figures:
         try:
             _write_figures(found.fits[: 1 if found.analysis.is_default else None], options.figures)

@@ -53,6 +53,9 @@ class Options:
     """Whether the interval takes in how well the fitted table forecast its own dearer runs; none for the fits' own."""
     at: str = ""
     """Further variables of the law, as num_unique_tokens=1e9."""
+    best: str = ""
+    """Variables of the law to be set at their best, as learning_rate or learning_rate,batch_size, for a law that has a
+    minimum in them (basin, basin_scaled, basin_batch): the levels are printed with their intervals."""
     law: tuple[str, ...] = ()
     """Your own law, as my_laws.py:my_law, where the fit was of one whose file has moved."""
     register: Path | None = None
@@ -74,7 +77,7 @@ def run(options: Options) -> int:
     at, counts = numbers(options.at, "at"), {"num_params_total": options.num_params, "num_tokens": options.num_tokens}
     run_given = at | {name: count for name, count in counts.items() if count is not None}
     budget = [each for each in (options.flops, options.reach) if each is not None]
-    if len(budget) > 1 or (budget and run_given != at) or not (budget or run_given):
+    if len(budget) > 1 or (budget and run_given != at) or not (budget or run_given or options.best):
         raise ValueError(
             "say --num-params N --num-tokens D for one run, --flops C for the best run of a budget, or --reach L for "
             "the cheapest run to a loss."
@@ -91,15 +94,21 @@ def run(options: Options) -> int:
             level=options.level,
         )
     columns = {**(best.columns if best else {}), **run_given}
+    names = [name.strip() for name in options.best.split(",") if name.strip()]
+    settings = fitted.best(*names, level=options.level, **columns) if names else ()
+    columns |= {each.name: each.value for each in settings}
     found = fitted.forecast(**columns, level=options.level, protect=options.protect)
     if options.register:
         register(options, fitted.fits[0], found)
     if options.json:
         whole = {**found.to_json(), "optimum": asdict(best) if best else None}
+        whole["best"] = [asdict(each) for each in settings]
         print(json.dumps(without_nan(whole), indent=1, allow_nan=False))
         return 0
     if best:
         print(printable(best.report()))
+    for each in settings:
+        print(printable(each.report()))
     print(printable(found.report()))
     return 0
 
@@ -110,8 +119,8 @@ def run_table(options: Options) -> int:
     from kleiber.scaling.fitting.result import without_nan
 
     one = (options.num_params, options.num_tokens, options.flops, options.reach, options.register)
-    if any(each is not None for each in one):
-        raise ValueError(f"the runs stand in {options.points}: leave --num-params, --flops and --register out.")
+    if any(each is not None for each in one) or options.best:
+        raise ValueError(f"the runs stand in {options.points}: leave --num-params, --flops, --best and --register out.")
     fitted = together([read_fit(path, options.law) for path in (options.fit, *options.rivals)])
     mapping = pairs(options.columns, "columns")
     found = fitted.forecast_table(options.points, level=options.level, protect=options.protect, **mapping)

@@ -23,13 +23,13 @@ class Options:
 
 def run(options: Options) -> int:
     """Prints the registry or one law; returns 0."""
-    from kleiber.experiments.api import fits
+    from kleiber.experiments.api import catalogue
     from kleiber.scaling.forecasting.allocation import ALLOCATIONS
 
     plans = [plan for plan in ALLOCATIONS if options.law in ("", plan.id)]
-    laws = list(fits.laws.values()) if not options.law else []
-    if options.law and (not plans or options.law in fits.laws):  # a plan and a law may share a name: both
-        laws = [fits.laws[options.law]]
+    laws = list(catalogue.laws.values()) if not options.law else []
+    if options.law and (not plans or options.law in catalogue.laws):  # a plan and a law may share a name: both
+        laws = [catalogue.laws[options.law]]
     if options.json:
         found = {"laws": [law.to_json() for law in laws], "plans": [asdict(plan) for plan in plans]}
         print(json.dumps(found, indent=1))
@@ -39,7 +39,7 @@ def run(options: Options) -> int:
         print("\n\n".join(shown))
     else:
         width = max(len(law.id) for law in laws)
-        print(fits.laws)
+        print(catalogue.laws)
         print("\nplans for one run, by any law of parameters and tokens:")
         print("\n".join(f"{plan.id:<{width}}  {plan.formula}\n{'':<{width}}  {plan.title}" for plan in plans))
         print("\nkleiber laws NAME shows symbols, units, source, validity and pitfalls.")

@@ -106,14 +106,15 @@ def envelope(params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> tuple[
     """Returns log(N D) and the log of the size with the lowest loss there, along the envelope (approach 1). Raises
     ValueError with fewer than 3 sizes of 2 token counts, or an envelope of one size.
 
-    The curve of each size is interpolated in log loss over log tokens, never extrapolated.
+    The curve of each size is interpolated in log loss (in the loss itself if it may be negative) over log tokens,
+    never extrapolated.
     """
-    curves = []
+    curves, height = [], np.log(loss) if loss.min() > 0 else loss
     for size in np.unique(params):
         rows = np.flatnonzero(params == size)
         rows = rows[np.argsort(tokens[rows])]
         if len(rows) >= 2:
-            curves.append((np.log(size), np.log(size * tokens[rows]), np.log(loss[rows])))
+            curves.append((np.log(size), np.log(size * tokens[rows]), height[rows]))
     if len(curves) < 3:
         raise ValueError(f"{len(curves)} sizes have two token counts or more; an envelope needs 3.")
     axis = np.linspace(min(x[0] for _, x, _ in curves), max(x[-1] for _, x, _ in curves), 1500)

@@ -6,7 +6,7 @@ import numpy as np
 
 from kleiber.scaling.explaining.elasticity import constancy, elasticities, factors_of, reference_points
 from kleiber.scaling.figures.style import INK, QUIET, claimed_figure, count_ticks, listing, plain, value_ticks
-from kleiber.scaling.fitting.bootstrap import Profile, profile
+from kleiber.scaling.fitting.profile import Profile, profile
 from kleiber.scaling.fitting.result import FitResult
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def local_exponents(fit: FitResult, level: float = 0.95) -> "Figure":
 
 def profiles(fit: FitResult) -> "Figure":
     """Draws how the fit worsens as each constant is held off its best value, against the 95 % limit. Raises ValueError
-    for a fit by another objective than squares, or a law without a constant that can be profiled."""
+    for a law without a constant that can be profiled."""
     scaled = fit.scaled
     names = [name for name in scaled.free if not any(isinstance(power, str) for _, power in scaled.law[name].scale)]
     found = [profile(fit, name) for name in names]
@@ -62,7 +62,8 @@ def profiles(fit: FitResult) -> "Figure":
         axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
         for axis, each in zip(axes, found, strict=True):
             _draw_profile(axis, each, fit)
-        axes[0].set(ylabel="rise of the objective", ylim=(0, 3 * _limit(fit)))
+        highest = max(each.limit for each in found) / fit.objective - 1
+        axes[0].set(ylabel="rise of the objective", ylim=(0, 3 * highest))
     return figure
 
 
@@ -70,20 +71,12 @@ def _is_closed(each: Profile) -> bool:
     return bool(np.isfinite(each.interval_95[1]) and each.interval_95[0] not in (0.0, -np.inf))
 
 
-def _limit(fit: FitResult) -> float:
-    """Returns the rise of the objective, as a share, that the F distribution allows at 95 %."""
-    from scipy.special import stdtrit
-
-    degrees = fit.num_points - len(fit.z)
-    return float(stdtrit(degrees, 0.975)) ** 2 / degrees
-
-
 def _draw_profile(axis: "Axes", each: Profile, fit: FitResult) -> None:
     rise = each.objective / fit.objective - 1
     low, high = each.interval_95
     axis.axvspan(max(low, each.values.min()), min(high, each.values.max()), color=QUIET, alpha=0.15, linewidth=0)
     axis.plot(each.values, rise, color=INK, linewidth=1.8)
-    axis.axhline(_limit(fit), color=QUIET, linestyle="--", linewidth=1)
+    axis.axhline(each.limit / fit.objective - 1, color=QUIET, linestyle="--", linewidth=1)
     axis.set_xlabel(plain(each.name))
     if each.values.min() > 0 and each.values.max() > 20 * each.values.min():
         axis.set_xscale("log")

@@ -1,18 +1,19 @@
-"""Parametric bootstrap and profile likelihood: cross-checks of the default intervals."""
+"""The bootstrap, parametric, of rows or of clusters: a cross-check of the default intervals."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
-from kleiber.scaling.fitting.minimise import levenberg_marquardt
 from kleiber.scaling.fitting.noise import make_clusters
+from kleiber.scaling.fitting.objective import Objective
 from kleiber.scaling.fitting.refit import Refits, fit_many, simulate_losses
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.fitting.search import residual_function
 
-REACH, POINTS = 4.0, 41
-"""Of a profile: half-width in standard errors of the working coordinate, and values in it."""
+KINDS = ("rows", "clusters", "noise")
+MOST_FAILED = 0.2
+"""Share of the draws that may fail before their spread says nothing."""
 
 
 def parametric_bootstrap(fit: FitResult, count: int = 1000, seed: int = 0) -> Refits:
@@ -26,75 +27,95 @@ def parametric_bootstrap(fit: FitResult, count: int = 1000, seed: int = 0) -> Re
     Raises:
       ValueError: for a fit by another objective.
     """
-    _by_squares(fit)
+    if fit.objective_name != "gaussian":
+        raise ValueError(f"a parametric bootstrap needs a fit by squares, this one used {fit.objective_name}.")
     cluster = None if fit.clusters is None else np.array(fit.clusters)
     losses = simulate_losses(fit.scaled, fit.z, count, seed, sigma=fit.noise.sigma, tau=fit.noise.tau, cluster=cluster)
     return fit_many(fit.scaled, losses, fit.z[None], cluster=cluster)
 
 
 @dataclass(frozen=True)
-class Profile:
-    """The best objective for each value of one constant."""
+class Bootstrap:
+    """A law fitted again to draws of its own runs."""
 
-    name: str
-    values: np.ndarray
-    """float64 [points], in the units of the columns."""
-    objective: np.ndarray
-    """float64 [points]."""
-    interval_95: tuple[float, float]
-    """Where the profile passes the F limit; infinite ends where it never does within the range."""
+    law: str
+    kind: str
+    """What was drawn: "rows" with replacement, or "clusters", all rows of one together, or new "noise" on the law."""
+    count: int
+    seed: int
+    num_failed: int
+    """Draws that could not carry the law; they are left out."""
+    constants: Mapping[str, np.ndarray]
+    """float64 [draws that did not fail] by name."""
+
+    @property
+    def intervals_95(self) -> dict[str, tuple[float, float]]:
+        """The interval of each constant between its percentiles."""
+        ends = {name: np.quantile(values, [0.025, 0.975]).tolist() for name, values in self.constants.items()}
+        return {name: (low, high) for name, (low, high) in ends.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        parameters = {
+            name: {"standard_error": float(np.std(values, ddof=1)), "interval_95": list(self.intervals_95[name])}
+            for name, values in self.constants.items()
+        }
+        about = {"law": self.law, "kind": self.kind, "count": self.count, "seed": self.seed}
+        return {**about, "num_failed": self.num_failed, "parameters": parameters}
+
+    def report(self) -> str:
+        """Returns the intervals as text."""
+        failed = f", {self.num_failed} failed" if self.num_failed else ""
+        lines = [f"{self.law}: {self.count} draws of {self.kind}, seed {self.seed}{failed}"]
+        lines += [f"  {name:<8} 95% [{low:.5g}, {high:.5g}]" for name, (low, high) in self.intervals_95.items()]
+        return "\n".join(lines)
+
+    __repr__ = report
 
 
-def profile(fit: FitResult, name: str) -> Profile:
-    """Returns the profile of the sum of squares over one constant, the others refitted at each value.
+def resampled(fit: FitResult, kind: str = "rows", count: int = 400, seed: int = 0) -> Bootstrap:
+    """Returns the constants of a law fitted again, with the same objective, to draws of its runs with replacement,
+    or of its noise.
 
     Args:
-      fit: by squares; with clusters the whitening stays as fitted.
-      name: a fitted constant that no unit rescales through an exponent (E, exponents, q).
+      fit: by any objective; its clusters keep their random effect, each draw of one being a cluster of its own.
+      kind: "rows", "clusters", or "noise": other losses for the same runs, from the fitted law and its noise.
+      count: how many draws.
+      seed: of the draw.
 
     Raises:
-      ValueError: for another objective, or a constant that cannot be profiled this way.
+      ValueError: an unknown kind or count, clusters of a fit that has none, or more than a fifth of the draws failing.
+
+    Source: Efron 1979; of clusters, Davison and Hinkley 1997, section 3.8. Of few runs percentiles are short.
     """
-    _by_squares(fit)
-    scaled = fit.scaled
-    if name not in scaled.free or any(isinstance(power, str) for _, power in scaled.law[name].scale):
-        choices = [each for each in scaled.free if not scaled.law[each].scale]
-        raise ValueError(f"constant {name!r} cannot be profiled; choose one of {', '.join(choices)}.")
-    index = scaled.free.index(name)
-    deviation = float(np.sqrt(fit.uncertainty.covariance[index, index]))
-    values = fit.z[index] + deviation * np.linspace(-REACH, REACH, POINTS)
-    clusters = None if fit.clusters is None else make_clusters(np.array(fit.clusters))
-    ratio = np.full(POINTS, (fit.noise.tau / fit.noise.sigma) ** 2)
-    plain = residual_function(scaled, scaled.measure.of(fit.points["loss"]), clusters, ratio)
-
-    def residuals(z: np.ndarray, problem: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        residual, jacobian = plain(z, problem)
-        jacobian = jacobian.copy()
-        jacobian[..., index] = 0.0
-        return residual, jacobian
-
-    start = np.repeat(fit.z[None], POINTS, axis=0)
-    start[:, index] = np.clip(values, scaled.bounds[0][index], scaled.bounds[1][index])
-    found = levenberg_marquardt(residuals, start, scaled.bounds)
-    degrees = fit.num_points - len(fit.z)
-    limit = fit.objective * (1 + float(stdtrit(degrees, 0.975)) ** 2 / degrees)
-    middle, is_log = POINTS // 2, scaled.law[name].transform == "log"
-    low = _crossing(values[middle::-1], found.cost[middle::-1], limit, -np.inf)
-    high = _crossing(values[middle:], found.cost[middle:], limit, np.inf)
-    turn = np.exp if is_log else np.asarray
-    return Profile(name, turn(values), found.cost, (float(turn(low)), float(turn(high))))
+    if kind not in KINDS or count < 2:
+        raise ValueError(f"a bootstrap draws {', '.join(KINDS)}, twice or more; got {kind!r}, count {count}.")
+    if kind == "clusters" and fit.clusters is None:
+        raise ValueError("there are no clusters to draw: fit with a cluster column that repeats (--cluster run_id).")
+    z = parametric_bootstrap(fit, count, seed).z if kind == "noise" else _refits(fit, kind, count, seed)
+    z = z[np.isfinite(z).all(axis=1)]
+    if len(z) < (1 - MOST_FAILED) * count:
+        raise ValueError(f"{count - len(z)} of {count} draws of {kind} cannot carry the law {fit.law}: too few runs.")
+    values = fit.scaled.reported(z)
+    return Bootstrap(fit.law, kind, count, seed, count - len(z), {name: values[name] for name in fit.scaled.free})
 
 
-def _crossing(values: np.ndarray, cost: np.ndarray, limit: float, nowhere: float) -> float:
-    """Returns where the cost first exceeds the limit going outwards, by linear interpolation; or `nowhere`."""
-    above = np.flatnonzero(cost > limit)
-    if not above.size or above[0] == 0:
-        return nowhere
-    last = int(above[0])
-    share = (limit - cost[last - 1]) / (cost[last] - cost[last - 1])
-    return float(values[last - 1] + share * (values[last] - values[last - 1]))
-
-
-def _by_squares(fit: FitResult) -> None:
-    if fit.objective_name != "gaussian":
-        raise ValueError(f"bootstrap and profile need a fit by squares, this one used {fit.objective_name}.")
+def _refits(fit: FitResult, kind: str, count: int, seed: int) -> np.ndarray:
+    """Returns the working points [count, P] of draws of rows or clusters; NaN where a draw cannot carry the law."""
+    clusters = make_clusters(np.arange(fit.num_points) if fit.clusters is None else np.array(fit.clusters))
+    members = np.split(np.argsort(clusters.index, kind="stable"), np.cumsum(clusters.sizes)[:-1])
+    losses, rng = fit.measure.of(fit.points["loss"]), np.random.default_rng(seed)
+    objective = Objective(fit.objective_name, np.inf if fit.delta is None else fit.delta)
+    is_shared = fit.clusters is not None and fit.objective_name == "gaussian" and not fit.intervals_only
+    points = []
+    for _ in range(count):
+        if kind == "clusters":
+            drawn = [members[each] for each in rng.integers(0, clusters.count, clusters.count)]
+            rows, labels = np.concatenate(drawn), np.repeat(np.arange(len(drawn)), [len(each) for each in drawn])
+        else:
+            rows = rng.integers(0, fit.num_points, fit.num_points)
+            labels = clusters.index[rows]
+        shared = labels if is_shared else None
+        found = fit_many(fit.scaled.on(rows), losses[None, rows], fit.z[None], cluster=shared, objective=objective)
+        points.append(np.where(np.isfinite(found.cost[0]), found.z[0], np.nan))
+    return np.array(points)

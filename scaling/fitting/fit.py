@@ -12,6 +12,7 @@ from kleiber.scaling.fitting.measure import KINDS, Measure, weights_of
 from kleiber.scaling.fitting.noise import Clusters, information, make_clusters, whiten
 from kleiber.scaling.fitting.objective import Objective, influence
 from kleiber.scaling.fitting.outliers import warn_outliers
+from kleiber.scaling.fitting.profile import within_bounds
 from kleiber.scaling.fitting.result import FitResult, Starts
 from kleiber.scaling.fitting.scaled_law import ScaledLaw, Solution, is_seen, make_scaled_law, solution_at
 from kleiber.scaling.fitting.search import search_minima
@@ -76,7 +77,8 @@ def fit_law(
     table = usable_rows(table, law.variable_names, zeros, residuals, weights)
     loss, measure = table["loss"], Measure(residuals, is_signed=bool(table["loss"].min() <= 0))
     measure = replace(measure, weights=weights_of(table[weights] if weights else None, loss, measure))
-    scaled = make_scaled_law(law, {name: table[name] for name in law.variable_names}, fixed, measure)
+    unit = float(np.abs(loss).mean()) if residuals == "raw" else 1.0
+    scaled = make_scaled_law(law, {name: table[name] for name in law.variable_names}, fixed, measure, unit)
     varied = [each.name for each in law.variables if not each.setting and is_seen(scaled, each.name)]
     check_design(table, varied, len(scaled.free))
     check_fixed_floor(table, scaled.fixed.get(law.floor, -np.inf))
@@ -94,6 +96,7 @@ def fit_law(
     if labels is not None:
         intervals_only = objective == "gaussian" and not ratio
         fit = replace(fit, cluster=cluster, clusters=tuple(labels.tolist()), intervals_only=intervals_only)
+    fit = within_bounds(fit)
     if law.floor in scaled.free and not fit.parameters[law.floor].withheld:
         warn_below_floor(table.source, loss, fit.parameters[law.floor].estimate)
     if objective == "gaussian":

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kleiber.scaling.fitting.measure import LOG, Measure
-from kleiber.scaling.law import Law
+from kleiber.scaling.law import Law, Scale
 
 STEP = 1e-30
 """Complex step: derivatives are exact to rounding, however small the step."""
@@ -25,7 +25,7 @@ class ScaledLaw:
     columns: Mapping[str, np.ndarray]
     """float64 [runs], as measured."""
     scales: Mapping[str, float]
-    """What each column is divided by."""
+    """What each column is divided by, and under "loss" the unit of raw losses that the fitter works in."""
     fixed: Mapping[str, float | str]
     """Constants held fixed, in the units of the columns, or tied to the one named."""
     measure: Measure = LOG
@@ -53,6 +53,17 @@ class ScaledLaw:
                 np.where(self.is_log, np.log(high), high),
             )
 
+    @cached_property
+    def turning(self) -> dict[str, Scale]:
+        """How each constant changes with the units of the columns, and of the loss."""
+        linear = {name for group in self.law.linear for name in group if "loss" in self.scales}
+        return {each.name: each.scale + (("loss", 1.0),) * (each.name in linear) for each in self.law.parameters}
+
+    @property
+    def unit(self) -> float:
+        """Unit of the losses that the law gives for the constants of a working point."""
+        return self.scales.get("loss", 1.0)
+
     def on(self, rows: np.ndarray) -> "ScaledLaw":
         """Returns the law on some of the runs, columns divided by the same scales."""
         columns = {name: values[rows] for name, values in self.columns.items()}
@@ -76,9 +87,9 @@ class ScaledLaw:
         for name, value in self.fixed.items():
             values[name] = values[value] if isinstance(value, str) else np.full((1,) * z.ndim, value)
         for name, other in self.fixed.items():
-            for variable, exponent in self.law[other].scale if isinstance(other, str) else ():
+            for variable, exponent in self.turning[other] if isinstance(other, str) else ():
                 values[name] = values[name] * self._unit(variable, exponent, values, 1.0)
-            for variable, exponent in self.law[name].scale:
+            for variable, exponent in self.turning[name]:
                 values[name] = values[name] * self._unit(variable, exponent, values, -1.0)
         return values
 
@@ -88,7 +99,7 @@ class ScaledLaw:
         out = {}
         for name in self.law.names:
             value = values[name]
-            for variable, exponent in self.law[name].scale:
+            for variable, exponent in self.turning[name]:
                 value = value * self._unit(variable, exponent, values, 1.0)
             out[name] = np.broadcast_to(value, (*z.shape[:-1], 1))[..., 0]
         return out
@@ -101,7 +112,7 @@ class ScaledLaw:
         z = []
         for name in self.free:
             value = float(constants[name])
-            for variable, exponent in self.law[name].scale:
+            for variable, exponent in self.turning[name]:
                 value *= float(np.exp(-_exponent(exponent, constants) * np.log(self.scales[variable])))
             z.append(np.log(value) if self.law[name].transform == "log" else value)
         return np.array(z, dtype=np.float64)
@@ -109,20 +120,21 @@ class ScaledLaw:
     def log_loss(self, z: np.ndarray, columns: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """Returns the logarithm of the predicted loss [..., runs] at z [..., P], or what else `measure` compares; NaN
         where there is none."""
-        return self.measure.of(self.law.loss(self.constants(z), self.centred(columns)))
+        return self.measure.of(self.unit * self.law.loss(self.constants(z), self.centred(columns)))
 
     def log_loss_and_jacobian(
         self, z: np.ndarray, columns: Mapping[str, np.ndarray] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns `log_loss` [b, runs] and its derivative by z [b, runs, P], for z [b, P]."""
         x = self.centred(columns)
-        is_tied = any(isinstance(value, str) or self.law[name].scale for name, value in self.fixed.items())
+        is_tied = any(isinstance(value, str) or self.turning[name] for name, value in self.fixed.items())
         if self.law.gradient is None or is_tied:
             return self._complex_step(z, x)
         values = self.constants(z)
         with np.errstate(all="ignore"):
             loss, derivative = self.law.gradient(values, x)
-            inverse = 1 / self.measure.width(loss)
+            loss = self.unit * loss
+            inverse = self.unit / self.measure.width(loss)
             # Constants before runs in memory: every derivative is written, and later multiplied, in one stretch.
             jacobian = np.empty((loss.shape[0], len(self.free), loss.shape[1]))
             for index, name in enumerate(self.free):
@@ -132,7 +144,7 @@ class ScaledLaw:
     def _complex_step(self, z: np.ndarray, x: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         num_free = z.shape[-1]
         shifted = z[None] + 1j * STEP * np.eye(num_free)[:, None, :]
-        loss = self.law.loss(self.constants(shifted), x)
+        loss = self.unit * self.law.loss(self.constants(shifted), x)
         loss = np.broadcast_to(loss, (num_free, z.shape[0], len(next(iter(x.values())))))
         value = self.measure.of(loss[0].real) if num_free else np.empty(0)
         width = np.where(np.isnan(value), np.nan, self.measure.width(loss[0].real)) if num_free else np.empty(0)
@@ -151,8 +163,10 @@ def make_scaled_law(
     columns: Mapping[str, np.ndarray],
     fixed: Mapping[str, float | str] | None = None,
     measure: Measure = LOG,
+    unit: float = 1.0,
 ) -> ScaledLaw:
-    """Returns a law on measured columns, each divided by its geometric mean if the law allows it.
+    """Returns a law on measured columns, each divided by its geometric mean if the law allows it, and working with
+    losses in a unit if doubling its linear constants doubles them.
 
     Raises:
       ValueError: if a fixed constant is not one of the law's, or a law of the user's own cannot be used here.
@@ -172,7 +186,18 @@ def make_scaled_law(
         name: float(np.exp(np.mean(np.log(values)))) if name in centring else 1.0 for name, values in chosen.items()
     }
     scales |= {each.name: scales[each.same_scale_as] for each in law.variables if each.same_scale_as}
-    return ScaledLaw(law, chosen, scales, fixed, measure)
+    plain = ScaledLaw(law, chosen, scales, fixed, measure)
+    return replace(plain, scales={**scales, "loss": unit}) if unit != 1 and _doubles(plain) else plain
+
+
+def _doubles(scaled: ScaledLaw) -> bool:
+    """Returns whether doubling the linear constants doubles the loss."""
+    linear = {name for group in scaled.law.linear for name in group}
+    once = {name: np.full((1, 1), 0.3) for name in scaled.law.names}
+    twice = {name: value * (1 + (name in linear)) for name, value in once.items()}
+    with np.errstate(all="ignore"):
+        here, there = (scaled.law.loss(values, scaled.centred()) for values in (once, twice))
+    return bool(np.allclose(there, 2 * here, rtol=1e-9, atol=0))
 
 
 def is_seen(scaled: ScaledLaw, variable: str) -> bool:

@@ -97,7 +97,7 @@ def _starts(scaled: ScaledLaw, loss: np.ndarray, count: int) -> tuple[np.ndarray
         return start_points(scaled, loss, count)
     lift = float(np.ptp(loss) - loss.min())
     points, tried = start_points(scaled, loss + lift, count)
-    points[:, scaled.free.index("E")] -= lift
+    points[:, scaled.free.index("E")] -= lift / scaled.unit
     return points, tried
 
 

@@ -108,6 +108,7 @@ def start_candidates(scaled: ScaledLaw, loss: np.ndarray, at_least: int = 0) -> 
     if len(loss) > SCREENED:
         rows = sample_rows(len(loss), SCREENED)
         scaled, loss = scaled.on(rows), loss[rows]
+    loss = loss / scaled.unit
     groups = [tuple(name for name in group if name in free) for group in law.linear]
     groups = [group for group, whole in zip(groups, law.linear, strict=True) if group == whole]
     leaders = {group[0] for group in groups}

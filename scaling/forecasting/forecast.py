@@ -8,6 +8,7 @@ import numpy as np
 
 from kleiber.scaling.fitting.estimates import interval
 from kleiber.scaling.fitting.result import FitResult, without_nan
+from kleiber.scaling.forecasting.chain import AccuracyForecast
 from kleiber.scaling.forecasting.derived import with_derived
 from kleiber.scaling.forecasting.mixture import FORM_SHARE, excess_aicc, mix, mixture_weights
 from kleiber.scaling.forecasting.rolling import Protection, drift_of, reach_of
@@ -48,6 +49,8 @@ class Forecast:
     notes: tuple[str, ...]
     residual_kind: str = "log"
     """What `parts` are deviations of, as the fit's residuals."""
+    accuracy: AccuracyForecast | None = None
+    """Of a run with this loss, where the table told accuracies (chain.py)."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the forecast as plain JSON values."""
@@ -75,6 +78,7 @@ class Forecast:
         rows += [(f"width from {name}", self._size(size)) for name, size in self.parts.items()]
         rows += [("times, by rolling origin", f"{self.rolling_factor:.2f}")] if self.rolling_factor != 1 else []
         rows += [(f"{name} says", f"{loss:.5g}") for name, loss in self.rival_losses.items()]
+        rows += [("accuracy", self.accuracy.report().removeprefix("  accuracy "))] if self.accuracy else []
         rows += [("**alarm**", alarm) for alarm in self.alarms]
         rows += [("note", note) for note in self.notes]
         return f"| {self.law} | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows)
@@ -99,6 +103,7 @@ class Forecast:
         ]
         for name, loss in self.rival_losses.items():
             lines.append(f"  rival          {name} says {loss:.5g} (weight {self.weights[name]:.3f})")
+        lines += [self.accuracy.report()] if self.accuracy else []
         lines += [f"  ALARM          {alarm}" for alarm in self.alarms]
         return "\n".join(lines + [f"  note           {note}" for note in self.notes])
 
@@ -248,10 +253,10 @@ def baseline_losses(fit: FitResult, num_params: float, num_tokens: float) -> dic
 
     Returns:
       last_point (the loss of the largest fitted run), product (K N^-a D^-b, no floor), and log_linear (a straight
-      line in log loss against log compute).
+      line in log loss against log compute); of raw or logit residuals these are straight in what they compare.
     """
     params, tokens = fit.points["num_params_total"], fit.points["num_tokens"]
-    log_loss = np.log(fit.points["loss"])
+    log_loss = fit.measure.of(fit.points["loss"])
     compute = np.log(params * tokens)
     ones = np.ones_like(compute)
     product = np.linalg.lstsq(np.stack([ones, np.log(params), np.log(tokens)], 1), log_loss, rcond=None)[0]
@@ -259,6 +264,6 @@ def baseline_losses(fit: FitResult, num_params: float, num_tokens: float) -> dic
     new = np.array([1.0, np.log(num_params), np.log(num_tokens)])
     return {
         "last_point": float(fit.points["loss"][compute.argmax()]),
-        "product": float(np.exp(product @ new)),
-        "log_linear": float(np.exp(line @ [1.0, new[1] + new[2]])),
+        "product": float(fit.measure.back(product @ new)),
+        "log_linear": float(fit.measure.back(line @ [1.0, new[1] + new[2]])),
     }

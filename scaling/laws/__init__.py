@@ -27,7 +27,8 @@ def get_law(law: str | Law | Callable[..., Any]) -> Law:
     """Returns the law of an id, a law as it is, or a user's function of columns and constants (own_law/function.py).
 
     "product_of:num_params_total+epochs" makes the product law of these columns, "mixture_of:share_web+share_code" the
-    mixture law of these shares, and "my_laws.py:my_law" takes a user's own.
+    mixture law of these shares (and +num_params_total+num_tokens adds size and tokens), and "my_laws.py:my_law" takes
+    a user's own.
 
     Raises:
       ValueError: naming the nearest law if there is none, or what is wrong with the function.

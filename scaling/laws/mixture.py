@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable
+from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power
 from kleiber.scaling.laws.additive import ALPHA, BETA, A, B, E, additive_terms
 
 SHARE = Variable("share", "share of one domain in the training mixture", "1", may_be_zero=True)
@@ -18,7 +18,7 @@ def mixture_loss(p: Values, x: Values) -> np.ndarray:
 
 def mixture_scaled_loss(p: Values, x: Values) -> np.ndarray:
     """Returns E + k exp(-t share) + A / N^alpha + B / D^beta [..., runs]."""
-    return p["E"] + p["k"] * np.exp(-p["t"] * x["share"]) + additive_terms(p, x)
+    return mixture_loss(p, x) + additive_terms(p, x)
 
 
 def mixed_modal_loss(p: Values, x: Values) -> np.ndarray:
@@ -26,32 +26,48 @@ def mixed_modal_loss(p: Values, x: Values) -> np.ndarray:
     return x["unimodal_loss"] - p["C"] + additive_terms(p, x)
 
 
+SCALE = {"num_params_total": (NUM_PARAMS, A, ALPHA), "num_tokens": (NUM_TOKENS, B, BETA)}
+"""Columns of `mixture_of` that are no shares: each adds its term of the additive law."""
+
+
 @functools.cache
 def mixture_of(names: tuple[str, ...], id: str) -> Law:
-    """Returns the law of the shares of several domains, by column name: L = E + k exp(-sum_j t_j h_j)."""
+    """Returns the law of the shares of several domains, by column name: L = E + k exp(-sum_j t_j h_j), and with
+    num_params_total or num_tokens among the names A / N^alpha or B / D^beta more."""
+    shares, counts = [each for each in names if each not in SCALE], [each for each in SCALE if each in names]
+    terms = [SCALE[name] for name in counts]
 
     def loss(p: Values, x: Values) -> np.ndarray:
-        """Returns E + k exp(-sum of t share), [..., runs]."""
-        total = sum(p[f"t_{index + 1}"] * x[name] for index, name in enumerate(names))
-        return p["E"] + p["k"] * np.exp(-total)
+        """Returns E + k exp(-sum of t share) and the terms of size and tokens, [..., runs]."""
+        total = sum(p[f"t_{index + 1}"] * x[name] for index, name in enumerate(shares))
+        sizes = sum(p[size.name] * power(x[count.name], -p[exponent.name]) for count, size, exponent in terms)
+        return p["E"] + p["k"] * np.exp(-total) + sizes
 
+    total = " + ".join(f"t_{index + 1} {name}" for index, name in enumerate(shares))
+    more = "".join(f" + {size.name} / {name}^{turn.name}" for name, (_, size, turn) in zip(counts, terms, strict=True))
     return Law(
         id=id,
-        title="loss on a domain by the shares of " + ", ".join(names),
-        formula="L = E + k exp(-(" + " + ".join(f"t_{i + 1} {name}" for i, name in enumerate(names)) + "))",
-        citation="Ye et al. 2024, arXiv:2403.16952",
-        variables=tuple(Variable(name, "share of a domain in the mixture", "1", may_be_zero=True) for name in names),
+        title="loss on a domain by the shares of " + ", ".join(shares) + " with " * bool(counts) + ", ".join(counts),
+        formula=f"L = E + k exp(-({total})){more}",
+        citation="Ye et al. 2024, arXiv:2403.16952; with size and tokens as Shukor et al. 2025, arXiv:2507.09404",
+        variables=(
+            *(count for count, _, _ in terms),
+            *(Variable(name, "share of a domain in the mixture", "1", may_be_zero=True) for name in shares),
+        ),
         parameters=(
             *(E, SHARE_PARAMETERS[0]),
             *(
                 Parameter(f"t_{i + 1}", f"what {name} does to the loss", "1", "identity", (-1e3, 1e3), (-3.0, 10.0))
-                for i, name in enumerate(names)
+                for i, name in enumerate(shares)
             ),
+            *(size for _, size, _ in terms),
+            *(exponent for _, _, exponent in terms),
         ),
-        linear=(("E",), ("k",)),
+        linear=(("E",), ("k",), *((size.name,) for _, size, _ in terms)),
         loss=loss,
-        validity="one size and token count; leave out one of the domains, as shares sum to 1",
-        sweep="4 mixtures for each domain and more, spread over the simplex",
+        validity="leave out one of the domains, as shares sum to 1; without size and tokens, one of each",
+        sweep="4 mixtures for each domain and more, spread over the simplex, at 3 sizes and token counts",
+        frontier=("alpha", "beta") if len(terms) == 2 else None,
     )
 
 

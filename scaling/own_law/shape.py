@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kleiber.scaling.law import Law, Values
+from kleiber.scaling.law import Law, Scale, Values
 
 STEP = 1e-30
 """Complex step: derivatives exact to rounding."""
@@ -24,7 +24,6 @@ FACTOR = 3.7
 MOST_LINEAR = 5
 """The fitter tries every subset of the linear constants."""
 Loss = Callable[[Values, Values], np.ndarray]
-Scale = tuple[tuple[str, str | float], ...]
 
 
 @dataclass(frozen=True)

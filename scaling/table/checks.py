@@ -124,12 +124,14 @@ def _check_one_kind(table: RunTable, name: str) -> None:
 def _check_numbers(table: RunTable, names: Sequence[str], may_be_zero: Sequence[str], residuals: str) -> None:
     """Raises for the first column with unsound numbers, saying how to leave out all rows that have any."""
     drops: list[str] = []
+    bad = np.zeros(len(table), dtype=bool)
     mistakes: list[TableError] = []
     for name in names:
         values, zero_too = table[name], name in may_be_zero
         lost = np.flatnonzero(~np.isfinite(values))
         low = np.flatnonzero((values < 0 if zero_too else values <= 0) & (name != "loss" or residuals != "raw"))
         high = np.flatnonzero((values >= 1) & (name == "loss" and residuals == "logit"))
+        bad[np.concatenate([lost, low, high])] = True
         if lost.size:
             drops += [f"missing({name})"] * bool(np.isnan(values).any())
             drops += [f"{name} > 1e300"] * bool(np.isposinf(values).any())
@@ -147,6 +149,8 @@ def _check_numbers(table: RunTable, names: Sequence[str], may_be_zero: Sequence[
             )
     if mistakes:
         advice = f"Leave out all such rows with {table.drop_too(' or '.join(drops))}."
+        if bad.all():
+            advice = "That is every row: map another column with --columns, or a formula that mends it."
         if residuals != "raw" and (table["loss"] <= 0).any():
             fix = "If losses may be negative, compare differences with --residuals raw, or add a constant to them."
             advice = fix if (table["loss"] <= 0).all() else f"{advice} {fix}"

@@ -32,8 +32,8 @@ DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:e[-+]?\d+)?", re.IGNORECASE)
 
 
 def read_file(path: Path) -> dict[str, Sequence[Any]]:
-    """Returns the columns of a .csv, .tsv, .jsonl or .parquet file, texts or numbers as they stand there; of a sweep's
-    directory, those of its table.parquet.
+    """Returns the columns of a .csv, .tsv, .jsonl, .json or .parquet file, texts or numbers as they stand there;
+    of a sweep's directory, those of its table.parquet.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -124,7 +124,7 @@ def arrow_columns(data: Any) -> dict[str, Sequence[Any]]:
     if not hasattr(data, "__arrow_c_stream__"):
         raise TableError(
             f"a {type(data).__name__} is no table: give a DataFrame, an Arrow table, a dict of arrays, or the path of "
-            "a .csv, .tsv, .jsonl or .parquet file."
+            "a .csv, .tsv, .jsonl, .json or .parquet file."
         )
     import pyarrow
 

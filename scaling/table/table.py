@@ -193,8 +193,8 @@ def read_table(path: Any, columns: Mapping[str, str] | None = None, drop: str | 
     """Returns the runs of a file, of a mapping from column name to values, or of a DataFrame or Arrow table.
 
     Args:
-      path: file ending in .csv, .tsv, .jsonl or .parquet, a sweep's directory, columns by name, or any table that
-        Arrow can read (pandas from 2.2 on, polars, DuckDB).
+      path: file ending in .csv, .tsv, .jsonl, .json or .parquet, a sweep's directory, columns by name, or any table
+        that Arrow can read (pandas from 2.2 on, polars, DuckDB).
       columns: our column name to the table's, as {"loss": "val_loss"}, or to a formula of columns, as {"num_tokens":
         "tokens_B * 1e9"}; other columns keep their names.
       drop: rows satisfying this expression are left out (see expression.py); both kinds of names work in it.
@@ -243,6 +243,8 @@ def _computed(table: RunTable, name: str, formula: str) -> np.ndarray:
     try:
         return compute_column(formula, numbers)
     except ExpressionError as mistake:
+        for each in named:
+            table[each]  # raises, if it is texts or empty
         raise MissingColumnError(f"{table.source}: cannot use {formula!r} as {name!r}: {mistake}") from None
 
 
