@@ -16,7 +16,7 @@ def data_problems(experiment: Experiment) -> list[str]:
     seen = set()
     for config in [*experiment.trunks, *(target.train for target in experiment.targets)]:
         key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.batch_size)
-        if (key, config.evaluation) in seen:
+        if (key, config.evaluation) in seen or config.command:  # a command has data of its own
             continue
         seen.add((key, config.evaluation))
         try:

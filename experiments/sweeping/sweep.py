@@ -24,7 +24,7 @@ from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.gate import gate_verdict
 from kleiber.experiments.planning.cells import TrunkCell, all_cells, cell_records, records_digest, trunk_cells
 from kleiber.experiments.planning.plan import make_plan
-from kleiber.experiments.planning.speed import remember_speed
+from kleiber.experiments.planning.speed import remember_speed, speed_key
 from kleiber.experiments.sweeping.follow import follow, lead_launch
 from kleiber.experiments.sweeping.inventory import (
     REPLACED,
@@ -127,7 +127,7 @@ def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
     seen: set[tuple] = set()
     for config in [*experiment.trunks, *(target.train for target in experiment.targets)]:
         key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.evaluation)
-        if key not in seen:
+        if key not in seen and not config.command:
             if not seen:
                 say(f"reading corpus {config.data.corpus}")
             seen.add(key)
@@ -190,7 +190,7 @@ class _Sweep:
         prepare_data(self.experiment, self.say)
         if renewed := check_text(cells, self.directory, self.experiment.population_size, allow):
             self._tell(f"{len(renewed)} folders of runs of another text are set aside in {REPLACED}/, and trained anew")
-        if any(cell.missing(self.directory) for cell in cells):
+        if any(cell.missing(self.directory) for cell in cells if not cell.config.command):
             self._tell(check_release(cell_records(cells, self.directory), self.directory, allow))
         write_json(self.directory / "plan.json", plan.to_json())
         self.say(plan.headline())
@@ -283,7 +283,7 @@ class _Sweep:
             return code  # moved or removed: nothing is written at the old place
         records = cell_records(all_cells(self.experiment), self.directory)
         write_table(self.directory, records)
-        models = {cell.trunk_id: config_hash(cell.config.model) for cell in cells}
+        models = {cell.trunk_id: speed_key(cell.config) for cell in cells}
         done = (r for r in records if r.trunk_id in models and r.status == "done")
         remember_speed({models[r.trunk_id]: r.tokens_per_second for r in done if r.tokens_per_second is not None})
         self._tell_bad_ends([r for r in records if r.split == split and r.status in ("failed", "diverged")])
