@@ -22,8 +22,8 @@ LAYERS, SEQUENCE = 2, 128
 def train(width: int, num_tokens: int, seed: int) -> TrainConfig:
     """Returns one run: the program counts its own parameters, and its record is held against this count."""
     return TrainConfig(
-        model=ModelConfig(width, LAYERS, num_heads=2, seq_len=SEQUENCE),
-        optimizer=OptimizerConfig(learning_rate=0.008 * (32 / width) ** 0.5),
+        model=ModelConfig(width, LAYERS, num_heads=4, seq_len=SEQUENCE),
+        optimizer=OptimizerConfig(learning_rate=0.008 * 32 / width),
         num_tokens=(num_tokens,),
         batch_size=4,
         seed=seed,
@@ -31,19 +31,19 @@ def train(width: int, num_tokens: int, seed: int) -> TrainConfig:
         command=Command(
             f"'{PYTHON}' '{PROGRAM}' --width {{d_model}} --layers {{num_layers}} --heads {{num_heads}} "
             "--tokens {num_tokens} --learning-rate {learning_rate} --seed {seed} --out {folder}",
-            num_params_total=(256 + SEQUENCE) * width + LAYERS * (12 * width**2 + 2 * width) + width,
-            num_params_non_embedding=LAYERS * (12 * width**2 + 2 * width) + width,
+            num_params_total=(256 + SEQUENCE) * width + LAYERS * (12 * width**2 + 2 * width) + 2 * width,
+            num_params_non_embedding=LAYERS * (12 * width**2 + 2 * width) + 2 * width,
         ),
     )
 
 
 def experiment() -> Experiment:
     """Four widths at three lengths, two targets of three times and more the largest fitted compute."""
-    lengths = (150_000, 300_000, 600_000)
+    lengths = (400_000, 800_000, 1_600_000)
     return Experiment(
         name="own_trainer_torch",
         question="Does a law fitted to runs of a PyTorch program forecast its larger ones?",
         trunks=tuple(train(w, n, 10 * w + i) for w in (16, 24, 32, 48) for i, n in enumerate(lengths)),
-        targets=(Target("larger", train(64, 1_600_000, 7)), Target("longer", train(24, 2_400_000, 7))),
+        targets=(Target("larger", train(80, 3_200_000, 7)), Target("longer", train(32, 6_400_000, 7))),
         gate=Gate(max_error=0.03, max_interval=0.1, max_residual_rms=0.02),
     )
