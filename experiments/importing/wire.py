@@ -20,6 +20,7 @@ def fields(data: bytes) -> Fields:
     while at < len(data):
         key, at = _varint(data, at)
         kind = key & 7
+        value: int | bytes
         if kind == 0:
             value, at = _varint(data, at)
         else:

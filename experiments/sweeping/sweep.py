@@ -40,6 +40,8 @@ from kleiber.experiments.sweeping.ownership import make_directory, own_directory
 from kleiber.experiments.sweeping.progress import SweepProgress
 from kleiber.experiments.sweeping.workers import WorkerPool, default_workers, num_devices
 from kleiber.experiments.terminal import printable, tell, working
+from kleiber.experiments.tracking.follower import following
+from kleiber.experiments.tracking.tracker import check_tracker, found_trackers
 from kleiber.files import open_to_append, read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
 from kleiber.scaling.fitting.result import FitResult
@@ -65,6 +67,7 @@ def run_sweep(
     has_report: bool = True,
     max_seconds: float | None = None,
     allow: tuple[str, ...] = (),
+    track: tuple[str, ...] | None = None,
 ) -> SweepResult:
     """Runs an experiment in a directory until it is finished or stopped.
 
@@ -78,6 +81,7 @@ def run_sweep(
       max_seconds: wall time after which everything is saved and the sweep stops, resumable; None means no limit.
       allow: fields in which the experiment may differ from the one that made the directory; `data` for the text it
         reads, `versions` for the release that trains.
+      track: trackers that show the runs, as `check_tracker` takes them; None means TensorBoard where it is installed.
 
     Raises:
       ValueError: a mistake in the plan; a directory in use, of another experiment, or that cannot be made.
@@ -87,6 +91,9 @@ def run_sweep(
     if max_seconds is not None and not 0 < max_seconds < math.inf:
         raise ValueError(f"a time limit of {max_seconds:g} seconds, expected a positive one, or none.")
     hang_seconds(), start_seconds()  # a wrong variable is told before anything is made
+    trackers = tuple(found_trackers() if track is None else track)
+    for name in trackers:
+        check_tracker(name)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     configs = [*experiment.trunks, *(target.train for target in experiment.targets)]
     number, count = process_in_environment()
@@ -98,7 +105,7 @@ def run_sweep(
         own_directory(experiment, directory, allow)
         with open_to_append(directory / "log.txt") as log:
             workers = num_workers or default_workers(configs)
-            sweep = _Sweep(experiment, directory, workers, log, is_quiet, has_report, deadline)
+            sweep = _Sweep(experiment, directory, workers, log, is_quiet, has_report, deadline, trackers)
             if lock.taken_over:
                 sweep.say(f"took over the lock of a sweep that is gone ({lock.taken_over})")
             if count == 1:
@@ -169,6 +176,7 @@ class _Sweep:
     is_quiet: bool
     has_report: bool
     deadline: float | None
+    trackers: tuple[str, ...] = ()
     stopped_by: str = ""
     told: list[str] = field(default_factory=list)
     session: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
@@ -275,7 +283,8 @@ class _Sweep:
         devices = num_devices(cell.config for cell in cells)
         place = (self.directory, split, workers, self.session, self.log, self.say)
         pool = WorkerPool(*place, num_trunks=len(cells), num_devices=devices, deadline=self.deadline)
-        with SweepProgress(self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet) as progress:
+        shown = SweepProgress(self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet)
+        with following(self.directory, self.trackers, self.say), shown as progress:
             code = pool.run(progress.tick)
             progress.tick()
         self.stopped_by = "; ".join(dict.fromkeys(pool.messages))
