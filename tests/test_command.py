@@ -17,6 +17,8 @@ from kleiber.experiments.directory.record import TIMING_COLUMNS, read_record, re
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.experiments.planning.plan import make_plan
+from kleiber.experiments.report.checklist import checklist
+from kleiber.experiments.report.results import read_results
 from kleiber.experiments.sweeping import command_run, worker, workers
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import num_params_total
@@ -301,6 +303,8 @@ def test_a_sweep_of_commands_that_was_killed_goes_on_to_the_same_table(program, 
     assert len(tables[0]["loss"]) == 10 and None not in tables[0]["loss"]
     for name in tables[0].keys() - set(TIMING_COLUMNS):
         assert tables[0][name] == tables[1][name], name
+    said = {item.question: item.answer for item in checklist(read_results(whole))}
+    assert said["Architecture"] == "" and "6 N D where N is given" in said["How are N, D and C counted?"]
     ended = [out / "ledger.jsonl" for out in (whole, killed)]
     assert [sum(1 for _ in open(path)) for path in ended] == [2, 2]
     assert starts(whole) == 10 and starts(killed) <= 12
