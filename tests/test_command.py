@@ -194,6 +194,15 @@ def test_a_program_that_ends_well_with_a_wrong_record_is_not_tried_again(program
     assert re.search(told, record.reason)
 
 
+def test_a_record_that_was_refused_is_out_of_the_way_of_the_next_try(program, tmp_path):
+    config = trunk(line(program, "size"))
+    (record,), _ = claimed(config, tmp_path)
+    program.write_text(PROGRAM.replace('if how == "size"', "if False").replace("record.jsonl", "record.json"))
+    record_path(tmp_path, record.run_id).unlink()  # as --retry-failed does
+    (record,), count = claimed(config, tmp_path)
+    assert (record.status, count) == ("done", 2)
+
+
 def test_points_before_a_loss_that_is_no_number_are_kept(program, tmp_path):
     records, _ = claimed(trunk(line(program, "nan"), num_tokens=(1024, 2048)), tmp_path)
     assert [record.status for record in records] == ["done", "diverged"]

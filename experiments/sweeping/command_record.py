@@ -39,22 +39,23 @@ class CommandRows:
         return f"the command's loss is {self.loss[self.ends_at]}{at} (row {self.ends_at + 1} of its record)"
 
 
-def read_rows(command: Command, folder: Path, tokens_per_step: int, since: float) -> CommandRows | None:
-    """Returns what a program has left in its folder; None where there is no record, or one of before a time.
+def found_record(command: Command, folder: Path) -> Path | None:
+    """Returns the record that a program has left in its folder; None where there is none."""
+    names = [command.record] if command.record else RECORDS
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def read_rows(command: Command, path: Path, tokens_per_step: int) -> CommandRows:
+    """Returns what stands in the record of a program.
 
     Args:
       command: of the trunk.
-      folder: that it was told.
+      path: of the record.
       tokens_per_step: of the trunk, where the record counts steps.
-      since: seconds since the epoch.
 
     Raises:
       ValueError: it is no table, or has no loss.
     """
-    names = [command.record] if command.record else RECORDS
-    path = next((folder / name for name in names if (folder / name).is_file()), None)
-    if path is None or path.stat().st_mtime < since - 1:  # file systems round
-        return None
     mapping = pairs(command.columns, "columns")
     table = read_table(_measured(read_file(path), mapping.get("loss", "loss"), path), mapping)
     loss, step = table["loss"], "step" if "step" in table else "num_steps"

@@ -22,7 +22,7 @@ from typing import IO, Any
 import psutil
 
 from kleiber.experiments.planning.cells import TrunkCell
-from kleiber.experiments.sweeping.command_record import CommandRows, point_records, read_rows
+from kleiber.experiments.sweeping.command_record import CommandRows, found_record, point_records, read_rows
 from kleiber.experiments.sweeping.failures import exit_reason
 from kleiber.experiments.sweeping.trunk_run import ledger_head, write_record
 from kleiber.files import read_json, replacing, write_json
@@ -58,8 +58,10 @@ def run_command(cell: TrunkCell, directory: Path, stop: StopRequest) -> None:
             expected = run.command.record or " or ".join(RECORDS)
             raise ValueError(f"the command ended well and wrote no {expected} into {run.folder}")
         run.record(rows)
-    except ValueError:
-        run.mark.unlink(missing_ok=True)  # so that --retry-failed starts it again
+    except ValueError:  # --retry-failed starts it again, with none of this
+        run.mark.unlink(missing_ok=True)
+        if path := found_record(run.command, run.folder):
+            path.rename(path.with_name(f"{path.name}.refused"))
         raise
 
 
@@ -153,8 +155,9 @@ class _CommandRun:
             self._log(rows)
 
     def rows(self) -> CommandRows | None:
-        """Returns what the program has left of its losses since this start; None where there is nothing."""
-        return read_rows(self.command, self.folder, self.cell.config.tokens_per_step, self.started)
+        """Returns what the program has left of its losses, at this start or one before; None where there is nothing."""
+        path = found_record(self.command, self.folder)
+        return path and read_rows(self.command, path, self.cell.config.tokens_per_step)
 
     def record(self, rows: CommandRows) -> None:
         """Writes the records of the points that are missing, up to a loss that is no number.
