@@ -157,7 +157,7 @@ class _CommandRun:
     def rows(self) -> CommandRows | None:
         """Returns what the program has left of its losses, at this start or one before; None where there is nothing."""
         path = found_record(self.command, self.folder)
-        return path and read_rows(self.command, path, self.cell.config.tokens_per_step)
+        return read_rows(self.command, path, self.cell.config.tokens_per_step) if path else None
 
     def record(self, rows: CommandRows) -> None:
         """Writes the records of the points that are missing, up to a loss that is no number.
