@@ -16,6 +16,7 @@ VERBS = {
     "plan": "cells, counts, FLOPs, seconds and expected standard errors of an experiment; starts nothing",
     "sweep": "plan, run, fit, register the forecast, run the targets, score, report; the same line resumes",
     "train": "one run of an experiment",
+    "import": "a table of runs from TensorBoard, W&B and MLflow folders, logs and exports",
     "fit": "fit laws to any CSV or Parquet table of runs",
     "forecast": "the loss of a larger run, with its prediction interval",
     "design": "which runs to buy next",

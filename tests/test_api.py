@@ -26,7 +26,7 @@ SIGNATURES = {
     "design": "source, *, budget, target, **options",
     "plan": "experiment, workers=None",
     "sweep": "experiment, out=None, *, workers=None, seed=0, retry_failed=False, max_seconds=None, allow=(), "
-    "report=True, is_quiet=False",
+    "report=True, is_quiet=False, track=None",
     "results": "directory",
     "open_run": "directory, name",
     "load": "run",

@@ -37,7 +37,7 @@ from kleiber.experiments.planning.speed import SpeedEstimate
 from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.results import read_results
 from kleiber.experiments.report.story import summary as report_summary
-from kleiber.experiments.sweeping import inventory, law_stage, sweep, worker
+from kleiber.experiments.sweeping import inventory, law_stage, sweep, trunk_run, worker
 from kleiber.experiments.sweeping.sweep import run_sweep
 from kleiber.model.config import ModelConfig
 from kleiber.scaling.fitting.fit import fit_law
@@ -94,13 +94,13 @@ class FakePool:
                     return 75
                 left -= 1
                 worker._note_beginning([cell], self.directory)
-                head = worker._ledger_head(cell, self.directory)
+                head = trunk_run.ledger_head(cell, self.directory)
                 record = replace(cell.planned[num_tokens], status="failed", reason="bad luck")
                 if cell.planned[num_tokens].run_id != self.world.broken:
                     loss, versions = loss_of(cell, num_tokens, self.world.text), {"code_version": self.world.release}
                     record = replace(record, status="done", reason="", loss=loss, ledger_head=head, **versions)
                     record = replace(record, data_fingerprint=self.world.fingerprint)
-                worker._write_record(self.directory, cell, num_tokens, record)
+                trunk_run.write_record(self.directory, cell, num_tokens, record)
         return 0
 
 
@@ -182,7 +182,7 @@ def _failing(failed: frozenset):
             for cell in only:
                 (num_tokens,) = (n for n, run_id in cell.run_ids.items() if run_id == name)
                 record = replace(cell.planned[num_tokens], status="failed", reason="bad luck")
-                worker._write_record(pool.directory, cell, num_tokens, record)
+                trunk_run.write_record(pool.directory, cell, num_tokens, record)
         pool.world.broken = ""
         return run(pool, on_tick)
 

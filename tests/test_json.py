@@ -120,6 +120,12 @@ def test_data_list_prints_what_is_documented(printed):
     assert set(printed("data", "list")) == documented("kleiber data list")
 
 
+def test_import_prints_what_is_documented(printed, table):
+    found = printed("import", str(table), "--dry-run")
+    assert set(found) == documented("kleiber import")
+    assert found["mapping"] == {"loss": "val_loss", "num_params_total": "params", "num_tokens": "tokens"}
+
+
 def test_every_verb_with_json_has_a_section():
     commands = (Path(__file__).parent.parent / "experiments" / "commands").glob("[!_]*.py")
     verbs = {path.stem for path in commands if re.search(r"^    json: ", path.read_text(), flags=re.MULTILINE)}

@@ -232,6 +232,9 @@ CLIPPING = elsewhere("test_step.py", "test_gradients_above_the_limit_are_brought
 REPLICAS = elsewhere("test_delayed_sync.py", "test_replicas_part_between_synchronisations_and_meet_at_them")
 HIDDEN = elsewhere("test_masked.py", "test_a_row_hides_just_as_many_tokens_in_whole_spans_and_keeps_the_others")
 OUTER_STEP = elsewhere("test_delayed_sync.py", "test_one_inner_step_and_a_plain_outer_step_is_data_parallel_sgd")
+OF_COMMAND = elsewhere(
+    "test_command.py", "test_a_record_holds_what_the_program_measured_and_the_sizes_that_it_was_given"
+)
 
 CLAIMS = {
     "model.d_model": shapes("input/embedding", 32, 8),
@@ -324,11 +327,16 @@ CLAIMS = {
     "model.has_next_token_mix": elsewhere(
         "test_masked.py", "test_the_next_token_mix_adds_the_embedding_after_each_place_within_its_document"
     ),
-    "masking.rate": elsewhere(
-        "test_masked.py", "test_a_row_hides_just_as_many_tokens_in_whole_spans_and_keeps_the_others"
-    ),
-    "masking.span": elsewhere(
-        "test_masked.py", "test_a_row_hides_just_as_many_tokens_in_whole_spans_and_keeps_the_others"
+    "masking.rate": HIDDEN,
+    "masking.span": HIDDEN,
+    "command.line": elsewhere("test_command.py", "test_a_command_is_told_the_fields_of_its_trunk"),
+    "command.columns": elsewhere("test_command.py", "test_columns_of_another_name_are_mapped_as_for_a_table"),
+    "command.record": elsewhere("test_command.py", "test_another_file_may_be_the_record"),
+    "command.num_params_total": OF_COMMAND,
+    "command.num_params_non_embedding": OF_COMMAND,
+    "command.num_cores": elsewhere("test_command.py", "test_a_program_of_two_cores_has_half_the_workers"),
+    "command.max_silent_seconds": elsewhere(
+        "test_command.py", "test_a_program_that_is_silent_is_ended_and_counts_as_an_attempt"
     ),
     "factors": elsewhere("test_counts.py", "test_a_planned_record_is_that_worked_out_by_hand"),
 }

@@ -6,6 +6,7 @@ from typing import Literal
 from kleiber.fields import check_fields
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
+from kleiber.train.command import Command
 
 BYTES = 256
 """The default of ModelConfig.vocab_size, for the tokenizer `bytes`."""
@@ -217,6 +218,9 @@ class TrainConfig:
     """Further columns of the run record, such as ("bits", 8): levels of whatever the experiment varies."""
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     """What is hidden from a model trained by the objective `masked`."""
+    command: Command | None = None
+    """A program of yours that trains the trunk in place of kleiber's trainer; what of these fields its line does not
+    take only describes it."""
 
     def __post_init__(self) -> None:
         _, _, size = self.data.tokenizer.partition(":")
@@ -252,6 +256,8 @@ class TrainConfig:
             )
         _check_objective(self)
         _check_mesh(self)
+        if self.command:
+            self.command.arguments(self)
 
     @property
     def tokens_per_step(self) -> int:

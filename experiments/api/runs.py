@@ -53,6 +53,7 @@ def sweep(
     allow: tuple[str, ...] = (),
     report: bool = True,
     is_quiet: bool = False,
+    track: tuple[str, ...] | None = None,
 ) -> "SweepResult":
     """Plans, trains, fits, registers the forecast, trains the targets, scores and reports; the same call resumes.
 
@@ -66,6 +67,8 @@ def sweep(
       allow: fields in which the experiment may differ from the one that made the directory.
       report: whether report.ipynb and report.html are written at the end.
       is_quiet: whether progress goes to log.txt only.
+      track: trackers that show the runs: tensorboard, wandb, mlflow, my_tracker.py:MyTracker; None is TensorBoard where
+        it is installed.
 
     Returns:
       exit_code (0 done, 3 done but its gate or a run failed, 75 stopped and resumable) and summary, a dict.
@@ -78,7 +81,7 @@ def sweep(
     found = _experiment(experiment)
     found = with_seed(found, seed) if seed else found
     directory = Path(out) if out else Path("out") / found.name
-    return run_sweep(found, directory, workers, retry_failed, is_quiet, report, max_seconds, allow)
+    return run_sweep(found, directory, workers, retry_failed, is_quiet, report, max_seconds, allow, track)
 
 
 def _experiment(experiment: str | Experiment) -> Experiment:

@@ -36,6 +36,9 @@ class Options:
     """A field in which the config may differ from the one that made --out, such as optimizer.learning_rate: its runs
     are trained anew, or go on from their checkpoints where no law is fitted. `data` allows another text, `versions`
     another release. May be repeated."""
+    track: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Show curves in tensorboard (DIR/tensorboard, the default where installed), wandb or mlflow, both offline unless
+    their own variables say otherwise, or in a class of yours, my_tracker.py:MyTracker; none for none."""
     report: bool = True
     """Write report.ipynb and report.html at the end; `kleiber report` writes them later too."""
     json: bool = False
@@ -59,6 +62,7 @@ def run(options: Options) -> int:
         allow=options.allow,
         report=options.report,
         is_quiet=options.json,
+        track=tuple(name for name in options.track if name != "none") if options.track else None,
     )
     if options.json:
         print(json.dumps(result.summary, indent=1))

@@ -65,7 +65,8 @@ def run(options: Options) -> int:
     for record in records:
         said = record.reason
         if record.loss:  # a run that failed has none, nor a speed
-            said = f"loss {record.loss:.4f} +- {record.loss_standard_error:.4f} nats per token, "
+            error = record.loss_standard_error
+            said = f"loss {record.loss:.4f}{'' if error is None else f' +- {error:.4f}'} nats per token, "
             said += f"{record.tokens_per_second:,.0f} tokens/s"
         tell(f"{record.run_id}: {record.status}, {said}")
     return result.exit_code

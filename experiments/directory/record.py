@@ -13,7 +13,7 @@ from kleiber.experiments.config_file import config_hash
 from kleiber.experiments.directory.release import PACKAGES
 from kleiber.files import read_json, replacing
 from kleiber.model.counts import num_params_active, num_params_non_embedding, num_params_total, training_flops
-from kleiber.train.config import TrainConfig
+from kleiber.train.config import DataConfig, TrainConfig
 from kleiber.train.update.exchanged_bytes import exchanged_bytes
 
 TIMING_COLUMNS = ("wall_seconds", "tokens_per_second", "ledger_head")
@@ -223,8 +223,14 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
       config: the trunk.
       target: name of the target, for split `target`.
     """
-    model, name = config.model, trunk_id(config)
-    total = num_params_total(model)
+    model, name, command = config.model, trunk_id(config), config.command
+    total = counted = num_params_total(model)
+    if command and command.num_params_total:
+        total = command.num_params_total
+    non_embedding = total - counted + num_params_non_embedding(model)
+    if command and command.num_params_non_embedding:
+        non_embedding = command.num_params_non_embedding
+    reads_corpus = not command or config.data != DataConfig() or "corpus" in command.names
     shared: dict[str, Any] = {
         "trunk_id": name,
         "experiment": experiment,
@@ -236,8 +242,8 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
         "d_model": model.d_model,
         "num_layers": model.num_layers,
         "num_params_total": total,
-        "num_params_non_embedding": num_params_non_embedding(model),
-        "num_params_active": num_params_active(model),
+        "num_params_non_embedding": non_embedding,
+        "num_params_active": num_params_active(model) if total == counted else total,
         "batch_size": config.batch_size,
         "seq_len": model.seq_len,
         "vocab_size": model.vocab_size,
@@ -246,7 +252,7 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
         "optimizer": config.optimizer.name,
         "weight_decay": config.optimizer.weight_decay,
         "schedule": config.schedule.kind,
-        "corpus": config.data.corpus,
+        "corpus": config.data.corpus if reads_corpus else "of the command",
         "tokenizer": config.data.tokenizer,
         "config_hash": config_hash(config),
         "dtype": model.compute_dtype,
@@ -261,9 +267,9 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
             run_id=f"{name}-D{num_tokens}",
             num_tokens=trained,
             num_steps=num_steps,
-            flops=training_flops(model, trained),
+            flops=training_flops(model, trained) if total == counted else 6.0 * total * trained,
             flops_6nd=6.0 * total * trained,
-            exchanged_bytes=exchanged_bytes(config, num_steps),
+            exchanged_bytes=None if command else exchanged_bytes(config, num_steps),
             tokens_per_parameter=trained / total,
         )
     return records

@@ -100,7 +100,7 @@ def _plain(level: Level) -> float | str:
 def populations(cells: list[TrunkCell], size: int) -> list[list[TrunkCell]]:
     """Returns the cells in groups of at most size that can train as one compiled program, in the order of the cells.
 
-    Members may differ in seed, learning rate, weight decay and factors only.
+    Members may differ in seed, learning rate, weight decay and factors only. A command trains one alone.
     """
     groups: list[list[TrunkCell]] = []
     open_groups: dict[TrainConfig, list[TrunkCell]] = {}
@@ -112,7 +112,7 @@ def populations(cells: list[TrunkCell], size: int) -> list[list[TrunkCell]]:
             optimizer=replace(cell.config.optimizer, learning_rate=1.0, weight_decay=0.0),
         )
         group = open_groups.get(alike)
-        if group is None or len(group) >= size:
+        if group is None or len(group) >= size or cell.config.command:
             group = open_groups[alike] = []
             groups.append(group)
         group.append(cell)
@@ -132,7 +132,7 @@ def kept_weights(experiment: Experiment) -> tuple[tuple[str, ...], int]:
 
     def num_bytes(config: TrainConfig) -> int:
         one = num_params_total(config.model) * (4 if config.model.param_dtype == "float32" else 2)
-        return one * len(config.num_tokens)
+        return 0 if config.command else one * len(config.num_tokens)
 
     sizes = {"fit": sum(map(num_bytes, experiment.trunks))}
     sizes["target"] = sum(num_bytes(target.train) for target in experiment.targets)

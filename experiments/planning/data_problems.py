@@ -31,7 +31,7 @@ def data_problems(experiment: Experiment) -> list[str]:
         ] = None
     for config in configs:
         key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.batch_size)
-        if (key, config.evaluation) in seen:
+        if (key, config.evaluation) in seen or config.command:  # a command has data of its own
             continue
         seen.add((key, config.evaluation))
         try:

@@ -11,6 +11,7 @@ from kleiber.experiments.compilation.memory import step_memory
 from kleiber.experiments.directory.record import RunRecord
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, kept_weights, trunk_cells
+from kleiber.experiments.planning.command_problems import command_problems
 from kleiber.experiments.planning.data_problems import data_problems, router_warnings
 from kleiber.experiments.planning.expected import expectation
 from kleiber.experiments.planning.law_columns import law_problems
@@ -47,7 +48,7 @@ class Plan:
     def trunk_seconds(self, cell: TrunkCell) -> float:
         """Returns the estimated seconds of one trunk on one worker, evaluation included."""
         evaluations = len(cell.config.num_tokens) * cell.config.evaluation.num_tokens / 3  # forward only: a third
-        return (cell.trained_tokens + evaluations) / self.speed.tokens_per_second(cell.config.model)
+        return (cell.trained_tokens + evaluations) / self.speed.tokens_per_second(cell.config)
 
     @property
     def fit_seconds(self) -> float:
@@ -81,9 +82,10 @@ class Plan:
 
     @property
     def memory_bytes(self) -> float:
-        """Bytes of a step of the largest cell on one device."""
+        """Bytes of a step of the largest cell on one device; 0 where commands train all, of which nobody knows."""
         platform = "cpu" if runs_on_cpu() else "gpu"
-        return max(step_memory(cell.config, platform).total_bytes for cell in self.fit_cells + self.target_cells)
+        cells = [cell for cell in self.fit_cells + self.target_cells if not cell.config.command]
+        return max((step_memory(cell.config, platform).total_bytes for cell in cells), default=0.0)
 
     def points(self) -> list[dict[str, Any]]:
         """Returns the planned record of every point, with its trunk's seconds and compute relative to the fit."""
@@ -141,7 +143,7 @@ def _objections(
     experiment: Experiment, points: list[RunRecord], configs: list[TrainConfig]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns (refusals, warnings) of a design."""
-    refusals, warnings = data_problems(experiment), router_warnings(experiment)
+    refusals, warnings = [*command_problems(experiment), *data_problems(experiment)], router_warnings(experiment)
     short = [p for p in points if p.num_steps < MIN_STEPS_AFTER_WARMUP]
     if short:
         what = "start-up, not the law" if experiment.laws else "the start of training, not where it leads"

@@ -10,9 +10,9 @@ import numpy as np
 
 from kleiber.experiments.config_file import config_hash
 from kleiber.files import read_json, write_json
-from kleiber.model.config import ModelConfig
 from kleiber.model.counts import flops_per_token
 from kleiber.parallel.environment import num_cores
+from kleiber.train.config import TrainConfig
 from kleiber.train.data.cache import cache_folder
 
 LARGE_WIDTH_FRACTION = 0.8
@@ -29,9 +29,9 @@ class SpeedEstimate:
     measured: dict[str, float]
     """Tokens per second by shape hash, from earlier runs on this machine."""
 
-    def tokens_per_second(self, model: ModelConfig) -> float:
+    def tokens_per_second(self, config: TrainConfig) -> float:
         """Returns training tokens per second of one worker."""
-        known = self.measured.get(config_hash(model))
+        model, known = config.model, self.measured.get(speed_key(config))
         if known:
             return known
         fraction = LARGE_WIDTH_FRACTION * (1.0 - np.exp(-max(4.0, model.d_model - WIDTH_OFFSET) / WIDTH_SCALE))
@@ -41,6 +41,12 @@ class SpeedEstimate:
     def source(self) -> str:
         """Where the seconds come from, for people."""
         return "speeds measured here before" if self.measured else "speeds guessed from this machine's matmul rate"
+
+
+def speed_key(config: TrainConfig) -> str:
+    """Returns the name under which the speed of runs of this shape, and of this trainer, is kept."""
+    shape = config_hash(config.model)
+    return f"{shape}-{config_hash(config.command)}" if config.command else shape
 
 
 TRUSTED_SECONDS = 5.0

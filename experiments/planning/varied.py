@@ -22,7 +22,7 @@ COLUMN_OF = {
 """Fields that every run record holds, and the column; any other field that varies gets the column factor.NAME."""
 FIRST = ("factors", "data", "model", "optimizer")
 """Of two fields that vary together the one that stands first here names the factor."""
-NO_FACTOR = ("seed", "evaluation.num_bytes")
+NO_FACTOR = ("seed", "evaluation.num_bytes", "command.num_params_total", "command.num_params_non_embedding")
 LENGTH = "num_tokens"
 Level = float | int | str | bool | tuple | None
 

@@ -37,7 +37,14 @@ def checklist(results: SweepResults) -> list[Item]:
     """Returns the checklist in order, each answer taken from the sweep directory alone."""
     has_laws, has_targets = bool(results.experiment.get("laws", True)), bool(results.experiment.get("targets", True))
     asked = [q for q in QUESTIONS if (has_laws or q[2] not in OF_LAWS) and (has_targets or q[2] is not _extrapolation)]
-    return [Item(topic, question, answer(results), remedy) for topic, question, answer, remedy in asked]
+    program = _configs(results, "command", "line")
+    unseen = OF_OUR_TRAINER if program else ()
+    return [
+        Item(topic, question, "", f"the program that trained ({program})")
+        if answer in unseen
+        else Item(topic, question, answer(results), remedy)
+        for topic, question, answer, remedy in asked
+    ]
 
 
 def _values(results: SweepResults, column: str) -> list[Any]:
@@ -81,6 +88,11 @@ def _form(results: SweepResults) -> str:
 def _counting(results: SweepResults) -> str:
     if not _values(results, "num_params_total"):
         return ""
+    if _configs(results, "command", "line"):
+        return (
+            "N: as the config gives it for the program that trained, or counted for kleiber's model of these fields "
+            "where it gives none. D: tokens trained on up to the point. C: 6 N D where N is given, else counted"
+        )
     return (
         "N: all trainable parameters, embeddings included, counted from the config (num_params_non_embedding is in the "
         "table too). D: tokens trained on up to the point, repeats included. C: counted training FLOPs, 6 x matmul "
@@ -299,3 +311,5 @@ QUESTIONS: tuple[tuple[str, str, Callable[[SweepResults], str], str], ...] = (
 """(topic, question, what answers it, what would where that is empty)."""
 OF_LAWS = (_form, _objective, _search, _uncertainty, _identifiability, _extrapolation)
 """Not asked of an experiment that fits no law."""
+OF_OUR_TRAINER = (_split, _architecture, _optimizer, _schedule, _tuning, _checkpoints)
+"""Answered by a config for kleiber's own trainer only: what a command does, it alone can tell."""

@@ -5,11 +5,20 @@ removes what has no digest or another one when it starts, and writes the digests
 """
 
 import contextlib
+import os
 from pathlib import Path
 
 from blake3 import blake3
 
 from kleiber.files import write_whole
+from kleiber.train.data.cache import cache_folder
+
+
+def cache_of_programs() -> tuple[Path, bool]:
+    """Returns the folder of the compilation cache that this process uses, and whether it is kleiber's own."""
+    own = cache_folder() / "compiled"
+    folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", own))
+    return folder, folder == own
 
 
 def remove_damaged(folder: Path, is_ours: bool) -> list[str]:

@@ -72,7 +72,7 @@ def text_facts(cells: Iterable[TrunkCell]) -> dict[str, str | None]:
     facts: dict[str, str | None] = {}
     for cell in cells:
         key = text_key(cell)
-        if key in facts:
+        if key in facts or cell.config.command:
             continue
         facts[key] = None
         try:
@@ -101,7 +101,7 @@ def check_text(cells: list[TrunkCell], directory: Path, population_size: int, al
     read = {name: text_key(cell) for cell in cells for name in cell.run_ids.values()}
     for record in cell_records(cells, directory):
         key = read[record.run_id]
-        if record.data_fingerprint and facts[key] and record.data_fingerprint != facts[key]:
+        if record.data_fingerprint and facts.get(key) and record.data_fingerprint != facts[key]:
             changed[key] = record.data_fingerprint
     if changed and not is_allowed("data", allow):
         told = "; ".join(f"{key} was {old}, and is {facts[key]} now" for key, old in changed.items())

@@ -24,7 +24,7 @@ from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.gate import gate_verdict
 from kleiber.experiments.planning.cells import TrunkCell, all_cells, cell_records, records_digest, trunk_cells
 from kleiber.experiments.planning.plan import make_plan
-from kleiber.experiments.planning.speed import remember_speed
+from kleiber.experiments.planning.speed import remember_speed, speed_key
 from kleiber.experiments.sweeping.follow import follow, lead_launch
 from kleiber.experiments.sweeping.inventory import (
     REPLACED,
@@ -40,6 +40,8 @@ from kleiber.experiments.sweeping.ownership import make_directory, own_directory
 from kleiber.experiments.sweeping.progress import SweepProgress
 from kleiber.experiments.sweeping.workers import WorkerPool, default_workers, num_devices
 from kleiber.experiments.terminal import printable, tell, working
+from kleiber.experiments.tracking.follower import following
+from kleiber.experiments.tracking.tracker import check_tracker, found_trackers
 from kleiber.files import open_to_append, read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
 from kleiber.scaling.fitting.result import read_fits
@@ -66,6 +68,7 @@ def run_sweep(
     has_report: bool = True,
     max_seconds: float | None = None,
     allow: tuple[str, ...] = (),
+    track: tuple[str, ...] | None = None,
 ) -> SweepResult:
     """Runs an experiment in a directory until it is finished or stopped.
 
@@ -79,6 +82,7 @@ def run_sweep(
       max_seconds: wall time after which everything is saved and the sweep stops, resumable; None means no limit.
       allow: fields in which the experiment may differ from the one that made the directory; `data` for the text it
         reads, `versions` for the release that trains.
+      track: trackers that show the runs, as `check_tracker` takes them; None means TensorBoard where it is installed.
 
     Raises:
       ValueError: a mistake in the plan; a directory in use, of another experiment, or that cannot be made.
@@ -88,6 +92,9 @@ def run_sweep(
     if max_seconds is not None and not 0 < max_seconds < math.inf:
         raise ValueError(f"a time limit of {max_seconds:g} seconds, expected a positive one, or none.")
     hang_seconds(), start_seconds()  # a wrong variable is told before anything is made
+    trackers = tuple(found_trackers() if track is None else track)
+    for name in trackers:
+        check_tracker(name)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     configs = [*experiment.trunks, *(target.train for target in experiment.targets)]
     number, count = process_in_environment()
@@ -99,7 +106,7 @@ def run_sweep(
         own_directory(experiment, directory, allow)
         with open_to_append(directory / "log.txt") as log:
             workers = num_workers or default_workers(configs)
-            sweep = _Sweep(experiment, directory, workers, log, is_quiet, has_report, deadline)
+            sweep = _Sweep(experiment, directory, workers, log, is_quiet, has_report, deadline, trackers)
             if lock.taken_over:
                 sweep.say(f"took over the lock of a sweep that is gone ({lock.taken_over})")
             if count == 1:
@@ -128,7 +135,7 @@ def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
     seen: set[tuple] = set()
     for config in [*experiment.trunks, *(target.train for target in experiment.targets)]:
         key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.evaluation)
-        if key not in seen:
+        if key not in seen and not config.command:
             if not seen:
                 say(f"reading corpus {config.data.corpus}")
             seen.add(key)
@@ -172,6 +179,7 @@ class _Sweep:
     is_quiet: bool
     has_report: bool
     deadline: float | None
+    trackers: tuple[str, ...] = ()
     stopped_by: str = ""
     progress: SweepProgress | None = None
     told: list[str] = field(default_factory=list)
@@ -194,7 +202,7 @@ class _Sweep:
         prepare_data(self.experiment, self.say)
         if renewed := check_text(cells, self.directory, self.experiment.population_size, allow):
             self._tell(f"{len(renewed)} folders of runs of another text are set aside in {REPLACED}/, and trained anew")
-        if any(cell.missing(self.directory) for cell in cells):
+        if any(cell.missing(self.directory) for cell in cells if not cell.config.command):
             self._tell(check_release(cell_records(cells, self.directory), self.directory, allow))
         write_json(self.directory / "plan.json", plan.to_json())
         self.say(plan.headline())
@@ -282,8 +290,10 @@ class _Sweep:
         devices = num_devices(cell.config for cell in cells)
         place = (self.directory, split, workers, self.session, self.log, self.say)
         pool = WorkerPool(*place, num_trunks=len(cells), num_devices=devices, deadline=self.deadline)
-        shown = (self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet, self.progress)
-        with SweepProgress(*shown) as self.progress:
+        shown = SweepProgress(
+            self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet, before=self.progress
+        )
+        with following(self.directory, self.trackers, self.say), shown as self.progress:
             code = pool.run(self.progress.tick)
             self.progress.tick()
         self.stopped_by = "; ".join(dict.fromkeys(pool.messages))
@@ -291,7 +301,7 @@ class _Sweep:
             return code  # moved or removed: nothing is written at the old place
         records = cell_records(all_cells(self.experiment), self.directory)
         write_table(self.directory, records)
-        models = {cell.trunk_id: config_hash(cell.config.model) for cell in cells}
+        models = {cell.trunk_id: speed_key(cell.config) for cell in cells}
         done = (r for r in records if r.trunk_id in models and r.status == "done")
         remember_speed({models[r.trunk_id]: r.tokens_per_second for r in done if r.tokens_per_second is not None})
         self._tell_bad_ends([r for r in records if r.split == split and r.status in ("failed", "diverged")])

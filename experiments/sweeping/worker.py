@@ -15,13 +15,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import jax
 from filelock import FileLock, Timeout
 
 from kleiber.experiments.config_file import from_data, to_data
-from kleiber.experiments.directory.record import RunRecord, record_path, versions
 from kleiber.experiments.exit_codes import (
     EXIT_CANNOT_WRITE,
     EXIT_DONE,
@@ -30,8 +28,9 @@ from kleiber.experiments.exit_codes import (
     EXIT_USAGE,
 )
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.planning.cells import TrunkCell, group_id, kept_weights, populations, trunk_cells
-from kleiber.experiments.sweeping.compiled import remove_damaged, seal_new
+from kleiber.experiments.planning.cells import TrunkCell, group_id, populations, trunk_cells
+from kleiber.experiments.sweeping.command_run import run_command
+from kleiber.experiments.sweeping.compiled import cache_of_programs, remove_damaged
 from kleiber.experiments.sweeping.failures import (
     MAX_ATTEMPTS,
     Attempts,
@@ -40,15 +39,14 @@ from kleiber.experiments.sweeping.failures import (
     is_out_of_memory,
     write_problem,
 )
-from kleiber.experiments.sweeping.ownership import allowed_fields
 from kleiber.experiments.sweeping.peers import PeersDiffer, agree_on_data, agree_on_hosts, is_here, presence
+from kleiber.experiments.sweeping.trunk_run import run_trunk, write_record
 from kleiber.experiments.sweeping.workers import DRIVER_PIPE, WARNING
-from kleiber.files import read_json, replacing, sealed_text, write_json
+from kleiber.files import read_json, write_json
 from kleiber.parallel import hosts
 from kleiber.parallel.environment import process_in_environment, runs_on_cpu
 from kleiber.scaling.forecasting.ledger import Ledger
 from kleiber.train.checkpoints.manifest import CannotSave
-from kleiber.train.data.cache import cache_folder
 from kleiber.train.watch.signals import StopRequest
 from kleiber.train.watch.watchdog import hang_seconds
 
@@ -150,7 +148,7 @@ def _follow(experiment: Experiment, group: list[TrunkCell], directory: Path, sto
     from kleiber.train.watch.skip_counts import Diverged
 
     with contextlib.suppress(Stopped, Diverged, ValueError, TypeError, NotImplementedError):
-        _run_trunk(experiment, group, directory, stop)
+        _run(experiment, group, directory, stop)
     stop.has_work = False
 
 
@@ -194,13 +192,6 @@ def _missing(group: list[TrunkCell], directory: Path) -> bool:
     return any(cell.missing(directory) for cell in group)
 
 
-def cache_of_programs() -> tuple[Path, bool]:
-    """Returns the folder of the compilation cache that this process uses, and whether it is kleiber's own."""
-    own = cache_folder() / "compiled"
-    folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", own))
-    return folder, folder == own
-
-
 def _beat(paths: list[Path]) -> None:
     """Shows the driver and other hosts for as long as this process lives, idle or not, that it runs its threads: one
     that is stopped or frozen does not."""
@@ -241,7 +232,7 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
     _note_beginning(group, directory)
     attempts.start(os.getpid())
     try:
-        _run_trunk(experiment, group, directory, stop)
+        _run(experiment, group, directory, stop)
     except Stopped as stopped:
         print(f"{group_id(group)}: {stopped}", flush=True)
     except Diverged as problem:
@@ -269,6 +260,14 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
             attempts.leave()
 
 
+def _run(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
+    """Trains a group by the program that its config names, else by kleiber's own trainer."""
+    if group[0].config.command:
+        run_command(group[0], directory, stop)
+    else:
+        run_trunk(experiment, group, directory, stop)
+
+
 def _note_beginning(group: list[TrunkCell], directory: Path) -> None:
     """Notes when each target begins, and the ledger's last hash then, which fixes its forecast."""
     for cell in group:
@@ -277,11 +276,6 @@ def _note_beginning(group: list[TrunkCell], directory: Path) -> None:
             entries = Ledger(directory / "ledger.jsonl").entries()
             head = entries[-1]["hash"] if entries else None
             write_json(path, {"at": datetime.now(UTC).isoformat(timespec="seconds"), "ledger_head": head})
-
-
-def _ledger_head(cell: TrunkCell, directory: Path) -> str | None:
-    is_noted = cell.target and hosts.is_lead()
-    return read_json(directory / "runs" / cell.trunk_id / "begun.json")["ledger_head"] if is_noted else None
 
 
 def _write_traceback(directory: Path, group: list[TrunkCell], problem: BaseException) -> None:
@@ -297,94 +291,8 @@ def _record_failure(
     for cell in group:
         for num_tokens in cell.missing(directory):
             record = replace(cell.planned[num_tokens], status=status, reason=reason)
-            _write_record(directory, cell, num_tokens, record)
+            write_record(directory, cell, num_tokens, record)
             print(f"{record.run_id} {status}: {reason}", flush=True)
-
-
-def _write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: RunRecord) -> None:
-    path = record_path(directory, record.run_id)
-    write_json(path.parent / "config.json", {"num_tokens": num_tokens, "trunk": to_data(cell.config)})
-    write_json(path, record.to_json())
-
-
-def _splice(folder: Path) -> str:
-    """Returns from which trunk, and over which changes of its config, a trunk went on; nothing if it did not."""
-    path = folder / "continued.json"
-    continued = read_json(path) if path.exists() else {"changed": []}
-    changed = continued.get("changed", ["unknown"])  # older releases did not say
-    return f"went on from {continued['from']} with {'; '.join(changed)}" if changed else ""
-
-
-def _run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
-    from kleiber.train.data.run_data import open_run_data
-    from kleiber.train.trunk import Point, Trunk, TrunkIO
-    from kleiber.train.watch.goodput import Goodput
-    from kleiber.train.watch.watchdog import Watchdog
-
-    data = open_run_data(group[0].config)
-    folders = [directory / "runs" / cell.trunk_id for cell in group]
-    device = jax.devices()[0]
-    common: dict[str, Any] = {**versions(), "device": f"{device.platform}:{device.device_kind}"}
-    common["data_fingerprint"] = data.train.fingerprint
-    heads = {cell.trunk_id: _ledger_head(cell, directory) for cell in group}
-    last_write = [0.0]
-    splices = [_splice(folder) for folder in folders]
-
-    def on_point(point: Point) -> None:
-        cell, evaluation = group[point.member], point.evaluation
-        if point.num_tokens not in cell.missing(directory):
-            return
-        planned = cell.planned[point.num_tokens]
-        record = replace(
-            planned,
-            **common,
-            status=("continued" if splices[point.member] else "done") if evaluation else "diverged",
-            reason=point.reason or splices[point.member],
-            epochs=planned.num_tokens / data.num_unique_tokens,
-            num_unique_tokens=min(planned.num_tokens, data.num_unique_tokens),
-            loss=evaluation.loss if evaluation else None,
-            loss_standard_error=evaluation.loss_standard_error if evaluation else None,
-            bits_per_byte=evaluation.bits_per_byte if evaluation else None,
-            wall_seconds=round(point.train_seconds, 3),
-            tokens_per_second=round(point.tokens_per_second, 1),
-            split_overlap=data.split_overlap,
-            ledger_head=heads[cell.trunk_id],
-            final_checkpoint=f"final/step_{point.num_steps}" if point.is_kept else None,
-            num_validation_tokens=evaluation.num_tokens if evaluation else None,
-            num_validation_bytes=data.num_validation_bytes if evaluation else None,
-        )
-        _write_record(directory, cell, point.num_tokens, record)
-
-    def on_progress(progress: dict[str, Any]) -> None:
-        if not stop.has_work:  # the steps are compiled
-            seal_new(cache_of_programs()[0])
-        stop.has_work = True
-        now = time.monotonic()
-        if hosts.is_lead() and now - last_write[0] > 0.5:
-            last_write[0] = now
-            for folder in folders:
-                with replacing(folder / "progress.json", is_durable=False) as partial:
-                    partial.write_text(sealed_text(progress))
-
-    def is_measured(num_tokens: int) -> bool:
-        return not any(num_tokens in cell.missing(directory) for cell in group)
-
-    is_kept = group[0].split in kept_weights(experiment)[0]
-
-    def final_folder(member: int, num_tokens: int) -> Path | None:
-        return directory / "runs" / group[member].run_ids[num_tokens] / "final" if is_kept else None
-
-    own = directory / "runs" / group_id(group)
-    clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
-    stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
-    watchdog = Watchdog(clock, own / stacks)
-    allow, notes = allowed_fields(directory), {"ledger_heads": heads} if any(heads.values()) else {}
-    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allow, notes, final_folder)
-    try:
-        Trunk([cell.config for cell in group], data, io).run()
-    finally:
-        watchdog.close()
-        seal_new(cache_of_programs()[0])
 
 
 if __name__ == "__main__":

@@ -237,7 +237,7 @@ def default_workers(configs: Sequence[TrainConfig]) -> int:
     """Returns one worker for each core on CPU, and one in all for runs that share devices: meshes and accelerators."""
     if process_in_environment()[1] > 1 or num_devices(configs) > 1 or not runs_on_cpu():
         return 1
-    return num_cores()
+    return max(1, num_cores() // max(config.command.num_cores if config.command else 1 for config in configs))
 
 
 def idle_cores_hint(config: TrainConfig) -> str:
@@ -246,7 +246,7 @@ def idle_cores_hint(config: TrainConfig) -> str:
     Args:
       config: of the run; a mesh of one CPU device works on one core.
     """
-    if config.mesh.num_devices > 1 or process_in_environment()[1] > 1 or not runs_on_cpu():
+    if config.mesh.num_devices > 1 or process_in_environment()[1] > 1 or not runs_on_cpu() or config.command:
         return ""
     for count in range(num_cores(), 1, -1):
         with contextlib.suppress(ValueError):  # the config knows which meshes divide it

@@ -62,10 +62,23 @@ def load_law(place: str) -> Law:
     Raises:
       ValueError: no such file or function (with the nearest), or a file that cannot be run.
     """
+    return own_law(load_callable(place, "law"), place.rpartition(":")[0])
+
+
+def load_callable(place: str, what: str) -> Callable[..., Any]:
+    """Returns a function or class of a user's file, given as "my_laws.py:my_law". The file is run.
+
+    Args:
+      place: of it.
+      what: it is, for messages.
+
+    Raises:
+      ValueError: no such file or function (with the nearest), or a file that cannot be run.
+    """
     path, _, name = place.rpartition(":")
     if not Path(path).is_file():
-        raise ValueError(f"there is no file {path} to take the law {name!r} from.")
-    spec = importlib.util.spec_from_loader("kleiber_own_law", _AsItStands("kleiber_own_law", path))
+        raise ValueError(f"there is no file {path} to take the {what} {name!r} from.")
+    spec = importlib.util.spec_from_loader(f"kleiber_own_{what}", _AsItStands(f"kleiber_own_{what}", path))
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     try:
@@ -74,11 +87,11 @@ def load_law(place: str) -> Law:
         raise ValueError(f"{path} cannot be run: {type(mistake).__name__}: {mistake}") from mistake
     function = getattr(module, name, None)
     if not callable(function):
-        own = [each for each, value in vars(module).items() if inspect.isfunction(value)]
+        own = [each for each, value in vars(module).items() if inspect.isfunction(value) or inspect.isclass(value)]
         near = difflib.get_close_matches(name, own, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(own) or 'none'}."
         raise ValueError(f"{path} has no function {name!r}{hint}")
-    return own_law(function, path)
+    return function
 
 
 class _AsItStands(importlib.machinery.SourceFileLoader):

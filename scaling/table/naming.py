@@ -78,8 +78,10 @@ def unit_of(name: str, values: np.ndarray | None) -> float:
     return unit if len(there) and np.median(np.abs(there)) < LARGEST_IN_UNITS else 1.0
 
 
-def propose_mapping(needed: Sequence[str], columns: Mapping[str, np.ndarray | None], given: Mapping[str, str]) -> str:
-    """Returns the whole of a `--columns` option for the columns that a law needs, "" if nothing fits any of them.
+def guess_mapping(
+    needed: Sequence[str], columns: Mapping[str, np.ndarray | None], given: Mapping[str, str]
+) -> dict[str, str]:
+    """Returns what is given, and for other columns that a law needs the column that most likely is it, or a formula.
 
     Args:
       needed: our names.
@@ -98,6 +100,12 @@ def propose_mapping(needed: Sequence[str], columns: Mapping[str, np.ndarray | No
         rest = other if other in columns else found.get(other)
         if ours in needed and ours not in {*columns, *found} and flops and rest:
             found[ours] = f"{_factor(flops, columns)}/6/{_factor(rest, columns)}"
+    return found
+
+
+def propose_mapping(needed: Sequence[str], columns: Mapping[str, np.ndarray | None], given: Mapping[str, str]) -> str:
+    """Returns `guess_mapping` as the whole of a `--columns` option, "" if nothing fits any of what is needed."""
+    found = guess_mapping(needed, columns, given)
     if not set(found) & set(needed) - set(given):
         return ""
     parts = [f"{ours}={found.get(ours, 'COLUMN')}" for ours in needed if ours not in columns or ours in given]

@@ -60,6 +60,24 @@ def read_rows(path: Path) -> list[dict[str, Any] | None]:
     return [_row(line) for line in read_plain(path).decode(errors="replace").splitlines()]
 
 
+def rows_after(path: Path, place: int, most_bytes: int = 1 << 20) -> tuple[list[dict[str, Any]], int]:
+    """Returns the whole rows that a growing log holds from a byte on, and the byte to go on from.
+
+    Args:
+      path: of the log; one that has become shorter was taken up from a checkpoint, and is read from its beginning.
+      place: byte where a line begins.
+      most_bytes: that are read at once.
+    """
+    if path.stat().st_size < place:
+        place = 0
+    with open(path, "rb") as file:
+        file.seek(place)
+        text = file.read(most_bytes)
+    whole = text[: text.rfind(b"\n") + 1]
+    rows = (_row(line) for line in whole.decode(errors="replace").splitlines())
+    return [row for row in rows if row is not None], place + len(whole)
+
+
 def whole_rows(path: Path) -> list[dict[str, Any]]:
     """Returns the rows of the lines that are whole; raises as `read_rows`."""
     return [row for row in read_rows(path) if row is not None]

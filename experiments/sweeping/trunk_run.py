@@ -1,0 +1,116 @@
+"""A trunk, or population, trained by kleiber's own trainer, and the records of its points."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from kleiber.experiments.config_file import to_data
+from kleiber.experiments.directory.record import RunRecord, record_path, versions
+from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.planning.cells import TrunkCell, group_id, kept_weights
+from kleiber.experiments.sweeping.compiled import cache_of_programs, seal_new
+from kleiber.experiments.sweeping.ownership import allowed_fields
+from kleiber.files import read_json, replacing, sealed_text, write_json
+from kleiber.parallel import hosts
+from kleiber.train.watch.signals import StopRequest
+
+
+def ledger_head(cell: TrunkCell, directory: Path) -> str | None:
+    """Returns the last hash of the ledger when a target began, as noted then; None for other runs."""
+    is_noted = cell.target and hosts.is_lead()
+    return read_json(directory / "runs" / cell.trunk_id / "begun.json")["ledger_head"] if is_noted else None
+
+
+def write_record(directory: Path, cell: TrunkCell, num_tokens: int, record: RunRecord) -> None:
+    """Writes the record of a point, and the config beside it that it is of."""
+    path = record_path(directory, record.run_id)
+    write_json(path.parent / "config.json", {"num_tokens": num_tokens, "trunk": to_data(cell.config)})
+    write_json(path, record.to_json())
+
+
+def _splice(folder: Path) -> str:
+    """Returns from which trunk, and over which changes of its config, a trunk went on; nothing if it did not."""
+    path = folder / "continued.json"
+    continued = read_json(path) if path.exists() else {"changed": []}
+    changed = continued.get("changed", ["unknown"])  # older releases did not say
+    return f"went on from {continued['from']} with {'; '.join(changed)}" if changed else ""
+
+
+def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
+    """Trains what is missing of a trunk or population by kleiber's own trainer, and writes the record of each point.
+
+    Raises:
+      Stopped, Diverged: as `Trunk.run`.
+    """
+    from kleiber.train.data.run_data import open_run_data
+    from kleiber.train.trunk import Point, Trunk, TrunkIO
+    from kleiber.train.watch.goodput import Goodput
+    from kleiber.train.watch.watchdog import Watchdog
+
+    data = open_run_data(group[0].config)
+    folders = [directory / "runs" / cell.trunk_id for cell in group]
+    device = jax.devices()[0]
+    common: dict[str, Any] = {**versions(), "device": f"{device.platform}:{device.device_kind}"}
+    common["data_fingerprint"] = data.train.fingerprint
+    heads = {cell.trunk_id: ledger_head(cell, directory) for cell in group}
+    last_write = [0.0]
+    splices = [_splice(folder) for folder in folders]
+
+    def on_point(point: Point) -> None:
+        cell, evaluation = group[point.member], point.evaluation
+        if point.num_tokens not in cell.missing(directory):
+            return
+        planned = cell.planned[point.num_tokens]
+        record = replace(
+            planned,
+            **common,
+            status=("continued" if splices[point.member] else "done") if evaluation else "diverged",
+            reason=point.reason or splices[point.member],
+            epochs=planned.num_tokens / data.num_unique_tokens,
+            num_unique_tokens=min(planned.num_tokens, data.num_unique_tokens),
+            loss=evaluation.loss if evaluation else None,
+            loss_standard_error=evaluation.loss_standard_error if evaluation else None,
+            bits_per_byte=evaluation.bits_per_byte if evaluation else None,
+            wall_seconds=round(point.train_seconds, 3),
+            tokens_per_second=round(point.tokens_per_second, 1),
+            split_overlap=data.split_overlap,
+            ledger_head=heads[cell.trunk_id],
+            final_checkpoint=f"final/step_{point.num_steps}" if point.is_kept else None,
+            num_validation_tokens=evaluation.num_tokens if evaluation else None,
+            num_validation_bytes=data.num_validation_bytes if evaluation else None,
+        )
+        write_record(directory, cell, point.num_tokens, record)
+
+    def on_progress(progress: dict[str, Any]) -> None:
+        if not stop.has_work:  # the steps are compiled
+            seal_new(cache_of_programs()[0])
+        stop.has_work = True
+        now = time.monotonic()
+        if hosts.is_lead() and now - last_write[0] > 0.5:
+            last_write[0] = now
+            for folder in folders:
+                with replacing(folder / "progress.json", is_durable=False) as partial:
+                    partial.write_text(sealed_text(progress))
+
+    def is_measured(num_tokens: int) -> bool:
+        return not any(num_tokens in cell.missing(directory) for cell in group)
+
+    is_kept = group[0].split in kept_weights(experiment)[0]
+
+    def final_folder(member: int, num_tokens: int) -> Path | None:
+        return directory / "runs" / group[member].run_ids[num_tokens] / "final" if is_kept else None
+
+    own = directory / "runs" / group_id(group)
+    clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
+    stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
+    watchdog = Watchdog(clock, own / stacks)
+    allow, notes = allowed_fields(directory), {"ledger_heads": heads} if any(heads.values()) else {}
+    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allow, notes, final_folder)
+    try:
+        Trunk([cell.config for cell in group], data, io).run()
+    finally:
+        watchdog.close()
+        seal_new(cache_of_programs()[0])
