@@ -63,14 +63,16 @@ def candidates(
     own = config.model.on_platform(platform)
     models = [dataclasses.replace(own, remat_keeps=kept) for kept in keeps] if own.has_remat and keeps else [own]
     found = []
-    for mesh, model in itertools.product(meshes(config, num_devices), models):
+    for mesh in meshes(config, num_devices):
         try:
-            split = dataclasses.replace(config, mesh=mesh, model=model)
-            memory = step_memory(split, platform)
-            roofline = on_paper(split, chip, links(mesh), memory.state_bytes)
+            network = links(mesh)
+            for model in models:
+                split = dataclasses.replace(config, mesh=mesh, model=model)
+                memory = step_memory(split, platform)
+                roofline = on_paper(split, chip, network, memory.state_bytes)
+                found.append(Candidate(split, memory, roofline, utilisation(split, chip, roofline.seconds)))
         except ValueError:
             continue
-        found.append(Candidate(split, memory, roofline, utilisation(split, chip, roofline.seconds)))
     return sorted(found, key=lambda c: (not c.fits(chip), -round(c.utilisation, 3), c.memory.total_bytes))
 
 
