@@ -1,6 +1,6 @@
 """The shape of a Transformer and the numbers it is computed in. Needs no jax, so planning stays instant."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kleiber.fields import check_fields
@@ -10,6 +10,21 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Parametrization = Literal["standard", "inverse_width", "mup", "completep"]
 Family = Literal["decoder", "encoder"]
 """What a model may be; model/families/table.py says where each stands."""
+AttentionKernel = Literal["plain", "splash", "interpreted_splash", "cudnn"]
+RematKeeps = Literal["nothing", "attention", "products", "products_on_host"]
+SPLASH_BLOCKS = (512, 256, 128)
+"""Sides of the squares that splash attention computes whole or skips."""
+
+
+def splash_blocks(length: int) -> tuple[int, int]:
+    """Returns (the side of the squares of splash attention, the keys of a block of its backward pass, twice as many
+    where that divides) for so many positions, filled up to a multiple of the smallest side.
+
+    One backward kernel makes all gradients; that of the queries comes as a part for each block of keys, to be summed.
+    """
+    filled = -(-length // SPLASH_BLOCKS[-1]) * SPLASH_BLOCKS[-1]
+    side = next(block for block in SPLASH_BLOCKS if filled % block == 0)
+    return side, side if filled % (2 * side) else 2 * side
 
 
 @dataclass(frozen=True)
@@ -103,7 +118,14 @@ class ModelConfig:
     has_remat: bool = False
     """Whether activations are recomputed in the backward pass: less memory, the same numbers."""
     attention_blocks: int = 2
-    """Chunks of queries in causal attention: n chunks skip (n - 1) / 2n of the square, the same numbers."""
+    """Chunks of queries in causal attention: n chunks skip (n - 1) / 2n of the square, the same numbers. Kernels other
+    than plain cut it their own way."""
+    attention_kernel: AttentionKernel | None = None
+    """How attention is computed: plain writes the scores to memory; splash (TPU) and cudnn (GPU, 16-bit) never do;
+    interpreted_splash is splash anywhere, slowly. None takes the platform's: the same numbers to rounding."""
+    remat_keeps: RematKeeps = "nothing"
+    """What has_remat keeps of a layer in place of recomputing it: nothing but its input; all of attention; results of
+    all products; the same in the memory of the host. The same numbers."""
     has_next_token_mix: bool = False
     """Whether the input of an encoder also holds s * e_(t+1), s a learned vector started at 0.5. With the
     previous-token mix it ends the plateau on which small encoders sit, each seed for another time."""
@@ -132,11 +154,32 @@ class ModelConfig:
             raise ValueError(f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}.")
         if self.has_next_token_mix and self.is_causal:
             raise ValueError("has_next_token_mix shows a decoder the token it should predict; use family='encoder'.")
+        if self.remat_keeps != "nothing" and not self.has_remat:
+            raise ValueError(f"remat_keeps is '{self.remat_keeps}' without has_remat=True, which keeps everything.")
 
     @property
     def is_causal(self) -> bool:
         """Whether a position sees nothing after itself, so that the model can predict the next token."""
         return self.family != "encoder"
+
+    def on_platform(self, platform: str) -> "ModelConfig":
+        """Returns the config with the attention kernel that a platform has: splash for `tpu`; cudnn for `gpu` where its
+        kernel takes the numbers (16 bits, heads of 8, 16, ... 128); plain elsewhere. Raises ValueError if the config
+        forces a kernel of another platform, or cudnn where it cannot."""
+        fits_cudnn = self.compute_dtype != "float32" and self.d_head % 8 == 0 and self.d_head <= 128
+        own = {"tpu": "splash", "gpu": "cudnn" if fits_cudnn else "plain"}.get(platform, "plain")
+        kernel = self.attention_kernel or own
+        if kernel not in (own, "plain", "interpreted_splash"):
+            raise ValueError(
+                f"attention_kernel is '{kernel}', which platform '{platform}' cannot run with compute_dtype "
+                f"{self.compute_dtype} and heads of {self.d_head}; leave it None, which takes '{own}' here."
+            )
+        return replace(self, attention_kernel=kernel)
+
+    @property
+    def has_fused_attention(self) -> bool:
+        """Whether the scores of attention never lie in memory."""
+        return self.attention_kernel not in (None, "plain")
 
     @property
     def d_head(self) -> int:

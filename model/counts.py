@@ -7,9 +7,9 @@ softmax, activations and the optimizer are left out: by the compiler's count (te
 the first three are 8 % of the operations at d_model 24 (six a head), 2 % at 64 and under 1 % from 256.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kleiber.model.config import ModelConfig
+from kleiber.model.config import ModelConfig, splash_blocks
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -117,17 +117,49 @@ def flops_per_token_computed(config: ModelConfig) -> float:
     """Returns the training FLOPs per token that this implementation executes in products; sums that attention makes as
     products on CPU (4 N D a layer) are left out, like all sums.
 
-    n query chunks compute (n + 1) / 2n of the square; rematerialisation repeats each layer's forward pass but for
-    its last product, whose result no gradient needs.
+    n query chunks compute (n + 1) / 2n of the square, and so does splash with T in n blocks; rematerialisation repeats
+    of each layer's forward pass what is not kept (config.remat_keeps), but for its last product, whose result no
+    gradient needs. cuDNN's kernel is counted as the plain one.
     """
-    share = (config.attention_blocks + 1) / (2 * config.attention_blocks) if config.is_causal else 1
     matrices = num_params_block_matrices(config, is_active=True)
     if experts := config.experts:  # every place of an expert is computed, taken or not
         matrices += round(experts.num_active * (experts.capacity_factor - 1) * _feed_forward_matrices(config))
-    blocks = 6 * config.num_layers * matrices + share * _attention_flops(config)
-    down = 2 * config.num_layers * config.d_model * config.feed_forward_width
-    recomputed = blocks / 3 - down if config.has_remat else 0
-    return blocks + recomputed + 6 * config.vocab_size * config.d_model
+    forward, backward = _computed_attention_flops(config)
+    repeated = _repeated_flops(config, matrices, forward) if config.has_remat else 0
+    return 6 * (config.num_layers * matrices + config.vocab_size * config.d_model) + forward + backward + repeated
+
+
+def _computed_attention_flops(config: ModelConfig) -> tuple[float, float]:
+    """Returns the FLOPs per token of attention's own products, forward and backward.
+
+    Of six products of the square's size two are forward. Splash makes five backward, the scores once more, and computes
+    every block that the diagonal touches.
+    """
+    if not config.attention_kernel or "splash" not in config.attention_kernel:
+        share = (config.attention_blocks + 1) / (2 * config.attention_blocks) if config.is_causal else 1
+        square = share * _attention_flops(config)
+        return square / 3, square * 2 / 3
+    side, keys = splash_blocks(config.seq_len)
+    filled = -(-config.seq_len // side) * side
+    square = (filled / config.seq_len) ** 2 * _attention_flops(config)
+    if not config.is_causal:
+        return square / 3, square * 5 / 6
+    return square / 3 * (filled + side) / (2 * filled), square * 5 / 6 * (filled + keys) / (2 * filled)
+
+
+def _repeated_flops(config: ModelConfig, matrices: int, attention: float) -> float:
+    """Returns the FLOPs per token that rematerialisation repeats, of so many parameters a layer that are multiplied by
+    and so many FLOPs of attention forward."""
+    num_last = config.experts.num_shared if config.experts else 1  # results of routed experts are needed: they weigh
+    of_attention = num_params_block_matrices(replace(config, experts=None)) - _feed_forward_matrices(config)
+    if config.remat_keeps == "nothing":
+        repeated = matrices - num_last * config.d_model * config.feed_forward_width
+        return 2 * config.num_layers * repeated + attention
+    scores = 0 if config.has_fused_attention else attention / 2
+    if config.remat_keeps != "attention":
+        return scores
+    repeated = matrices - of_attention - num_last * config.d_model * config.feed_forward_width
+    return 2 * config.num_layers * repeated + scores
 
 
 def flops_per_token_6n(config: ModelConfig) -> int:

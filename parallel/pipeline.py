@@ -62,7 +62,8 @@ def _pipeline(layer: LayerFn, stacked: Any, numbers: jax.Array, x: jax.Array, ca
     inputs = jax.tree.map(split, (x, carried))
     stages = (jax.tree.map(by_stage, stacked), by_stage(numbers))
     buffer = jax.tree.map(lambda a: _staged(jnp.zeros((num_stages, *a.shape[1:]), a.dtype)), inputs)
-    run_stages = jax.vmap(lambda stage, row: _scan(layer, *stage, *row))
+    # Named, so that what maps its own mesh axes (parallel.rules.on_own_parts) keeps each stage where it is.
+    run_stages = jax.vmap(lambda stage, row: _scan(layer, *stage, *row), spmd_axis_name="stage")
     rows = jnp.arange(num_stages)
 
     def tick(buffer: Any, time: jax.Array) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ A layout reads W[D_fsdp, F_tensor]: array dimension, subscript mesh axis.
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 MeshAxes = str | tuple[str, ...] | None
+LogicalAxes = tuple[str | None, ...]
 
 RULES: Mapping[str, MeshAxes] = {
     "replicas": "replica",  # params[R_replica, ...] under delayed synchronisation
@@ -106,6 +107,23 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
         return x
     return jax.lax.with_sharding_constraint(x, sharding(mesh, axes, x.shape, name="activation").spec)
+
+
+def on_own_parts(function: Callable[..., jax.Array], inputs: Sequence[LogicalAxes], output: LogicalAxes) -> Any:
+    """Returns function as each device of the mesh in use runs it, on its own parts of the arrays: for kernels that the
+    compiler cannot split. It is function itself where constrain leaves an array as it is.
+
+    Args:
+      function: of arrays; what it does must need nothing of other devices' parts.
+      inputs: logical axes of each argument.
+      output: of its result.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
+        return function
+    specs = tuple(partition_spec(axes) for axes in inputs)
+    free = {name for name in mesh.axis_names if name not in mesh.manual_axes}
+    return jax.shard_map(function, in_specs=specs, out_specs=partition_spec(output), axis_names=free, check_vma=False)
 
 
 def place(tree: Any, shardings: Any) -> Any:

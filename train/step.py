@@ -46,13 +46,15 @@ def compile_steps(config: TrainConfig, optimizer: Optimizer, num_members: int = 
       config: the trunk; for a population, any member (they differ in seed and hyper-parameters only).
       optimizer: from make_optimizer.
       num_members: size of the population.
-      platform: what it is compiled for; None means this process's devices.
+      platform: what it is compiled for; None means this process's devices. ValueError if it lacks a forced kernel.
 
     Returns:
       steps(state, hyper, batches, fractions [K], dropout_seed, num_steps) -> (state, StepLog), with batches a Batch of
       leaves [K, B, ...]. The state passed in is consumed.
     """
-    config = replace(config, accumulation_steps=num_micro_batches(config, platform or jax.default_backend()))
+    platform = platform or jax.default_backend()
+    model, parts = config.model.on_platform(platform), num_micro_batches(config, platform)
+    config = replace(config, model=model, accumulation_steps=parts)
     update: Callable[..., Any] = functools.partial(_update, config, optimizer)
     objective, delayed = OBJECTIVES[config.objective], config.delayed_sync
     if delayed:

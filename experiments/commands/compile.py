@@ -56,9 +56,10 @@ class Options:
     """Let the compiler take its time (five times as long): traffic beside arithmetic, its own estimate of seconds, and
     the memory of the program that would run; without, memory is a few per cent off."""
     search: bool = False
-    """Try the sensible meshes: all on paper, the best few with the compiler."""
+    """Try the sensible meshes, and what the backward pass may keep in place of recomputing it: all on paper, the best
+    few with the compiler."""
     num_compiled: int = 3
-    """Meshes that a search compiles."""
+    """Candidates that a search compiles."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object."""
 
@@ -82,6 +83,7 @@ def run(options: Options) -> int:
     from kleiber.experiments.compilation.step import OutOfMemory
 
     config, target = _config(options), _target(options.topology)
+    config = dataclasses.replace(config, model=config.model.on_platform(target.platform))
     if options.search:
         return _search(options, config, target)
     chosen = _with_mesh(options, config, target)
@@ -152,8 +154,8 @@ def _with_mesh(options: Options, config: "TrainConfig", target: Hardware) -> "Tr
     return dataclasses.replace(config, mesh=mesh)
 
 
-def _candidates(config: "TrainConfig", target: Hardware) -> "list[Candidate]":
-    from kleiber.experiments.compilation.search import candidates
+def _candidates(config: "TrainConfig", target: Hardware, is_search: bool = False) -> "list[Candidate]":
+    from kleiber.experiments.compilation.search import SEARCHED, candidates
     from kleiber.experiments.compilation.topology import UNKNOWN, axis_links
     from kleiber.parallel.mesh import make_mesh
 
@@ -162,7 +164,8 @@ def _candidates(config: "TrainConfig", target: Hardware) -> "list[Candidate]":
     def links(mesh: MeshConfig) -> "Mapping[str, Links]":
         return axis_links(make_mesh(mesh, target.devices), chip)
 
-    found = candidates(config, len(target.devices), chip, links, target.platform)
+    keeps = SEARCHED if is_search else ()
+    found = candidates(config, len(target.devices), chip, links, target.platform, keeps)
     if not found:
         raise ValueError(
             f"no mesh of {len(target.devices)} devices splits a batch of {config.batch_size} sequences; choose another "
@@ -252,18 +255,19 @@ def _search(options: Options, config: "TrainConfig", target: Hardware) -> int:
     from kleiber.experiments.compilation.step import OutOfMemory
     from kleiber.experiments.compilation.topology import UNKNOWN
 
-    found = _candidates(config, target)
+    found = _candidates(config, target, is_search=True)
     said: dict[str, CompileReport | OutOfMemory] = {}
     for item in found[: options.num_compiled]:
-        said[str(item.config.mesh)] = _compile(options, item.config, target)
+        said[item.name] = _compile(options, item.config, target)
     fitting = [report for report in said.values() if not isinstance(report, OutOfMemory) and report.fits]
     best = max(fitting, key=lambda report: report.utilisation or 0.0, default=None)
     if options.json:
         rows = []
         for item in found:
-            row = {"mesh": str(item.config.mesh), "predicted_bytes": item.memory.total_bytes}
+            row: dict[str, Any] = {"mesh": str(item.config.mesh), "predicted_bytes": item.memory.total_bytes}
             row |= {"predicted_seconds": item.roofline.seconds, "predicted_utilisation": item.utilisation}
-            answer = said.get(str(item.config.mesh))
+            row["remat_keeps"] = item.config.model.remat_keeps
+            answer = said.get(item.name)
             row["compiled"] = answer.reason if isinstance(answer, OutOfMemory) else answer and answer.to_json()
             rows.append(row)
         print(json.dumps({"preset": options.preset, "where": target.name, "candidates": rows}, indent=1))

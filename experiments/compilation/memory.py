@@ -9,7 +9,9 @@ buffers (up to 8 %).
 from dataclasses import dataclass
 
 from kleiber.experiments.compilation.roofline import layer_params
+from kleiber.model.config import ModelConfig
 from kleiber.model.counts import BYTES, num_params_total
+from kleiber.parallel.config import MeshConfig
 from kleiber.train.config import TrainConfig, num_micro_batches
 
 SLOTS = {"adamw": 2, "sgd": 1, "muon": 1, "adafactor": 1}
@@ -59,6 +61,8 @@ class _Layer:
     """Part of it, of the model width."""
     kept_widths: float
     """Part of it, of the feed-forward width."""
+    kept_by_name: float
+    """What rematerialisation keeps on the device besides the input of the layer."""
 
 
 def step_memory(config: TrainConfig, platform: str, state_bytes: float | None = None) -> StepMemory:
@@ -70,7 +74,7 @@ def step_memory(config: TrainConfig, platform: str, state_bytes: float | None = 
       state_bytes: of one device (kleiber.experiments.compilation.step.state_bytes); None estimates it from the
         optimizer's slots, all split over fsdp, tensor and expert.
     """
-    model, mesh, on_cpu = config.model, config.mesh, platform == "cpu"
+    model, mesh, on_cpu = config.model.on_platform(platform), config.mesh, platform == "cpu"
     compute, stored = 4 if on_cpu else BYTES[model.compute_dtype], BYTES[model.param_dtype]
     parts = num_micro_batches(config, platform)
     tokens = config.batch_size / (mesh.num_batch_shards * parts) * model.seq_len / mesh.context
@@ -78,10 +82,10 @@ def step_memory(config: TrainConfig, platform: str, state_bytes: float | None = 
     held = model.num_layers * (dense + experts / mesh.expert) / (mesh.fsdp * mesh.tensor * mesh.stage)
     held += (num_params_total(model) - model.num_layers * (dense + experts)) / (mesh.fsdp * mesh.tensor)
     slots = 4 * SLOTS[config.optimizer.name] * held
-    layer = _layer(config, tokens, compute)
+    layer = _layer(model, mesh, tokens, compute)
     # Unrolled layers are one program to XLA's compiler for CPUs: it finds what was computed before and keeps that.
     is_recomputed = model.has_remat and (model.has_scanned_layers or not on_cpu)
-    saved = model.num_layers / mesh.stage * (layer.stream if is_recomputed else layer.kept)
+    saved = model.num_layers / mesh.stage * (layer.stream + layer.kept_by_name if is_recomputed else layer.kept)
     attention = 3 * layer.last_scores[0] + layer.last_scores[1] - layer.kept_widths  # the feed-forward is done then
     at_work = max(attention, 2 * layer.width) + (layer.kept - layer.kept_streams if is_recomputed else 0)
     if on_cpu and model.has_scanned_layers and not model.has_remat:
@@ -100,14 +104,15 @@ def step_memory(config: TrainConfig, platform: str, state_bytes: float | None = 
     )
 
 
-def _layer(config: TrainConfig, tokens: float, size: int) -> _Layer:
+def _layer(model: ModelConfig, mesh: MeshConfig, tokens: float, size: int) -> _Layer:
     """Returns the activations of a layer; size is the bytes of a number."""
-    model, mesh = config.model, config.mesh
     stream, width = size * tokens * model.d_model, size * tokens * model.feed_forward_width / mesh.tensor
     queries = size * tokens * model.num_heads * model.d_head / mesh.tensor
     keys = size * tokens * model.kv_heads * model.d_head / mesh.tensor
     blocks = model.attention_blocks
-    square = 4 * tokens * model.num_heads / mesh.tensor * model.seq_len / mesh.context
+    square = (
+        0 if model.has_fused_attention else 4 * tokens * model.num_heads / mesh.tensor * model.seq_len / mesh.context
+    )
     scores = square * (blocks + 1) / (2 * blocks)
     # The residual stream before, between and normed (scanned, each in two layouts); queries, their output and its
     # scale; keys and values, which unrolled blocks of queries each keep up to their own end.
@@ -124,4 +129,9 @@ def _layer(config: TrainConfig, tokens: float, size: int) -> _Layer:
     kept_widths = widths * width + signs * width / size
     last = square / blocks
     before = last * (blocks - 1) / blocks
-    return _Layer(stream, width, scores, (last, before), kept + kept_widths, kept_streams, kept_widths)
+    by_name = {"attention": stream + 2 * (queries + keys)}
+    by_name["products"] = by_name["attention"] + (1 + model.is_gated) * width
+    if model.experts:
+        by_name["products"] += model.experts.num_active * model.experts.capacity_factor * stream
+    kept_by_name = by_name.get(model.remat_keeps, 0.0)
+    return _Layer(stream, width, scores, (last, before), kept + kept_widths, kept_streams, kept_widths, kept_by_name)

@@ -8,6 +8,10 @@ from kleiber.experiments.compilation.hlo import ARRAY, Computation, Instruction,
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
+_SPLASH = re.compile(r"splash_m[hq]a_(fwd|dkv)")
+_PRODUCTS_OF_SPLASH = {"fwd": 2, "dkv": 5}
+"""Products of the square's size that its kernels make: forward, and backward for all gradients at once."""
+
 
 def estimated_cycles(program: Program) -> float:
     """Returns the compiler's own estimate of cycles, summed over what runs; 0 where it writes none (TPU writes them).
@@ -24,7 +28,8 @@ def estimated_cycles(program: Program) -> float:
 def product_flops(program: Program) -> float:
     """Returns 2 M N K summed over the matrix products that run on one device, loops counted as often as they turn.
 
-    TPUs write products as convolutions; positions that fall into padding are not counted.
+    TPUs write products as convolutions; positions that fall into padding are not counted. Of fused kernels those of
+    splash attention count, by what they are called with; cuDNN's do not.
     """
     flops = 0.0
     for computation, instruction, times in program:
@@ -34,7 +39,24 @@ def product_flops(program: Program) -> float:
                 flops += times * _convolution_flops(instruction, left, right)
             else:
                 flops += times * _dot_flops(instruction, left)
+        elif instruction.opcode == "custom-call" and (match := _SPLASH.match(instruction.name)):
+            flops += times * _PRODUCTS_OF_SPLASH[match[1]] * _splash_flops(computation, instruction)
     return flops
+
+
+def _splash_flops(computation: Computation, instruction: Instruction) -> float:
+    """Returns the FLOPs of one product of a splash kernel: where it is called with a table of blocks (causal), of those
+    that hold a key up to the query, else of the whole square."""
+    shapes = [_shape_of(computation, name) for name in instruction.operands]
+    first = next(at for at, name in enumerate(instruction.operands) if _is_float(computation, name))
+    queries, keys = shapes[first], shapes[first + 1]
+    rows, columns = shapes[0][-2:] if first else (1, 1)
+    share = sum(-(-(row + 1) * columns // rows) for row in range(rows)) / (rows * columns)
+    return 2.0 * math.prod(queries) * keys[-2] * share
+
+
+def _is_float(computation: Computation, name: str) -> bool:
+    return computation.instructions[name].shape.startswith(("f", "bf"))
 
 
 def _shape_of(computation: Computation, name: str) -> list[int]:

@@ -85,6 +85,10 @@ class CompileReport:
     """Whether the compiler spent little: then no traffic runs beside arithmetic, and its cycles mean nothing."""
     lower_seconds: float
     compile_seconds: float
+    attention_kernel: str
+    """As ModelConfig.attention_kernel, resolved."""
+    remat_keeps: str
+    """As ModelConfig.remat_keeps; `everything` without rematerialisation."""
 
     @property
     def peak_bytes(self) -> int:
@@ -163,6 +167,8 @@ def make_report(
         is_quick=step.is_quick,
         lower_seconds=step.lower_seconds,
         compile_seconds=step.compile_seconds,
+        attention_kernel=config.model.attention_kernel or "plain",
+        remat_keeps=config.model.remat_keeps if config.model.has_remat else "everything",
     )
 
 

@@ -72,7 +72,8 @@ def sent_bytes(config: TrainConfig) -> dict[str, float]:
     gathered = size * (layers * gathers * layer + (1 + (config.loss_blocks > 1)) * head / mesh.tensor)
     summed = size * (layers * layer + head / mesh.tensor)
     activations = size * tokens * model.d_model
-    reduced = 5 if model.has_remat else 4  # a layer: two forward, two backward, one recomputed
+    # A layer: two forward, two backward, one recomputed if the output of attention is.
+    reduced = 5 if model.has_remat and model.remat_keeps == "nothing" else 4
     sent = {
         "fsdp": _share(mesh.fsdp) * (gathered + summed),
         "data": 2 * _share(mesh.data) * summed / mesh.fsdp,
@@ -119,7 +120,7 @@ def hbm_traffic(config: TrainConfig, state_bytes: float) -> float:
 
     The state is read and written once; gathered weights are written once and read twice in each of three passes;
     activations of a layer are written and read in each of four passes (forward, recomputed, two of backward); scores
-    twice as often, in float32, once forward, once recomputed and twice backward.
+    twice as often, in float32, once forward, once recomputed and twice backward, but for fused attention.
     """
     model, mesh = config.model, config.mesh
     size = BYTES[model.compute_dtype]
@@ -134,7 +135,7 @@ def hbm_traffic(config: TrainConfig, state_bytes: float) -> float:
     per_token = 6 * model.d_model + (2 * heads + width) / mesh.tensor
     activations = 4 * 2 * size * layers * tokens * per_token
     seen = model.seq_len * (model.attention_blocks + 1) / (2 * model.attention_blocks) / mesh.context
-    scores = 4 * 2 * 4 * layers * tokens * seen * model.num_heads / mesh.tensor
+    scores = 0 if model.has_fused_attention else 4 * 2 * 4 * layers * tokens * seen * model.num_heads / mesh.tensor
     logits = 4 * 3 * tokens * model.vocab_size / mesh.tensor
     return 2 * state_bytes + weights + activations + scores + logits
 

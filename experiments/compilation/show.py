@@ -22,7 +22,8 @@ def show_report(report: CompileReport) -> None:
         params += f" ({report.num_params_active / 1e9:,.1f} billion active)"
     console.print(
         f"[bold]{report.preset}[/] on {report.where}: {report.mesh}; {params}; batch {report.batch_size:,} x "
-        f"{report.seq_len:,} = {tokens:,} tokens a step",
+        f"{report.seq_len:,} = {tokens:,} tokens a step; attention: {report.attention_kernel}; the backward pass "
+        f"keeps: {report.remat_keeps}",
         highlight=False,
     )
     _show_memory(console, report)
@@ -101,17 +102,17 @@ def _parts(roofline: Roofline) -> str:
 
 
 def show_candidates(found: Sequence[Candidate], chip: Chip, reports: dict[str, CompileReport | OutOfMemory]) -> None:
-    """Prints the meshes of a search, best first, with what the compiler said (by mesh) of those it tried."""
+    """Prints the candidates of a search, best first, with what the compiler said (by name) of those it tried."""
     table = Table(box=None, pad_edge=False, title="meshes, best first by the roofline on paper; memory in GB")
     for column in ("mesh", "memory", "fits", "seconds", "of peak", "compiled", "of peak"):
         table.add_column(column, justify="left" if column == "mesh" else "right", no_wrap=True)
     for item in found:
-        said, memory, peak = reports.get(str(item.config.mesh)), "", ""
+        said, memory, peak = reports.get(item.name), "", ""
         if isinstance(said, OutOfMemory):
             memory = f"no, {said.needed_bytes / 1e9:.1f}" if said.needed_bytes else "no"
         elif said is not None:
             memory, peak = f"{said.peak_bytes / 1e9:.1f}", f"{said.utilisation:.1%}" if said.utilisation else ""
-        row = [str(item.config.mesh), f"{item.memory.total_bytes / 1e9:.1f}", "yes" if item.fits(chip) else "no"]
+        row = [item.name, f"{item.memory.total_bytes / 1e9:.1f}", "yes" if item.fits(chip) else "no"]
         row += [f"{item.roofline.seconds:.3g}", f"{item.utilisation:.1%}", memory, peak]
         table.add_row(*row)
     Console().print(table)

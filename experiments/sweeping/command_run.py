@@ -25,7 +25,7 @@ from kleiber.experiments.planning.cells import TrunkCell
 from kleiber.experiments.sweeping.command_record import CommandRows, found_record, point_records, read_rows
 from kleiber.experiments.sweeping.failures import exit_reason
 from kleiber.experiments.sweeping.trunk_run import ledger_head, write_record
-from kleiber.files import read_json, replacing, write_json
+from kleiber.files import read_json, replacing, sealed_text, write_json
 from kleiber.train.command import RECORDS
 from kleiber.train.watch.metrics import Metrics
 from kleiber.train.watch.signals import StopRequest
@@ -192,7 +192,7 @@ class _CommandRun:
 
     def _tell(self, progress: Mapping[str, Any]) -> None:
         with replacing(self.home / "progress.json", is_durable=False) as partial:
-            partial.write_text(json.dumps(progress))
+            partial.write_text(sealed_text(progress))
 
     def _last_line(self) -> str:
         lines = self.output.read_text(errors="replace")[-4000:].splitlines()

@@ -20,6 +20,7 @@ from kleiber.model.layers.feed_forward import FeedForward
 from kleiber.model.layers.mask import Mask
 from kleiber.model.layers.norm import Norm
 from kleiber.model.layers.product import scores
+from kleiber.model.layers.recomputation import with_recomputation
 from kleiber.model.layers.weight import declare
 from kleiber.model.parametrization import rules
 from kleiber.parallel.pipeline import run_layers
@@ -127,8 +128,7 @@ class Transformer(nnx.Module):
 
     def _runner(self, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Array, Routing | None]]:
         """Returns one layer block as a pure function of its weights, the residual stream, what it carries and a key."""
-        run = functools.partial(_run_block, graphdef)
-        return jax.checkpoint(run) if self.config.has_remat else run
+        return with_recomputation(self.config, functools.partial(_run_block, graphdef))
 
     def _unroll(self, x_BTD: jax.Array, carried: Carried, dropout_key: jax.Array | None):
         """Runs the layers one after another, each compiled on its own; returns x and the summed routing."""

@@ -8,6 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 MASKED = -1e30  # finite, so that a gradient through a masked score is zero and never NaN
 
@@ -47,7 +48,7 @@ def _weigh(scale, is_whole, scores_BKGTS, mask_BTS, q_BTKGH, k_BSKH, v_BSKH):
     # Dividing after the product touches T * H numbers in place of T * S: up to a fifth of a whole step at d_model 24.
     inverse_BTKGH = _over_head(1 / total_BTKG, q_BTKGH.shape, is_whole)
     out_BTKGH = float32_einsum("BKGTS,BSKH->BTKGH", weights_BKGTS.astype(v_BSKH.dtype), v_BSKH) * inverse_BTKGH
-    out_BTKGH = out_BTKGH.astype(v_BSKH.dtype)
+    out_BTKGH = checkpoint_name(out_BTKGH.astype(v_BSKH.dtype), "attended")
     return out_BTKGH, (weights_BKGTS, inverse_BTKGH, q_BTKGH, k_BSKH, v_BSKH, out_BTKGH)
 
 

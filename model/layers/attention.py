@@ -4,6 +4,7 @@ B batch, T query position, S key position, D model width, N query heads, K key/v
 key/value head (N = K * G), H head size.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from kleiber.model.config import ModelConfig
+from kleiber.model.kernels.fused_attention import FUSED
 from kleiber.model.kernels.weighted_values import float32_einsum, weighted_values
 from kleiber.model.layers.mask import Mask
 from kleiber.model.layers.norm import rms_normalise
@@ -20,7 +22,7 @@ from kleiber.model.layers.product import product
 from kleiber.model.layers.weight import declare
 from kleiber.model.parametrization import attention_scale
 from kleiber.parallel.ring import context_size, ring_attention
-from kleiber.parallel.rules import constrain, weights_are_whole
+from kleiber.parallel.rules import constrain, on_own_parts, weights_are_whole
 
 ROTARY_BASE = 10_000.0  # longest wavelength over 2 pi, in tokens; Su et al. 2021 (arXiv:2104.09864)
 
@@ -87,6 +89,17 @@ def _attend_chunk(
     return out_BTKGH.reshape(q_BTNH.shape)
 
 
+def attend_fused(
+    kernel: str, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, scale: float, mask: Mask
+) -> jax.Array:
+    """Returns what attend returns, by a kernel of FUSED, each device with its own rows and heads."""
+    function = functools.partial(FUSED[kernel], scale=scale, is_causal=mask.is_causal)
+    arrays, axes = [q_BTNH, k_BSKH, v_BSKH], [("batch", None, name, None) for name in ("heads", "kv_heads", "kv_heads")]
+    if mask.segment_ids_BS is not None:
+        arrays, axes = [*arrays, mask.segment_ids_BS], [*axes, ("batch", None)]
+    return on_own_parts(function, axes, axes[0])(*arrays)
+
+
 class Attention(nnx.Module):
     """Queries, keys and values of x, attention, and the projection back to the residual stream."""
 
@@ -111,11 +124,17 @@ class Attention(nnx.Module):
         if self.config.positions == "rotary":
             q_BTNH, k_BSKH = rotate(q_BTNH, positions_BT), rotate(k_BSKH, positions_BT)
         q_BTNH, k_BSKH = checkpoint_name(q_BTNH, "query"), checkpoint_name(k_BSKH, "key")
+        v_BSKH = checkpoint_name(v_BSKH, "value")
         q_BTNH = constrain(q_BTNH, ("batch", "seq", "heads", None))
         k_BSKH, v_BSKH = (constrain(x, ("batch", "seq", "kv_heads", None)) for x in (k_BSKH, v_BSKH))
-        scale = attention_scale(self.config)
+        scale, kernel = attention_scale(self.config), self.config.attention_kernel
+        if kernel is None:  # a step compiled for other devices than those attached says which
+            kernel = self.config.on_platform(jax.default_backend()).attention_kernel
         if context_size() == 1:
-            out_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, scale, mask, query_chunks=self.config.attention_blocks)
+            if kernel in FUSED:
+                out_BTNH = attend_fused(kernel, q_BTNH, k_BSKH, v_BSKH, scale, mask)
+            else:
+                out_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, scale, mask, query_chunks=self.config.attention_blocks)
         elif mask.is_causal:
             out_BTNH = ring_attention(q_BTNH, k_BSKH, v_BSKH, scale, mask.segment_ids_BS)
         else:

@@ -19,6 +19,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.layers.feed_forward import FeedForward, activate
@@ -88,6 +89,7 @@ class Experts(nnx.Module):
         num, active = self.experts.num_experts, self.experts.num_active
         # In float32: two experts whose scores bfloat16 cannot tell apart would be drawn by rounding.
         logits_BGSE = contraction("BGSD,DE->BGSE", x_BGSD.astype(jnp.float32), self.router)
+        logits_BGSE = checkpoint_name(logits_BGSE, "router")
         probabilities_BGSE = jax.nn.softmax(logits_BGSE, axis=-1)
         weights_BGSA, choice_BGSA = jax.lax.top_k(probabilities_BGSE, active)
         if self.experts.has_normalised_weights:
@@ -107,13 +109,14 @@ class Experts(nnx.Module):
     def _compute(self, x_BGECD: jax.Array) -> jax.Array:
         """Returns each expert's feed-forward of the tokens sent to it."""
         each = partial(contraction, "BGECD,EDF->BGECF")
-        up_BGECF = each(x_BGECD, self.up)
+        up_BGECF = checkpoint_name(each(x_BGECD, self.up), "up")
         if self.config.is_gated:
-            hidden_BGECF = activate(each(x_BGECD, self.gate), self.config.activation) * up_BGECF
+            gate_BGECF = checkpoint_name(each(x_BGECD, self.gate), "gate")
+            hidden_BGECF = activate(gate_BGECF, self.config.activation) * up_BGECF
         else:
             hidden_BGECF = activate(up_BGECF, self.config.activation)
         hidden_BGECF = constrain(hidden_BGECF, ("expert_batch", "seq", "experts", None, "mlp"))
-        return each(hidden_BGECF, self.down)
+        return checkpoint_name(each(hidden_BGECF, self.down), "down")
 
 
 def _send(x_SD: jax.Array, slots_SA: jax.Array, places: int) -> jax.Array:

@@ -34,9 +34,10 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Returns what the feed-forward of one layer adds to x, before the branch multiplier."""
-        up_BTF = product(self.config, x_BTD, self.up)
+        up_BTF = checkpoint_name(product(self.config, x_BTD, self.up), "up")
         if self.config.is_gated:
-            hidden_BTF = activate(product(self.config, x_BTD, self.gate), self.config.activation) * up_BTF
+            gate_BTF = checkpoint_name(product(self.config, x_BTD, self.gate), "gate")
+            hidden_BTF = activate(gate_BTF, self.config.activation) * up_BTF
         else:
             hidden_BTF = activate(up_BTF, self.config.activation)
         hidden_BTF = constrain(hidden_BTF, ("batch", "seq", "mlp"))
