@@ -6,7 +6,6 @@ well is never started again, and one that outlived its worker is ended before th
 """
 
 import contextlib
-import json
 import math
 import os
 import platform
