@@ -151,11 +151,14 @@ def test_whatever_a_config_raises_is_one_line_with_its_place_and_exit_code_2(tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_a_mistake_at_the_top_of_a_config_is_told_like_one_inside(tmp_path, capsys):
+def test_a_mistake_at_the_top_of_a_config_is_told_like_one_inside(tmp_path, capsys, monkeypatch):
     path = tmp_path / "mine.py"
     path.write_text("import sys\nsys.exit(0)\n")
     assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 2
     assert f"{path}, line 2: it ends the program (sys.exit: 0)" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "mine.py"]) == 2
+    assert capsys.readouterr().err.startswith("kleiber plan: mine.py, line 2: it ends the program")
 
 
 def test_what_is_run_is_what_would_be_read_back(tmp_path):

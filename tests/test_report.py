@@ -254,7 +254,7 @@ def test_a_study_of_learning_rates_without_a_law_opens_with_that_figure(tmp_path
     (tmp_path / "experiment.json").write_text(json.dumps(experiment))
     study = drawing.Study(read_results(tmp_path))
     assert drawing.leading_figures(study)[0] == "levels"
-    assert "Best learning_rate: 0.008 at all 2 combinations" in claim_of(drawing.draw(study, "levels"))
+    assert "Best learning_rate: 0.008 at every d_model (24 and 96)" in claim_of(drawing.draw(study, "levels"))
     assert story.verdict(study)[0] == "good" and story.gate_of(study) == []
     with pytest.raises(drawing.NotThereYet, match="the experiment fits no law"):
         drawing.draw(study, "slices")

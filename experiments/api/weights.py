@@ -53,7 +53,7 @@ def score_text(config: TrainConfig, tree: Any, tokenizer: Tokenizer, text: str) 
     Raises:
       ValueError: the text is empty, or the model is none of what comes next.
     """
-    from kleiber.train.data.corpora.text_file.text_file_builder import cut_text
+    from kleiber.train.data.corpora.text_file.reading import cut_text
     from kleiber.train.evaluate import cluster_standard_error, token_losses
 
     _check_causal(config)
