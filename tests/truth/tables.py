@@ -13,9 +13,9 @@ from scipy.stats import norm, t
 from kleiber.scaling.explaining.analysis import FORMS
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.forecasting.forecast import Forecast, combined_forecast
+from kleiber.scaling.forecasting.forecast import combined_forecasts
 from kleiber.scaling.forecasting.mixture import log_gradients
-from kleiber.scaling.forecasting.rolling import protect
+from kleiber.scaling.forecasting.rolling import Protection, protect
 from kleiber.scaling.table.table import RunTable, from_columns
 from truth.designs import Check
 
@@ -99,29 +99,26 @@ def family_of(name: str) -> str:
 
 def kleiber(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
     """Returns what the default says."""
-    protection = protect(fits)
-    return _said([combined_forecast(fits, size, tokens, LEVEL, None, protection) for size, tokens in _runs(asked)])
+    return _said(asked, fits, protect(fits))
 
 
 def lone(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
     """Returns what `--law chinchilla` says, which is protected too."""
-    protection = protect(fits[:1])
-    return _said([combined_forecast(fits[:1], size, tokens, LEVEL, None, protection) for size, tokens in _runs(asked)])
+    return _said(asked, fits[:1], protect(fits[:1]))
 
 
 def unprotected(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
     """Returns what `--law chinchilla --protect none` says."""
-    return _said([combined_forecast(fits[:1], size, tokens, LEVEL) for size, tokens in _runs(asked)])
+    return _said(asked, fits[:1], None)
 
 
-def _runs(asked: RunTable) -> zip:
-    return zip(asked["num_params_total"], asked["num_tokens"], strict=True)
-
-
-def _said(forecasts: list[Forecast]) -> Said:
-    log_loss = np.log([each.predicted_loss for each in forecasts])
-    high = np.log([each.interval[1] for each in forecasts])
-    return Said(log_loss, high - log_loss, np.array([bool(each.alarms) for each in forecasts]))
+def _said(asked: RunTable, fits: list[FitResult], protection: Protection | None) -> Said:
+    found = combined_forecasts(
+        fits, {name: asked[name] for name in ("num_params_total", "num_tokens")}, LEVEL, protection
+    )
+    log_loss = np.log(found.predicted_loss)
+    alarmed = bool(protection and protection.alarms)
+    return Said(log_loss, np.log(found.high) - log_loss, np.full(len(asked), alarmed))
 
 
 def equal_weights(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
