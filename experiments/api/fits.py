@@ -20,7 +20,13 @@ from kleiber.scaling.forecasting.best_setting import BestSetting, best_settings
 from kleiber.scaling.forecasting.chain import AccuracyForecast, chained, fit_accuracy
 from kleiber.scaling.forecasting.derived import DERIVED, with_derived
 from kleiber.scaling.forecasting.flops_rule import FlopsRule, counted_rule, plain_rule
-from kleiber.scaling.forecasting.forecast import Forecast, check_same_runs, combined_forecast, form_weights
+from kleiber.scaling.forecasting.forecast import (
+    Forecast,
+    check_same_runs,
+    combined_forecast,
+    combined_forecasts,
+    form_weights,
+)
 from kleiber.scaling.forecasting.rolling import Protection, protect, read_protection
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
@@ -112,20 +118,19 @@ class Fitted:
         needed = {name for each in self.fits for name in each.definition.variable_names}
         have = with_derived({name: table[name] for name in table.names if name in needed | COUNTS | {*DERIVED}})
         table.need([name for name in needed if name not in have])  # raises, naming them
-        rows = ({name: float(values[row]) for name, values in have.items()} for row in range(len(table)))
-        found = [self._forecast(row, level, protect) for row in rows]
+        found = combined_forecasts(self.fits, have, level, None if protect == "none" else self.analysis.protection)
         out = {
-            "predicted_loss": [each.predicted_loss for each in found],
-            "interval_low": [each.interval[0] for each in found],
-            "interval_high": [each.interval[1] for each in found],
-            "standard_error": [each.standard_error for each in found],
-            "compute_ratio": [each.compute_ratio for each in found],
+            "predicted_loss": found.predicted_loss,
+            "interval_low": found.low,
+            "interval_high": found.high,
+            "standard_error": found.standard_error,
+            "compute_ratio": found.compute_ratio,
         }
         if accuracies := [each.accuracy for each in found if each.accuracy]:
             out["accuracy"] = [each.predicted_accuracy for each in accuracies]
             out["accuracy_low"], out["accuracy_high"] = np.array([each.interval for each in accuracies]).T.tolist()
         given = {name: table.columns[name] if name in table.columns else table.labels[name] for name in table.names}
-        return {**given, **{name: np.array(values) for name, values in out.items()}}
+        return {**given, **out}
 
     def optimum(
         self,

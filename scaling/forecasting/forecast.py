@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from kleiber.scaling.fitting.estimates import interval
 from kleiber.scaling.fitting.result import FitResult, without_nan
 from kleiber.scaling.forecasting.chain import AccuracyForecast
 from kleiber.scaling.forecasting.derived import with_derived
-from kleiber.scaling.forecasting.mixture import FORM_SHARE, excess_aicc, mix, mixture_weights
+from kleiber.scaling.forecasting.mixture import FORM_SHARE, Mixture, excess_aicc, mix, mixture_weights
 from kleiber.scaling.forecasting.rolling import Protection, drift_of, reach_of
 
 REJECTED = 10.0
@@ -108,14 +107,6 @@ class Forecast:
         return "\n".join(lines + [f"  note           {note}" for note in self.notes])
 
 
-def loss_interval(fit: FitResult, value: float, deviation: float, degrees: float, level: float) -> tuple[float, float]:
-    """Returns the interval of a loss from its value as the fit's residuals have it, and that value's deviation."""
-    if fit.measure.is_log:
-        return interval(float(np.exp(value)), deviation, degrees, True, level)
-    low, high = interval(float(value), deviation, degrees, False, level)
-    return float(fit.measure.back(np.asarray(low))), float(fit.measure.back(np.asarray(high)))
-
-
 def check_same_runs(fits: Sequence[FitResult]) -> None:
     """Raises ValueError if the fits are not of the same losses, compared alike."""
     for fit in fits[1:]:
@@ -179,58 +170,100 @@ def combined_forecast(
     Raises:
       ValueError: for counts or a level that make no sense, a variable that is missing, or fits of different runs.
     """
-    if not fits:
-        raise ValueError("a combined forecast needs at least one fit.")
     counts = {"num_params_total": num_params, "num_tokens": num_tokens}
     given = {name: float(count) for name, count in counts.items() if count is not None}
-    if not (all(count > 0 for count in given.values()) and 0 < level < 1):
-        raise ValueError(
-            f"need positive counts and 0 < level < 1, got num_params {num_params}, num_tokens {num_tokens}, "
-            f"level {level}."
-        )
-    check_same_runs(fits)
-    point = with_derived({**given, **(columns or {})})
-    lost = sorted({name for each in fits for name in each.definition.variable_names if name not in point})
-    if lost:
-        raise ValueError(f"law {fits[0].law} also needs a value for {', '.join(lost)}.")
-    points = {name: values for fit in fits for name, values in fit.scaled.columns.items()}
-    arrays = {name: np.array([point[name]], np.float64) for name in points}
-    measure, mixed = fits[0].measure, mix(fits, arrays)
-    reach = reach_of(points, arrays)
-    factor, drift, degrees = 1.0, np.zeros(1), mixed.degrees_of_freedom
-    deviation = float(np.sqrt(mixed.variance[0]))
-    if protection:
-        factor, drift, degrees = protection.factor, drift_of(mixed, reach), protection.degrees_of_freedom
-        deviation = float(protection.deviation(mixed, reach)[0])
-    predicted = float(measure.back(mixed.log_loss[0]))
+    point = {name: np.array([value], np.float64) for name, value in {**given, **(columns or {})}.items()}
+    said = combined_forecasts(fits, point, level, protection)
+    measure, mixed, names = fits[0].measure, said.mixed, [fit.law for fit in fits]
     parts = {name: float(np.sqrt(each[0])) for name, each in mixed.parts.items()}
-    names = [fit.law for fit in fits]
-    singles = [float(fit.predict(arrays)[0]) for fit in fits]
+    parts |= {"form": float(np.sqrt(FORM_SHARE * mixed.between[0])), "extrapolation": float(said.drift[0])}
+    run = {name: float(values[0]) for name, values in with_derived(point).items()}
+    singles = [float(fit.predict(with_derived(point))[0]) for fit in fits]
     return Forecast(
         law=names[0] if len(fits) == 1 else "mean of " + ", ".join(names),
         num_params_total=given.get("num_params_total"),
         num_tokens=given.get("num_tokens"),
-        predicted_loss=predicted,
-        interval=loss_interval(fits[0], float(mixed.log_loss[0]), deviation, degrees, level),
+        predicted_loss=float(said.predicted_loss[0]),
+        interval=(float(said.low[0]), float(said.high[0])),
         level=level,
-        standard_error=float(measure.width(np.asarray(predicted))) * deviation,
-        parts={**parts, "form": float(np.sqrt(FORM_SHARE * mixed.between[0])), "extrapolation": float(drift[0])},
-        rolling_factor=factor,
-        degrees_of_freedom=degrees,
+        standard_error=float(said.standard_error[0]),
+        parts=parts,
+        rolling_factor=protection.factor if protection else 1.0,
+        degrees_of_freedom=float(said.degrees_of_freedom[0]),
         weights=dict(zip(names, mixture_weights(fits).tolist(), strict=True)),
         rival_losses=dict(zip(names, singles, strict=True)) if len(fits) > 1 else {},
-        compute_ratio=_compute_ratio(fits[0], point),
+        compute_ratio=float(said.compute_ratio[0]),
         alarms=protection.alarms if protection else (),
-        notes=tuple(_notes(fits[0], point)),
+        notes=tuple(_notes(fits[0], run)),
         residual_kind=measure.kind,
     )
 
 
-def _compute_ratio(fit: FitResult, point: Mapping[str, float]) -> float:
-    names = [name for name in ("num_params_total", "num_tokens") if name in fit.points and name in point]
-    names = names or [name for name in ("flops",) if name in fit.points and name in point]
+@dataclass(frozen=True)
+class Forecasts:
+    """What laws say of many new runs, float64 [runs] each, as `Forecast` of one."""
+
+    predicted_loss: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    standard_error: np.ndarray
+    degrees_of_freedom: np.ndarray
+    drift: np.ndarray
+    """Standard deviation for what no fit knows of runs beyond it."""
+    compute_ratio: np.ndarray
+    mixed: Mixture
+
+
+def combined_forecasts(
+    fits: Sequence[FitResult],
+    columns: Mapping[str, np.ndarray],
+    level: float = 0.9,
+    protection: Protection | None = None,
+) -> Forecasts:
+    """Returns the losses of many new runs and their intervals at once, each as `combined_forecast` of it.
+
+    Args:
+      fits, level, protection: as there, and it says what is raised.
+      columns: float64 [runs] each, every variable of every law.
+    """
+    from scipy.special import stdtrit  # a quarter of a second, which the start of a run need not wait for
+
+    if not fits:
+        raise ValueError("a combined forecast needs at least one fit.")
+    counts = {name: columns[name] for name in ("num_params_total", "num_tokens") if name in columns}
+    if not (all(np.all(each > 0) for each in counts.values()) and 0 < level < 1):
+        smallest = ", ".join(f"{name} {np.min(each):g}" for name, each in counts.items())
+        raise ValueError(f"need positive counts and 0 < level < 1, got {smallest or 'no counts'}, level {level}.")
+    check_same_runs(fits)
+    columns = with_derived(columns)
+    lost = sorted({name for each in fits for name in each.definition.variable_names if name not in columns})
+    if lost:
+        raise ValueError(f"law {fits[0].law} also needs a value for {', '.join(lost)}.")
+    points = {name: values for fit in fits for name, values in fit.scaled.columns.items()}
+    asked = {name: columns[name] for name in points}
+    measure, mixed, reach = fits[0].measure, mix(fits, asked), reach_of(points, asked)
+    drift, degrees, deviation = np.zeros_like(reach), mixed.degrees_of_freedom, np.sqrt(mixed.variance)
+    if protection:
+        drift, degrees = drift_of(mixed, reach), np.full_like(reach, protection.degrees_of_freedom)
+        deviation = protection.deviation(mixed, reach)
+    predicted, half = measure.back(mixed.log_loss), stdtrit(np.minimum(degrees, 1e9), 0.5 + level / 2) * deviation
+    return Forecasts(
+        predicted,
+        measure.back(mixed.log_loss - half),
+        measure.back(mixed.log_loss + half),
+        measure.width(predicted) * deviation,
+        degrees,
+        drift,
+        _compute_ratio(fits[0], columns),
+        mixed,
+    )
+
+
+def _compute_ratio(fit: FitResult, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    names = [name for name in ("num_params_total", "num_tokens") if name in fit.points and name in columns]
+    names = names or [name for name in ("flops",) if name in fit.points and name in columns]
     largest = float(np.max(np.prod([fit.points[name] for name in names], axis=0))) if names else np.nan
-    return float(np.prod([point[name] for name in names])) / largest
+    return np.prod([columns[name] for name in names], axis=0) / largest * np.ones(len(next(iter(columns.values()))))
 
 
 def _notes(fit: FitResult, point: Mapping[str, float]) -> list[str]:

@@ -36,8 +36,8 @@ class Mixture:
     """Of the forms around their mean."""
     per_log: np.ndarray
     """How much of what is compared one e-fold of loss is; 1 where that is log loss."""
-    degrees_of_freedom: float
-    """The fewest that any form has for one of the runs."""
+    degrees_of_freedom: np.ndarray
+    """The fewest that any form has for a run."""
 
     @property
     def variance(self) -> np.ndarray:
@@ -74,7 +74,7 @@ def mix(fits: Sequence[Fitted], columns: Mapping[str, np.ndarray], noise: np.nda
         plain.append(fit.uncertainty.degrees_of(gradient)[0])
         variance, freedom = fit.uncertainty.degrees_of(gradient, noise)
         total.append(variance)
-        degrees.append(float(np.min(freedom)))
+        degrees.append(freedom)
     own, sound = np.stack(total), np.isfinite(log_loss) & np.isfinite(total)
     weights = np.where(sound, mixture_weights(fits)[:, None], 0.0)
     weights = weights / np.where(sound.any(axis=0), weights.sum(axis=0), np.nan)
@@ -93,7 +93,7 @@ def mix(fits: Sequence[Fitted], columns: Mapping[str, np.ndarray], noise: np.nda
         },
         (weights * (log_loss - mean) ** 2).sum(axis=0),
         measure.per_log(measure.back(mean)),
-        min(degrees),
+        np.min(degrees, axis=0),
     )
 
 

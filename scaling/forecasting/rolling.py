@@ -31,7 +31,7 @@ NOISE_SHARE = 0.72
 """A forecast's standard error is at least so much of the noise of one new run, times t with few degrees of freedom."""
 CAUTION_ALONE = 0.85
 """The same of one form, which has no others whose errors have opposite signs."""
-PRIOR_ORIGINS = 2.0
+PRIOR_ORIGINS = 3.0
 """As many origins are taken to have been as good as they said, before a table says anything."""
 LARGE_ERROR = 1.2
 """Alarm from this many of their own standard errors in the forecasts of the table's own runs."""

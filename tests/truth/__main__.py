@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     if set(options.only) == set(CHECKS):
         write(checks, options.out)
     else:
-        print("docs are written when every check runs", file=sys.stderr)
+        refresh([check for check in checks if not (check.rates or options.replicates)], options.out)
     return 0 if all(check.passed for check in checks) else 3
 
 
@@ -88,6 +88,19 @@ def write(checks: list[Check], folder: Path) -> None:
     draw(checks, folder / "truth.svg")
 
 
+def refresh(checks: list[Check], folder: Path) -> None:
+    """Writes anew the sections of checks that have no part in the figure of all."""
+    page = folder / "truth.md"
+    text = page.read_text() if page.exists() else ""
+    for check in checks:
+        before, found, rest = text.partition(f"## {check.id}: ")
+        if found:
+            _, following, after = rest.partition("\n## ")
+            text = before + "\n".join(section(check)) + following + after
+            page.write_text(text)
+    draw_shares(checks, folder)
+
+
 def section(check: Check) -> list[str]:
     """Returns a check for the page, its wider table and its figure with it."""
     verdict = "pass" if check.passed else "**FAIL**"
@@ -105,14 +118,24 @@ def draw(checks: list[Check], path: Path) -> None:
     """Writes the figure of every coverage, and of shares by distance, the same bytes for the same checks."""
     import matplotlib
 
-    from truth.drawing import coverage_figure, distance_figure
+    from truth.drawing import coverage_figure
 
     with matplotlib.rc_context({"svg.hashsalt": "kleiber"}):
         coverage_figure(checks).savefig(path, metadata={"Date": None})
+    draw_shares(checks, path.parent)
+
+
+def draw_shares(checks: list[Check], folder: Path) -> None:
+    """Writes the figures of shares by distance."""
+    import matplotlib
+
+    from truth.drawing import distance_figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "kleiber"}):
         for each in checks:
             if each.shares:
                 figure = distance_figure(each.shares, tables.DISTANCES, 0.85, 0.95)
-                figure.savefig(path.with_name(f"truth_{each.id}.svg"), metadata={"Date": None})
+                figure.savefig(folder / f"truth_{each.id}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from scipy.stats import norm, t
 from kleiber.scaling.explaining.analysis import FORMS
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.forecasting.forecast import Forecast, combined_forecast
+from kleiber.scaling.forecasting.forecast import combined_forecasts
 from kleiber.scaling.forecasting.mixture import log_gradients
-from kleiber.scaling.forecasting.rolling import protect
+from kleiber.scaling.forecasting.rolling import Protection, protect
 from kleiber.scaling.table.table import RunTable, from_columns
+from truth.alarms import as_rows, signals_of
 from truth.designs import Check
 
 DATA = Path(__file__).parent.parent / "data"
@@ -42,6 +43,8 @@ class Said:
     half_width: np.ndarray
     alarms: np.ndarray
     """bool [runs]."""
+    signals: np.ndarray
+    """[runs, signals], as in `alarms`; of rules without any, none."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Scored:
     """Measured less forecast log loss."""
     half_width: np.ndarray
     alarms: np.ndarray
+    signals: np.ndarray
 
     @property
     def inside(self) -> np.ndarray:
@@ -99,29 +103,27 @@ def family_of(name: str) -> str:
 
 def kleiber(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
     """Returns what the default says."""
-    protection = protect(fits)
-    return _said([combined_forecast(fits, size, tokens, LEVEL, None, protection) for size, tokens in _runs(asked)])
+    return _said(asked, fits, protect(fits))
 
 
 def lone(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
     """Returns what `--law chinchilla` says, which is protected too."""
-    protection = protect(fits[:1])
-    return _said([combined_forecast(fits[:1], size, tokens, LEVEL, None, protection) for size, tokens in _runs(asked)])
+    return _said(asked, fits[:1], protect(fits[:1]))
 
 
 def unprotected(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
     """Returns what `--law chinchilla --protect none` says."""
-    return _said([combined_forecast(fits[:1], size, tokens, LEVEL) for size, tokens in _runs(asked)])
+    return _said(asked, fits[:1], None)
 
 
-def _runs(asked: RunTable) -> zip:
-    return zip(asked["num_params_total"], asked["num_tokens"], strict=True)
-
-
-def _said(forecasts: list[Forecast]) -> Said:
-    log_loss = np.log([each.predicted_loss for each in forecasts])
-    high = np.log([each.interval[1] for each in forecasts])
-    return Said(log_loss, high - log_loss, np.array([bool(each.alarms) for each in forecasts]))
+def _said(asked: RunTable, fits: list[FitResult], protection: Protection | None) -> Said:
+    found = combined_forecasts(
+        fits, {name: asked[name] for name in ("num_params_total", "num_tokens")}, LEVEL, protection
+    )
+    log_loss = np.log(found.predicted_loss)
+    alarmed = bool(protection and protection.alarms)
+    signals = signals_of(found, fits, protection) if protection else np.zeros((len(asked), 0))
+    return Said(log_loss, np.log(found.high) - log_loss, np.full(len(asked), alarmed), signals)
 
 
 def equal_weights(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
@@ -183,7 +185,7 @@ def last_point(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said
 
 
 def _plain(log_loss: np.ndarray, half_width: np.ndarray) -> Said:
-    return Said(log_loss, half_width, np.zeros(len(log_loss), dtype=bool))
+    return Said(log_loss, half_width, np.zeros(len(log_loss), dtype=bool), np.zeros((len(log_loss), 0)))
 
 
 RULES: dict[str, Rule] = {
@@ -214,7 +216,7 @@ def score(cuts: tuple[float, ...] = CUTS) -> dict[str, Scored]:
                     said = say(fitted, asked, fits)
                     about = [family_of(name)] * count, [f"{name} {cut}"] * count, asked["flops"] / fitted["flops"].max()
                     error = np.log(asked["loss"]) - said.log_loss
-                    rows[rule].append((*about, dearest[~is_fitted], error, said.half_width, said.alarms))
+                    rows[rule].append((*about, dearest[~is_fitted], error, said.half_width, said.alarms, said.signals))
     return {rule: Scored(*map(np.concatenate, zip(*each, strict=True))) for rule, each in rows.items()}
 
 
@@ -237,7 +239,7 @@ def tables() -> Check:
         ("median error, over equal weights'", f"{error / was_error:.2f}", "at most 1"),
     ]
     passed = all(low <= round(float(value), 3) <= high for _, value, low, high in checks)
-    rows += _alarms(ours)
+    rows += _alarms(ours) + as_rows(ours.signals, ~ours.inside, ours.family, ours.fit)
     return Check(
         "tables",
         f"90% intervals hold on {len(np.unique(ours.fit)) // len(CUTS)} tables of other people's runs",
