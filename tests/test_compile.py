@@ -244,6 +244,18 @@ def test_a_batched_product_written_as_a_convolution_counts_as_the_product():
     assert product_flops(parse(text)) == 2 * 32 * (4 * 8 * 20) * 5120 * 8192
 
 
+def test_products_of_splash_count_by_the_blocks_that_it_is_called_with():
+    text = """
+ENTRY %main (table: s8[1,4,2], q: bf16[3,512,16]) -> bf16[3,512,16] {
+  %table = s8[1,4,2]{2,1,0} parameter(0)
+  %q = bf16[3,512,16]{2,1,0} parameter(1)
+  ROOT %splash_mha_dkv.1 = bf16[3,512,16]{2,1,0} custom-call(%table, %q, %q, %q), custom_call_target="tpu_custom_call"
+}
+"""
+    # Five products; of four blocks of queries two see one block of keys, and two see two.
+    assert product_flops(parse(text)) == 5 * 2 * 3 * 512 * 512 * 16 * (1 + 1 + 2 + 2) / 8
+
+
 def test_shapes_of_all_kinds_have_their_bytes():
     assert shape_bytes("(f32[2,3]{1,0:T(8,128)}, /*index=1*/bf16[4]{0}, pred[5], u32[])") == 24 + 8 + 5 + 4
     assert shape_bytes("f8e4m3fn[10]{0}") == 10 and shape_bytes("s4[10]") == 5
@@ -331,6 +343,21 @@ def test_a_refusal_names_the_bytes():
     )
     assert (said.needed_bytes, said.available_bytes) == (112.5 * 2**30, 95.74 * 2**30)
     assert OutOfMemory("RESOURCE_EXHAUSTED: no figures").needed_bytes is None
+
+
+def test_the_search_tries_what_the_backward_pass_may_keep_with_memory_as_the_limit():
+    links = lambda mesh: dict.fromkeys(mesh.sizes, Links(1e15, 1.0, 1e15))  # noqa: E731
+    chip = dataclasses.replace(CHIPS["v5e"], hbm_bandwidth=1e18)
+
+    def by_name(room):
+        keeps = ("nothing", "attention", "products")
+        found = candidates(CONFIG, 1, dataclasses.replace(chip, hbm_bytes=room), links, "tpu", keeps)
+        return {item.config.model.remat_keeps: item for item in found}
+
+    ample = by_name(1e12)
+    assert list(ample) == ["products", "attention", "nothing"]
+    tight = by_name(1.01 * ample["attention"].memory.total_bytes / 0.85)  # 85 % of the memory may be filled
+    assert list(tight) == ["attention", "nothing", "products"]
 
 
 def test_the_verb_reports_on_the_attached_devices(capsys):

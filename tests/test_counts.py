@@ -112,6 +112,8 @@ def sums_of_heads(config):
         {"num_layers": 2},
         {"num_layers": 1, "num_kv_heads": 2, "is_gated": True, "activation": "silu", "has_tied_head": False},
         {"num_layers": 2, "has_remat": True, "attention_blocks": 5},
+        {"num_layers": 2, "has_remat": True, "remat_keeps": "attention", "is_gated": True},
+        {"num_layers": 2, "has_remat": True, "remat_keeps": "products"},
     ],
 )
 def test_products_of_the_compiled_step_are_exactly_those_counted(fields):
@@ -142,6 +144,18 @@ def test_blocks_save_the_stated_part_of_the_attention_square():
     attention = 12 * 3 * 20 * 24
     assert counts.flops_per_token_computed(full) == counts.flops_per_token(full)
     assert counts.flops_per_token_computed(full) - counts.flops_per_token_computed(cut) == attention / 4
+
+
+def test_splash_computes_the_blocks_that_the_diagonal_touches_twice_forward_and_five_times_backward():
+    config = dataclasses.replace(BASE, seq_len=3000, attention_kernel="splash")  # filled up to 3,072
+    positions = np.arange(3072)
+    sees = positions[:, None] >= positions
+    forward, backward = (
+        sees.reshape(3072 // 512, 512, 3072 // keys, keys).any((1, 3)).sum() * 512 * keys for keys in (512, 1024)
+    )
+    attention = 2 * config.d_model * config.num_layers * (2 * forward + 5 * backward) / 3000
+    products = 6 * counts.num_params_matmul(config)
+    assert counts.flops_per_token_computed(config) == pytest.approx(products + attention, rel=1e-12)
 
 
 def test_a_product_inside_a_loop_counts_as_often_as_it_turns_or_is_refused():

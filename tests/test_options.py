@@ -274,6 +274,10 @@ CLAIMS = {
     "model.has_scanned_layers": shapes("blocks/attention/output", 2, 8, 8),
     "model.has_remat": PRODUCTS,
     "model.attention_blocks": PRODUCTS,
+    "model.attention_kernel": elsewhere(
+        "test_attention.py", "test_a_step_for_gpus_calls_the_attention_of_cudnn_forward_and_backward"
+    ),
+    "model.remat_keeps": PRODUCTS,
     "optimizer.learning_rate": differs(0.01),
     "optimizer.name": CLIPPING,
     "optimizer.beta1": differs(0.9),
