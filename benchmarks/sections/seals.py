@@ -1,4 +1,4 @@
-"""Section seals: what the seals of all JSON files and log lines cost a whole sweep, each write and each read counted."""
+"""Section seals: what the seals of JSON files and log lines cost a whole sweep, each write and each read counted."""
 
 import os
 import sys
