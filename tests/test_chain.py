@@ -1,8 +1,9 @@
 """A sweep's chain of custody: whatever it reports is what a fresh run of the experiment there is now reports.
 
-A machine of states drives one directory through edits of config, text, records, ledger and release, through stops and
-launches. In place of training stands a function of config and text, so that thousands of steps take minutes; the rest
-is the sweep itself. KLEIBER_CHAIN_STEPS sets how many steps are taken.
+A machine of states drives one directory through edits of config, text, records, ledger and release, through flipped
+bits, stops, kills, and launches, two at once too. In place of training stands a function of config and text, so that
+thousands of steps take minutes; the rest is the sweep itself. KLEIBER_CHAIN_STEPS sets how many steps are taken;
+`python tests/chain_mutants.py` shows in how many a check that is left out is found.
 """
 
 import hashlib
@@ -12,6 +13,8 @@ import os
 import re
 import shutil
 import tempfile
+import traceback
+import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -41,6 +44,7 @@ from kleiber.experiments.sweeping import inventory, law_stage, sweep, trunk_run,
 from kleiber.experiments.sweeping.sweep import run_sweep
 from kleiber.model.config import ModelConfig
 from kleiber.scaling.fitting.fit import fit_law
+from kleiber.scaling.forecasting.anchor import noting_files
 from kleiber.scaling.forecasting.ledger import GENESIS, Ledger, canonical_hash
 from kleiber.scaling.forecasting.scoreboard import standing
 from kleiber.train.config import OptimizerConfig, TrainConfig
@@ -50,7 +54,11 @@ STEPS_EACH = 25
 WIDTHS = (4, 8, 12, 16, 24)
 LENGTHS = (6_400, 25_600, 102_400)
 NUMBERS = ("predicted_loss", "interval", "level", "observed_loss", "signed_error", "inside")
+FILES = tuple(f"{name}.json" for name in ("experiment", "fit", "result", "plan", "made_with", "allowed", "sweep"))
 TRAINING = re.compile(r"--allow ([\w.\[\]]+)")
+REMEDY = re.compile(r"(\S+\.json)\b.*remove (?:it|the file) to have")
+"""Of a damaged file: which one is to be removed."""
+KILLED, REFUSED = 9, 2
 
 
 def config(width: int, tokens: tuple[int, ...], rate: float, seed: int = 0) -> TrainConfig:
@@ -90,11 +98,14 @@ class FakePool:
         left = self.world.patience
         for cell in trunk_cells(experiment, self.split):
             for num_tokens in cell.missing(self.directory):
+                worker._note_beginning([cell], self.directory)
+                if head := trunk_run.ledger_head(cell, self.directory):
+                    place = self.directory / "runs" / cell.trunk_id / "checkpoints" / "trunk" / "step_1"
+                    note = {"extra": {"ledger_heads": {cell.trunk_id: head}}}
+                    files.write_json(place / "manifest.json", note)
                 if left == 0:
                     return 75
                 left -= 1
-                worker._note_beginning([cell], self.directory)
-                head = trunk_run.ledger_head(cell, self.directory)
                 record = replace(cell.planned[num_tokens], status="failed", reason="bad luck")
                 if cell.planned[num_tokens].run_id != self.world.broken:
                     loss, versions = loss_of(cell, num_tokens, self.world.text), {"code_version": self.world.release}
@@ -156,6 +167,44 @@ def launch(experiment: Experiment, directory: Path, world: World, **options):
         return run_sweep(experiment, directory, 1, is_quiet=True, has_report=False, **options)
 
 
+def in_a_process(work, num_writes: int | None = None) -> int:
+    """Does work in a process of its own, as a launch is, and returns its id.
+
+    Args:
+      work: to do; a ValueError ends the process with REFUSED, any other problem with 1.
+      num_writes: after so many files were renamed or removed it is gone, as by SIGKILL.
+    """
+    with warnings.catch_warnings(action="ignore"):  # of JAX, which nothing here computes with
+        process = os.fork()
+    if process:
+        return process
+    left = [math.inf if num_writes is None else num_writes]
+
+    def dying(real):
+        def call(*arguments, **options):
+            left[0] -= 1
+            return real(*arguments, **options) if left[0] >= 0 else os._exit(KILLED)
+
+        return call
+
+    for name in ("replace", "rename", "unlink"):
+        setattr(os, name, dying(getattr(os, name)))
+    code = 1
+    try:
+        work()
+        code = 0
+    except ValueError:
+        code = REFUSED
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def ended(process: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
 def numbers_of(found: dict) -> dict:
     """The numbers that a sweep reports, of a summary."""
     targets = {t["target"]: {name: t.get(name) for name in NUMBERS} for t in found.get("targets", [])}
@@ -195,6 +244,9 @@ def _experiment(directory: Path) -> Experiment:
 
 class Chain(RuleBasedStateMachine):
     """One directory, and a user who edits whatever a user may."""
+
+    steps = 0
+    """Taken by all machines so far."""
 
     def __init__(self):
         super().__init__()
@@ -260,10 +312,16 @@ class Chain(RuleBasedStateMachine):
         (folder / "record.json").write_text(json.dumps({**row, "run_id": folder.name, "loss": 9.0}))
 
     @precondition(lambda self: self.runs())
-    @rule(draw=st.randoms(use_true_random=False), column=st.sampled_from(("num_params_total", "num_tokens", "status")))
-    def a_record_edited(self, draw, column):
+    @rule(
+        draw=st.randoms(use_true_random=False),
+        column=st.sampled_from(("num_params_total", "num_tokens", "status", "loss")),
+        keeps_seal=st.booleans(),
+    )
+    def a_record_edited(self, draw, column, keeps_seal):
         path = draw.choice(self.runs())
-        row = files.read_json(path)
+        row = json.loads(path.read_text()) if keeps_seal or column == "loss" else files.read_json(path)
+        if row.get(column) is None:
+            return
         path.write_text(json.dumps({**row, column: "pending" if column == "status" else 2 * row[column]}))
         try:
             launch(self.experiment, self.directory, self.world)
@@ -280,10 +338,38 @@ class Chain(RuleBasedStateMachine):
     def a_record_removed(self, draw):
         draw.choice(self.runs()).unlink()
 
-    @rule(name=st.sampled_from(("experiment.json", "fit.json", "result.json", "table.parquet", "runs")))
+    @precondition(lambda self: self.runs())
+    @rule(draw=st.randoms(use_true_random=False))
+    def a_bit_flipped(self, draw):
+        path = draw.choice(sorted(path for path in self.directory.rglob("*.json") if "replaced" not in path.parts))
+        content = bytearray(path.read_bytes())
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+
+    @rule(name=st.sampled_from((*FILES, "table.parquet", "runs")))
     def something_removed(self, name):
         path = self.directory / name
+        if name == "runs":
+            self.restore()  # with them goes what shows a forecast that was edited
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    @precondition(lambda self: (self.directory / "ledger.jsonl").exists() and not self.forged)
+    @rule(draw=st.randoms(use_true_random=False))
+    def a_line_of_the_ledger_edited(self, draw):
+        path = self.directory / "ledger.jsonl"
+        whole = path.read_text()
+        lines = whole.splitlines()
+        number = draw.randrange(len(lines))
+        lines[number] = lines[number].replace("big", "bug", 1)
+        path.write_text("\n".join(lines) + "\n")
+        try:
+            self.launch()
+        except AssertionError as refusal:
+            assert f"line {number + 1} was edited" in str(refusal)
+        else:
+            assert self.result is None or self.result.summary.get("status") == "stopped"
+        self.result = None
+        path.write_text(whole)
 
     @rule()
     def the_ledger_removed(self):
@@ -292,9 +378,9 @@ class Chain(RuleBasedStateMachine):
         self.forged = None
 
     @precondition(lambda self: (self.directory / "ledger.jsonl").exists() and not self.forged)
-    @rule()
-    def a_forecast_edited_and_the_chain_computed_anew(self):
-        """Only where its target has begun: before that nobody has noted anything."""
+    @rule(edits_notes=st.booleans())
+    def a_forecast_edited_and_the_chain_computed_anew(self, edits_notes):
+        """Only where its target has begun: before that nobody has noted anything. Its checkpoints are left alone."""
         ledger = Ledger(self.directory / "ledger.jsonl")
         entries = ledger.entries()
         (name,) = trunk_cells(self.experiment, "target")[0].run_ids.values()
@@ -304,14 +390,19 @@ class Chain(RuleBasedStateMachine):
             return
         if files.read_json(begun)["ledger_head"] not in {e["hash"] for e in entries}:
             return
-        before = [(path, path.read_text()) for path in (ledger.path, ledger.head_path)]
+        notes = [path for path in noting_files(self.directory, name) if path.exists()]
+        before = [(path, path.read_text()) for path in (ledger.path, ledger.head_path, *notes)]
         last[0]["predicted_loss"] += 0.01
         previous = GENESIS
         for entry in entries:
+            if entry["event"] == "outcome" and entries.index(entry) > entries.index(last[0]):
+                entry["signed_error"] = last[0]["predicted_loss"] / entry["observed_loss"] - 1
             entry["previous_hash"] = previous
             entry["hash"] = previous = canonical_hash(entry)
         ledger.path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
         ledger.head_path.write_text(json.dumps({"lines": len(entries), "hash": previous}))
+        for path in notes if edits_notes else ():
+            files.write_json(path, {**files.read_json(path), "ledger_head": previous})
         self.forged = before
 
     # What a user types.
@@ -340,11 +431,32 @@ class Chain(RuleBasedStateMachine):
     def a_launch_that_tries_again(self):
         self.launch(retry_failed=True)
 
-    def launch(self, retry_failed=False, allows=True):
+    @precondition(lambda self: not self.forged)
+    @rule(num_writes=st.integers(0, 90), retry_failed=st.booleans())
+    def a_launch_that_is_killed(self, num_writes, retry_failed):
+        self.foresee()
+        process = in_a_process(lambda: self.launch(retry_failed), num_writes)
+        assert ended(process) in (0, KILLED)
+
+    @precondition(lambda self: not self.forged)
+    @rule(num_writes=st.none() | st.integers(0, 90), patience=st.sampled_from((4, 99)))
+    def two_launches_at_once(self, num_writes, patience):
+        self.foresee()
+        self.world.patience = patience
+        both = [in_a_process(lambda: self.launch(is_alone=False), number) for number in (num_writes, None)]
+        assert {ended(process) for process in both} <= {0, KILLED}
+        self.world.patience = 99
+
+    def foresee(self):
+        """A process of its own may let two releases count together, which is known there only."""
+        texts = [path.read_text(errors="replace") for path in self.directory.glob("*/*/record.json")]
+        self.mixes |= any(set(re.findall(r'"code_version": "(.)"', text)) - {self.world.release} for text in texts)
+
+    def launch(self, retry_failed=False, allows=True, is_alone=True):
         """Types the line, and after a refusal what it suggests."""
         allow: tuple[str, ...] = ()
         self.result = None
-        for _ in range(6):
+        for _ in range(12):
             try:
                 self.result = launch(
                     self.experiment, self.directory, self.world, retry_failed=retry_failed, allow=allow
@@ -354,12 +466,17 @@ class Chain(RuleBasedStateMachine):
                 suggested = tuple(TRAINING.findall(str(refusal)))
                 if "need finite low" in str(refusal):
                     break  # too few runs are left to bound a forecast
+                if not is_alone and "is locked by" in str(refusal):
+                    break
+                if "sweep.json, which is damaged" in str(refusal):
+                    (self.directory / "sweep.json").unlink()
+                    continue
+                if damaged := REMEDY.search(str(refusal)):
+                    Path(damaged[1]).unlink()
+                    continue
                 if not suggested:
-                    found_out = ("is not the one that stood there", "was changed after it was scored")
-                    assert self.forged and any(words in str(refusal) for words in found_out), refusal
-                    for path, content in self.forged:
-                        path.write_text(content)
-                    self.forged = None
+                    assert self.forged and "is not the one that stood there" in str(refusal), refusal
+                    self.restore()
                     break
                 if not allows:
                     break
@@ -369,11 +486,20 @@ class Chain(RuleBasedStateMachine):
         else:
             raise AssertionError(f"refused again and again: {allow}")
 
+    def restore(self):
+        """Puts back what a forger edited."""
+        for path, content in self.forged or ():
+            path.write_text(content)
+        self.forged = None
+
     @invariant()
     def what_is_reported_is_of_the_experiment_there_is_now(self):
+        Chain.steps += 1
         if self.result is None or self.result.summary.get("status") == "stopped":
             return
         found, self.result = self.result.summary, None
+        own = {name for cell in all_cells(self.experiment) for name in (cell.trunk_id, *cell.run_ids.values())}
+        assert {path.name for path in (self.directory / "runs").iterdir() if path.is_dir()} <= own
         rows = [files.read_json(path) for path in self.runs()]
         failed = frozenset(row["run_id"] for row in rows if row["status"] == "failed")
         self.forged = None  # of a forecast that was withdrawn: the numbers tell

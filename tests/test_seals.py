@@ -1,4 +1,7 @@
-"""Claims about seals: one flipped bit of what holds a result is never another number, and the doctor names the file."""
+"""Claims about seals: one flipped bit of what holds a result is never another number, and the doctor names the file.
+
+KLEIBER_FLIPS sets how many bits of each file are flipped; from 400 on the doctor looks at every one that does harm.
+"""
 
 import json
 import os
@@ -14,6 +17,8 @@ from kleiber.experiments.config_file import from_data, to_data
 from kleiber.experiments.directory.doctor import diagnose
 from kleiber.experiments.directory.record import cell_problem, planned_records, read_record, record_path, write_table
 from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.sweeping.lock import DirectoryLock
+from kleiber.experiments.sweeping.ownership import allowed_fields
 from kleiber.files import read_json, sealed_text, write_json
 from kleiber.model.config import ModelConfig
 from kleiber.scaling.fitting.fit import fit_law
@@ -22,9 +27,12 @@ from kleiber.scaling.table.table import read_table
 from kleiber.train.checkpoints.manifest import file_digest
 from kleiber.train.config import OptimizerConfig, TrainConfig
 from kleiber.train.data.tokens import open_token_file, tokens_folder
+from kleiber.train.watch.goodput import Goodput, read_events
 from kleiber.train.watch.metrics import Metrics, whole_rows
 
-NUM_FLIPS = 400
+NUM_FLIPS = int(os.environ.get("KLEIBER_FLIPS", "120"))
+LOOKED_AT = 1 if NUM_FLIPS >= 400 else 12
+"""The doctor looks at the whole directory each time: at one harmful flip of so many."""
 TRUNKS = tuple(
     TrainConfig(ModelConfig(d, 1, 1), OptimizerConfig(0.01), (20_000, 60_000, 200_000), seed=seed)
     for seed, d in enumerate((8, 16, 24))
@@ -52,6 +60,17 @@ def directory(tmp_path_factory) -> Path:
     log = Metrics(folder / "runs" / records[0].trunk_id / "metrics.jsonl")
     for step in range(1, 13):
         log.append({"step": step, "num_tokens": 512 * step, "segment": "trunk", "loss": 5 - draw.random()})
+    run = log.path.parent
+    write_json(folder / "allowed.json", {"fields": ["data", "laws"]})
+    write_json(folder / "made_with.json", {"data": {"mine as bytes": "file/bytes/0123"}, "versions": {"jax": "0.7.2"}})
+    write_json(folder / "launch.json", {"id": "0f3a", "exit_code": 75})
+    with DirectoryLock(folder):
+        pass
+    write_json(run / "begun.json", {"at": "2026-11-26T11:16:01+00:00", "ledger_head": 16 * "d97d"})
+    write_json(run / "progress.json", {"trained_tokens": 512, "tokens_per_second": 8.5, "loss": 4.25})
+    clock = Goodput(run / "goodput.jsonl")
+    for _ in range(12):
+        clock.write()
     return folder
 
 
@@ -66,6 +85,9 @@ READERS = {
     "plan.json": read_json,
     "experiment.json": lambda path: from_data(Experiment, read_json(path)),
     "table.parquet": lambda path: json.dumps(values_of(read_table(path.parent))),  # where NaN equals NaN
+    "allowed.json": lambda path: allowed_fields(path.parent),
+    **dict.fromkeys(("made_with.json", "launch.json", "sweep.json"), read_json),
+    **dict.fromkeys(("runs/*/begun.json", "runs/*/progress.json"), read_json),
 }
 """How sweep, fit, forecast and report read each file."""
 
@@ -97,9 +119,22 @@ def test_a_flipped_bit_is_an_error_with_the_file_or_changes_nothing_and_the_doct
         except ValueError as problem:
             assert path.name in str(problem), f"bit {bit}: {problem}"
             num_harmful += 1
-            if num_harmful % 12 == 1:  # each takes a look at the whole directory
+            if num_harmful % LOOKED_AT == 0:
                 assert damaged(directory) == {own}, f"bit {bit}"
     assert num_harmful > NUM_FLIPS / 4
+
+
+def test_a_flipped_bit_of_the_seconds_costs_its_line_and_no_second_is_another(directory):
+    (path,) = directory.glob("runs/*/goodput.jsonl")
+    expected = read_events(path)
+    assert len(expected) == 12
+    for bit in flips(path):
+        rows = read_events(path)
+        values = [{name: row.get(name) for name in expected[0]} for row in rows]
+        assert all(value in expected for value in values), f"bit {bit} is believed"
+        if len(rows) < 12 and (LOOKED_AT == 1 or bit % 8 == 0):
+            told = [finding for finding in diagnose(directory).findings if finding.path.endswith("goodput.jsonl")]
+            assert told, f"bit {bit}"
 
 
 def test_a_flipped_bit_of_a_step_log_costs_its_line_and_no_loss_is_another(directory):
@@ -110,7 +145,7 @@ def test_a_flipped_bit_of_a_step_log_costs_its_line_and_no_loss_is_another(direc
         rows = whole_rows(path)
         values = [{name: row.get(name) for name in expected[0]} for row in rows]
         assert all(value in expected for value in values), f"bit {bit} is believed"
-        if len(rows) < 12 and bit % 8 == 0:
+        if len(rows) < 12 and (LOOKED_AT == 1 or bit % 8 == 0):
             told = [finding for finding in diagnose(directory).findings if finding.path.endswith("metrics.jsonl")]
             assert told, f"bit {bit}"
 

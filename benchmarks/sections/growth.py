@@ -2,7 +2,8 @@
 
 The records are drawn from a law (`synthetic.py`) and written as workers write them. `table` is the sweep's own
 collecting of runs/*/record.json into table.parquet, `register` its fit of two laws with forecasts, `fit` the command on
-that table with trunks as clusters, `fit_csv` the command on somebody else's CSV.
+that table with trunks as clusters, `fit_one_law` the same with one law and no depth, `fit_csv` the command on somebody
+else's CSV.
 """
 
 import math
@@ -22,6 +23,8 @@ LARGE = 100_000
 """Records whose seconds and bytes have a goal."""
 COUNTS = (10, 1_000, LARGE)
 HELD = ("fit", "fit_csv", "report")
+ONE_LAW = ("--law", "chinchilla", "--no-in-depth")
+"""One form alone, its forecasts not looked at: its processor time has a goal of its own."""
 LEAST_SECONDS = 0.5
 """Of processor time above the smallest table's; less than this says nothing about growth."""
 CONFIG = """from sections.synthetic import synthetic_experiment
@@ -57,6 +60,9 @@ def growth_figures(verbs: dict[str, dict[int, dict[str, Any]]], exponents: dict[
             figures.append(Figure(name, row["wall_seconds"], "s", goal=seconds))
             if is_held:
                 figures.append(Figure(f"{name}, peak memory", row["peak_bytes"], "bytes", goal=memory))
+            if count == LARGE and verb == "fit_one_law":
+                goal = GOALS["one law of 100,000 records, seconds"]
+                figures.append(Figure(f"{name}, processor", row["cpu_seconds"], "s", goal=goal))
         power = exponents.get(verb)
         if power is not None:
             figures.append(Figure(f"{verb}: seconds grow as records to the power", power, ""))
@@ -77,6 +83,7 @@ def _measure(count: int, folder: Path, tell: Callable[[str], None]) -> dict[str,
         "plan": [*kleiber, "plan", str(config), "--json"],
         "table": [*python, TABLE.format(directory=str(directory))],
         "fit": [*kleiber, "fit", str(directory / "table.parquet"), "--cluster", "trunk_id", "--json"],
+        "fit_one_law": [*kleiber, "fit", str(directory), "--cluster", "trunk_id", *ONE_LAW, "--json"],
         "fit_csv": [*kleiber, "fit", str(table), "--columns", names, "--json"],
         "register": [*python, REGISTER.format(count=count, directory=str(directory))],
         "report": [*kleiber, "report", str(directory), "--json"],

@@ -33,6 +33,7 @@ _LIST = (
     Section("checkpoint", "verified save against plain Orbax, and its stall", "sections.saving:measure_saving"),
     Section("fit", "4,500 starts, 1,000 refits, against scipy", "sections.fitting:measure_fitting"),
     Section("guard", "what the non-finite guard costs", "sections.guarding:measure_guarding"),
+    Section("seals", "what sealing every file costs a sweep", "sections.seals:measure_seals"),
     Section("growth", "plan, table, fit, report of many records", "sections.growth:measure_growth"),
     Section("accelerator", "large and small models on an accelerator", "sections.accelerator:measure_accelerator"),
 )  # fmt: skip

@@ -31,7 +31,8 @@ class Options:
     """Options of `kleiber bench`."""
 
     sections: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SECTION")] = ()
-    """machine, matmul, step, sweep, compile, memory, startup, data, checkpoint, fit, guard, growth, accelerator."""
+    """machine, matmul, step, sweep, compile, memory, startup, data, checkpoint, fit, guard, seals, growth,
+    accelerator."""
     rounds: int = 5
     """Turns of each candidate in a comparison; the figures are medians."""
     short: bool = False

@@ -91,4 +91,6 @@ class DirectoryLock:
 
     @staticmethod
     def _name(holder: dict[str, Any]) -> str:
-        return f"pid {holder.get('pid', '?')} on {holder.get('host', '?')} since {holder.get('since', '?')}"
+        if "pid" not in holder:
+            return "whoever wrote sweep.json, which is damaged (remove it if nothing works there)"
+        return f"pid {holder['pid']} on {holder.get('host', '?')} since {holder.get('since', '?')}"
