@@ -167,7 +167,8 @@ class ModelConfig:
         kernel takes the numbers (16 bits, heads of 8, 16, ... 128); plain elsewhere. Raises ValueError if the config
         forces a kernel of another platform, or cudnn where it cannot."""
         fits_cudnn = self.compute_dtype != "float32" and self.d_head % 8 == 0 and self.d_head <= 128
-        own = {"tpu": "splash", "gpu": "cudnn" if fits_cudnn else "plain"}.get(platform, "plain")
+        kernels: dict[str, AttentionKernel] = {"tpu": "splash", "gpu": "cudnn" if fits_cudnn else "plain"}
+        own = kernels.get(platform, "plain")
         kernel = self.attention_kernel or own
         if kernel not in (own, "plain", "interpreted_splash"):
             raise ValueError(

@@ -66,9 +66,8 @@ def compile_steps(config: TrainConfig, optimizer: Optimizer, num_members: int = 
             key = jax.random.fold_in(jax.random.key(dropout_seed), state.step)
             batch = jax.tree.map(lambda leaf: leaf[index], batches)
             batch = objective.batch(config, batch, jax.random.fold_in(key, 1))
-            key = key if config.model.dropout > 0 else None
             trained = (state.params, state.opt_state, state.window, state.loss_scale)
-            trained, logged = update(trained, hyper, batch, fractions[index], key)
+            trained, logged = update(trained, hyper, batch, fractions[index], key if config.model.dropout > 0 else None)
             params, opt_state, window, loss_scale = trained
             outer, step = state.outer, state.step + 1
             if delayed:

@@ -126,9 +126,14 @@ class Fitted:
             "standard_error": found.standard_error,
             "compute_ratio": found.compute_ratio,
         }
-        if accuracies := [each.accuracy for each in found if each.accuracy]:
-            out["accuracy"] = [each.predicted_accuracy for each in accuracies]
-            out["accuracy_low"], out["accuracy_high"] = np.array([each.interval for each in accuracies]).T.tolist()
+        if link := self.accuracy:
+            kind, parts = (
+                self.fits[0].measure.kind,
+                (found.predicted_loss, found.standard_error, found.degrees_of_freedom),
+            )
+            accuracies = [chained(link, *each, level, kind) for each in zip(*parts, strict=True)]
+            out["accuracy"] = np.array([each.predicted_accuracy for each in accuracies])
+            out["accuracy_low"], out["accuracy_high"] = np.array([each.interval for each in accuracies]).T
         given = {name: table.columns[name] if name in table.columns else table.labels[name] for name in table.names}
         return {**given, **out}
 

@@ -6,6 +6,7 @@ Source: Dao et al. 2022 (arXiv:2205.14135).
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,7 @@ def cudnn(
     return attention(q_BTNH, k_BSKH, v_BSKH, mask=mask, scale=scale, is_causal=is_causal, implementation="cudnn")
 
 
-FUSED = {
+FUSED: dict[str, Callable[..., jax.Array]] = {
     "splash": splash,
     "interpreted_splash": functools.partial(splash, is_interpreted=True),
     "cudnn": cudnn,

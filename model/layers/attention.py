@@ -94,7 +94,8 @@ def attend_fused(
 ) -> jax.Array:
     """Returns what attend returns, by a kernel of FUSED, each device with its own rows and heads."""
     function = functools.partial(FUSED[kernel], scale=scale, is_causal=mask.is_causal)
-    arrays, axes = [q_BTNH, k_BSKH, v_BSKH], [("batch", None, name, None) for name in ("heads", "kv_heads", "kv_heads")]
+    arrays = [q_BTNH, k_BSKH, v_BSKH]
+    axes: list[tuple[str | None, ...]] = [("batch", None, name, None) for name in ("heads", "kv_heads", "kv_heads")]
     if mask.segment_ids_BS is not None:
         arrays, axes = [*arrays, mask.segment_ids_BS], [*axes, ("batch", None)]
     return on_own_parts(function, axes, axes[0])(*arrays)
