@@ -78,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:  # tyro's own --help and usage errors
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as mistake:
+        if isinstance(mistake, UnicodeEncodeError):
+            mistake = ValueError(f"{ascii(mistake.object)[:200]} is not UTF-8, as a name or path must be; rename it.")
         print(f"kleiber {verb}: {printable(str(mistake))}", file=sys.stderr)
         return EXIT_USAGE
     except BrokenPipeError:  # whoever read has gone, as in `kleiber data list | head`: nobody is there to be told

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kleiber.files import json_of, replacing, sealed_text
+from kleiber.files import json_of, read_plain, replacing, sealed_text
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
@@ -70,7 +70,7 @@ class DirectoryLock:
         One that is damaged may be of another machine: whoever wrote it has the time of a heartbeat to refresh it.
         """
         try:
-            text = self.beat.read_bytes()
+            text = read_plain(self.beat)
             now = self.directory / f".now.{os.getpid()}"
             now.touch()
             age = now.stat().st_mtime - self.beat.stat().st_mtime
