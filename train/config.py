@@ -198,6 +198,9 @@ class TrainConfig:
     guard: GuardConfig = field(default_factory=GuardConfig)
     factors: tuple[tuple[str, float | str], ...] = ()
     """Further columns of the run record, such as ("bits", 8): levels of whatever the experiment varies."""
+    compressed_from: Literal["start", "cooldown", "end"] = "cooldown"
+    """When model.compression sets in. Runs alike but for it and set in later share what they have in common, so that
+    many levels cost little more than their cooldowns (train/levels.py)."""
 
     def __post_init__(self) -> None:
         _, _, size = self.data.tokenizer.partition(":")
@@ -232,6 +235,7 @@ class TrainConfig:
                 f"are too small for it: training diverges. Use param_dtype float32 (compute_dtype may be float16)."
             )
         _check_mesh(self)
+        _check_compression(self)
 
     @property
     def tokens_per_step(self) -> int:
@@ -302,3 +306,20 @@ def _check_mesh(config: TrainConfig) -> None:
         )
     if mesh.stage > 1 and model.dropout:
         raise ValueError(f"mesh {mesh}: a pipeline would drop the same units in every microbatch; set dropout=0.")
+
+
+def _check_compression(config: TrainConfig) -> None:
+    compression, when = config.model.compression, config.compressed_from
+    if compression.is_none or when == "end":
+        return
+    if when == "cooldown" and config.schedule.kind != "wsd":
+        raise ValueError(
+            f"compressed_from is cooldown with schedule kind '{config.schedule.kind}', which has none; expected 'wsd', "
+            f"or compressed_from 'start' or 'end'."
+        )
+    if compression.sparsity and (when == "start" or config.delayed_sync):
+        raise ValueError(
+            f"sparsity {compression.sparsity:g} with compressed_from '{when}'"
+            f"{' and delayed_sync' if config.delayed_sync else ''}: which weights go is settled once, on one set of "
+            f"trained weights; expected compressed_from 'end', or 'cooldown' without delayed_sync."
+        )

@@ -22,6 +22,7 @@ from kleiber.experiments.experiment import Experiment
 from kleiber.files import json_of, read_plain
 from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import Ledger
+from kleiber.train.levels import plateau
 from kleiber.train.watch.metrics import read_rows
 
 SAME_LINE = "type the line that made this directory again"
@@ -140,7 +141,7 @@ class _Doctor:
         configs = [("fit", config, "") for config in experiment.trunks]
         configs += [("target", target.train, target.name) for target in experiment.targets]
         for split, config, target in configs:
-            self.trunks.add(trunk_id(config))
+            self.trunks |= {trunk_id(config), trunk_id(plateau(config))}
             for planned in planned_records(experiment.name, split, config, target).values():
                 self.planned[planned.run_id] = planned
 
