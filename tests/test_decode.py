@@ -48,7 +48,7 @@ def test_logits_with_a_memory_are_those_of_the_whole_forward(name):
     read = jax.jit(step, static_argnums=0)
     expected = [WHOLE(config, params, np.pad(ids, (0, 12 - len(ids)))[None])[0] for ids in tokens]
     for place in range(7, 13):
-        for row, ids in enumerate(tokens):
+        for row in range(3):
             np.testing.assert_allclose(logits[row], expected[row][place - starts[row] - 1], atol=1e-5, rtol=1e-5)
         if place < 12:
             two = np.array([ids[[place - s - 1, place - s]] for ids, s in zip(tokens, starts, strict=True)], np.int32)

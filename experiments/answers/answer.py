@@ -156,6 +156,6 @@ def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answ
         return None
     else:
         sentence, basis = f"{factor.name}: no two runs differ in it alone, so its effect cannot be told.", []
-    basis += [*law, *sentences.company(study, factor)]
+    basis += [*law, *([] if worth else sentences.company(study, factor))]
     following = sentences.next_runs(study, factor, effects, best)
     return Answer(factor.name, factor.levels, study.unit, sentence, tuple(basis), tuple(following), effects, best)

@@ -12,6 +12,8 @@ from kleiber.experiments.planning.varied import Factor, Level, level_words
 
 DENSE = {"weight_bits": 32, "sparsity": 0}
 """The factors of compression and the level of each at which weights are as they are."""
+SMALL = 0.01
+"""Change of a worth that counts as none."""
 Key = tuple[tuple[str, Level], ...]
 
 
@@ -106,8 +108,10 @@ def _level_line(level: Level, found: Sequence[Worth]) -> str:
     if len(moved) < 2:
         return line + "; one seed, so whether that is constant cannot be told."
     low, high = np.exp(interval(moved))
-    verdict = "constant within that" if low <= 1 <= high else "not constant"
-    return f"{line}; {verdict}: × {np.exp(moved.mean()):.2f} [{low:.2f}, {high:.2f}] from the smallest to the largest."
+    most, ends = max(1 - low, high - 1), f"from d_model {found[0].d_model} to {found[-1].d_model}"
+    if low <= 1 <= high or most < SMALL:
+        return f"{line}; constant within {max(most, SMALL):.0%} {ends}."
+    return f"{line}; not constant: × {np.exp(moved.mean()):.2f} [{low:.2f}, {high:.2f}] {ends}."
 
 
 def _share(by_seed: dict[int, float]) -> str:

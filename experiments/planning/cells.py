@@ -109,9 +109,9 @@ def populations(cells: list[TrunkCell], size: int) -> list[list[TrunkCell]]:
     open_groups: dict[TrainConfig, list[TrunkCell]] = {}
     for cell in cells:
         if cell.shares:
-            group = open_groups.setdefault(plateau(cell.config), [])
-            groups += [] if group else [group]
-            group.append(cell)
+            levels = open_groups.setdefault(plateau(cell.config), [])
+            groups += [] if levels else [levels]
+            levels.append(cell)
             continue
         alike = replace(
             cell.config,
@@ -168,10 +168,10 @@ def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
     for name, count in Counter(cell.trunk_id for cell in cells).items():
         if count > 1:
             raise ValueError(f"trunk {name} appears {count} times: give each its own seed or factor level.")
-    levels: dict[TrainConfig, list[TrainConfig]] = {}
+    alike: dict[TrainConfig, list[TrainConfig]] = {}
     for cell in cells:
-        levels.setdefault(plateau(cell.config), []).append(cell.config)
-    shared = [replace(c, shares=tuple(s)) if len(s := levels[plateau(c.config)]) > 1 else c for c in cells]
+        alike.setdefault(plateau(cell.config), []).append(cell.config)
+    shared = [replace(c, shares=tuple(s)) if len(s := alike[plateau(c.config)]) > 1 else c for c in cells]
     return sorted(shared, key=lambda cell: -cell.trained_flops)
 
 

@@ -58,9 +58,9 @@ class LayerBlock(nnx.Module):
         (Attention says what that is) the memory in its place."""
         branch = rules(self.config)["output"].multiplier
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        added_BTD, memory = self.attention(self.attention_norm(x_BTD), mask, positions_BT, memory)
-        added_BTD = checkpoint_name(added_BTD, "attention_output")
-        x_BTD = x_BTD + branch * drop(added_BTD, self.config.dropout, keys[0])
+        attended_BTD, memory = self.attention(self.attention_norm(x_BTD), mask, positions_BT, memory)
+        attended_BTD = checkpoint_name(attended_BTD, "attention_output")
+        x_BTD = x_BTD + branch * drop(attended_BTD, self.config.dropout, keys[0])
         added_BTD, routing = self.feed_forward(self.feed_forward_norm(x_BTD)), None
         if isinstance(self.feed_forward, Experts):
             added_BTD, routing = added_BTD

@@ -153,7 +153,8 @@ class Attention(nnx.Module):
         q_BTNH = constrain(q_BTNH, ("batch", "seq", "heads", None))
         k_BSKH, v_BSKH = (constrain(x, ("batch", "seq", "kv_heads", None)) for x in (k_BSKH, v_BSKH))
         scale = attention_scale(self.config)
-        if memory and isinstance(mask, Recall):
+        if isinstance(mask, Recall):
+            assert memory is not None, "a Recall reads a memory"
             memory = memory.with_entries(k_BSKH, v_BSKH, mask.place)
             out_BTNH = _attend_chunk(q_BTNH, memory.keys_BSKH, memory.values_BSKH, scale, mask.mask_BTS)
         elif context_size() == 1:

@@ -1,5 +1,7 @@
 """Declaring a weight: its name, shape, logical axes and initial values, side by side."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -42,6 +44,6 @@ def declare(
     else:
         value = jnp.full(shape, rule.init_mean, jnp.float32)
     rounding = rounding_of(config, name)
-    further = {} if rounding is None else {"rounding": rounding}
+    further: dict[str, Any] = {} if rounding is None else {"rounding": rounding}
     value = value.astype(config.param_dtype)
     return nnx.Param(value, logical_axes=axes, init_mean=rule.init_mean, init_std=std, **further)
