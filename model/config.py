@@ -57,6 +57,50 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True)
+class CompressionConfig:
+    """Fewer bits and fewer weights (model/compress/); as it stands here nothing is compressed."""
+
+    weight_bits: int = 32
+    """Bits of every matrix, 2 to 8; 32 leaves them as they are."""
+    table_bits: int | None = None
+    """Bits of the embedding and of the head; None is weight_bits."""
+    number_format: Literal["integer", "float8"] = "integer"
+    """Whole multiples of a scale, or 8-bit floats (e4m3) times one; the latter need 8 bits."""
+    group_size: int | None = None
+    """Consecutive inputs of an output that share a scale; None is all of them. Tables keep one an entry."""
+    has_clipped_scales: bool = False
+    """Whether each scale is the one of least squared error, which may cut off the largest weights."""
+    sparsity: float = 0.0
+    """Share of the weights inside the layers that are zero, the smallest; tables and the router stay whole."""
+    pattern: Literal["matrix", "global", "1:4", "2:4", "4:8"] = "matrix"
+    """Which weights compete to stay: those of a matrix, of all of them, or n of every m inputs of an output."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, sparsity="[0, 1)", group_size="[1, inf); None is all inputs")
+        for name, bits in (("weight_bits", self.weight_bits), ("table_bits", self.table_bits)):
+            if bits is not None and bits != 32 and not 2 <= bits <= 8:
+                raise ValueError(f"{name} is {bits}, expected 2 to 8, or 32 for weights as they are.")
+            if self.number_format == "float8" and bits not in (None, 8, 32):
+                raise ValueError(f"{name} is {bits} with number_format float8, expected 8 or 32.")
+        kept, of = map(int, self.pattern.split(":")) if ":" in self.pattern else (1, 1)
+        if of > 1 and self.sparsity != 1 - kept / of:
+            raise ValueError(
+                f"pattern {self.pattern} with sparsity {self.sparsity:g}: {kept} of {of} kept is a sparsity of "
+                f"{1 - kept / of:g}."
+            )
+
+    @property
+    def rounds(self) -> bool:
+        """Whether any weight has fewer bits."""
+        return self.weight_bits != 32 or self.table_bits not in (None, 32)
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the model stays as it is."""
+        return not self.rounds and not self.sparsity
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A Transformer. Every field changes the function or its cost; nothing here names a device."""
 
@@ -129,6 +173,8 @@ class ModelConfig:
     has_next_token_mix: bool = False
     """Whether the input of an encoder also holds s * e_(t+1), s a learned vector started at 0.5. With the
     previous-token mix it ends the plateau on which small encoders sit, each seed for another time."""
+    compression: CompressionConfig = CompressionConfig()
+    """Fewer bits and fewer weights."""
 
     def __post_init__(self) -> None:
         sizes = ("d_model", "num_layers", "num_heads", "num_kv_heads", "vocab_size", "seq_len", "attention_blocks")
@@ -156,6 +202,15 @@ class ModelConfig:
             raise ValueError("has_next_token_mix shows a decoder the token it should predict; use family='encoder'.")
         if self.remat_keeps != "nothing" and not self.has_remat:
             raise ValueError(f"remat_keeps is '{self.remat_keeps}' without has_remat=True, which keeps everything.")
+        pattern = self.compression.pattern
+        parts = {"group_size": self.compression.group_size, f"pattern {pattern}": int(pattern.partition(":")[2] or 1)}
+        for name, part in parts.items():
+            for what, inputs in (("d_model", self.d_model), ("the feed-forward width", self.feed_forward_width)):
+                if part and inputs % part:
+                    raise ValueError(
+                        f"compression: {name} takes {part} inputs at a time and does not divide {what} {inputs}; "
+                        f"choose one that divides {self.d_model} and {self.feed_forward_width}."
+                    )
 
     @property
     def is_causal(self) -> bool:

@@ -31,7 +31,8 @@ SIGNATURES = {
     "open_run": "directory, name",
     "load": "run",
     "Run.evaluate": "self, text=None",
-    "Run.generate": "self, prompt='', num_tokens=100, temperature=1.0, top_k=None, seed=0",
+    "Run.generate": "self, prompt='', num_tokens=100, temperature=1.0, top_k=None, seed=0, top_p=1.0, "
+    "stops_at_end=False",
     "Run.export": "self, path",
     "Fitted.forecast": "self, *, flops=None, reach=None, level=0.9, protect='rolling_origin', **columns",
     "Fitted.forecast_table": "self, points, *, level=0.9, protect='rolling_origin', **columns",

@@ -17,7 +17,8 @@ from kleiber.experiments.experiment import Experiment, Target
 from kleiber.experiments.planning.cells import kept_weights
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.counts import num_params_total
-from kleiber.model.decode.generate import choose, generate
+from kleiber.model.decode.generate import generate
+from kleiber.model.decode.sample import Sampling
 from kleiber.model.functional import apply, init_params
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.config import (
@@ -176,18 +177,7 @@ def test_greedy_text_is_what_the_growing_sequence_gives_step_by_step_beyond_the_
     for _ in range(6):
         logits = apply(room, params, np.array([seen[-4:]], np.int32))
         seen.append(int(np.argmax(logits[0, -1])))
-    assert list(generate(config, params, [5, 9], 6, temperature=0)) == seen[2:]
-
-
-def test_tokens_are_drawn_as_often_as_their_probability_says():
-    logits, draw = np.log([0.1, 0.4, 0.2, 0.3]), np.random.default_rng(0)
-    for temperature, top_k, expected in [
-        (1.0, None, [0.1, 0.4, 0.2, 0.3]),
-        (1.0, 2, [0, 4 / 7, 0, 3 / 7]),
-        (0.5, None, [1 / 30, 16 / 30, 4 / 30, 9 / 30]),
-    ]:
-        counts = np.bincount([choose(logits, temperature, top_k, draw) for _ in range(20_000)], minlength=4)
-        np.testing.assert_allclose(counts / 20_000, expected, atol=0.015)
+    assert list(generate(config, params, [5, 9], 6, Sampling(0))) == seen[2:]
 
 
 def test_weights_are_kept_by_policy_and_of_all_runs_while_they_are_small():

@@ -342,6 +342,25 @@ CLAIMS = {
     "command.max_silent_seconds": elsewhere(
         "test_command.py", "test_a_program_that_is_silent_is_ended_and_counts_as_an_attempt"
     ),
+    **dict.fromkeys(
+        [f"model.compression.{name}" for name in ("weight_bits", "table_bits", "group_size")],
+        elsewhere("test_quantisation.py", "test_layers_read_what_the_tree_rounds_to_and_the_numbers_move"),
+    ),
+    "model.compression.number_format": elsewhere(
+        "test_quantisation.py", "test_eight_bit_floats_are_those_of_the_format"
+    ),
+    "model.compression.has_clipped_scales": elsewhere(
+        "test_quantisation.py", "test_a_clipped_scale_has_the_least_squared_error_of_its_grid"
+    ),
+    "model.compression.sparsity": elsewhere(
+        "test_compress.py", "test_a_pruned_level_keeps_its_zeros_to_the_end_and_no_others"
+    ),
+    "model.compression.pattern": elsewhere(
+        "test_compress.py", "test_pruning_leaves_the_largest_of_a_matrix_or_of_all_and_tables_whole"
+    ),
+    "compressed_from": elsewhere(
+        "test_compress.py", "test_levels_that_share_a_trunk_have_the_losses_of_trunks_of_their_own"
+    ),
     "factors": elsewhere("test_counts.py", "test_a_planned_record_is_that_worked_out_by_hand"),
 }
 

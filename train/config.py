@@ -221,6 +221,9 @@ class TrainConfig:
     command: Command | None = None
     """A program of yours that trains the trunk in place of kleiber's trainer; what of these fields its line does not
     take only describes it."""
+    compressed_from: Literal["start", "cooldown", "end"] = "cooldown"
+    """When model.compression sets in. Runs alike but for it and set in later share what they have in common, so that
+    many levels cost little more than their cooldowns (train/levels.py)."""
 
     def __post_init__(self) -> None:
         _, _, size = self.data.tokenizer.partition(":")
@@ -258,6 +261,7 @@ class TrainConfig:
         _check_mesh(self)
         if self.command:
             self.command.arguments(self)
+        _check_compression(self)
 
     @property
     def tokens_per_step(self) -> int:
@@ -349,3 +353,20 @@ def _check_mesh(config: TrainConfig) -> None:
         )
     if mesh.stage > 1 and model.dropout:
         raise ValueError(f"mesh {mesh}: a pipeline would drop the same units in every microbatch; set dropout=0.")
+
+
+def _check_compression(config: TrainConfig) -> None:
+    compression, when = config.model.compression, config.compressed_from
+    if compression.is_none or when == "end":
+        return
+    if when == "cooldown" and config.schedule.kind != "wsd":
+        raise ValueError(
+            f"compressed_from is cooldown with schedule kind '{config.schedule.kind}', which has none; expected 'wsd', "
+            f"or compressed_from 'start' or 'end'."
+        )
+    if compression.sparsity and (when == "start" or config.delayed_sync):
+        raise ValueError(
+            f"sparsity {compression.sparsity:g} with compressed_from '{when}'"
+            f"{' and delayed_sync' if config.delayed_sync else ''}: which weights go is settled once, on one set of "
+            f"trained weights; expected compressed_from 'end', or 'cooldown' without delayed_sync."
+        )

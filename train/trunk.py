@@ -1,11 +1,12 @@
 """One trunk: warm up, stay at the plateau, and at each token count branch, cool down and measure.
 
-Several members (seeds, learning rates) of one shape may share a trunk; they then train as one compiled program.
+Several members (seeds, learning rates) of one shape may share a trunk; they then train as one compiled program. Levels
+that set in at the cooldown or at the end share a trunk too: each cools down, or is measured, after the other.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kleiber.model.compress.tree import begin
 from kleiber.model.functional import abstract_params
 from kleiber.parallel import hosts
 from kleiber.parallel.mesh import make_mesh, use_mesh
@@ -23,17 +25,22 @@ from kleiber.train.data.batch import Batch
 from kleiber.train.data.batches import TrainBatches, next_indices
 from kleiber.train.data.run_data import RunData
 from kleiber.train.evaluate import Evaluation, evaluate
+from kleiber.train.levels import Branch, split
 from kleiber.train.members import Members
 from kleiber.train.placement import initial_state, place_batches
 from kleiber.train.resume import Run, SavedRuns, Totals
 from kleiber.train.step import compile_steps
 from kleiber.train.update.delayed_sync import common_params
 from kleiber.train.update.guard import StepLog
-from kleiber.train.update.optimizer import make_optimizer
+from kleiber.train.update.optimizer import Optimizer, make_optimizer
 from kleiber.train.update.schedule import cooldown_start, learning_rate_fraction
 from kleiber.train.watch.goodput import Goodput
 from kleiber.train.watch.metrics import Metrics
 from kleiber.train.watch.skip_counts import Diverged, SkipCounts
+
+
+def _optimizer(config: TrainConfig) -> Optimizer:
+    return make_optimizer(config.optimizer, config.model, abstract_params(config.model))
 
 
 class Stopped(Exception):
@@ -42,9 +49,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Point:
-    """One measured point of one member."""
+    """One measured point of one config."""
 
     member: int
+    """Its place among the trunk's configs."""
     num_tokens: int
     num_steps: int
     evaluation: Evaluation | None
@@ -76,7 +84,9 @@ class TrunkIO:
     notes: dict[str, Any] = field(default_factory=dict)
     """What every checkpoint keeps beside the run."""
     final_folder: Callable[[int, int], Path | None] = lambda member, num_tokens: None
-    """Where the measured weights of a member at a token count are kept, alike in every process; None keeps none."""
+    """Where the measured weights of a config at a token count are kept, alike in every process; None keeps none."""
+    is_done: Callable[[int, int], bool] = lambda member, num_tokens: False
+    """Whether the point of one config has been recorded already, where a stop came between the levels of a point."""
 
 
 class Trunk:
@@ -86,22 +96,24 @@ class Trunk:
         """Builds the compiled program and the initial state.
 
         Args:
-          members: configs alike in all but seed, learning rate, weight decay and factors.
+          members: configs alike in all but seed, learning rate, weight decay and factors, or in all but what sets in
+            at the cooldown or at the end.
           data: from open_run_data.
           io: callbacks and folder.
         """
-        self.members, self.config, self.io, self.data = Members(members), members[0], io, data
-        config = self.config
+        plateaus, self.branches = split(members)
+        self.configs, self.members, self.io, self.data = list(members), Members(plateaus), io, data
+        self.config = config = plateaus[0]
         self.mesh = make_mesh(config.mesh)
-        self.optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
-        self.initial = initial_state(members, self.optimizer, self.mesh)
+        self.initial = initial_state(plateaus, _optimizer(config), self.mesh)
         self.hyper = self.members.hyperparameters()
-        self.steps = compile_steps(config, self.optimizer, len(members))
+        phases = (config, *(branch.config for branch in self.branches))
+        self.steps = {phase: compile_steps(phase, _optimizer(phase), len(plateaus)) for phase in phases}
         self.is_lead = hosts.is_lead()
         self.metrics = [Metrics(folder / "metrics.jsonl") for folder in io.metrics_folders if self.is_lead]
         self.saver = Saver(
             config.keep_checkpoints,
-            run_identity(members),
+            run_identity(plateaus),
             config.stops_when_saving_fails,
             config.checks_replicas,
             config.checkpoint_seconds,
@@ -110,7 +122,7 @@ class Trunk:
             io.folder / "checkpoints", self.saver, self.metrics, io.clock, self.initial, io.allow, io.notes
         )
         self.totals = Totals()
-        self.is_compiled = False
+        self.compiled: set[TrainConfig] = set()
         self.speed = 0.0
 
     def run(self) -> None:
@@ -140,14 +152,30 @@ class Trunk:
             if trunk.step > start:  # a record was removed after the trunk had passed its branch: begin again
                 trunk = self._fresh()
                 self.saved.forget_metrics("trunk", 0)
-            self._advance(trunk, start, total, "trunk")
+            self._advance(trunk, start, total, "trunk", self.config)
             # So that a stop in the branch, the last one too, repeats nothing of the trunk.
             self.saved.save("trunk", trunk, self.totals)
-            name = f"branch_{num_tokens}"
-            branch = self.saved.take_up(name, trunk if num_tokens == points[-1] else self._copy(trunk), self.totals)
-            self._advance(branch, total, total, name)
-            self._measure(branch, num_tokens)
-            self.saved.remove(name)
+            branches = [each for each in self.branches if not self._is_done(each, num_tokens)]
+            for branch in branches:
+                is_last = num_tokens == points[-1] and branch == branches[-1]
+                self._cool_down(trunk if is_last else self._copy(trunk), branch, num_tokens, total)
+
+    def _cool_down(self, run: Run, branch: Branch, num_tokens: int, total: int) -> None:
+        """Trains one branch from the plateau to its end and measures it; a diverged level leaves the others be."""
+        name = branch.name(num_tokens)
+        params = begin(self.config.model, branch.config.model, run.state.params, self.members.is_population)
+        run.state = replace(run.state, params=params)
+        run = self.saved.take_up(name, run, self.totals)
+        try:
+            self._advance(run, total, total, name, branch.config)
+        except Diverged:
+            if len(self.branches) == 1:
+                raise
+        self._measure(run, branch, num_tokens)
+        self.saved.remove(name)
+
+    def _is_done(self, branch: Branch, num_tokens: int) -> bool:
+        return bool(hosts.from_lead(int(all(self.io.is_done(place, num_tokens) for place in branch.places))))
 
     def _is_measured(self, num_tokens: int) -> bool:
         return bool(hosts.from_lead(int(self.io.is_measured(num_tokens))))
@@ -165,19 +193,19 @@ class Trunk:
             batches.restore(original.state())
         return Run(jax.tree.map(jnp.copy, run.state), run.step, copied.batches, run.skips.copy())
 
-    def _advance(self, run: Run, stop: int, total: int, branch: str) -> None:
-        """Trains run up to step stop under the schedule of a run of total steps."""
+    def _advance(self, run: Run, stop: int, total: int, branch: str, phase: TrainConfig) -> None:
+        """Trains run up to step stop under the schedule of a run of total steps; phase is the config in force."""
         config, pending = self.config, None
         last_save = started = time.monotonic()
         while run.step < stop:
             count = min(config.steps_per_call, stop - run.step)
             with self.io.clock.doing("data"):
                 batches = self._next_batches(run, count)
-            with self.io.clock.doing("steps" if self.is_compiled else "compile"):
+            with self.io.clock.doing("steps" if phase in self.compiled else "compile"):
                 fractions, seeds = self._fractions(run.step, count, total), self.members.seeds()
-                run.state, log = self.steps(run.state, self.hyper, batches, fractions, seeds, np.int32(count))
-            if not self.is_compiled:  # the first steps are under way, for minutes where the machine is slow
-                self.is_compiled = True
+                run.state, log = self.steps[phase](run.state, self.hyper, batches, fractions, seeds, np.int32(count))
+            if phase not in self.compiled:  # the first steps are under way, for minutes where the machine is slow
+                self.compiled.add(phase)
                 self.io.on_progress({"trained_tokens": self.totals.trained_tokens, "tokens_per_second": 0.0})
             self.saver.check()
             finished, pending = pending, (run.step, count, log)
@@ -245,22 +273,24 @@ class Trunk:
             raise Diverged(f"{run.skips.reasons[0]} ({branch})")
         return now
 
-    def _measure(self, run: Run, num_tokens: int) -> None:
-        for index, member in enumerate(self.members.configs):
-            evaluation, reason, is_kept = None, run.skips.reasons[index], False
+    def _measure(self, run: Run, branch: Branch, num_tokens: int) -> None:
+        for place in branch.places:
+            index = place if self.members.is_population else 0
+            config, evaluation, reason, is_kept = self.configs[place], None, run.skips.reasons[index], False
             if not reason:
                 params, outer = self.members.member((run.state.params, run.state.outer), index)
                 if delayed := self.config.delayed_sync:
                     params = common_params(delayed, params, outer, run.step)
+                params = begin(branch.config.model, config.model, params)
                 with self.io.clock.doing("evaluate"):
-                    evaluation, reason = evaluate(member, params, self.data), ""
+                    evaluation, reason = evaluate(config, params, self.data), ""
                 if not np.isfinite(evaluation.loss):
                     evaluation, reason = None, "validation loss is not finite"
-                elif folder := self.io.final_folder(index, num_tokens):
-                    is_kept = self._keep(folder, run.step, params, member)
+                elif folder := self.io.final_folder(place, num_tokens):
+                    is_kept = self._keep(folder, run.step, params, config)
             if self.is_lead:
                 seconds, speed = self.totals.seconds, self.speed
-                self.io.on_point(Point(index, num_tokens, run.step, evaluation, reason, seconds, speed, is_kept))
+                self.io.on_point(Point(place, num_tokens, run.step, evaluation, reason, seconds, speed, is_kept))
 
     def _keep(self, folder: Path, step: int, params: Any, member: TrainConfig) -> bool:
         """Keeps what was measured, and with it the model of its tokenizer, so that it can be used by itself."""

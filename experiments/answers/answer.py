@@ -13,6 +13,7 @@ from kleiber.experiments.answers.caveats import caveats
 from kleiber.experiments.answers.effects import TUNED_LEVELS, Effect, effect, tuned_factors
 from kleiber.experiments.answers.exchange import exchange_lines
 from kleiber.experiments.answers.study_runs import StudyRuns, study_runs
+from kleiber.experiments.answers.worth import worth_lines
 from kleiber.experiments.planning.varied import Factor, Level
 from kleiber.scaling.fitting.result import FitResult
 
@@ -180,9 +181,12 @@ def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answ
     before = factor.levels if is_grown else (factor.levels[0],) * len(factor.levels)
     pairs = list(zip(before, factor.levels[1:], strict=False))
     effects = tuple(found for against, level in pairs if (found := effect(study, factor, level, against)))
-    law = exchange_lines(fits, factor)
+    law, worth = exchange_lines(fits, factor), worth_lines(study, factor)
     is_law_only = bool(fits) and factor.name in SHAPE
-    if best and best.places:
+    if worth:
+        best = None  # more bits are better: what counts is by how much
+        sentence, basis = " ".join(worth[0]), list(worth[1])
+    elif best and best.places:
         sentence, basis = best_words.best_sentence(study, factor, best), best_words.best_basis(study, factor, best)
     elif effects and not is_law_only:
         sentence, basis = (
@@ -195,6 +199,6 @@ def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answ
         return None
     else:
         sentence, basis = f"{factor.name}: no two runs differ in it alone, so its effect cannot be told.", []
-    basis += [*law, *sentences.company(study, factor)]
+    basis += [*law, *([] if worth else sentences.company(study, factor))]
     following = sentences.next_runs(study, factor, effects, best)
     return Answer(factor.name, factor.levels, study.unit, sentence, tuple(basis), tuple(following), effects, best)

@@ -270,13 +270,22 @@ class Run:
         return weights.score_text(self.config, self.tree, self.tokenizer, text)
 
     def generate(
-        self, prompt: str = "", num_tokens: int = 100, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+        self,
+        prompt: str = "",
+        num_tokens: int = 100,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
+        top_p: float = 1.0,
+        stops_at_end: bool = False,
     ) -> str:
-        """Returns text that follows a prompt; equal arguments give equal text (kleiber.model.decode.generate)."""
+        """Returns text that follows a prompt; equal arguments give equal text (kleiber.model.decode). With stops_at_end
+        it ends where its document does."""
         from kleiber.experiments.api import weights
+        from kleiber.model.decode.sample import Sampling
 
-        drawn = {"num_tokens": num_tokens, "temperature": temperature, "top_k": top_k, "seed": seed}
-        return weights.continue_text(self.config, self.tree, self.tokenizer, prompt, **drawn)
+        drawn = {"num_tokens": num_tokens, "sampling": Sampling(temperature, top_k, top_p), "seed": seed}
+        return weights.continue_text(self.config, self.tree, self.tokenizer, prompt, stops_at_end, **drawn)
 
     def export(self, path: str | Path) -> None:
         """Writes the weights as a safetensors file, with config and record as JSON in its metadata."""

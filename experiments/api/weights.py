@@ -77,13 +77,16 @@ def _check_causal(config: TrainConfig) -> None:
         )
 
 
-def continue_text(config: TrainConfig, tree: Any, tokenizer: Tokenizer, prompt: str, **drawn: Any) -> str:
-    """Returns text that follows a prompt, itself the beginning of a document; drawn as for generate."""
+def continue_text(
+    config: TrainConfig, tree: Any, tokenizer: Tokenizer, prompt: str, stops_at_end: bool = False, **drawn: Any
+) -> str:
+    """Returns text that follows a prompt, itself the beginning of a document, to its end at most if stops_at_end; drawn
+    as for generate."""
     from kleiber.model.decode.generate import generate
 
     _check_causal(config)
     *ids, separator = tokenizer.encode([prompt.encode()])[0].tolist()
     if not (config.data.document_attention and ids):  # else no document has seen the end of the one before
         ids = [separator, *ids]
-    found = list(generate(config.model, tree, ids, **drawn))
+    found = list(generate(config.model, tree, ids, **drawn, stops=(separator,) if stops_at_end else ()))
     return tokenizer.decode(np.array(found)).decode(errors="replace")

@@ -12,6 +12,8 @@ import tyro
 from kleiber.experiments.exit_codes import EXIT_DONE
 from kleiber.experiments.terminal import printable, working
 
+DRAWN = ("num_tokens", "temperature", "top_k", "seed", "top_p", "stops_at_end")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -29,6 +31,10 @@ class Options:
     """Draw among so many of the most likely tokens only."""
     seed: int = 0
     """Of the draws: the same seed writes the same text."""
+    top_p: float = 1.0
+    """Draw among the fewest of the most likely tokens that together have at least this probability."""
+    stops_at_end: bool = False
+    """End where the document does, if that comes before num_tokens."""
     json: bool = False
     """Print one JSON object."""
 
@@ -38,7 +44,7 @@ def run(options: Options) -> int:
     from kleiber.experiments.api.runs import load
 
     found = load(options.run)
-    drawn = {name: getattr(options, name) for name in ("num_tokens", "temperature", "top_k", "seed")}
+    drawn = {name: getattr(options, name) for name in DRAWN}
     with working(f"writing {options.num_tokens} tokens"):
         added = found.generate(options.text, **drawn)
     if options.json:

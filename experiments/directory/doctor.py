@@ -33,6 +33,7 @@ from kleiber.files import read_plain, row_of
 from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import Ledger, LedgerError
 from kleiber.scaling.forecasting.scoreboard import standing
+from kleiber.train.levels import plateau
 from kleiber.train.watch.metrics import read_rows
 
 HALF_WRITTEN = re.compile(r"\..+\.\d+|.+\.tmp")
@@ -115,7 +116,7 @@ class _Doctor:
         configs = [("fit", config, "") for config in experiment.trunks]
         configs += [("target", target.train, target.name) for target in experiment.targets]
         for split, config, target in configs:
-            self.trunks.add(trunk_id(config))
+            self.trunks |= {trunk_id(config), trunk_id(plateau(config))}
             for planned in planned_records(experiment.name, split, config, target).values():
                 self.planned[planned.run_id] = planned
 

@@ -14,6 +14,7 @@ from kleiber.experiments.directory.release import PACKAGES
 from kleiber.files import read_json, replacing
 from kleiber.model.counts import num_params_active, num_params_non_embedding, num_params_total, training_flops
 from kleiber.train.config import DataConfig, TrainConfig
+from kleiber.train.levels import plateau
 from kleiber.train.update.exchanged_bytes import exchanged_bytes
 
 TIMING_COLUMNS = ("wall_seconds", "tokens_per_second", "ledger_head")
@@ -29,7 +30,7 @@ class RunRecord:
     run_id: str
     """Name of the point and its folder: that of its trunk and the tokens asked for."""
     trunk_id: str
-    """Name of the trunk, whose points share noise."""
+    """Name of the trunk, whose points share noise; levels that set in later bear the name of the dense one."""
     experiment: str
     """Name of the experiment."""
     split: str
@@ -232,7 +233,7 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
         non_embedding = command.num_params_non_embedding
     reads_corpus = not command or config.data != DataConfig() or "corpus" in command.names
     shared: dict[str, Any] = {
-        "trunk_id": name,
+        "trunk_id": trunk_id(plateau(config)),
         "experiment": experiment,
         "split": split,
         "target": target,

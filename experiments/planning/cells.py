@@ -22,7 +22,7 @@ from kleiber.experiments.planning.law_columns import filled_columns, laws_variab
 from kleiber.experiments.planning.varied import LENGTH, Level, level_words, varied_fields
 from kleiber.model.counts import num_params_total, training_flops
 from kleiber.train.config import TrainConfig
-from kleiber.train.update.schedule import cooldown_start
+from kleiber.train.levels import plateau, trained_steps
 
 KEPT_BYTES = 2_000_000_000
 """Of measured weights that are kept where the experiment leaves it open."""
@@ -43,12 +43,19 @@ class TrunkCell:
     """Of every field that varies over the experiment's trunks, by name."""
     columns: tuple[tuple[str, float | str], ...] = ()
     """Columns of its records besides those that every run has, and its own factors."""
+    shares: tuple[TrainConfig, ...] = ()
+    """The configs of its trunk, its own among them, where it is one of several levels."""
 
     @property
     def label(self) -> str:
         """What tells it from the other trunks, for people: its shape, seed, and the level of whatever else varies."""
         varied = [f"{name} {level_words(level)}" for name, level in self.levels if name not in IN_NAME]
-        return " ".join([self.trunk_id.rsplit("-", 1)[0], *varied])
+        return " ".join([self.shape, *varied])
+
+    @property
+    def shape(self) -> str:
+        """Its shape and seed, for people."""
+        return self.trunk_id.rsplit("-", 1)[0]
 
     @cached_property
     def trunk_id(self) -> str:
@@ -62,15 +69,10 @@ class TrunkCell:
 
     @cached_property
     def trained_tokens(self) -> int:
-        """Tokens actually trained on: the shared part once, each cooldown branch by itself."""
-        config = self.config
-        steps, shared = 0, 0
-        for num_tokens in config.num_tokens:
-            total = config.steps_at(num_tokens)
-            start = cooldown_start(config.schedule, total)
-            steps += total - start
-            shared = max(shared, start)
-        return (steps + shared) * config.tokens_per_step
+        """Tokens actually trained on: the shared part once, each cooldown branch by itself; of levels that share a
+        trunk an equal part."""
+        levels = self.shares or (self.config,)
+        return -(-trained_steps(levels) * self.config.tokens_per_step // len(levels))
 
     @property
     def trained_flops(self) -> float:
@@ -98,13 +100,19 @@ def _plain(level: Level) -> float | str:
 
 
 def populations(cells: list[TrunkCell], size: int) -> list[list[TrunkCell]]:
-    """Returns the cells in groups of at most size that can train as one compiled program, in the order of the cells.
+    """Returns the cells in groups of at most size that can train as one compiled program, in the order of the cells;
+    and levels that share a trunk as a group of their own, whatever their number.
 
     Members may differ in seed, learning rate, weight decay and factors only. A command trains one alone.
     """
     groups: list[list[TrunkCell]] = []
     open_groups: dict[TrainConfig, list[TrunkCell]] = {}
     for cell in cells:
+        if cell.shares:
+            levels = open_groups.setdefault(plateau(cell.config), [])
+            groups += [] if levels else [levels]
+            levels.append(cell)
+            continue
         alike = replace(
             cell.config,
             seed=0,
@@ -120,9 +128,9 @@ def populations(cells: list[TrunkCell], size: int) -> list[list[TrunkCell]]:
 
 
 def group_id(cells: list[TrunkCell]) -> str:
-    """Returns the name of a population's folder of checkpoints: the trunk itself when it is alone."""
-    if len(cells) == 1:
-        return cells[0].trunk_id
+    """Returns the name of a trunk's folder of checkpoints: that of the trunk itself but for a population."""
+    if len({plateau(cell.config) for cell in cells}) == 1:
+        return trunk_id(plateau(cells[0].config))
     digest = hashlib.sha256(" ".join(cell.trunk_id for cell in cells).encode()).hexdigest()[:6]
     return f"population-{len(cells)}-{digest}"
 
@@ -160,7 +168,11 @@ def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
     for name, count in Counter(cell.trunk_id for cell in cells).items():
         if count > 1:
             raise ValueError(f"trunk {name} appears {count} times: give each its own seed or factor level.")
-    return sorted(cells, key=lambda cell: -cell.trained_flops)
+    alike: dict[TrainConfig, list[TrainConfig]] = {}
+    for cell in cells:
+        alike.setdefault(plateau(cell.config), []).append(cell.config)
+    shared = [replace(c, shares=tuple(s)) if len(s := alike[plateau(c.config)]) > 1 else c for c in cells]
+    return sorted(shared, key=lambda cell: -cell.trained_flops)
 
 
 def all_cells(experiment: Experiment) -> list[TrunkCell]:

@@ -21,10 +21,16 @@ def _granularity(config: TrainConfig) -> float:
     return usual / config.model.feed_forward_width if config.model.experts else 1.0
 
 
+def _weight_bits(config: TrainConfig) -> float:
+    computed = 8.0 if config.model.has_float8_products else BITS[config.model.compute_dtype]
+    return min(computed, float(config.model.compression.weight_bits))
+
+
 FILLED: dict[str, Callable[[TrainConfig], float]] = {
     "num_experts_effective": lambda c: float(c.model.experts.num_experts) if c.model.experts else 1.0,
     "granularity": _granularity,
-    "weight_bits": lambda c: 8.0 if c.model.has_float8_products else BITS[c.model.compute_dtype],
+    "weight_bits": _weight_bits,
+    "sparsity": lambda c: c.model.compression.sparsity,
     "num_replicas": lambda c: float(c.delayed_sync.num_replicas) if c.delayed_sync else 1.0,
     "num_params_embedding": lambda c: float(c.model.vocab_size * c.model.d_model),
 }

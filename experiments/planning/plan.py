@@ -18,6 +18,7 @@ from kleiber.experiments.planning.law_columns import law_problems
 from kleiber.experiments.planning.speed import SpeedEstimate, estimate_speed
 from kleiber.parallel.environment import runs_on_cpu
 from kleiber.train.config import TrainConfig
+from kleiber.train.levels import plateau
 
 MIN_RATIO_SPREAD = 4.0
 """Largest over smallest tokens per parameter below which a design cannot tell the two exponents apart (laws within a
@@ -48,7 +49,7 @@ class Plan:
     def trunk_seconds(self, cell: TrunkCell) -> float:
         """Returns the estimated seconds of one trunk on one worker, evaluation included."""
         evaluations = len(cell.config.num_tokens) * cell.config.evaluation.num_tokens / 3  # forward only: a third
-        return (cell.trained_tokens + evaluations) / self.speed.tokens_per_second(cell.config)
+        return (cell.trained_tokens + evaluations) / self.speed.tokens_per_second(plateau(cell.config))
 
     @property
     def fit_seconds(self) -> float:

@@ -13,6 +13,7 @@ from kleiber.experiments.planning.cells import TrunkCell
 from kleiber.experiments.planning.plan import Plan
 from kleiber.experiments.planning.speed import TRUSTED_SECONDS, measured_pace
 from kleiber.files import read_json
+from kleiber.train.levels import plateau
 
 LIVE_SECONDS = 1.0
 """Seconds between looks at the directory on a terminal."""
@@ -124,7 +125,7 @@ class SweepProgress:
 
     def look(self) -> PhaseState:
         """Reads where the phase is off its directory."""
-        done, planned_done, speed, running, longest_left, slowest = 0, 0.0, 0.0, [], 0.0, 0.0
+        done, planned_done, running, longest_left, slowest = 0, 0.0, {}, 0.0, 0.0
         for cell in self.cells:
             missing = cell.missing(self.directory)
             done += len(cell.config.num_tokens) - len(missing)
@@ -133,17 +134,22 @@ class SweepProgress:
                 progress = self._progress(cell) or {"is_fresh": False}
                 share = min(1.0, progress.get("trained_tokens", 0) / cell.trained_tokens)
                 if progress["is_fresh"]:
-                    speed += progress.get("tokens_per_second", 0.0)
                     loss = progress.get("loss")
                     told = "" if loss is None else f" loss {loss:.3f}"
-                    running.append(f"{cell.label} {share:.0%}{told}")
+                    name = f"{cell.shape} {len(cell.shares)} levels" if cell.shares else cell.label
+                    running[plateau(cell.config)] = (
+                        f"{name} {share:.0%}{told}",
+                        progress.get("tokens_per_second", 0.0),
+                    )
                     slowest = max(slowest, self._own_seconds(cell.trunk_id, share))
             planned_done += share * planned
             longest_left = max(longest_left, (1 - share) * planned)
         if running and self.stepping_since is None:
             self.stepping_since = (time.time(), planned_done)
         self.planned_done = planned_done
-        return PhaseState(done, planned_done, speed, tuple(running), longest_left, slowest)
+        speed = sum(each for _, each in running.values())
+        running_told = tuple(told for told, _ in running.values())
+        return PhaseState(done, planned_done, speed, running_told, longest_left, slowest)
 
     def _own_seconds(self, trunk_id: str, share: float) -> float:
         """Returns the wall seconds a run still takes at the pace it has had since it was first seen; 0 if unknown."""

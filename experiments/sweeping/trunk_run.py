@@ -91,6 +91,8 @@ def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, s
         now = time.monotonic()
         if hosts.is_lead() and now - last_write[0] > 0.5:
             last_write[0] = now
+            if group[0].shares:  # what they trained together, an equal part each
+                progress = {**progress, "trained_tokens": progress["trained_tokens"] / len(group)}
             for folder in folders:
                 with replacing(folder / "progress.json", is_durable=False) as partial:
                     partial.write_text(sealed_text(progress))
@@ -98,17 +100,21 @@ def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, s
     def is_measured(num_tokens: int) -> bool:
         return not any(num_tokens in cell.missing(directory) for cell in group)
 
+    def is_done(place: int, num_tokens: int) -> bool:
+        return num_tokens not in group[place].missing(directory)
+
     is_kept = group[0].split in kept_weights(experiment)[0]
 
     def final_folder(member: int, num_tokens: int) -> Path | None:
         return directory / "runs" / group[member].run_ids[num_tokens] / "final" if is_kept else None
 
     own = directory / "runs" / group_id(group)
+    logs = folders if own.name.startswith("population-") else [own]
     clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
     stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
     watchdog = Watchdog(clock, own / stacks)
     allow, notes = allowed_fields(directory), {"ledger_heads": heads} if any(heads.values()) else {}
-    io = TrunkIO(own, folders, on_point, is_measured, on_progress, stop, clock, allow, notes, final_folder)
+    io = TrunkIO(own, logs, on_point, is_measured, on_progress, stop, clock, allow, notes, final_folder, is_done)
     try:
         Trunk([cell.config for cell in group], data, io).run()
     finally:

@@ -1,1 +1,1 @@
-"""Smaller weights (pruned, quantised, low rank), to be read by layers/product.py, no layer knowing. None yet."""
+"""Smaller weights: rounded where layers/product.py reads them, or pruned as a tree, no layer knowing."""

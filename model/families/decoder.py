@@ -13,7 +13,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.layers.attention import Attention
+from kleiber.model.layers.attention import Attention, Memory, Recall
 from kleiber.model.layers.embedding import Embedding, fill
 from kleiber.model.layers.experts import Experts, Routing
 from kleiber.model.layers.feed_forward import FeedForward
@@ -48,19 +48,26 @@ class LayerBlock(nnx.Module):
         self.feed_forward = (Experts if config.experts else FeedForward)(config, rngs, num_stacked)
 
     def __call__(
-        self, x_BTD: jax.Array, mask: Mask, positions_BT: jax.Array | None, dropout_key: jax.Array | None
-    ) -> tuple[jax.Array, Routing | None]:
-        """Returns the residual stream after this layer, and what its router did if it has experts."""
+        self,
+        x_BTD: jax.Array,
+        mask: Mask | Recall,
+        positions_BT: jax.Array | None,
+        dropout_key: jax.Array | None,
+        memory: Memory | None = None,
+    ) -> tuple[jax.Array, Routing | Memory | None]:
+        """Returns the residual stream after this layer, and what its router did if it has experts; with a memory
+        (Attention says what that is) the memory in its place."""
         branch = rules(self.config)["output"].multiplier
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        added_BTD = checkpoint_name(self.attention(self.attention_norm(x_BTD), mask, positions_BT), "attention_output")
-        x_BTD = x_BTD + branch * drop(added_BTD, self.config.dropout, keys[0])
+        attended_BTD, memory = self.attention(self.attention_norm(x_BTD), mask, positions_BT, memory)
+        attended_BTD = checkpoint_name(attended_BTD, "attention_output")
+        x_BTD = x_BTD + branch * drop(attended_BTD, self.config.dropout, keys[0])
         added_BTD, routing = self.feed_forward(self.feed_forward_norm(x_BTD)), None
         if isinstance(self.feed_forward, Experts):
             added_BTD, routing = added_BTD
         added_BTD = checkpoint_name(added_BTD, "feed_forward_output")
         x_BTD = x_BTD + branch * drop(added_BTD, self.config.dropout, keys[1])
-        return checkpoint_name(constrain(x_BTD, ("batch", "seq", None)), "residual"), routing
+        return checkpoint_name(constrain(x_BTD, ("batch", "seq", None)), "residual"), memory or routing
 
 
 class Transformer(nnx.Module):
@@ -101,6 +108,36 @@ class Transformer(nnx.Module):
         x_BTD, routing = run(x_BTD, (Mask(segment_ids_BT, self.config.is_causal), positions_BT), dropout_key)
         routing = jax.tree.map(lambda total: total / self.config.num_layers, routing)
         return checkpoint_name(self.final_norm(x_BTD), "final"), routing
+
+    def remember(
+        self, tokens_BT: jax.Array, recall: Recall, positions_BT: jax.Array, memory: Any, num_known: int = 0
+    ) -> tuple[jax.Array, Any]:
+        """Returns hidden, and the memory with new entries in it.
+
+        Args:
+          tokens_BT: int32, the new ones behind num_known that the memory holds.
+          recall: of the new ones.
+          positions_BT: of all of them, counted from the start of each row; below 0 stands padding in front of it.
+          memory: of every layer, as empty_memory returns.
+          num_known: 0, or 1 where the previous-token mix needs the token before.
+        """
+        segments_BT = (positions_BT >= 0).astype(jnp.int32)
+        positions_BT = jnp.maximum(positions_BT, 0)
+        x_BTD = self.input(tokens_BT, segments_BT, positions_BT)[:, num_known:]
+        positions_BT = positions_BT[:, num_known:]
+        if self.config.has_scanned_layers:
+            graphdef, stacked = nnx.split(self.blocks)
+
+            def layer(x_BTD: jax.Array, each: Any) -> tuple[jax.Array, Any]:
+                return nnx.merge(graphdef, each[0])(x_BTD, recall, positions_BT, None, each[1])
+
+            x_BTD, memory = jax.lax.scan(layer, x_BTD, (stacked, memory))
+            return self.final_norm(x_BTD), memory
+        held = []
+        for index, each in enumerate(memory):
+            x_BTD, each = self.blocks[block_name(index)](x_BTD, recall, positions_BT, None, each)
+            held.append(each)
+        return self.final_norm(x_BTD), held
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """Returns float32 logits_BTV of the hidden x_BTD: the product in the compute dtype, summed in float32."""
@@ -154,6 +191,16 @@ class Transformer(nnx.Module):
 def block_name(layer: int) -> str:
     """Returns the name of a layer in the tree of weights; two digits, so that names sort as layers do up to 100."""
     return f"{layer:02d}"
+
+
+def empty_memory(config: ModelConfig, num_rows: int, num_places: int) -> Any:
+    """Returns a Memory of zeros for every layer: a list, or stacked as scanned layers are."""
+    shape = (num_rows, num_places, config.kv_heads, config.d_head)
+    if config.has_scanned_layers:
+        zeros = jnp.zeros((config.num_layers, *shape), config.compute_dtype)
+        return Memory(zeros, jnp.copy(zeros))
+    zeros = jnp.zeros(shape, config.compute_dtype)
+    return [Memory(jnp.copy(zeros), jnp.copy(zeros)) for _ in range(config.num_layers)]
 
 
 def _key_of_layer(dropout_key: jax.Array | None, layer: int | jax.Array) -> jax.Array | None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kleiber.model.compress.rounding import rounded
 from kleiber.model.config import ModelConfig
 from kleiber.model.kernels.float8 import float8_matmul
 from kleiber.model.kernels.rows_times_weight import rows_times_weight
@@ -21,8 +22,8 @@ from kleiber.parallel.rules import constrain, weights_are_whole
 
 
 def read(weight: nnx.Param, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """Returns the values of a weight in the dtype of a product."""
-    return weight[...].astype(dtype)
+    """Returns the values of a weight, rounded where it was declared so, in the dtype of a product."""
+    return rounded(weight[...], weight.get_metadata().get("rounding")).astype(dtype)
 
 
 def product(config: ModelConfig, x: jax.Array, weight: nnx.Param) -> jax.Array:

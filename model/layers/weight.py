@@ -1,9 +1,12 @@
 """Declaring a weight: its name, shape, logical axes and initial values, side by side."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kleiber.model.compress.rounding import rounding_of
 from kleiber.model.config import ModelConfig
 from kleiber.model.parametrization import ROLE_OF_WEIGHT, rules
 
@@ -29,7 +32,8 @@ def declare(
       fan_in: inputs of a product with this weight; None means the first size.
 
     Returns:
-      nnx.Param [num_stacked, *shape] of config.param_dtype, with its logical axes and initial distribution as metadata.
+      nnx.Param [num_stacked, *shape] of config.param_dtype, with its logical axes, initial distribution and rounding as
+      metadata.
     """
     rule = rules(config)[ROLE_OF_WEIGHT[name]]
     std = rule.init_std(fan_in or shape[0])
@@ -39,4 +43,7 @@ def declare(
         value = rule.init_mean + std * jax.random.normal(rngs.params(), shape, jnp.float32)
     else:
         value = jnp.full(shape, rule.init_mean, jnp.float32)
-    return nnx.Param(value.astype(config.param_dtype), logical_axes=axes, init_mean=rule.init_mean, init_std=std)
+    rounding = rounding_of(config, name)
+    further: dict[str, Any] = {} if rounding is None else {"rounding": rounding}
+    value = value.astype(config.param_dtype)
+    return nnx.Param(value, logical_axes=axes, init_mean=rule.init_mean, init_std=std, **further)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kleiber.model.compress.tree import is_pruned
 from kleiber.model.config import ModelConfig
 from kleiber.model.parametrization import (
     epsilon_multipliers,
@@ -28,6 +29,8 @@ class Optimizer:
     direction: optax.GradientTransformation
     rate_multipliers: Any
     decay_multipliers: Any
+    keeps_zeros: Any
+    """Of which weights an entry that is zero stays zero: those that were pruned."""
 
     def init(self, params: Any) -> Any:
         """Returns the optimizer state of params."""
@@ -38,20 +41,23 @@ class Optimizer:
         the weight decay per unit of it."""
         directions, state = self.direction.update(grads, state, params)
 
-        def step(param, direction, rate_multiplier, decay_multiplier):
+        def step(param, direction, rate_multiplier, decay_multiplier, keeps_zeros):
             change = rate_multiplier * direction
             if decay_multiplier:
                 change += decay * decay_multiplier * param
-            return (param - rate * change).astype(param.dtype)
+            stepped = (param - rate * change).astype(param.dtype)
+            return jnp.where(param == 0, param, stepped) if keeps_zeros else stepped
 
-        return jax.tree.map(step, params, directions, self.rate_multipliers, self.decay_multipliers), state
+        factors = (self.rate_multipliers, self.decay_multipliers, self.keeps_zeros)
+        return jax.tree.map(step, params, directions, *factors), state
 
 
 def make_optimizer(config: OptimizerConfig, model: ModelConfig, params: Any) -> Optimizer:
     """Returns the optimizer of a model, scaled by its parametrisation; params may be shapes alone."""
     steps = [] if config.clip_norm is None else [_clip(config.clip_norm)]
     direction = optax.chain(*steps, _direction(config, model, params))
-    return Optimizer(direction, learning_rate_multipliers(model, params), weight_decay_multipliers(model, params))
+    factors = (learning_rate_multipliers(model, params), weight_decay_multipliers(model, params))
+    return Optimizer(direction, *factors, is_pruned(model, params))
 
 
 def _clip(max_norm: float) -> optax.GradientTransformation:

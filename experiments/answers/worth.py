@@ -1,0 +1,126 @@
+"""What a level of compression is worth in parameters: the size at which a dense model of the same seed and length has
+the loss of the compressed one, over the size of the latter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kleiber.experiments.answers.effects import interval
+from kleiber.experiments.answers.study_runs import StudyRun, StudyRuns
+from kleiber.experiments.planning.varied import Factor, Level, level_words
+
+DENSE = {"weight_bits": 32, "sparsity": 0}
+"""The factors of compression and the level of each at which weights are as they are."""
+SMALL = 0.01
+"""Change of a worth that counts as none."""
+Key = tuple[tuple[str, Level], ...]
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What one level is worth at one size."""
+
+    level: Level
+    d_model: int
+    by_seed: dict[int, float]
+    """Mean log share over the lengths and the levels of all else, by seed."""
+    damage: dict[int, float]
+    """Mean loss less that of the dense model, by seed."""
+    is_beyond: bool
+    """Whether a dense model of that loss is smaller than the smallest trained one: the slope there is carried on."""
+
+
+def worths(study: StudyRuns, factor: Factor) -> list[Worth]:
+    """Returns the worth of every level at every size, from the dense losses of the same seed and length: ln loss by a
+    straight line in ln parameters between one trained size and the next."""
+    if factor.name not in DENSE or not any(each.name == "d_model" for each in study.factors):
+        return []
+    dense: dict[tuple[Key, int], dict[float, tuple[float, int]]] = {}
+    for run in study.runs:
+        if run.levels[factor.name] == DENSE[factor.name]:
+            sizes = dense.setdefault(_place(run, factor), {})
+            sizes[float(run.record["num_params_total"])] = (run.value, int(run.levels["d_model"]))  # type: ignore[arg-type]
+    found: dict[tuple[Level, int], list[tuple[int, float, float, bool]]] = {}
+    for run in study.runs:
+        line = sorted((n, loss) for n, (loss, _) in dense.get(_place(run, factor), {}).items())
+        size, level = float(run.record["num_params_total"]), run.levels[factor.name]
+        if level == DENSE[factor.name] or len(line) < 2 or size not in dict(line):
+            continue
+        sizes, losses = np.log(np.array(line)).T
+        share = _size_of(sizes, losses, np.log(run.value)) - np.log(size)
+        row = (run.seed, float(share), run.value - dict(line)[size], bool(np.log(run.value) > losses[0]))
+        found.setdefault((level, int(run.levels["d_model"])), []).append(row)  # type: ignore[arg-type]
+    return [
+        Worth(level, width, _means(rows, 1), _means(rows, 2), any(row[3] for row in rows))
+        for (level, width), rows in sorted(
+            found.items(), key=lambda item: (factor.levels.index(item[0][0]), item[0][1])
+        )
+    ]
+
+
+def _place(run: StudyRun, factor: Factor) -> tuple[Key, int]:
+    return tuple((n, v) for n, v in run.levels.items() if n not in (factor.name, "d_model")), run.seed
+
+
+def _size_of(sizes: np.ndarray, losses: np.ndarray, loss: float) -> float:
+    """Returns the ln size at which the line through (ln size, ln loss) has a loss; its ends are carried on."""
+    if np.any(np.diff(losses) >= 0):
+        slope, level = np.polyfit(sizes, losses, 1)  # a larger model did worse by chance: one line through all
+        return float((loss - level) / slope)
+    segment = int(np.clip(np.searchsorted(-losses, -loss) - 1, 0, len(sizes) - 2))
+    slope = (losses[segment + 1] - losses[segment]) / (sizes[segment + 1] - sizes[segment])
+    return float(sizes[segment] + (loss - losses[segment]) / slope)
+
+
+def _means(rows: Sequence[tuple], column: int) -> dict[int, float]:
+    seeds = dict.fromkeys(row[0] for row in rows)
+    return {seed: float(np.mean([row[column] for row in rows if row[0] == seed])) for seed in seeds}
+
+
+def worth_lines(study: StudyRuns, factor: Factor) -> tuple[list[str], list[str]] | None:
+    """Returns (a sentence on each level: its worth at every size and whether that is constant; what these rest on),
+    None where no dense runs tell."""
+    by_level: dict[Level, list[Worth]] = {}
+    for each in worths(study, factor):
+        by_level.setdefault(each.level, []).append(each)
+    if not by_level:
+        return None
+    basis = [
+        "A worth is the share of the parameters with which a dense model, of the same seed and length, has the same "
+        "loss; brackets are 95 % intervals over seeds."
+    ]
+    if any(each.is_beyond for found in by_level.values() for each in found):
+        basis.append("* has a loss beyond that of the smallest dense model: by the slope there carried on.")
+    return [f"{factor.name} {_level_line(level, found)}" for level, found in by_level.items()], basis
+
+
+def _level_line(level: Level, found: Sequence[Worth]) -> str:
+    said = [f"{_share(each.by_seed)}{'*' * each.is_beyond} at d_model {each.d_model}" for each in found]
+    damages = [f"{np.mean(list(each.damage.values())):+.4f}" for each in found]
+    seen = [_is_seen(each.damage) for each in found]
+    line = f"{level_words(level)} is worth {', '.join(said)} of the parameters (damage {', '.join(damages)}"
+    line += " nats; seen at every size)" if all(seen) else f" nats; told from none at {sum(seen)} of {len(seen)} sizes)"
+    if len(found) < 2:
+        return line + "."
+    both = sorted(set(found[0].by_seed) & set(found[-1].by_seed))
+    moved = np.array([found[-1].by_seed[seed] - found[0].by_seed[seed] for seed in both])
+    if len(moved) < 2:
+        return line + "; one seed, so whether that is constant cannot be told."
+    low, high = np.exp(interval(moved))
+    most, ends = max(1 - low, high - 1), f"from d_model {found[0].d_model} to {found[-1].d_model}"
+    if low <= 1 <= high or most < SMALL:
+        return f"{line}; constant within {max(most, SMALL):.0%} {ends}."
+    return f"{line}; not constant: × {np.exp(moved.mean()):.2f} [{low:.2f}, {high:.2f}] {ends}."
+
+
+def _share(by_seed: dict[int, float]) -> str:
+    values = np.array(list(by_seed.values()))
+    if len(values) < 2:
+        return f"{np.exp(values.mean()):.2f}"
+    low, high = np.exp(interval(values))
+    return f"{np.exp(values.mean()):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _is_seen(damage: dict[int, float]) -> bool:
+    return len(damage) > 1 and interval(np.array(list(damage.values())))[0] > 0
