@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from kleiber.model.config import ModelConfig
 from kleiber.model.counts import num_params_total
 from kleiber.scaling.table.reading import read_file
 from kleiber.train.command import Command
-from kleiber.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from kleiber.train.config import GuardConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from kleiber.train.watch.metrics import whole_rows
 
 PROGRAM = """
@@ -126,6 +127,12 @@ def test_a_plan_refuses_what_a_command_is_not_told_and_a_program_that_is_not_the
         "runs differ in seed",
         "runs differ in model.d_model",
     ]
+
+
+def test_a_plan_refuses_to_leave_out_batches_of_a_program_that_reads_its_own():
+    config = replace(trunk("{python} {folder}"), guard=GuardConfig(skip_batches=((1, 2),)))
+    (refusal,) = make_plan(Experiment("own", "?", (config,), laws=()), 1).refusals
+    assert refusal.startswith("guard.skip_batches")
 
 
 def test_a_record_holds_what_the_program_measured_and_the_sizes_that_it_was_given(program, tmp_path):

@@ -17,6 +17,8 @@ def command_problems(experiment: Experiment) -> list[str]:
     problems = []
     if process_in_environment()[1] > 1:
         problems.append("a command is one program: start this line in one process, and let the command use the others")
+    if any(config.command and config.guard.skip_batches for config in configs):
+        problems.append("guard.skip_batches leaves out batches of kleiber's own trainer, and a command reads its own")
     for command, config in commands.values():
         program = command.arguments(config)[0]
         if shutil.which(program) is None:
