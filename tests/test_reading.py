@@ -203,7 +203,7 @@ TEXT = "N,loss\n1e8,3.5\n2e8,3.25\n"
     ("name", "data"),
     [
         ("UP.CSV", TEXT.encode()),
-        ("a.csv.gz", gzip.compress(TEXT.encode())),
+        ("a.csv.gz", gzip.compress(TEXT.encode(), mtime=0)),
         ("bom.csv", TEXT.encode("utf-8-sig")),
         ("wide.csv", TEXT.encode("utf-16")),
         ("sep.csv", ("sep=;\n" + TEXT.replace(",", ";")).encode()),
