@@ -33,12 +33,12 @@ def cache(tmp_path, monkeypatch):
         ("docs.txt", LINES),
         ("docs.json", ARRAY),
         ("docs", ARRAY),
-        ("docs.jsonl.gz", gzip.compress(LINES)),
+        ("docs.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("docs.txt", PROSE.encode("utf-16")),
         ("docs.txt", b"\xfe\xff" + PROSE.encode("utf-16-be")),
         ("docs.txt", PROSE.encode("utf-32")),
         ("docs.jsonl", b"\xef\xbb\xbf" + LINES),
-        ("docs.txt.gz", gzip.compress(PROSE.encode("utf-16"))),
+        ("docs.txt.gz", gzip.compress(PROSE.encode("utf-16"), mtime=0)),
         ("docs.txt.xz", lzma.compress(PROSE.encode())),
         ("docs.bz2", bz2.compress(PROSE.encode())),
     ],
@@ -58,7 +58,7 @@ def test_prose_that_begins_with_a_brace_stays_prose(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(PROSE.encode())[:-20], "packed and cannot be unpacked"),
+        (gzip.compress(PROSE.encode(), mtime=0)[:-20], "packed and cannot be unpacked"),
         (PROSE.encode("utf-16-le"), "UTF-16 without its byte order mark"),
         (PROSE.encode("latin1"), "is not UTF-8: byte 0xe9"),
     ],
