@@ -79,6 +79,7 @@ class World:
     """What lies outside the directory: the text, the release, and what goes wrong."""
 
     text, release, broken, patience = 0, "1", "", 99
+    has_checkpoints = True
 
     @property
     def fingerprint(self) -> str:
@@ -99,7 +100,8 @@ class FakePool:
         for cell in trunk_cells(experiment, self.split):
             for num_tokens in cell.missing(self.directory):
                 worker._note_beginning([cell], self.directory)
-                if head := trunk_run.ledger_head(cell, self.directory):
+                head = trunk_run.ledger_head(cell, self.directory)
+                if head and self.world.has_checkpoints:
                     place = self.directory / "runs" / cell.trunk_id / "checkpoints" / "trunk" / "step_1"
                     note = {"extra": {"ledger_heads": {cell.trunk_id: head}}}
                     files.write_json(place / "manifest.json", note)

@@ -142,7 +142,18 @@ def test_named_activations_are_those_of_the_forward_pass():
     params, tokens = init_params(config, 0), np.arange(12, dtype=np.int32)[None]
     seen = jax.jit(named_activations, static_argnums=0)(config, params, tokens)
     np.testing.assert_allclose(seen["logits"], jax.jit(apply, static_argnums=0)(config, params, tokens), atol=1e-5)
-    layers = ("query", "key", "scores", "attention_output", "feed_forward_hidden", "feed_forward_output", "residual")
+    layers = (
+        "query",
+        "key",
+        "value",
+        "up",
+        "gate",
+        "scores",
+        "attention_output",
+        "feed_forward_hidden",
+        "feed_forward_output",
+        "residual",
+    )
     assert set(seen) == {"embedded", "final", "logits"} | {f"{name} {layer}" for name in layers for layer in (0, 1)}
 
 

@@ -34,9 +34,15 @@ def experiment(rate: float = 0.01, **changes) -> Experiment:
     return Experiment("remedies", "?", trunks, **{**settings, **changes})
 
 
+class WithoutCheckpoints(World):
+    """A world in which nothing stops halfway, so that the doctor finds no checkpoint to read."""
+
+    has_checkpoints = False
+
+
 def typed(directory: Path, **options):
     """Types the line that made the directory."""
-    return launch(experiment(), directory, World(), **options)
+    return launch(experiment(), directory, WithoutCheckpoints(), **options)
 
 
 def facts(directory: Path) -> tuple:
@@ -167,10 +173,10 @@ def test_a_ledger_without_its_head_is_noted(out):
 def test_an_experiment_without_laws_says_nothing_of_the_laws_of_the_one_before(out):
     plain = experiment(0.003, laws=(), targets=())
     shutil.rmtree(out / "runs")
-    summary = launch(plain, out, World()).summary
+    summary = launch(plain, out, WithoutCheckpoints()).summary
     assert any("forecast of big" in line and "is withdrawn" in line for line in summary["told"])
     assert not (out / "fit.json").exists() and len(list(out.glob("fit.*.json"))) == 1
-    with_seed = launch(plain, out.with_name("fresh"), World()).summary
+    with_seed = launch(plain, out.with_name("fresh"), WithoutCheckpoints()).summary
     assert summary["answer"] == with_seed["answer"] and summary["runs"] == with_seed["runs"]
 
 

@@ -105,6 +105,8 @@ def within_bounds(fit: FitResult) -> FitResult:
 def _inside(fit: FitResult, name: str, each: Estimate) -> Estimate:
     if name not in fit.scaled.free or fit.scaled.law[name].transform == "log" or each.withheld:
         return each
+    if any(isinstance(power, str) for _, power in fit.scaled.turning[name]):
+        return each  # its unit turns with another constant, and the profile with it
     index = fit.scaled.free.index(name)
     least, most = (float(bound[index]) * _unit(fit, name) for bound in fit.scaled.bounds)
     low, high = each.interval_95
