@@ -10,6 +10,7 @@ import numpy as np
 
 from kleiber.experiments.answers.study_runs import StudyRuns
 from kleiber.experiments.planning.varied import Factor, Level, is_number
+from kleiber.scaling.fitting.estimates import t_quantile
 
 LEVEL = 0.95
 MOST_PAIRS = 200
@@ -108,9 +109,7 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
 
 def t_value(degrees: int, num_looks: int = 1) -> float:
     """Returns how many standard errors a 95 % interval reaches; wider where the farthest of num_looks is picked."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, 1 - (1 - LEVEL) / 2 / num_looks))
+    return float(t_quantile(degrees, 1 - (1 - LEVEL) / 2 / num_looks))
 
 
 def pairs_to_tell(found: Effect) -> int:

@@ -312,12 +312,8 @@ class Ledger:
             return write(self.entries())
 
     def _append(self, entry: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
-        entry["previous_hash"] = entries[-1]["hash"] if entries else GENESIS
-        entry["hash"] = canonical_hash(entry)
-        entry = {
-            key: entry[key]
-            for key in [*[k for k in entry if k not in ("hash", "previous_hash")], "hash", "previous_hash"]
-        }
+        previous = {"previous_hash": entries[-1]["hash"] if entries else GENESIS}
+        entry = {**entry, "hash": canonical_hash({**entry, **previous}), **previous}
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with self.path.open("ab+") as stream:
             stream.seek(0)
