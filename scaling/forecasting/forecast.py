@@ -132,18 +132,6 @@ def form_weights(fits: Sequence[FitResult]) -> list[float]:
     return (weights / weights.sum()).tolist()
 
 
-def forecast(
-    fit: FitResult,
-    num_params: float | None,
-    num_tokens: float | None,
-    level: float = 0.9,
-    columns: Mapping[str, float] | None = None,
-    protection: Protection | None = None,
-) -> Forecast:
-    """Returns what one law says of a new run, as `combined_forecast` of it alone."""
-    return combined_forecast([fit], num_params, num_tokens, level, columns, protection)
-
-
 def combined_forecast(
     fits: Sequence[FitResult],
     num_params: float | None,
