@@ -103,10 +103,15 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
 
     It is x itself without a mesh, and inside a shard_map over all of it, where arrays are a device's own.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
+    if (mesh := _split_mesh()) is None:
         return x
     return jax.lax.with_sharding_constraint(x, sharding(mesh, axes, x.shape, name="activation").spec)
+
+
+def _split_mesh() -> AbstractMesh | None:
+    """Returns the mesh in use, None where arrays lie on one device or are a device's own parts."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual else mesh
 
 
 def on_own_parts(function: Callable[..., jax.Array], inputs: Sequence[LogicalAxes], output: LogicalAxes) -> Any:
@@ -118,8 +123,7 @@ def on_own_parts(function: Callable[..., jax.Array], inputs: Sequence[LogicalAxe
       inputs: logical axes of each argument.
       output: of its result.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
+    if (mesh := _split_mesh()) is None:
         return function
     specs = tuple(partition_spec(axes) for axes in inputs)
     free = {name for name in mesh.axis_names if name not in mesh.manual_axes}

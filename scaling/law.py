@@ -63,6 +63,13 @@ class Parameter:
     scale: Scale = ()
 
 
+def signed(
+    name: str, meaning: str, start: tuple[float, float], bounds: tuple[float, float] = (-5.0, 5.0), scale: Scale = ()
+) -> Parameter:
+    """Returns a constant of either sign and no unit."""
+    return Parameter(name, meaning, "1", "identity", bounds, start, scale)
+
+
 @dataclass(frozen=True)
 class Reference:
     """Published constants of a law."""

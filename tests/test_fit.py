@@ -21,7 +21,7 @@ from kleiber.scaling.fitting.search import residual_function
 from kleiber.scaling.fitting.starts import solve_nonnegative
 from kleiber.scaling.forecasting.allocation import Demand, allocate
 from kleiber.scaling.forecasting.flops_rule import counted_rule, plain_rule
-from kleiber.scaling.forecasting.forecast import baseline_losses, combined_forecast, forecast
+from kleiber.scaling.forecasting.forecast import baseline_losses, combined_forecast
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import from_columns, read_table
 from kleiber.scaling.table.warned import SharedTrunkWarning
@@ -185,7 +185,7 @@ def test_exponents_of_a_fixed_ratio_ladder_are_withheld_and_its_forecast_is_not(
     assert fit.to_json()["optimum"]["a"] is None
     assert fit.to_json()["parameters"]["alpha"]["estimate"] is None
     assert any(alarm.startswith("constant-ratio") for alarm in fit.identifiability.alarms)
-    found = forecast(fit, 1e9**0.5 * 1e4, 20e9**0.5 * 1e5)
+    found = combined_forecast([fit], 1e9**0.5 * 1e4, 20e9**0.5 * 1e5)
     assert 0 < found.interval[0] < found.predicted_loss < found.interval[1] < 1.5
 
 
@@ -208,7 +208,7 @@ def test_fit_and_forecast_survive_json(reference_fit):
     text = json.dumps(reference_fit.to_json())
     again = FitResult.from_json(text)
     assert json.dumps(again.to_json()) == text
-    assert forecast(again, 3e8, 3e10) == forecast(reference_fit, 3e8, 3e10)
+    assert combined_forecast([again], 3e8, 3e10) == combined_forecast([reference_fit], 3e8, 3e10)
     assert again.report() == reference_fit.report()
 
 
@@ -244,7 +244,7 @@ def test_fitting_loads_no_jax():
 
 def test_a_rejected_form_has_less_to_say_and_a_plausible_one_widens_by_its_distance(reference_fit):
     table = noisy_table(grid())
-    alone = forecast(reference_fit, 3e8, 3e10)
+    alone = combined_forecast([reference_fit], 3e8, 3e10)
     rejected = combined_forecast([reference_fit, fit_law(table, "product")], 3e8, 3e10)
     plausible = combined_forecast([reference_fit, fit_law(table, "generalised_mean")], 3e8, 3e10)
     assert rejected.weights["product"] < 0.2 < 0.4 < plausible.weights["generalised_mean"]
@@ -252,7 +252,7 @@ def test_a_rejected_form_has_less_to_say_and_a_plausible_one_widens_by_its_dista
 
 
 def test_forecast_variance_adds_its_parts(reference_fit):
-    found = forecast(reference_fit, 3e8, 3e10)
+    found = combined_forecast([reference_fit], 3e8, 3e10)
     total = sum(found.parts[name] ** 2 for name in ("parameter", "sigma", "tau", "form", "extrapolation"))
     assert found.standard_error == pytest.approx(found.predicted_loss * total**0.5)
 

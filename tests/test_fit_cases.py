@@ -17,7 +17,7 @@ from kleiber.scaling.fitting.refit import fit_many
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.fitting.scaled_law import make_scaled_law, solution_at
 from kleiber.scaling.fitting.search import residual_function
-from kleiber.scaling.forecasting.forecast import forecast
+from kleiber.scaling.forecasting.forecast import combined_forecast
 from kleiber.scaling.law import Values
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import RunTable, from_columns, read_table
@@ -67,7 +67,7 @@ def test_runs_that_share_a_trunk_do_not_take_over_a_law_that_is_a_little_wrong()
     alone, found = quiet(table), quiet(table, cluster="run")
     assert found.residual_rms < 1.5 * alone.residual_rms
     assert 0.007 < found.noise.tau < 0.013  # 1 % was planted
-    low, high = forecast(found, 8e9, 4e11).interval
+    low, high = combined_forecast([found], 8e9, 4e11).interval
     assert low < 1.1 + ((60 * 8e9**-0.2) ** 2.5 + (30 * 4e11**-0.15) ** 2.5) ** 0.4 < high
 
 
@@ -200,7 +200,7 @@ def test_negative_losses_are_fitted_by_their_differences():
         assert found.parameters[name].estimate == pytest.approx(value, rel=1e-3)
     assert found.residual_rms == pytest.approx(0.0096, abs=5e-5)
     again = FitResult.from_json(json.dumps(found.to_json()))
-    here, there = (forecast(each, 1e10, 1e12) for each in (found, again))
+    here, there = (combined_forecast([each], 1e10, 1e12) for each in (found, again))
     assert here.interval == there.interval and here.interval[0] < here.predicted_loss < here.interval[1] < -5
 
 
@@ -273,7 +273,7 @@ def test_relative_residuals_are_ratios_and_logits_keep_shares_between_0_and_1():
     assert found.objective == pytest.approx(0.5 * (ratio**2).sum(), rel=1e-9)
     share = additive(params, tokens) / 20 + 0.3
     logit = quiet(a_table(params, tokens, share), residuals="logit")
-    low, high = forecast(logit, 1e10, 1e12).interval
+    low, high = combined_forecast([logit], 1e10, 1e12).interval
     assert 0.3 + 1.8 / 20 < low <= high < 1
     with pytest.raises(NotPositiveError, match="between 0 and 1"):
         fit_law(a_table(params, tokens, loss), "chinchilla", residuals="logit")

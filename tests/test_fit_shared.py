@@ -3,7 +3,7 @@
 import numpy as np
 
 from kleiber.scaling.fitting.fit import fit_law
-from kleiber.scaling.forecasting.forecast import combined_forecast, forecast
+from kleiber.scaling.forecasting.forecast import combined_forecast
 from kleiber.scaling.table.table import from_columns
 
 SHORT_RUNS = np.array(
@@ -58,7 +58,7 @@ def test_a_combined_forecast_is_the_weighted_geometric_mean_of_its_laws():
     table = from_columns({"num_params_total": params, "num_tokens": tokens, "loss": loss})
     fits = [fit_law(table, law) for law in ("chinchilla", "generalised_mean")]
     both = combined_forecast(fits, 5e4, 2e6)
-    singles = [forecast(fit, 5e4, 2e6) for fit in fits]
+    singles = [combined_forecast([fit], 5e4, 2e6) for fit in fits]
     # Twenty runs tell forms apart as 20 * 3 / 23 would: Akaike weights to that share of their power.
     akaike = np.exp(-0.5 * np.array([fit.aicc - fits[0].aicc for fit in fits]))
     weights = akaike ** (3 / 23) / np.sum(akaike ** (3 / 23))

@@ -12,7 +12,7 @@ from kleiber.experiments.cli import main
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.part import fit_part
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.forecasting.forecast import combined_forecast, forecast
+from kleiber.scaling.forecasting.forecast import combined_forecast
 from kleiber.scaling.forecasting.mixture import mix
 from kleiber.scaling.forecasting.rolling import (
     CAUTION_ALONE,
@@ -196,7 +196,7 @@ def test_a_law_asked_for_is_protected_unless_asked_off_by_name(csv, tmp_path, ca
         path.write_text(json.dumps(printed(capsys, *line)))
         said = printed(capsys, "forecast", str(path), "--num-params", "3e10", "--num-tokens", "3e12")
         widths[protect_by] = said["interval"][1] - said["interval"][0]
-    alone = forecast(fit_law(_plain(grid_table()), "chinchilla"), 3e10, 3e12)
+    alone = combined_forecast([fit_law(_plain(grid_table()), "chinchilla")], 3e10, 3e12)
     assert widths["none"] == pytest.approx(alone.interval[1] - alone.interval[0], rel=1e-6)
     assert widths["rolling_origin"] > 1.5 * widths["none"]
 

@@ -4,6 +4,7 @@ Optimizer moments lie as their weights do (the path of a moment ends with the pa
 on every device.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,15 +28,15 @@ def leading_axes(config: TrainConfig, num_members: int) -> tuple[str, ...]:
 
 def abstract_state(config: TrainConfig, optimizer: Optimizer, num_members: int = 1) -> TrainState:
     """Returns the state of a run as jax.ShapeDtypeStruct, without making any array."""
-
-    def start(params: Any) -> TrainState:
-        return start_state(config, optimizer, params)
-
-    members = jax.vmap(start, axis_size=num_members) if num_members > 1 else start
     params = abstract_params(config.model)
     if num_members > 1:
         params = jax.tree.map(lambda p: jax.ShapeDtypeStruct((num_members, *p.shape), p.dtype), params)
-    return jax.eval_shape(members, params)
+    return jax.eval_shape(_start(config, optimizer, num_members), params)
+
+
+def _start(config: TrainConfig, optimizer: Optimizer, num_members: int) -> Callable[[Any], TrainState]:
+    one = functools.partial(start_state, config, optimizer)
+    return jax.vmap(one) if num_members > 1 else one
 
 
 def state_shardings(config: TrainConfig, mesh: Mesh, state: TrainState, num_members: int = 1) -> TrainState:
@@ -87,17 +88,13 @@ def initial_state(members: Sequence[TrainConfig], optimizer: Optimizer, mesh: Me
     """
     config, num = members[0], len(members)
     shardings = state_shardings(config, mesh, abstract_state(config, optimizer, num), num)
-
-    def start(params: Any) -> TrainState:
-        one = lambda params: start_state(config, optimizer, params)  # noqa: E731
-        return jax.vmap(one)(params) if num > 1 else one(params)
-
+    start = _start(config, optimizer, num)
     if config.initialisation == "device":
 
         def draw(seeds: Any) -> TrainState:
             keys = jax.vmap(jax.random.key)(seeds)
-            draw_one = lambda key: init_params_on_device(config.model, key)  # noqa: E731
-            return start(jax.vmap(draw_one)(keys) if num > 1 else draw_one(keys[0]))
+            one = functools.partial(init_params_on_device, config.model)
+            return start(jax.vmap(one)(keys) if num > 1 else one(keys[0]))
 
         seeds = np.array([member.seed for member in members], np.uint32)
         return jax.jit(draw, out_shardings=shardings)(seeds)

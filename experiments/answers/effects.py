@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from kleiber.experiments.answers.study_runs import StudyRuns
 from kleiber.experiments.planning.varied import Factor, Level, is_number
+from kleiber.scaling.fitting.estimates import t_quantile
 
 LEVEL = 0.95
 MOST_PAIRS = 200
@@ -46,10 +47,7 @@ class Effect:
     @property
     def places(self) -> dict[tuple[tuple[str, Level], ...], float]:
         """The mean difference at each combination of the other factors."""
-        found: dict[tuple[tuple[str, Level], ...], list[float]] = {}
-        for pair in self.pairs:
-            found.setdefault(pair.place, []).append(pair.difference)
-        return {place: float(np.mean(each)) for place, each in found.items()}
+        return _means((pair.place, pair.difference) for pair in self.pairs)
 
     @property
     def is_seen(self) -> bool | None:
@@ -88,18 +86,18 @@ def effect(study: StudyRuns, factor: Factor, level: Level, against: Level) -> Ef
     )
     if not pairs:
         return None
-    units = _units(pairs)
+    units = _means((pair.trunks, pair.difference) for pair in pairs)
     differences = np.array(list(units.values()))
     has_seeds = len({pair.seed for pair in pairs}) > 1
     reach = interval(differences) if len(units) >= (2 if has_seeds else 3) else None
     return Effect(level, against, pairs, float(differences.mean()), reach, len(units))
 
 
-def _units(pairs: Sequence[Pair]) -> dict[tuple[str, str], float]:
-    found: dict[tuple[str, str], list[float]] = {}
-    for pair in pairs:
-        found.setdefault(pair.trunks, []).append(pair.difference)
-    return {trunks: float(np.mean(each)) for trunks, each in found.items()}
+def _means(values: Iterable[tuple[Any, float]]) -> dict[Any, float]:
+    found: dict[Any, list[float]] = {}
+    for key, value in values:
+        found.setdefault(key, []).append(value)
+    return {key: float(np.mean(each)) for key, each in found.items()}
 
 
 def interval(differences: np.ndarray) -> tuple[float, float]:
@@ -111,9 +109,7 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
 
 def t_value(degrees: int, num_looks: int = 1) -> float:
     """Returns how many standard errors a 95 % interval reaches; wider where the farthest of num_looks is picked."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, 1 - (1 - LEVEL) / 2 / num_looks))
+    return float(t_quantile(degrees, 1 - (1 - LEVEL) / 2 / num_looks))
 
 
 def pairs_to_tell(found: Effect) -> int:

@@ -5,7 +5,7 @@ import importlib.util
 from typing import Any
 
 from kleiber.experiments.bench.figures import Figure, Goal, at_least, spread_figure
-from kleiber.experiments.bench.interleave import Samples, interleaved, spread_of
+from kleiber.experiments.bench.interleave import Samples, Spread, interleaved, spread_of
 from kleiber.experiments.bench.matmul import peaks, start_kernels
 from kleiber.experiments.bench.partner import Partner
 from kleiber.experiments.bench.setting import Setting
@@ -63,15 +63,10 @@ def ratio_figures(name: str, found: dict[str, Any], rounds: int) -> list[Figure]
         )
     for peer, ratio in found["ratios"].items():
         goal = f"step over {PEERS[peer]}" + (", nanoGPT's recipe" if name == "nanogpt" else "")
-        figures.append(
-            Figure(f"{name}: over {PEERS[peer]}", ratio["median"], "ratio", ratio["low"], ratio["high"],
-                   ratio["rounds"], GOALS.get(goal))
-        )  # fmt: skip
+        figures.append(spread_figure(f"{name}: over {PEERS[peer]}", Spread(**ratio), "ratio", GOALS.get(goal)))
     for peer, roof in found["roofs"].items():
-        figures.append(
-            Figure(f"{name}: roof over {PEERS[peer]}", roof["median"], "ratio", roof["low"], roof["high"],
-                   roof["rounds"], note="products alone, at the matmul peak")
-        )  # fmt: skip
+        note = "products alone, at the matmul peak"
+        figures.append(spread_figure(f"{name}: roof over {PEERS[peer]}", Spread(**roof), "ratio", note=note))
     return figures
 
 

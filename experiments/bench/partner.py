@@ -46,15 +46,9 @@ class Partner:
         """
         self.task = task
         self._errors = tempfile.TemporaryFile("w+")
+        run = (sys.executable, "-m", "kleiber.experiments.bench.partner")
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "kleiber.experiments.bench.partner",
-                task,
-                json.dumps(options or {}),
-                str(int(is_pinned and num_threads == 1)),
-            ],
+            [*run, task, json.dumps(options or {}), str(int(is_pinned and num_threads == 1))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

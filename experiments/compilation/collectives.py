@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kleiber.experiments.compilation.hlo import Computation, Instruction, Program, shape_bytes
+from kleiber.experiments.compilation.hlo import Computation, Instruction, Program, shape_bytes, sizes_of
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
-_IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_BARE_IOTA = re.compile(r"\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)")
+_IOTA = re.compile(r"(?:\[([\d,]+)\]<=|\()\[([\d,]+)\](?:T\(([\d,]+)\))?")
+"""Counted devices, reordered, in groups of a shape or (of a mesh) all in one row."""
 _MESH_AXIS = re.compile(r"'([^']+)'=(\d+)")
 _USED_AXIS = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
 
@@ -118,11 +118,15 @@ def _first_groups(text: str, num_devices: int) -> np.ndarray:
     if text.startswith("mesh["):
         return _mesh_groups(text)
     if match := _IOTA.search(text):
-        shape, dimensions = _numbers(match.group(1)), _numbers(match.group(2))
-        order = _numbers(match.group(3)) if match.group(3) else range(len(dimensions))
-        return np.arange(math.prod(dimensions)).reshape(dimensions).transpose(order).reshape(shape)
-    groups = [_numbers(group) for group in re.findall(r"\{([\d,]+)\}", text)]
+        return _counted(match)
+    groups = [sizes_of(group) for group in re.findall(r"\{([\d,]+)\}", text)]
     return np.array(groups or [list(range(num_devices))])
+
+
+def _counted(match: re.Match[str]) -> np.ndarray:
+    shape, dimensions, order = map(sizes_of, match.groups(""))
+    devices = np.arange(math.prod(dimensions)).reshape(dimensions)
+    return devices.transpose(order or range(len(dimensions))).reshape(shape or -1)
 
 
 def _mesh_groups(text: str) -> np.ndarray:
@@ -130,10 +134,8 @@ def _mesh_groups(text: str) -> np.ndarray:
     declared, _, used = text.partition("]")
     axes = [(name, int(size)) for name, size in _MESH_AXIS.findall(declared)]
     devices = np.arange(math.prod(size for _, size in axes))
-    if (match := _BARE_IOTA.search(used)) is not None:
-        dimensions = _numbers(match.group(1))
-        order = _numbers(match.group(2)) if match.group(2) else range(len(dimensions))
-        devices = devices.reshape(dimensions).transpose(order).reshape(-1)
+    if match := _IOTA.search(used):
+        devices = _counted(match)
     grouped = {
         name: (int(before or 1), int(part or 0))
         for name, before, part in _USED_AXIS.findall(used[used.rindex("{") :] if "{" in used else "")
@@ -154,7 +156,7 @@ def _mesh_groups(text: str) -> np.ndarray:
 def _permuted(rest: str, mesh_sizes: tuple[tuple[str, int], ...]) -> tuple[tuple[str, ...], float]:
     """Returns the mesh axes along which a permute moves, and the share of devices that send."""
     match = re.search(r"source_target_pairs=\{(.*?)\}\}", rest)
-    pairs = np.array([_numbers(pair) for pair in re.findall(r"\{([\d,]+)", match.group(1) if match else "")])
+    pairs = np.array([sizes_of(pair) for pair in re.findall(r"\{([\d,]+)", match.group(1) if match else "")])
     if not len(pairs):
         return (), 0.0
     moving = np.sum(pairs[:, 0] != pairs[:, 1])
@@ -167,7 +169,3 @@ def _axes_of(sources: np.ndarray, targets: np.ndarray, mesh_sizes: tuple[tuple[s
     pairs = zip(np.unravel_index(sources, sizes), np.unravel_index(targets, sizes), strict=True)
     differ = [np.any(a != b) for a, b in pairs]
     return tuple(name for (name, _), is_used in zip(mesh_sizes, differ, strict=True) if is_used)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",") if number]

@@ -11,11 +11,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-BYTES = {"pred": 1, "bf16": 2, "token": 0, "opaque": 0}
+BYTES = {"pred": 1.0, "bf16": 2.0, "token": 0.0, "opaque": 0.0}
 ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 """Element type and sizes of an array's shape."""
 _NAME = re.compile(r"%([\w.\-]+)")
-_CALLED = re.compile(r"\b(?:calls|body|condition|true_computation|false_computation|branch_computations)=")
+_CALLED = re.compile(
+    r"\b(?:calls|body|condition|true_computation|false_computation|branch_computations)=(\{[^}]*\}|%[\w.\-]+)"
+)
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _TRANSPARENT = {"copy", "bitcast", "convert", "reshape", "copy-start", "copy-done"}
 
@@ -39,20 +41,7 @@ class Instruction:
     @functools.cached_property
     def called(self) -> list[str]:
         """Names of the computations it runs."""
-        match = _CALLED.search(self.rest)
-        names: list[str] = []
-        while match:
-            end = self.rest.find("}", match.end()) if self.rest[match.end()] == "{" else -1
-            found = _NAME.findall(self.rest[match.end() : end]) if end > 0 else [_name_at(self.rest, match.end())]
-            names += found
-            match = _CALLED.search(self.rest, match.end())
-        return names
-
-
-def _name_at(text: str, start: int) -> str:
-    match = _NAME.match(text, start)
-    assert match is not None, text[start : start + 80]
-    return match.group(1)
+        return [name for called in _CALLED.findall(self.rest) for name in _NAME.findall(called)]
 
 
 @dataclass(frozen=True)
@@ -88,11 +77,8 @@ def shape_bytes(shape: str) -> int:
 
 
 def _element_bytes(kind: str) -> float:
-    if kind in BYTES:
-        return BYTES[kind]
     digits = re.search(r"\d+", kind)
-    bits = int(digits.group()) if digits else 0
-    return bits / 8  # f32, s4, f8e4m3fn, c64
+    return BYTES.get(kind, int(digits.group()) / 8 if digits else 0.0)  # f32, s4, f8e4m3fn, c64
 
 
 def sizes_of(text: str) -> list[int]:

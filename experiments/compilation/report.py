@@ -7,7 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from kleiber.experiments.compilation.collectives import Collective, bytes_by_axis, collectives
-from kleiber.experiments.compilation.hlo import Program, parse
+from kleiber.experiments.compilation.hlo import parse
 from kleiber.experiments.compilation.memory import step_memory
 from kleiber.experiments.compilation.products import estimated_cycles, product_flops
 from kleiber.experiments.compilation.roofline import Roofline, executed_flops, on_paper, send_seconds, sent_bytes
@@ -126,7 +126,8 @@ def make_report(
     found = collectives(program, config.mesh.sizes)
     traffic = _traffic(config, found, links)
     paper = on_paper(config, chip, links, held) if chip else None
-    roofline = _from_program(program, found, links, chip, paper) if chip and paper else None
+    flops = product_flops(program)
+    roofline = _from_program(flops, found, links, chip, paper) if chip and paper else None
     cycles = estimated_cycles(program)
     estimate = None
     if chip and chip.clock and roofline and cycles and not step.is_quick:
@@ -154,7 +155,7 @@ def make_report(
         counted_flops=float(counts.flops_per_token * config.tokens_per_step),
         counted_flops_causal=float(counts.flops_per_token_causal * config.tokens_per_step),
         executed_flops=executed_flops(config) / mesh.size,
-        product_flops=product_flops(program),
+        product_flops=flops,
         compiler_flops=cost.get("flops") if cost else None,
         num_unknown_loops=program.num_unknown_loops,
         traffic=traffic,
@@ -184,7 +185,7 @@ def _traffic(config: TrainConfig, found: list[Collective], links: Mapping[str, L
 
 
 def _from_program(
-    program: Program, found: list[Collective], links: Mapping[str, Links], chip: Chip, paper: Roofline
+    flops: float, found: list[Collective], links: Mapping[str, Links], chip: Chip, paper: Roofline
 ) -> Roofline:
     beside: dict[str, float] = {}
     between: dict[str, float] = {}
@@ -192,5 +193,4 @@ def _from_program(
         table = beside if item.is_asynchronous else between
         name = "+".join(item.axes)
         table[name] = table.get(name, 0.0) + send_seconds(item.kind, item.total_bytes, item.axes, links)
-    compute = product_flops(program) / (chip.peak_flops / chip.devices_per_chip)
-    return Roofline(compute, paper.hbm_seconds, beside, between)
+    return Roofline(flops / (chip.peak_flops / chip.devices_per_chip), paper.hbm_seconds, beside, between)

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MINUS = "\N{MINUS SIGN}"
-
 
 @dataclass(frozen=True)
 class Markup:

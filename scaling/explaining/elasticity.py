@@ -52,7 +52,7 @@ class ExchangeRate:
     text: str
 
 
-def elasticities(fit: FitResult, points: list[Point] | None = None, level: float = 0.95) -> list[Elasticity]:
+def elasticities(fit: FitResult, points: Sequence[Point] | None = None, level: float = 0.95) -> list[Elasticity]:
     """Returns the local exponent of every factor at every point (`reference_points` if left out), with intervals of
     probability `level`. Without a constant E the loss itself counts as reducible."""
     out = []

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kleiber.scaling.fitting.estimates import t_quantile
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -84,12 +86,10 @@ def smoothness_noise(found: Sequence[Parabola]) -> tuple[float, int]:
 
 def move(pairs: Sequence[tuple[Parabola, Parabola]], noise: float, degrees: int) -> Move:
     """Returns the mean move of the best level over pairs of parabolas, with a t interval of a given noise."""
-    from scipy.special import stdtrit
-
     logs = [np.log(b.vertex / a.vertex) for a, b in pairs]
     mean = float(np.mean(logs))
     if not degrees:
         return Move(float(np.exp(mean)), None, 0)
     error = noise * np.sqrt(sum(a.log_vertex_variance + b.log_vertex_variance for a, b in pairs)) / len(pairs)
-    reach = float(stdtrit(degrees, 0.975)) * error
+    reach = float(t_quantile(degrees, 0.975)) * error
     return Move(float(np.exp(mean)), (float(np.exp(mean - reach)), float(np.exp(mean + reach))), degrees)

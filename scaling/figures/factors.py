@@ -6,7 +6,7 @@ import numpy as np
 
 from kleiber.scaling.explaining.elasticity import constancy, elasticities, factors_of, reference_points
 from kleiber.scaling.figures.style import INK, QUIET, claimed_figure, count_ticks, listing, plain, value_ticks
-from kleiber.scaling.fitting.profile import Profile, profile
+from kleiber.scaling.fitting.profile import Profile, can_be_profiled, profile
 from kleiber.scaling.fitting.result import FitResult
 
 if TYPE_CHECKING:
@@ -31,10 +31,8 @@ def local_exponents(fit: FitResult, level: float = 0.95) -> "Figure":
         axes = figure.subplots(1, len(factors), sharey=True, squeeze=False)[0]
         for axis, name in zip(axes, factors, strict=True):
             values = np.geomspace(fit.points[name].min(), fit.points[name].max(), CURVE)
-            found = [
-                next(each for each in elasticities(fit, [{**middle, name: float(value)}], level) if each.factor == name)
-                for value in values
-            ]
+            points = [{**middle, name: float(value)} for value in values]
+            found = [each for each in elasticities(fit, points, level) if each.factor == name]
             low, high = np.array([each.interval for each in found]).T
             axis.fill_between(values, low, high, color=INK, alpha=0.16, linewidth=0)
             axis.plot(values, [each.value for each in found], color=INK, linewidth=1.8)
@@ -50,9 +48,7 @@ def local_exponents(fit: FitResult, level: float = 0.95) -> "Figure":
 def profiles(fit: FitResult) -> "Figure":
     """Draws how the fit worsens as each constant is held off its best value, against the 95 % limit. Raises ValueError
     for a law without a constant that can be profiled."""
-    scaled = fit.scaled
-    names = [name for name in scaled.free if not any(isinstance(power, str) for _, power in scaled.law[name].scale)]
-    found = [profile(fit, name) for name in names]
+    found = [profile(fit, name) for name in fit.scaled.free if can_be_profiled(fit, name)]
     open_ended = [each.name for each in found if not _is_closed(each)]
     claim = "Every constant is bounded on both sides by the runs"
     if open_ended:

@@ -81,9 +81,8 @@ def varied_levels(
     detail = "dot: a run; line: mean of seeds; diamond and dashes: best by parabola"
     columns = min(len(panels), MOST_COLUMNS)
     rows = -(-len(panels) // columns)
-    with style.claimed_figure(
-        10.2, 4.8 if rows == 1 else 2.9 * rows, claim or _claim(all_series, panels, knob), detail
-    ) as figure:
+    height = 4.8 if rows == 1 else 2.9 * rows
+    with style.claimed_figure(10.2, height, claim or _claim(all_series, panels, knob), detail) as figure:
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         axes = grid.ravel()
         axes[0].set_yscale("log")
@@ -101,16 +100,13 @@ def varied_levels(
             for series in sorted(mine, key=lambda s: (s.num_params, s.num_tokens)):
                 _draw(axis, series, colors[getattr(series, key)], levels)
             # one level of a factor a line, or titles of neighbours run into each other
-            axis.set_title(
-                style.plain(panel).replace(", ", "\n") if columns > 2 else style.plain(panel),
-                loc="left",
-                fontweight="bold",
-            )
+            title = style.plain(panel).replace(", ", "\n" if columns > 2 else ", ")
+            axis.set_title(title, loc="left", fontweight="bold")
             axis.set_xlabel(style.plain(knob))
         style.loss_ticks(axes[0].yaxis)
-        title = {"title": "params, tokens", "alignment": "left"}
         marks = {name: mark for axis in axes for mark, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-        grid[0, -1].legend(marks.values(), marks, loc="upper left", bbox_to_anchor=(1.0, 1.0), **title)
+        legend = {"title": "params, tokens", "alignment": "left", "loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+        grid[0, -1].legend(marks.values(), marks, **legend)
     return figure
 
 

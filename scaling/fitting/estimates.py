@@ -20,11 +20,16 @@ def transformed_gradient(scaled: ScaledLaw, z: np.ndarray, name: str) -> tuple[f
     return value, gradient / value if is_log else gradient, is_log
 
 
-def interval(value: float, deviation: float, degrees: float, is_log: bool, level: float = 0.95) -> tuple[float, float]:
-    """Returns the t interval around a value; symmetric in its logarithm if `is_log`."""
+def t_quantile(degrees: float | np.ndarray, share: float | np.ndarray) -> np.ndarray:
+    """Returns the quantile of Student's t at a share of its probability; degrees of freedom may be infinite."""
     from scipy.special import stdtrit  # a quarter of a second, which the start of a run need not wait for
 
-    reach = float(stdtrit(min(degrees, 1e9), 0.5 + level / 2)) * deviation
+    return stdtrit(np.minimum(degrees, 1e9), share)
+
+
+def interval(value: float, deviation: float, degrees: float, is_log: bool, level: float = 0.95) -> tuple[float, float]:
+    """Returns the t interval around a value; symmetric in its logarithm if `is_log`."""
+    reach = float(t_quantile(degrees, 0.5 + level / 2)) * deviation
     if is_log:
         with np.errstate(over="ignore"):
             return float(value * np.exp(-reach)), float(value * np.exp(reach))

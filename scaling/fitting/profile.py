@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import stdtrit
 
+from kleiber.scaling.fitting.estimates import t_quantile
 from kleiber.scaling.fitting.minimise import levenberg_marquardt
 from kleiber.scaling.fitting.noise import make_clusters
 from kleiber.scaling.fitting.objective import Objective, influence
@@ -30,6 +30,12 @@ class Profile:
     """Where the profile passes its limit; infinite ends where it never does within the range."""
 
 
+def can_be_profiled(fit: FitResult, name: str) -> bool:
+    """Returns whether a constant is fitted, and no unit rescales it through another constant."""
+    scaled = fit.scaled
+    return name in scaled.free and not any(isinstance(power, str) for _, power in scaled.law[name].scale)
+
+
 def profile(fit: FitResult, name: str) -> Profile:
     """Returns the profile of the objective over one constant, the others refitted at each value.
 
@@ -44,7 +50,7 @@ def profile(fit: FitResult, name: str) -> Profile:
       ValueError: for a constant that cannot be profiled this way.
     """
     scaled, kind = fit.scaled, Objective(fit.objective_name, np.inf if fit.delta is None else fit.delta)
-    if name not in scaled.free or any(isinstance(power, str) for _, power in scaled.law[name].scale):
+    if not can_be_profiled(fit, name):
         choices = [each for each in scaled.free if not scaled.law[each].scale]
         raise ValueError(f"constant {name!r} cannot be profiled; choose one of {', '.join(choices)}.")
     index = scaled.free.index(name)
@@ -57,7 +63,7 @@ def profile(fit: FitResult, name: str) -> Profile:
     variance, degrees = fit.uncertainty.degrees(np.eye(len(fit.z))[index])
     at_bound = not variance
     variance, degrees = (said.sigma**2 * curvature, fit.num_points - len(fit.z)) if at_bound else (variance, degrees)
-    t = float(stdtrit(min(degrees, 1e9), 0.975))
+    t = float(t_quantile(degrees, 0.975))
     values = fit.z[index] + np.sqrt(variance) * max(REACH, 1.5 * t) * np.linspace(-1, 1, POINTS)
 
     def residuals(z: np.ndarray, problem: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +109,7 @@ def within_bounds(fit: FitResult) -> FitResult:
 
 
 def _inside(fit: FitResult, name: str, each: Estimate) -> Estimate:
-    if name not in fit.scaled.free or fit.scaled.law[name].transform == "log" or each.withheld:
+    if not can_be_profiled(fit, name) or fit.scaled.law[name].transform == "log" or each.withheld:
         return each
     if any(isinstance(power, str) for _, power in fit.scaled.turning[name]):
         return each  # its unit turns with another constant, and the profile with it

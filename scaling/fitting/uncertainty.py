@@ -132,9 +132,8 @@ def robust_meat(
         leverage = np.einsum("nk,nk->n", unit if inverse is None else unit @ inverse, unit)
         leverage = np.clip(leverage if slope is None else leverage * slope, 0, 1)
         left = np.maximum(1 - (1 - DRAWN) * leverage, 1e-9)
-        squares = (residual**2 + DRAWN * leverage) / (
-            left if slope is None else left**2
-        )  # without a run: the jackknife
+        left = left if slope is None else left**2  # without a run: the jackknife
+        squares = (residual**2 + DRAWN * leverage) / left
         found = (unit.T * squares) @ unit
     else:
         count = clusters.count

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
+from kleiber.scaling.fitting.estimates import t_quantile
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.measure import Measure
 from kleiber.scaling.fitting.result import FitResult
@@ -70,12 +70,12 @@ def chained(
     """
     measure = Measure(kind)
     deviation = standard_error / float(measure.width(np.float64(loss)))
-    losses = measure.back(measure.of(np.float64(loss)) + deviation * stdtrit(min(degrees, 1e9), QUANTILES))
+    losses = measure.back(measure.of(np.float64(loss)) + deviation * t_quantile(degrees, QUANTILES))
     columns = {"task_loss": np.append(losses, loss)}
     logit, jacobian = (each[0] for each in link.scaled.log_loss_and_jacobian(link.z[None], columns))
     known, _ = link.uncertainty.degrees_of(jacobian)
     variance, freedom = link.uncertainty.degrees_of(jacobian, 1.0)
-    reach = stdtrit(np.minimum(freedom[:-1], 1e9)[:, None], QUANTILES)
+    reach = t_quantile(freedom[:-1, None], QUANTILES)
     pairs = link.measure.back(logit[:-1, None] + np.sqrt(variance[:-1, None]) * reach)
     tail = (1 - level) / 2
     low, high = np.quantile(pairs, [tail, 1 - tail])

@@ -7,9 +7,9 @@ DERIVED = ("flops", "tokens_per_param")
 COUNTS = {"num_params_total", "num_tokens"}
 
 
-def with_derived(columns: Mapping[str, Any], flops_per_param_token: float = 6.0) -> dict[str, Any]:
+def with_derived(columns: Mapping[str, Any]) -> dict[str, Any]:
     """Returns columns by name, with FLOPs and tokens per parameter where they are not given but counts are."""
     if not columns.keys() >= COUNTS:
         return dict(columns)
     params, tokens = columns["num_params_total"], columns["num_tokens"]
-    return {"flops": flops_per_param_token * params * tokens, "tokens_per_param": tokens / params, **columns}
+    return {"flops": 6.0 * params * tokens, "tokens_per_param": tokens / params, **columns}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kleiber.scaling.fitting.estimates import t_quantile
 from kleiber.scaling.fitting.result import FitResult, without_nan
 from kleiber.scaling.forecasting.chain import AccuracyForecast
 from kleiber.scaling.forecasting.derived import with_derived
@@ -131,18 +132,6 @@ def form_weights(fits: Sequence[FitResult]) -> list[float]:
     return (weights / weights.sum()).tolist()
 
 
-def forecast(
-    fit: FitResult,
-    num_params: float | None,
-    num_tokens: float | None,
-    level: float = 0.9,
-    columns: Mapping[str, float] | None = None,
-    protection: Protection | None = None,
-) -> Forecast:
-    """Returns what one law says of a new run, as `combined_forecast` of it alone."""
-    return combined_forecast([fit], num_params, num_tokens, level, columns, protection)
-
-
 def combined_forecast(
     fits: Sequence[FitResult],
     num_params: float | None,
@@ -226,8 +215,6 @@ def combined_forecasts(
       fits, level, protection: as there, and it says what is raised.
       columns: float64 [runs] each, every variable of every law.
     """
-    from scipy.special import stdtrit  # a quarter of a second, which the start of a run need not wait for
-
     if not fits:
         raise ValueError("a combined forecast needs at least one fit.")
     counts = {name: columns[name] for name in ("num_params_total", "num_tokens") if name in columns}
@@ -246,7 +233,7 @@ def combined_forecasts(
     if protection:
         drift, degrees = drift_of(mixed, reach), np.full_like(reach, protection.degrees_of_freedom)
         deviation = protection.deviation(mixed, reach)
-    predicted, half = measure.back(mixed.log_loss), stdtrit(np.minimum(degrees, 1e9), 0.5 + level / 2) * deviation
+    predicted, half = measure.back(mixed.log_loss), t_quantile(degrees, 0.5 + level / 2) * deviation
     return Forecasts(
         predicted,
         measure.back(mixed.log_loss - half),

@@ -72,7 +72,7 @@ class Ledger:
         """Returns every entry after checking the chain.
 
         Raises:
-          LedgerTamperedError: see `verify`.
+          LedgerTamperedError: if a line was edited, removed, moved or cut.
           LedgerError: a line is whole, and none that this version knows.
         """
         count, last = self._head()  # before the lines: whoever appends meanwhile makes them more, never fewer
@@ -106,14 +106,6 @@ class Ledger:
         elif torn and entries:
             raise LedgerTamperedError(f"{self.path}: the last line is cut, and there is no {self.head_path.name}.")
         return entries
-
-    def verify(self) -> int:
-        """Returns the number of entries of an intact ledger.
-
-        Raises:
-          LedgerTamperedError: if a line was edited, removed, moved or cut.
-        """
-        return len(self.entries())
 
     def register(
         self,
@@ -312,12 +304,8 @@ class Ledger:
             return write(self.entries())
 
     def _append(self, entry: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
-        entry["previous_hash"] = entries[-1]["hash"] if entries else GENESIS
-        entry["hash"] = canonical_hash(entry)
-        entry = {
-            key: entry[key]
-            for key in [*[k for k in entry if k not in ("hash", "previous_hash")], "hash", "previous_hash"]
-        }
+        previous = {"previous_hash": entries[-1]["hash"] if entries else GENESIS}
+        entry = {**entry, "hash": canonical_hash({**entry, **previous}), **previous}
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with self.path.open("ab+") as stream:
             stream.seek(0)

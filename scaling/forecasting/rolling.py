@@ -141,21 +141,14 @@ def compute_of(fit: FitResult) -> np.ndarray:
     return np.prod([fit.points[name] for name in names], axis=0)
 
 
-def roll_origin(fits: Sequence[FitResult], num_origins: int = NUM_ORIGINS, first: int | None = None) -> list[Origin]:
-    """Returns laws fitted again to the runs below some budgets; none if the runs are too few for one.
-
-    Args:
-      fits: of the same runs.
-      num_origins: at most.
-      first: runs in the first; FIRST_SHARE of them, and enough for every law, if left out.
-    """
+def roll_origin(fits: Sequence[FitResult]) -> list[Origin]:
+    """Returns laws fitted to the same runs, fitted again to those below some budgets; none if they are too few."""
     compute = compute_of(fits[0])
     order = np.argsort(compute, kind="stable")
     if len(order) > MOST_RUNS:
         order = order[np.linspace(0, len(order) - 1, MOST_RUNS).round().astype(int)]
     needed = max(len(fit.z) for fit in fits) + SPARE
-    first = int(np.ceil(FIRST_SHARE * len(order))) if first is None else first
-    cuts = _cuts(compute[order], max(first, needed), num_origins)
+    cuts = _cuts(compute[order], max(int(np.ceil(FIRST_SHARE * len(order))), needed))
     origins: list[Origin] = []
     for low, high in reversed(list(itertools.pairwise([*cuts, len(order)]))):
         # From the dearest down: each fit starts from the one with a few more runs, and from the whole.
@@ -168,7 +161,7 @@ def roll_origin(fits: Sequence[FitResult], num_origins: int = NUM_ORIGINS, first
     return origins[::-1]
 
 
-def _cuts(levels: np.ndarray, first: int, num_origins: int) -> list[int]:
+def _cuts(levels: np.ndarray, first: int) -> list[int]:
     """Returns where sorted computes are cut, the first runs below each; runs of one budget stay together."""
     starts, budget = [], float(levels[0])
     for index in range(1, len(levels)):
@@ -178,7 +171,7 @@ def _cuts(levels: np.ndarray, first: int, num_origins: int) -> list[int]:
             starts += [index] if index >= first else []
     if not starts:
         return []
-    wanted = np.linspace(starts[0], len(levels), num_origins + 1)[:-1]
+    wanted = np.linspace(starts[0], len(levels), NUM_ORIGINS + 1)[:-1]
     return sorted({min(starts, key=lambda index: abs(index - each)) for each in wanted})
 
 

@@ -70,14 +70,8 @@ def _history(scored: Scored) -> list[dict[str, Any]]:
 
 def _summary(scored: Scored) -> dict[str, Any]:
     if not scored:
-        return {
-            "mean_absolute_error": None,
-            "largest_error": None,
-            "mean_signed_error": None,
-            "coverage": None,
-            "expected_coverage": None,
-            "skill": {},
-        }
+        figures = ("mean_absolute_error", "largest_error", "mean_signed_error", "coverage", "expected_coverage")
+        return {**dict.fromkeys(figures), "skill": {}}
     errors = [result["signed_error"] for _, result in scored]
     mean = sum(abs(error) for error in errors) / len(errors)
     skill = {}

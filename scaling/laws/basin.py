@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable
+from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, signed
 from kleiber.scaling.laws.additive import ALPHA, BETA, A, B, E, additive_loss
 
 RATE = Variable("learning_rate", "peak learning rate (map any other positive setting to it)", "1")
@@ -32,14 +32,10 @@ def basin_batch_loss(p: Values, x: Values) -> np.ndarray:
     return additive_loss(p, x) + p["h"] * rate**2 + p["j"] * batch**2
 
 
-def _power(name: str, what: str, low: float, high: float) -> Parameter:
-    return Parameter(name, what, "1", "identity", (-5.0, 5.0), (low, high))
-
-
 H = Parameter("h", "what a rate off by a factor e costs", "nats per token")
 MOVES = (
-    _power("a", "exponent of parameters in the best rate", -1.0, 0.5),
-    _power("b", "exponent of tokens in the best rate", -0.5, 0.5),
+    signed("a", "exponent of parameters in the best rate", (-1.0, 0.5)),
+    signed("b", "exponent of tokens in the best rate", (-0.5, 0.5)),
 )
 K_SCALE = (("learning_rate", 1.0), ("num_params_total", "-a"), ("num_tokens", "-b"))
 VALIDITY = "rates within about four times the best: beyond, the bowl is steeper to the right, and runs diverge"
@@ -93,13 +89,13 @@ LAWS = (
                 *("K", "scale of the best rate", "as given"), start=(0.1, 10.0), scale=(*K_SCALE, ("batch_size", "-g"))
             ),
             *MOVES,
-            _power("g", "exponent of the batch in the best rate", 0.0, 1.0),
+            signed("g", "exponent of the batch in the best rate", (0.0, 1.0)),
             Parameter(
                 *("M", "scale of the best batch", "as given"),
                 start=(0.1, 10.0),
                 scale=(("batch_size", 1.0), ("num_tokens", "-m")),
             ),
-            _power("m", "exponent of tokens in the best batch", 0.0, 1.0),
+            signed("m", "exponent of tokens in the best batch", (0.0, 1.0)),
         ),
         linear=(("E",), ("A",), ("B",), ("h",), ("j",)),
         loss=basin_batch_loss,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kleiber.scaling.law import Law, Parameter, Values, Variable, power, softplus
+from kleiber.scaling.law import Law, Parameter, Values, Variable, power, signed, softplus
 from kleiber.scaling.laws.additive import E
 
 FLOPS = Variable("flops", "training compute (map any other single variable to it)", "FLOPs")
@@ -26,7 +26,7 @@ LAWS = (
             E,
             Parameter("A", "size before the break", scale=(("flops", "c0"),)),
             Parameter("c0", "slope before the break", start=(0.02, 1.0), bounds=(1e-4, 20.0)),
-            Parameter("c1", "slope added by the break", "1", "identity", (-20.0, 20.0), (-0.5, 0.5)),
+            signed("c1", "slope added by the break", (-0.5, 0.5), (-20.0, 20.0)),
             Parameter("d", "where the break is", "FLOPs", start=(1e-3, 1e3), scale=(("flops", 1.0),)),
             Parameter("f", "width of the break", start=(0.1, 2.0), bounds=(0.02, 20.0)),
         ),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power
+from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power, signed
 from kleiber.scaling.laws.additive import ALPHA, BETA, A, B, E
 
 EXPERTS = Variable("num_experts_effective", "effective number of experts, 1 for a dense model", "1", neutral=1.0)
@@ -42,10 +42,8 @@ def granularity_loss(p: Values, x: Values) -> np.ndarray:
     return p["E"] + size * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["num_tokens"], -p["beta"])
 
 
-def _signed(name: str, what: str) -> Parameter:
-    return Parameter(name, what, "1", "identity", (-5.0, 5.0), (-0.3, 0.3))
-
-
+MOVE = (-0.3, 0.3)
+"""Starts of what experts change."""
 LAWS = (
     Law(
         id="experts",
@@ -55,10 +53,10 @@ LAWS = (
         variables=(NUM_PARAMS, NUM_TOKENS, EXPERTS),
         parameters=(
             *(E, Parameter("A", A.meaning), Parameter("B", B.meaning), ALPHA, BETA),
-            _signed("gamma", "how experts change alpha"),
-            _signed("delta", "how experts change A"),
-            _signed("zeta", "how experts change beta"),
-            _signed("omega", "how experts change B"),
+            signed("gamma", "how experts change alpha", MOVE),
+            signed("delta", "how experts change A", MOVE),
+            signed("zeta", "how experts change beta", MOVE),
+            signed("omega", "how experts change B", MOVE),
         ),
         linear=(("E",), ("A",), ("B",)),
         loss=experts_loss,
@@ -76,8 +74,8 @@ LAWS = (
         parameters=(
             Parameter("K", "scale", "nats per token"),
             Parameter("alpha", "exponent of parameters", start=(0.01, 0.5), bounds=(1e-4, 5.0)),
-            _signed("beta", "exponent of experts at N = 1"),
-            Parameter("gamma", "how much less experts help at size", "1", "identity", (-1.0, 1.0), (-0.02, 0.02)),
+            signed("beta", "exponent of experts at N = 1", MOVE),
+            signed("gamma", "how much less experts help at size", (-0.02, 0.02), (-1.0, 1.0)),
         ),
         linear=(("K",),),
         loss=routed_loss,
@@ -92,7 +90,7 @@ LAWS = (
         formula="L = E + A e^mu / N^alpha",
         citation="after Clark et al. 2022, arXiv:2202.01169, with an irreducible loss; e by effective_experts",
         variables=(NUM_PARAMS, EXPERTS),
-        parameters=(E, A, ALPHA, Parameter("mu", "what experts do", "1", "identity", (-2.0, 2.0), (-0.3, 0.1))),
+        parameters=(E, A, ALPHA, signed("mu", "what experts do", (-0.3, 0.1), (-2.0, 2.0))),
         linear=(("E",), ("A",)),
         loss=routed_floor_loss,
         validity="one number of tokens; N counts parameters active for a token",

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power
+from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power, signed
 from kleiber.scaling.laws.additive import ALPHA, BETA, A, B, E, additive_terms
 
 SHARE = Variable("share", "share of one domain in the training mixture", "1", may_be_zero=True)
@@ -57,7 +57,7 @@ def mixture_of(names: tuple[str, ...], id: str) -> Law:
         parameters=(
             *(E, SHARE_PARAMETERS[0]),
             *(
-                Parameter(f"t_{i + 1}", f"what {name} does to the loss", "1", "identity", (-1e3, 1e3), (-3.0, 10.0))
+                signed(f"t_{i + 1}", f"what {name} does to the loss", (-3.0, 10.0), (-1e3, 1e3))
                 for i, name in enumerate(shares)
             ),
             *(size for _, size, _ in terms),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kleiber.scaling.law import Law, Parameter, Values, Variable
+from kleiber.scaling.law import Law, Parameter, Values, Variable, signed
 from kleiber.scaling.laws.additive import E
 
 NODES, WEIGHTS = (0.5 * (each + add) for each, add in zip(np.polynomial.legendre.leggauss(12), (1.0, 0.0), strict=True))
@@ -70,7 +70,7 @@ LAWS = (
             Parameter("alpha", "exponent of the area", start=(0.05, 1.5), bounds=(1e-4, 20.0)),
             Parameter("C", "how soon a fall pays", start=(1e-5, 1.0), scale=SOONER),
             Parameter("beta", "how the gain saturates", start=(0.1, 2.0), bounds=(1e-3, 20.0)),
-            Parameter("gamma", "how much sooner at a small rate", "1", "identity", (-3.0, 5.0), (0.0, 1.0)),
+            signed("gamma", "how much sooner at a small rate", (0.0, 1.0), (-3.0, 5.0)),
         ),
         linear=(("E",), ("A",), ("B",)),
         loss=multi_power_loss,

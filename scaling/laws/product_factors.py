@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kleiber.scaling.law import NUM_PARAMS, NUM_UNIQUE, Law, Parameter, Values, Variable, power
+from kleiber.scaling.law import NUM_PARAMS, NUM_UNIQUE, Law, Parameter, Values, Variable, power, signed
 from kleiber.scaling.laws.additive import E
 
 FACTORS = (
@@ -41,10 +41,7 @@ def product_law(names: tuple[str, ...], id: str = "product_of_factors") -> Law:
         raise ValueError(f"{unknown[0]!r} is no factor of the product law; factors: {', '.join(known)}.")
     factors = tuple(known[name] for name in names)
     scale = tuple((variable.name, exponent) for variable, exponent in factors)
-    exponents = tuple(
-        Parameter(exponent, f"exponent of {variable.name}", "1", "identity", (-5.0, 5.0), (-0.2, 1.0))
-        for variable, exponent in factors
-    )
+    exponents = tuple(signed(exponent, f"exponent of {variable.name}", (-0.2, 1.0)) for variable, exponent in factors)
     return Law(
         id=id,
         title="product law over " + ", ".join(names),

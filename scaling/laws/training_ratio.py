@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power
+from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power, signed
 from kleiber.scaling.laws.additive import ALPHA, BETA, EXPONENT, A, B, E
 from kleiber.scaling.laws.broken import FLOPS
 
@@ -75,7 +75,7 @@ LAWS = (
         formula="L = E + A M^mu / N^alpha",
         citation="Charles et al. 2025, arXiv:2503.09799, with an irreducible loss",
         variables=(NUM_PARAMS, REPLICAS),
-        parameters=(E, A, ALPHA, Parameter("mu", "what replicas cost", "1", "identity", (-2.0, 2.0), (-0.1, 0.2))),
+        parameters=(E, A, ALPHA, signed("mu", "what replicas cost", (-0.1, 0.2), (-2.0, 2.0))),
         linear=(("E",), ("A",)),
         loss=replica_loss,
         validity="equal tokens per parameter; outer rate and momentum re-tuned for each number of replicas",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power, softplus
+from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, Variable, power, signed, softplus
 from kleiber.scaling.laws.additive import ALPHA, BETA, EXPONENT, A, B, E, additive_terms
 
 FINETUNE = Variable("finetune_tokens", "distinct fine-tuning tokens", "tokens")
@@ -37,8 +37,8 @@ LAWS = (
         variables=(FINETUNE, NUM_PARAMS),
         parameters=(
             Parameter("k", "scale", "tokens", scale=(("finetune_tokens", "-a"), ("num_params_total", "-b"))),
-            Parameter("a", "exponent of fine-tuning tokens", "1", "identity", (-5.0, 5.0), (0.0, 1.0)),
-            Parameter("b", "exponent of parameters", "1", "identity", (-5.0, 5.0), (0.0, 1.0)),
+            signed("a", "exponent of fine-tuning tokens", (0.0, 1.0)),
+            signed("b", "exponent of parameters", (0.0, 1.0)),
         ),
         linear=(("k",),),
         loss=transfer_tokens,
@@ -73,8 +73,8 @@ LAWS = (
         parameters=(
             *(A, Parameter("B", B.meaning, start=(0.05, 20.0), scale=B.scale), ALPHA, BETA),
             Parameter("gamma", "exponent of the student's gap", start=(0.2, 1.5), bounds=(0.01, 10.0)),
-            Parameter("c0", "slope in the teacher's loss", "1", "identity", (-10.0, 10.0), (-1.0, 3.0)),
-            Parameter("c1", "slope added past the capacity gap", "1", "identity", (-50.0, 50.0), (-2.0, 3.0)),
+            signed("c0", "slope in the teacher's loss", (-1.0, 3.0), (-10.0, 10.0)),
+            signed("c1", "slope added past the capacity gap", (-2.0, 3.0), (-50.0, 50.0)),
             Parameter("d1", "teacher over student loss at the gap", start=(0.5, 2.0), bounds=(0.05, 20.0)),
             Parameter("f1", "width of the gap", start=(0.05, 1.0), bounds=(0.01, 10.0)),
         ),

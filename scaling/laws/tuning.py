@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Reference, Values, power
+from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Reference, Values, power, signed
 
 
 def log_linear(p: Values, x: Values) -> np.ndarray:
@@ -25,8 +25,8 @@ LAWS = (
         variables=(NUM_PARAMS, NUM_TOKENS),
         parameters=(
             Parameter("K", "scale", scale=(("num_params_total", "-a"), ("num_tokens", "-b"))),
-            Parameter("a", "exponent of parameters", "1", "identity", (-5.0, 5.0), (-1.5, 0.5)),
-            Parameter("b", "exponent of tokens", "1", "identity", (-5.0, 5.0), (-0.5, 1.0)),
+            signed("a", "exponent of parameters", (-1.5, 0.5)),
+            signed("b", "exponent of tokens", (-0.5, 1.0)),
         ),
         linear=(("K",),),
         loss=log_linear,
@@ -48,7 +48,7 @@ LAWS = (
         variables=(NUM_TOKENS,),
         parameters=(
             Parameter("K", "scale", "tokens", scale=(("num_tokens", "-b"),)),
-            Parameter("b", "exponent of tokens", "1", "identity", (-5.0, 5.0), (-0.5, 1.5)),
+            signed("b", "exponent of tokens", (-0.5, 1.5)),
         ),
         linear=(("K",),),
         loss=batch_size,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, power
+from kleiber.scaling.law import NUM_PARAMS, NUM_TOKENS, Law, Parameter, Values, power, signed
 
 
 def farseer_loss(p: Values, x: Values) -> np.ndarray:
@@ -28,17 +28,11 @@ def farseer_gradient(p: Values, x: Values) -> tuple[np.ndarray, Values]:
     return floor + part, derivative
 
 
-def _level(name: str, what: str, low: float, high: float) -> Parameter:
-    return Parameter(name, what, "1", "identity", (-60.0, 60.0), (low, high))
-
-
-def _power(name: str, what: str) -> Parameter:
-    return Parameter(name, what, "1", "identity", (-2.0, 2.0), (-0.3, 0.3))
+WIDE = (-60.0, 60.0)
 
 
 def _slope(name: str, what: str, exponent: str) -> Parameter:
-    scale = (("num_params_total", f"-{exponent}"),)
-    return Parameter(name, what, "1", "identity", (-60.0, 60.0), (-2.0, 2.0), scale)
+    return signed(name, what, (-2.0, 2.0), WIDE, (("num_params_total", f"-{exponent}"),))
 
 
 LAWS = (
@@ -50,14 +44,14 @@ LAWS = (
         variables=(NUM_PARAMS, NUM_TOKENS),
         parameters=(
             _slope("a3", "how the floor moves with size", "gamma"),
-            _power("gamma", "power of size in it"),
-            _level("b3", "logarithm of the floor at no size", -1.0, 2.0),
+            signed("gamma", "power of size in it", (-0.3, 0.3), (-2.0, 2.0)),
+            signed("b3", "logarithm of the floor at no size", (-1.0, 2.0), WIDE),
             _slope("a2", "how the token term moves with size", "beta"),
-            _power("beta", "power of size in it"),
-            _level("b2", "logarithm of the token term at no size", 0.0, 12.0),
+            signed("beta", "power of size in it", (-0.3, 0.3), (-2.0, 2.0)),
+            signed("b2", "logarithm of the token term at no size", (0.0, 12.0), WIDE),
             _slope("a1", "how the exponent of tokens moves with size", "alpha"),
-            _power("alpha", "power of size in it"),
-            _level("b1", "logarithm of the exponent at no size", -3.0, 0.0),
+            signed("alpha", "power of size in it", (-0.3, 0.3), (-2.0, 2.0)),
+            signed("b1", "logarithm of the exponent at no size", (-3.0, 0.0), WIDE),
         ),
         linear=(),
         loss=farseer_loss,

@@ -255,4 +255,4 @@ def _ledger(root: Path, lines: list[bytes]) -> None:
 
     path = root / "ledger.jsonl"
     path.write_bytes(b"\n".join(lines))
-    Ledger(path).verify()
+    Ledger(path).entries()

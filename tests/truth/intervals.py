@@ -8,7 +8,7 @@ from kleiber.scaling.designing.coverage import Coverage, Truth, coverages, refit
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.refit import fit_many, simulate_losses
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.forecasting.forecast import REJECTED, forecast
+from kleiber.scaling.forecasting.forecast import REJECTED, combined_forecast
 from kleiber.scaling.law import Values
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import RunTable, from_columns
@@ -185,7 +185,7 @@ def fixed_ratio(count: int, seed: int = 6) -> tuple[float, float, float]:
             fit = fit_law(_table(columns, row), "chinchilla")
         alarms += any(alarm.startswith("constant-ratio") for alarm in fit.identifiability.alarms)
         withheld += all(fit.parameters[name].withheld for name in ("alpha", "beta")) and fit.optimum["a"] is None
-        found = forecast(fit, point["num_params_total"], point["num_tokens"])
+        found = combined_forecast([fit], point["num_params_total"], point["num_tokens"])
         held += inside(found, float(np.exp(truth.log_loss() + 0.01 * rng.standard_normal())))
     return alarms / count, withheld / count, held / count
 

@@ -48,6 +48,11 @@ class Corpus:
     """Whether documents of a file that are exact copies of others stay: a path ending in #all."""
 
     @property
+    def version(self) -> str:
+        """Of how it is prepared; TFDS has its own."""
+        return SOURCES[self.name].version if self.kind == "built-in" else TEXT_FILE_VERSION
+
+    @property
     def needs_download(self) -> bool:
         """Whether preparing may fetch something, which only `kleiber data prepare` does."""
         return self.kind == "tfds" or (self.kind == "built-in" and SOURCES[self.name].needs_download)
@@ -105,8 +110,7 @@ def prepared_folder(corpus: Corpus) -> Path | None:
     """Returns the folder of a prepared corpus, the one prepared last of several versions; None if not prepared."""
     home = cache_folder() / "corpora" / corpus.slug
     if corpus.kind != "tfds":
-        folder = home / (SOURCES[corpus.name].version if corpus.kind == "built-in" else TEXT_FILE_VERSION)
-        return folder if is_prepared(folder) else None
+        return home / corpus.version if is_prepared(home / corpus.version) else None
     found = [folder for folder in home.glob("[!.]*") if is_prepared(folder)]
     return max(found, key=lambda folder: (folder.stat().st_mtime_ns, folder.name), default=None)
 
@@ -131,8 +135,7 @@ def prepare_corpus(name: str, report: Report = print) -> Path:
         described = describe_dataset(corpus.location, corpus.key)
         folder, content = home / described["version"], described
     else:
-        folder = home / (SOURCES[corpus.name].version if corpus.kind == "built-in" else TEXT_FILE_VERSION)
-        content = {}
+        folder, content = home / corpus.version, {}
     build_folder(folder, is_prepared, lambda partial: write_corpus(corpus, content, partial, report))
     return folder
 
