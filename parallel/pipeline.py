@@ -62,8 +62,10 @@ def _pipeline(layer: LayerFn, stacked: Any, numbers: jax.Array, x: jax.Array, ca
     inputs = jax.tree.map(split, (x, carried))
     stages = (jax.tree.map(by_stage, stacked), by_stage(numbers))
     buffer = jax.tree.map(lambda a: _staged(jnp.zeros((num_stages, *a.shape[1:]), a.dtype)), inputs)
-    # Named, so that what maps its own mesh axes (parallel.rules.on_own_parts) keeps each stage where it is.
-    run_stages = jax.vmap(lambda stage, row: _scan(layer, *stage, *row), spmd_axis_name="stage")
+    # Named, so that what maps its own mesh axes (parallel.rules.on_own_parts) keeps each stage where it is. The ring
+    # over `context` maps one of its own and none else, and does not take the name.
+    name = "stage" if sizes.context == 1 else None
+    run_stages = jax.vmap(lambda stage, row: _scan(layer, *stage, *row), spmd_axis_name=name)
     rows = jnp.arange(num_stages)
 
     def tick(buffer: Any, time: jax.Array) -> tuple[Any, Any]:

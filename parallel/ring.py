@@ -55,7 +55,7 @@ def ring_attention(
     arrays = [q_BTNH * scale, k_BTKH, v_BTKH, *([] if segment_ids_BT is None else [segment_ids_BT])]
     ring = functools.partial(_ring, num_devices=num_devices)
     specs = (split,) * len(arrays)
-    return jax.shard_map(ring, axis_names={AXIS}, in_specs=specs, out_specs=split, check_vma=False)(*arrays)
+    return jax.shard_map(ring, axis_names={AXIS}, in_specs=specs, out_specs=split)(*arrays)
 
 
 def _ring(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None = None, *, num_devices: int):
