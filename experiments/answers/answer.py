@@ -19,9 +19,13 @@ from kleiber.scaling.fitting.result import FitResult
 
 SHAPE = ("d_model", "num_layers", "num_tokens")
 """Factors of size and length, which come last, and which a law tells of where one was fitted."""
-IN_WORDS = {"d_model": "width", "num_layers": "depth", "seq_len": "context", "dtype": "precision", "epochs": "passes"}
+IN_WORDS = {
+    "d_model": "width", "num_layers": "depth deep", "seq_len": "context", "dtype": "precision", "epochs": "passes",
+    "has_tied_head": "tying embeddings", "is_gated": "gating glu", "has_qk_norm": "qknorm", "num_kv_heads": "key value",
+    "weight_bits": "quantisation quantization", "tokenizer": "vocabulary", "corpus": "mixture",
+}  # fmt: skip
 """What a question may call a factor besides its name."""
-SAYS_LITTLE = frozenset("num kind name model size steps data optimizer fraction has is".split())
+SAYS_LITTLE = frozenset("num kind name model size step data optimizer fraction ha i".split())
 """Parts of names that a question may hold without meaning that factor; a whole name always counts."""
 
 
@@ -140,7 +144,7 @@ def answers_of(
     tuned = [each.name for each in tuned_factors(study)]
     said = _words(str(experiment.get("question", "")))
 
-    asked = [each for each in study.factors if _is_asked(each, said)]
+    asked = [each for each in study.factors if _is_asked(each, said)] or list(study.factors)
     asked = [each for each in asked if each.name not in SHAPE] or asked  # "at three sizes" asks for nothing else
 
     def rank(factor: Factor) -> tuple:
@@ -176,7 +180,9 @@ def _seeds(study: StudyRuns) -> Answer:
 
 
 def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answer | None:
-    is_grown = factor == study.length or factor.name in SHAPE  # more is better: what counts is by how much
+    if factor.scales:
+        return Answer(factor.name, factor.levels, study.unit, *sentences.other_scales(study, factor))
+    is_grown = factor == study.length or (factor.name in SHAPE and study.grows_with(factor))  # by how much is asked
     best = best_levels(study, factor) if len(factor.levels) >= TUNED_LEVELS and not is_grown else None
     before = factor.levels if is_grown else (factor.levels[0],) * len(factor.levels)
     pairs = list(zip(before, factor.levels[1:], strict=False))
@@ -184,7 +190,7 @@ def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answ
     law, worth = exchange_lines(fits, factor), worth_lines(study, factor)
     is_law_only = bool(fits) and factor.name in SHAPE
     if worth:
-        best = None  # more bits are better: what counts is by how much
+        best = None  # more bits are better: by how much is asked
         sentence, basis = " ".join(worth[0]), list(worth[1])
     elif best and best.places:
         sentence, basis = best_words.best_sentence(study, factor, best), best_words.best_basis(study, factor, best)
@@ -199,6 +205,10 @@ def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answ
         return None
     else:
         sentence, basis = f"{factor.name}: no two runs differ in it alone, so its effect cannot be told.", []
+    sentence = "; ".join([sentence.removesuffix("."), *sentences.with_it(study, factor)]) + "."
+    if equal := study.by_steps(factor):
+        other = _answer(equal, factor, ())
+        sentence += f" At equal steps, {other.sentence}" if other else ""
     basis += [*law, *([] if worth else sentences.company(study, factor))]
     following = sentences.next_runs(study, factor, effects, best)
     return Answer(factor.name, factor.levels, study.unit, sentence, tuple(basis), tuple(following), effects, best)

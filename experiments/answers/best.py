@@ -1,11 +1,13 @@
 """The best level of a factor at each combination of the others, and whether it moves with them."""
 
+import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from kleiber.experiments.answers.effects import seed_noise
+from kleiber.experiments.answers.effects import seed_noise, t_value, tuned_factors
 from kleiber.experiments.answers.study_runs import StudyRuns
 from kleiber.experiments.planning.varied import Factor, Level, is_number
 from kleiber.scaling.explaining.parabola import Move, Parabola, fit_parabola, move, smoothness_noise
@@ -18,6 +20,7 @@ class Best:
     """The best level at one combination of the other factors, seeds averaged."""
 
     level: Level
+    second: Level
     lead: float
     """Of the best over the second, in the unit of the study."""
     is_at_edge: bool
@@ -47,18 +50,28 @@ class BestLevels:
     noise: float
     """Of one ln loss, behind the intervals of the moves; NaN if nothing tells."""
     noise_source: str
+    untold: tuple[float, float] | None = None
+    """(the difference of two levels that seeds come nearest to telling, half of its 95 % interval) where they tell none
+    from no effect; None where they tell one, or no seed was repeated."""
 
 
 def best_levels(study: StudyRuns, factor: Factor) -> BestLevels:
-    """Returns the best level of a factor at each combination of the others that tried three levels or more."""
-    cells: dict[Place, dict[Level, list[float]]] = {}
+    """Returns the best level of a factor at each combination of the others that tried three levels or more.
+
+    Numbers of the optimizer that were tried at three levels or more are each at their best, unless it is one itself.
+    """
+    tuned = {each.name for each in tuned_factors(study)}
+    aside = {factor.name} if factor.name in tuned else {factor.name, *tuned}
+    by_seed: dict[Place, dict[Level, dict[int, float]]] = {}
     for run in study.in_order:
-        place = tuple((n, v) for n, v in run.levels.items() if n != factor.name)
-        cells.setdefault(place, {}).setdefault(run.levels[factor.name], []).append(run.value)
+        place = tuple((n, v) for n, v in run.levels.items() if n not in aside)
+        cell = by_seed.setdefault(place, {}).setdefault(run.levels[factor.name], {})
+        cell[run.seed] = min(run.value, cell.get(run.seed, run.value))
+    cells = {place: {level: list(each.values()) for level, each in here.items()} for place, here in by_seed.items()}
     worse: dict[Place, set[Level]] = {}
     for run in study.lost:  # what diverged, or was cut as hopeless, was tried all the same
         if run.record["status"] != "failed":
-            place = tuple((n, v) for n, v in run.levels.items() if n != factor.name)
+            place = tuple((n, v) for n, v in run.levels.items() if n not in aside)
             worse.setdefault(place, set()).add(run.levels[factor.name])
     places = {
         place: _best(levels, worse.get(place, set()))
@@ -67,6 +80,7 @@ def best_levels(study: StudyRuns, factor: Factor) -> BestLevels:
     }
     bowls = [each.parabola for each in places.values() if each.parabola]
     seed, degrees = seed_noise(study)
+    untold = _untold(cells, seed, degrees) if degrees else None
     if degrees:
         noise = seed / float(np.mean([run.value for run in study.runs]))
         source = f"of seeds, {degrees} degrees of freedom"
@@ -75,7 +89,26 @@ def best_levels(study: StudyRuns, factor: Factor) -> BestLevels:
         source = f"how far the runs lie off their parabolas, {degrees} degrees of freedom" if degrees else ""
     found = [each for other in study.factors if (each := _move(places, other, factor, noise, degrees))]
     moves = tuple(sorted(found, key=lambda each: -abs(np.log(each.found.factor))))
-    return BestLevels(places, moves, noise, source)
+    return BestLevels(places, moves, noise, source, untold)
+
+
+def _untold(cells: Mapping[Place, dict[Level, list[float]]], noise: float, degrees: int) -> tuple[float, float] | None:
+    """Returns the difference, with its half interval, of the pair of levels that comes nearest to being told from none,
+    over all places at once; None where one is told, there or at one place. The interval allows for so many looks."""
+    levels = list(dict.fromkeys(level for each in cells.values() for level in each))
+    pairs, found = list(itertools.combinations(levels, 2)), []
+    for a, b in pairs:
+        both = [(here[a], here[b]) for here in cells.values() if a in here and b in here]
+        differences = np.array([np.mean(x) - np.mean(y) for x, y in both])
+        errors = noise * np.array([math.sqrt(1 / len(x) + 1 / len(y)) for x, y in both])
+        if not both:
+            continue
+        if np.any(np.abs(differences) > t_value(degrees, len(pairs) * len(both)) * errors):
+            return None
+        half = t_value(degrees, len(pairs)) * float(np.sqrt(np.sum(errors**2))) / len(both)
+        found.append((abs(float(differences.mean())), half))
+    nearest = max(found, key=lambda each: each[0] / each[1], default=None)
+    return nearest if nearest and nearest[0] <= nearest[1] else None
 
 
 def _best(levels: dict[Level, list[float]], worse: set[Level]) -> Best:
@@ -89,7 +122,7 @@ def _best(levels: dict[Level, list[float]], worse: set[Level]) -> Best:
         pairs = [(float(level), value) for level, each in levels.items() for value in each]  # type: ignore[arg-type]
         bowl = fit_parabola(*np.array(pairs).T)
     counts = len(levels[order[0]]), len(levels[order[1]])
-    return Best(order[0], means[order[1]] - means[order[0]], order[0] in ends, counts, bowl)
+    return Best(order[0], order[1], means[order[1]] - means[order[0]], order[0] in ends, counts, bowl)
 
 
 def _move(places: Mapping[Place, Best], other: Factor, factor: Factor, noise: float, degrees: int) -> BestMove | None:

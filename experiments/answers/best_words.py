@@ -4,8 +4,16 @@ import math
 from collections.abc import Mapping
 
 from kleiber.experiments.answers.best import Best, BestLevels, Place
-from kleiber.experiments.answers.effects import seed_noise, t_value
-from kleiber.experiments.answers.sentences import MOST_PLACES, at, listing, short_places, size, unmeasured
+from kleiber.experiments.answers.effects import seed_noise, t_value, tuned_factors
+from kleiber.experiments.answers.sentences import (
+    MOST_PLACES,
+    at,
+    at_the_best_of,
+    listing,
+    short_places,
+    size,
+    unmeasured,
+)
 from kleiber.experiments.answers.study_runs import StudyRuns
 from kleiber.experiments.planning.varied import Factor, Level, level_words
 
@@ -15,7 +23,19 @@ MOST_NAMED = 8
 
 def best_sentence(study: StudyRuns, factor: Factor, best: BestLevels) -> str:
     """Returns the best level at every combination, and how it moves."""
+    if best.untold:
+        levels, (difference, half) = listing(map(level_words, factor.levels)), best.untold
+        return (
+            f"{factor.name}: {levels} cannot be told apart: no two differ by more than {size(difference)} ± "
+            f"{size(half)} {study.unit} ({len(study.runs)} runs)."
+        )
     parts = [f"best {factor.name}: {_levels_by_place(best.places)}"]
+    if len({each.level for each in best.places.values()}) == 1:
+        seconds = {level_words(each.second) for each in best.places.values()}
+        leads = sorted({size(each.lead) for each in best.places.values()}, key=float)
+        over = seconds.pop() if len(seconds) == 1 else "the second"
+        amount = f"{leads[0]} to {leads[-1]}" if len(leads) > 1 else leads[0]
+        parts.append(f"it leads {over} by {amount} {study.unit}")
     edges = dict.fromkeys(each.level for each in best.places.values() if each.is_at_edge)
     for level in edges:
         end = "largest" if level == max(factor.levels) else "smallest"  # type: ignore[type-var]
@@ -97,4 +117,4 @@ def best_basis(study: StudyRuns, factor: Factor, best: BestLevels) -> list[str]:
         )
     else:
         lines.append(unmeasured(min(leads.values()), "a lead of"))
-    return lines
+    return lines if factor in tuned_factors(study) else lines + at_the_best_of(study, factor, best.places)

@@ -46,46 +46,76 @@ def effect_sentence(study: StudyRuns, factor: Factor, effects: Sequence[Effect])
 
 def _effect_clause(study: StudyRuns, found: Effect) -> str:
     names = f"{level_words(found.level)}", f"{level_words(found.against)}"
-    verb = "costs" if found.mean > 0 else "saves"
-    if not _says_interval(study, found):
-        return f"{names[0]} {_place_by_place(study, found)} {study.unit} against {names[1]}"
-    low, high = found.interval or (0.0, 0.0)
-    clause = f"{names[0]} {verb} {size(found.mean)} ± {size((high - low) / 2)} {study.unit} against {names[1]}"
-    if found.is_seen:
-        return clause
-    return f"{clause}: cannot be told from none ({found.num_units} pairs, {2 * found.num_units} runs)"
+    mean = f"{'costs' if found.mean > 0 else 'saves'} {size(found.mean)}"
+    unseen = f": cannot be told from none ({found.num_units} pairs, {2 * found.num_units} runs)"
+    if _says_interval(study, found):
+        low, high = found.interval or (0.0, 0.0)
+        clause = f"{names[0]} {mean} ± {size((high - low) / 2)} {study.unit} against {names[1]}"
+        return clause if found.is_seen else clause + unseen
+    said, names_of_flip = _place_by_place(study, found)
+    clause = f"{names[0]} {said} {study.unit} against {names[1]}"
+    if names_of_flip:
+        clause = f"which is better depends on {listing(names_of_flip)}: {clause}"
+    if study.num_seeds == 1 and found.interval and len({d > 0 for d in found.places.values()}) > 1:
+        half = (found.interval[1] - found.interval[0]) / 2
+        clause += f"; on average it {mean} ± {size(half)}{'' if found.is_seen else unseen}"
+    return clause
 
 
 def _says_interval(study: StudyRuns, found: Effect) -> bool:
     """Returns whether one interval answers: it does with seeds, unless they tell that the difference is another from
-    place to place, and where pairs of one seed differ in sign."""
-    if found.interval is None or differs_by_place(study, found):
-        return False
-    return study.num_seeds > 1 or len({d > 0 for d in found.places.values()}) > 1
+    place to place."""
+    return found.interval is not None and study.num_seeds > 1 and not differs_by_place(study, found)
 
 
-def _place_by_place(study: StudyRuns, found: Effect) -> str:
-    """Returns `saves 0.255 (d_model 32) and 0.169 (d_model 64)`, by ranges where there are many places; with the
-    interval of each where seeds give their noise."""
-    said = []
+def _place_by_place(study: StudyRuns, found: Effect) -> tuple[str, list[str]]:
+    """Returns (`saves 0.255 (d_model 32) and 0.169 (d_model 64)`, the factors that tell which of the two it does, where
+    seeds show that it does both).
+
+    Of many places it says the mean at each level of the factor that tells most, or ranges. Seeds give each its interval.
+    """
     noise, degrees = seed_noise(study)
-    seeds = Counter(pair.place for pair in found.pairs)
-
-    def amount(place: Place) -> str:
-        half = t_value(degrees) * noise * math.sqrt(2 / seeds[place]) if degrees else 0.0
-        return size(found.places[place]) + (f" ± {size(half)}" if degrees else "")
-
+    places = _differences(found, None)
+    if len(places) > MOST_PLACES and (short := _most_telling(found)):
+        places = short
+    half = {p: t_value(degrees) * noise * math.sqrt(2 / len(d)) if degrees else 0.0 for p, d in places.items()}
+    means = {place: float(np.mean(differences)) for place, differences in places.items()}
+    said, names = [], short_places(list(means), list(means))
     for verb, chosen in (("saves", lambda d: d <= 0), ("costs", lambda d: d > 0)):
-        here = {place: each for place, each in found.places.items() if chosen(each)}
-        if not here:
-            continue
+        here = {place: each for place, each in means.items() if chosen(each)}
         if len(here) > MOST_PLACES:
             amounts = sorted(abs(each) for each in here.values())
             said.append(f"{verb} {size(amounts[0])} to {size(amounts[-1])} at {len(here)} combinations")
-            continue
-        names = short_places(list(here), list(found.places))
-        said.append(f"{verb} {listing(amount(p) + (names[p] and f' ({names[p]})') for p in here)}")
-    return " and ".join(said)
+        elif here:
+            amounts_of = {p: size(d) + (f" ± {size(half[p])}" if degrees else "") for p, d in here.items()}
+            said.append(f"{verb} {listing(each + (names[p] and f' ({names[p]})') for p, each in amounts_of.items())}")
+    seen = {place: mean > 0 for place, mean in means.items() if degrees and abs(mean) > half[place]}
+    if len(set(seen.values())) < 2:
+        return " and ".join(said), []
+    others = list(dict.fromkeys(name for place in seen for name, _ in place))
+    telling = [n for n in others if len({(dict(p)[n], s) for p, s in seen.items()}) == len({dict(p)[n] for p in seen})]
+    return " and ".join(said), telling[:1] or others
+
+
+def _differences(found: Effect, name: str | None) -> dict[Place, list[float]]:
+    """Returns the differences of the pairs at each place, or at each level of one other factor."""
+    places: dict[Place, list[float]] = {}
+    for pair in found.pairs:
+        place = tuple(each for each in pair.place if name in (None, each[0]))
+        places.setdefault(place, []).append(pair.difference)
+    return places
+
+
+def _most_telling(found: Effect) -> dict[Place, list[float]]:
+    """Returns the differences at each level of the factor over whose levels they vary most; {} where none has so few
+    levels that they can be named."""
+
+    def range_of(places: dict[Place, list[float]]) -> float:
+        means = [float(np.mean(each)) for each in places.values()]
+        return max(means) - min(means)
+
+    each = [_differences(found, name) for name, _ in found.pairs[0].place]
+    return max((p for p in each if 1 < len(p) <= MOST_PLACES), key=range_of, default={})
 
 
 def short_places(wanted: Sequence[Place], all_places: Sequence[Place]) -> dict[Place, str]:
@@ -97,7 +127,6 @@ def short_places(wanted: Sequence[Place], all_places: Sequence[Place]) -> dict[P
 def effect_basis(study: StudyRuns, factor: Factor, effects: Sequence[Effect]) -> list[str]:
     """Returns how sure effects are, and from what."""
     lines = []
-    tuned = [each.name for each in tuned_factors(study)]
     noise, degrees = seed_noise(study)
     most = max(each.num_units for each in effects)
     if degrees:
@@ -108,14 +137,21 @@ def effect_basis(study: StudyRuns, factor: Factor, effects: Sequence[Effect]) ->
     else:
         smallest = min((abs(each) for e in effects for each in e.places.values()), default=0.0)
         lines.append(unmeasured(smallest, f"the smallest difference of {factor.name},"))
-        if any(_says_interval(study, each) for each in effects):
+        if any(each.interval and len({d > 0 for d in each.places.values()}) > 1 for each in effects):
             lines.append("An interval from one seed holds the noise and what the other factors change alike.")
-    if tuned and all(name not in dict(place) for e in effects for place in e.places for name in tuned):
-        lines.append(
-            f"Each level is taken at its best {listing(tuned)} of those tried; where that is the largest or the "
-            "smallest, the level may do better than it did here."
-        )
-    return lines
+    return lines + at_the_best_of(study, factor, [place for each in effects for place in each.places])
+
+
+def at_the_best_of(study: StudyRuns, factor: Factor, places: Iterable[Place]) -> list[str]:
+    """Returns a line on the numbers of the optimizer that each level is taken at the best of: those no place names."""
+    named = {factor.name, *(name for place in places for name, _ in place)}
+    tuned = [each.name for each in tuned_factors(study) if each.name not in named]
+    if not tuned:
+        return []
+    return [
+        f"Each level is taken at its best {listing(tuned)} of those tried; where that is the largest or the smallest, "
+        "the level may do better than it did here."
+    ]
 
 
 def seeds_sentence(study: StudyRuns) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
@@ -150,14 +186,54 @@ def unmeasured(difference: float, words: str) -> str:
     )
 
 
+def with_it(study: StudyRuns, factor: Factor) -> list[str]:
+    """Returns what belongs into the answer of a factor besides its effect: which of its levels ended without a loss
+    more often than others, and what changed with it, so that nobody can tell which of them does it."""
+    said = []
+    for status, words in (("diverged", "diverged"), ("pruned", "cut early")):
+        ended = Counter(run.levels[factor.name] for run in study.lost if run.record["status"] == status)
+        total = Counter(run.levels[factor.name] for run in (*study.runs, *study.lost))
+        if len({ended[level] / total[level] for level in factor.levels if total[level]}) > 1:
+            counts = (f"{level_words(level)} {words} in {n} of {total[level]} runs" for level, n in ended.items())
+            said.append(listing(counts))
+    inherent = {name for path in (factor.path, *factor.goes_with) for name in INHERENT.get(path, ())}
+    fields = [name for name in _goes_with(factor) if name not in inherent]
+    if fields and study.runs:
+        said.append(f"{listing(fields)} changed with it, and which of them does it cannot be told")
+    return said
+
+
+INHERENT = {
+    "model.d_model": ("num_heads", "num_kv_heads", "d_ff"),
+    "data.tokenizer": ("vocab_size",),
+}
+"""Fields that belong to another, and change with it as a rule."""
+
+
+def _goes_with(factor: Factor) -> list[str]:
+    """Returns the names of the fields that change with a factor, but for other names of its own."""
+    fields = [name for name in factor.goes_with if "." not in name]
+    return [name for name in fields if name not in (factor.name, "tokenizer") or "tokenizer" not in factor.name]
+
+
+def other_scales(study: StudyRuns, factor: Factor) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Returns (sentence, basis, next) on levels whose runs were scored on texts or by tasks of their own."""
+    fields = listing(path.rpartition(".")[2] for path in factor.scales)
+    of_text = factor.scales == ["data.corpus"]
+    means = {v: [run.value for run in study.runs if run.levels[factor.name] == v] for v in factor.levels}
+    said = listing(f"{level_words(level)} {np.mean(values):.3f}" for level, values in means.items() if values)
+    what = "each level is scored on its own text" if of_text else "each level is scored by a task of its own"
+    sentence = f"{factor.name}: {what} ({fields}), so that their losses ({said} on average) cannot be compared."
+    advice = "kleiber eval RUN --text FILE, with one text for the kept weights of all" if of_text else ""
+    return sentence, (), (advice,) if advice else ()
+
+
 def company(study: StudyRuns, factor: Factor) -> list[str]:
     """Returns what else changed with a factor: fields that go with it, parameters, the amount of text."""
     lines: list[str] = []
-    fields = [name for name in factor.goes_with if "." not in name]
     if factor.name in ("d_model", "num_layers") or not study.runs:
         return lines
-    fields = [name for name in fields if name not in (factor.name, "tokenizer") or "tokenizer" not in factor.name]
-    if fields:
+    if fields := _goes_with(factor):
         lines.append(f"Changed with {factor.name}, and not told apart from it: {listing(fields)}.")
     means = {level: [run.record for run in study.runs if run.levels[factor.name] == level] for level in factor.levels}
     params = {

@@ -5,11 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from kleiber.experiments.directory.record import LOST
 from kleiber.experiments.planning.varied import LENGTH, Factor, Level, varied_fields
 from kleiber.files import read_json
 
 EPOCHS = "epochs"
-LOST = ("diverged", "failed", "pruned")
+STEPS = "num_steps"
+LARGER = 1.5
+"""Times the parameters from which on models count as of different size."""
+OF_A_STEP = ("batch_size", "model.seq_len")
+"""Fields that say how many tokens a step has."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,30 @@ class StudyRuns:
         """The runs by the order of their levels, factor by factor."""
         ranks = {each.name: {level: rank for rank, level in enumerate(each.levels)} for each in self.factors}
         return sorted(self.runs, key=lambda run: [ranks[name].get(level, -1) for name, level in run.levels.items()])
+
+    def grows_with(self, factor: Factor) -> bool:
+        """Returns whether the models of a factor's levels are larger from level to level, embeddings apart."""
+        sizes = [
+            np.mean([run.record["num_params_non_embedding"] for run in self.runs if run.levels[factor.name] == level])
+            for level in {run.levels[factor.name]: None for run in self.in_order}
+        ]
+        return len(sizes) > 1 and sizes == sorted(sizes) and sizes[-1] > LARGER * sizes[0]
+
+    def by_steps(self, factor: Factor) -> "StudyRuns | None":
+        """Returns the runs by their steps in place of their tokens; None where that brings no levels together."""
+        if self.length is None or self.length.name != LENGTH or factor.path not in OF_A_STEP:
+            return None
+        steps = tuple(run.record["num_steps"] for run in self.runs)
+        alike = {(count, run.levels[factor.name]) for count, run in zip(steps, self.runs, strict=True)}
+        if len({count for count, _ in alike}) == len(alike):
+            return None
+
+        def told(run: StudyRun) -> StudyRun:
+            others = {name: level for name, level in run.levels.items() if name != LENGTH}
+            return replace(run, levels={**others, STEPS: run.record["num_steps"]})
+
+        factors = tuple(Factor(STEPS, STEPS, steps) if each == self.length else each for each in self.factors)
+        return replace(self, factors=factors, runs=tuple(map(told, self.runs)), lost=tuple(map(told, self.lost)))
 
     def factor(self, word: str) -> Factor | None:
         """Returns the factor that a word names, or None."""

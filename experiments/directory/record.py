@@ -19,7 +19,9 @@ from kleiber.train.update.exchanged_bytes import exchanged_bytes
 
 TIMING_COLUMNS = ("wall_seconds", "tokens_per_second", "ledger_head")
 """The only columns that may differ between two runs of one experiment on one machine."""
-STATUSES = ("done", "failed", "diverged", "continued", "pending")
+LOST = ("failed", "diverged", "pruned")
+"""How a point may end without a loss; `pruned`: cut early as hopeless, by the experiment's pruning."""
+STATUSES = ("done", *LOST, "continued", "pending")
 """`continued`: measured, but trained for a part by another config (--allow): no run of its own, and in no fit."""
 
 
@@ -40,7 +42,7 @@ class RunRecord:
     status: str
     """One of STATUSES."""
     reason: str
-    """Why it failed, diverged, or is no run of its own config; else empty."""
+    """Why it failed, diverged, was cut, or is no run of its own config; else empty."""
     family: str
     """Parametrisation and number of layers: runs that a ladder of widths may compare."""
     d_model: int

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -89,10 +90,10 @@ class TrunkCell:
         """Returns the token counts that have no record yet."""
         return [n for n, name in self.run_ids.items() if not record_path(directory, name).exists()]
 
-    def failed(self, directory: Path) -> list[str]:
-        """Returns the run ids whose record says failed."""
+    def ended_as(self, statuses: Sequence[str], directory: Path) -> list[str]:
+        """Returns the run ids whose record has one of some statuses."""
         paths = (record_path(directory, name) for name in self.run_ids.values())
-        return [p.parent.name for p in paths if p.exists() and read_record(p).status == "failed"]
+        return [p.parent.name for p in paths if p.exists() and read_record(p).status in statuses]
 
 
 def _plain(level: Level) -> float | str:

@@ -15,6 +15,7 @@ from kleiber.experiments.planning.command_problems import command_problems
 from kleiber.experiments.planning.data_problems import data_problems, router_warnings
 from kleiber.experiments.planning.expected import expectation
 from kleiber.experiments.planning.law_columns import law_problems
+from kleiber.experiments.planning.pruning import pruning_problems
 from kleiber.experiments.planning.speed import SpeedEstimate, estimate_speed
 from kleiber.parallel.environment import runs_on_cpu
 from kleiber.train.config import TrainConfig
@@ -144,7 +145,8 @@ def _objections(
     experiment: Experiment, points: list[RunRecord], configs: list[TrainConfig]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns (refusals, warnings) of a design."""
-    refusals, warnings = [*command_problems(experiment), *data_problems(experiment)], router_warnings(experiment)
+    refusals = [*command_problems(experiment), *data_problems(experiment), *pruning_problems(experiment)]
+    warnings = router_warnings(experiment)
     short = [p for p in points if p.num_steps < MIN_STEPS_AFTER_WARMUP]
     if short:
         what = "start-up, not the law" if experiment.laws else "the start of training, not where it leads"

@@ -24,6 +24,8 @@ FIRST = ("factors", "data", "model", "optimizer")
 """Of two fields that vary together the one that stands first here names the factor."""
 NO_FACTOR = ("seed", "evaluation.num_bytes", "command.num_params_total", "command.num_params_non_embedding")
 LENGTH = "num_tokens"
+SCALES = ("data.corpus", "objective", "masking.rate", "masking.span")
+"""Fields that say which text a run is scored on, and by which task."""
 Level = float | int | str | bool | tuple | None
 
 
@@ -52,6 +54,11 @@ class Factor:
         """The column of the run record that holds its level."""
         own = self.path.startswith("factors.")
         return self.name if own or self.path in COLUMN_OF or self.path == LENGTH else f"factor.{self.name}"
+
+    @property
+    def scales(self) -> list[str]:
+        """What tells that losses of its levels cannot be compared: fields that change what a run is scored on."""
+        return [path for path in (self.path, *self.goes_with) if path in SCALES]
 
     def is_called(self, word: str) -> bool:
         """Returns whether a word names this factor: itself, its path, its column, or what goes with it."""
