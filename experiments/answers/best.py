@@ -23,8 +23,9 @@ class Best:
     second: Level
     lead: float
     """Of the best over the second, in the unit of the study."""
-    is_at_edge: bool
-    """Whether a number lies at an end of the levels tried there; a zero that cannot be gone below is no end."""
+    edge: str
+    """`largest` or `smallest` where a number lies at an end of the levels tried there; empty elsewhere, and for a zero
+    that cannot be gone below."""
     num_runs: tuple[int, int]
     """Seeds of the best and of the second."""
     parabola: Parabola | None
@@ -116,13 +117,13 @@ def _best(levels: dict[Level, list[float]], worse: set[Level]) -> Best:
     order = sorted(means, key=lambda level: means[level])
     numbers = all(map(is_number, means))
     tried = {*means, *worse}
-    ends = {e for e in (min(tried), max(tried)) if e != 0} if numbers else set()  # type: ignore[type-var]
+    ends = {min(tried): "smallest", max(tried): "largest"} if numbers else {}  # type: ignore[type-var]
     bowl = None
     if numbers and min(means) > 0:  # type: ignore[type-var, operator]
         pairs = [(float(level), value) for level, each in levels.items() for value in each]  # type: ignore[arg-type]
         bowl = fit_parabola(*np.array(pairs).T)
     counts = len(levels[order[0]]), len(levels[order[1]])
-    return Best(order[0], order[1], means[order[1]] - means[order[0]], order[0] in ends, counts, bowl)
+    return Best(order[0], order[1], means[order[1]] - means[order[0]], ends.get(order[0], "") if order[0] else "", counts, bowl)
 
 
 def _move(places: Mapping[Place, Best], other: Factor, factor: Factor, noise: float, degrees: int) -> BestMove | None:

@@ -12,6 +12,7 @@ from kleiber.experiments.answers.sentences import (
     listing,
     short_places,
     size,
+    span,
     unmeasured,
 )
 from kleiber.experiments.answers.study_runs import StudyRuns
@@ -29,23 +30,20 @@ def best_sentence(study: StudyRuns, factor: Factor, best: BestLevels) -> str:
             f"{factor.name}: {levels} cannot be told apart: no two differ by more than {size(difference)} ± "
             f"{size(half)} {study.unit} ({len(study.runs)} runs)."
         )
+    noise, degrees = seed_noise(study)
+    errors = {place: noise * math.sqrt(sum(1 / n for n in each.num_runs)) for place, each in best.places.items()}
+    half = {place: t_value(degrees) * error if degrees else 0.0 for place, error in errors.items()}
     parts = [f"best {factor.name}: {_levels_by_place(best.places)}"]
     if len({each.level for each in best.places.values()}) == 1:
         seconds = {level_words(each.second) for each in best.places.values()}
-        leads = sorted({size(each.lead) for each in best.places.values()}, key=float)
         over = seconds.pop() if len(seconds) == 1 else "the second"
-        amount = f"{leads[0]} to {leads[-1]}" if len(leads) > 1 else leads[0]
-        parts.append(f"it leads {over} by {amount} {study.unit}")
-    edges = dict.fromkeys(each.level for each in best.places.values() if each.is_at_edge)
-    for level in edges:
-        end = "largest" if level == max(factor.levels) else "smallest"  # type: ignore[type-var]
+        amount = span(each.lead for each in best.places.values())
+        most = f" ± {size(max(half.values()))}" if degrees else ""
+        parts.append(f"it leads {over} by {amount}{most} {study.unit}")
+    edges = dict.fromkeys((each.level, each.edge) for each in best.places.values() if each.edge)
+    for level, end in edges:
         parts.append(f"{level_words(level)} is the {end} tried, so that the best may lie beyond")
-    noise, degrees = seed_noise(study)
-    unsure = [
-        place
-        for place, each in best.places.items()
-        if degrees and each.lead < t_value(degrees) * noise * math.sqrt(sum(1 / n for n in each.num_runs))
-    ]
+    unsure = [place for place, each in best.places.items() if degrees and each.lead < half[place]]
     if unsure:
         where = "" if len(unsure) == len(best.places) else f" at {' and '.join(map(at, unsure))}"
         parts.append(f"its lead over the second is within the noise of seeds{where}")
@@ -53,13 +51,13 @@ def best_sentence(study: StudyRuns, factor: Factor, best: BestLevels) -> str:
         by = f"× {each.found.factor:.2f}"
         if each.found.interval:
             by += f" [{each.found.interval[0]:.2f}, {each.found.interval[1]:.2f}]"
-        span = f"from {each.other} {level_words(each.ends[0])} to {level_words(each.ends[1])}"
+        ends = f"from {each.other} {level_words(each.ends[0])} to {level_words(each.ends[1])}"
         if each.found.is_seen:
-            parts.append(f"it moves by {by} {span}")
+            parts.append(f"it moves by {by} {ends}")
         elif each.found.is_seen is None:
-            parts.append(f"by parabola {by} {span}, and nothing here says how sure that is")
+            parts.append(f"by parabola {by} {ends}, and nothing here says how sure that is")
         else:
-            parts.append(f"no move with {each.other} can be told ({by} {span})")
+            parts.append(f"no move with {each.other} can be told ({by} {ends})")
     return "; ".join(parts) + "."
 
 
@@ -71,7 +69,8 @@ def _levels_by_place(places: Mapping[Place, Best]) -> str:
         levels = listing(level_words(level) for place in places for _, level in place) if len(names) == 1 else ""
         everywhere = f"at every {names[0]} ({levels})" if levels else f"at all {len(places)} combinations of "
         everywhere += "" if levels or not names else listing(names)
-        return level_words(found.pop()) + (f" {everywhere}" if names and len(places) > 1 else "")
+        everywhere = everywhere if len(places) > 1 else f"at {at(next(iter(places)))}"
+        return level_words(found.pop()) + (f" {everywhere}" if names else "")
     for name in names:
         by_level: dict[Level, set[Level]] = {}
         for place, best in places.items():
@@ -105,8 +104,8 @@ def best_basis(study: StudyRuns, factor: Factor, best: BestLevels) -> list[str]:
     if len(leads) <= MOST_PLACES:
         said = listing(size(lead) + (names[place] and f" ({names[place]})") for place, lead in leads.items())
     else:
-        said = f"{size(min(leads.values()))} to {size(max(leads.values()))}"
-    lines = [f"The best {factor.name} tried leads the second by {said} {study.unit}."]
+        said = span(leads.values())
+    lines = [] if best.untold else [f"The best {factor.name} tried leads the second by {said} {study.unit}."]
     noise, degrees = seed_noise(study)
     if degrees:
         lines.append(f"One run varies by {size(noise)} between seeds ({degrees} degrees of freedom).")

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from kleiber.scaling.fitting.estimates import t_quantile
 LEVEL = 0.95
 MOST_PAIRS = 200
 """Pairs up to which it is said how many would tell."""
+FEW_PAIRS = 4
+"""Pairs below which their own spread says little of the noise: at two of them an interval is six times too wide."""
 TUNED_LEVELS = 3
 """Levels of an optimizer's number from which on other factors are compared at the best of them."""
 
@@ -40,9 +42,12 @@ class Effect:
     pairs: tuple[Pair, ...]
     mean: float
     interval: tuple[float, float] | None
-    """t interval over pairs of trunks; None where no seed was repeated and fewer than three pairs of trunks exist."""
+    """t interval over pairs of trunks, of fewer than FEW_PAIRS by the noise of seeds; None where no seed was repeated
+    and fewer than three pairs of trunks exist."""
     num_units: int
     """Pairs of trunks: points of one trunk share its noise and count once."""
+    spread: float | None = None
+    """Standard deviation of the difference of one pair, behind the interval."""
 
     @property
     def places(self) -> dict[tuple[tuple[str, Level], ...], float]:
@@ -64,12 +69,15 @@ def tuned_factors(study: StudyRuns) -> list[Factor]:
     ]
 
 
-def effect(study: StudyRuns, factor: Factor, level: Level, against: Level) -> Effect | None:
+def effect(
+    study: StudyRuns, factor: Factor, level: Level, against: Level, at_their_best: Collection[str] = ()
+) -> Effect | None:
     """Returns the paired difference of two levels, None where no two runs differ in this factor alone.
 
-    Other numbers of the optimizer that were tried at three levels or more are each at their best.
+    Other numbers of the optimizer that were tried at three levels or more are each at their best, as are those named.
     """
     tuned = {each.name for each in tuned_factors(study)} - {factor.name} if factor != study.length else set()
+    tuned |= set(at_their_best)
     cells: dict[tuple[Any, ...], dict[Level, tuple[float, str]]] = {}
     for run in study.in_order:
         if run.levels[factor.name] not in (level, against):
@@ -88,9 +96,15 @@ def effect(study: StudyRuns, factor: Factor, level: Level, against: Level) -> Ef
         return None
     units = _means((pair.trunks, pair.difference) for pair in pairs)
     differences = np.array(list(units.values()))
-    has_seeds = len({pair.seed for pair in pairs}) > 1
-    reach = interval(differences) if len(units) >= (2 if has_seeds else 3) else None
-    return Effect(level, against, pairs, float(differences.mean()), reach, len(units))
+    mean, (noise, degrees) = float(differences.mean()), seed_noise(study)
+    if degrees >= len(units) and len(units) < FEW_PAIRS:  # the runs of all levels together know the noise better
+        spread = noise * math.sqrt(2)
+    elif len(units) >= (2 if len({pair.seed for pair in pairs}) > 1 else 3):
+        spread, degrees = float(differences.std(ddof=1)), len(units) - 1
+    else:
+        return Effect(level, against, pairs, mean, None, len(units))
+    half = t_value(degrees) * spread / math.sqrt(len(units))
+    return Effect(level, against, pairs, mean, (mean - half, mean + half), len(units), spread)
 
 
 def _means(values: Iterable[tuple[Any, float]]) -> dict[Any, float]:
@@ -117,11 +131,10 @@ def pairs_to_tell(found: Effect) -> int:
 
     Raises ValueError where the effect has no interval.
     """
-    if found.interval is None:
+    if found.spread is None:
         raise ValueError("an effect without an interval has no spread to reckon with.")
-    spread = (found.interval[1] - found.mean) * math.sqrt(found.num_units) / t_value(found.num_units - 1)
-    count = found.num_units
-    while count <= MOST_PAIRS and t_value(count - 1) * spread > abs(found.mean) * math.sqrt(count):
+    count = max(2, found.num_units)
+    while count <= MOST_PAIRS and t_value(count - 1) * found.spread > abs(found.mean) * math.sqrt(count):
         count += 1
     return count
 

@@ -8,15 +8,17 @@ import numpy as np
 
 from kleiber.experiments.answers.best import BestLevels, Place
 from kleiber.experiments.answers.effects import (
+    FEW_PAIRS,
     MOST_PAIRS,
     Effect,
     differs_by_place,
+    effect,
     pairs_to_tell,
     seed_noise,
     t_value,
     tuned_factors,
 )
-from kleiber.experiments.answers.study_runs import EPOCHS, StudyRuns
+from kleiber.experiments.answers.study_runs import EPOCHS, StudyRun, StudyRuns
 from kleiber.experiments.planning.varied import Factor, Level, is_number, level_words
 
 MOST_PLACES = 4
@@ -34,6 +36,13 @@ def size(difference: float) -> str:
     return f"{abs(difference):.{3 if abs(difference) >= 0.0095 else 4}f}"
 
 
+def span(differences: Iterable[float]) -> str:
+    """Returns `0.013 to 0.024`, or one size where both ends read alike."""
+    sizes = sorted(map(abs, differences))
+    low, high = size(sizes[0]), size(sizes[-1])
+    return low if low == high else f"{low} to {high}"
+
+
 def at(place: Iterable[tuple[str, Level]]) -> str:
     """Returns `d_model 32, batch_size 2`."""
     return ", ".join(f"{name} {level_words(level)}" for name, level in place)
@@ -41,10 +50,22 @@ def at(place: Iterable[tuple[str, Level]]) -> str:
 
 def effect_sentence(study: StudyRuns, factor: Factor, effects: Sequence[Effect]) -> str:
     """Returns what each level costs against the one it is compared with."""
-    return f"{factor.name}: {'; '.join(_effect_clause(study, each) for each in effects)}."
+    return f"{factor.name}: {'; '.join(_effect_clause(study, factor, each) for each in effects)}."
 
 
-def _effect_clause(study: StudyRuns, found: Effect) -> str:
+def _each_at_its_best(study: StudyRuns, factor: Factor, found: Effect, names: Sequence[str]) -> str:
+    """Returns what a level does where each has the best of the optimizer's numbers tried; nothing where none flips it."""
+    numbers = {name for name in names if (each := study.factor(name)) and each.path.startswith("optimizer.")}
+    numbers = {name for name in numbers if all(map(is_number, study.factor(name).levels))}  # type: ignore[union-attr]
+    best = effect(study, factor, found.level, found.against, numbers) if numbers else None
+    if best is None or factor.path.startswith("optimizer.") and all(map(is_number, factor.levels)):
+        return ""
+    verb, half = "costs" if best.mean > 0 else "saves", best.interval and (best.interval[1] - best.interval[0]) / 2
+    amount = f"{size(best.mean)} ± {size(half)}" if half else size(best.mean)
+    return f"; each at its best {listing(sorted(numbers))} of those tried, {level_words(found.level)} {verb} {amount}"
+
+
+def _effect_clause(study: StudyRuns, factor: Factor, found: Effect) -> str:
     names = f"{level_words(found.level)}", f"{level_words(found.against)}"
     mean = f"{'costs' if found.mean > 0 else 'saves'} {size(found.mean)}"
     unseen = f": cannot be told from none ({found.num_units} pairs, {2 * found.num_units} runs)"
@@ -56,6 +77,7 @@ def _effect_clause(study: StudyRuns, found: Effect) -> str:
     clause = f"{names[0]} {said} {study.unit} against {names[1]}"
     if names_of_flip:
         clause = f"which is better depends on {listing(names_of_flip)}: {clause}"
+        clause += _each_at_its_best(study, factor, found, names_of_flip)
     if study.num_seeds == 1 and found.interval and len({d > 0 for d in found.places.values()}) > 1:
         half = (found.interval[1] - found.interval[0]) / 2
         clause += f"; on average it {mean} ± {size(half)}{'' if found.is_seen else unseen}"
@@ -84,8 +106,7 @@ def _place_by_place(study: StudyRuns, found: Effect) -> tuple[str, list[str]]:
     for verb, chosen in (("saves", lambda d: d <= 0), ("costs", lambda d: d > 0)):
         here = {place: each for place, each in means.items() if chosen(each)}
         if len(here) > MOST_PLACES:
-            amounts = sorted(abs(each) for each in here.values())
-            said.append(f"{verb} {size(amounts[0])} to {size(amounts[-1])} at {len(here)} combinations")
+            said.append(f"{verb} {span(here.values())} at {len(here)} combinations")
         elif here:
             amounts_of = {p: size(d) + (f" ± {size(half[p])}" if degrees else "") for p, d in here.items()}
             said.append(f"{verb} {listing(each + (names[p] and f' ({names[p]})') for p, each in amounts_of.items())}")
@@ -130,9 +151,10 @@ def effect_basis(study: StudyRuns, factor: Factor, effects: Sequence[Effect]) ->
     noise, degrees = seed_noise(study)
     most = max(each.num_units for each in effects)
     if degrees:
+        few = "" if most >= FEW_PAIRS else ", from the noise of seeds, as so few pairs say little of their own"
         lines.append(
-            f"± is the 95 % interval of {most} paired differences, alike in everything else, seeds included; one run "
-            f"varies by {size(noise)} between seeds ({degrees} degrees of freedom)."
+            f"± is the 95 % interval of {most} paired differences, alike in everything else, seeds included{few}; one "
+            f"run varies by {size(noise)} between seeds ({degrees} degrees of freedom)."
         )
     else:
         smallest = min((abs(each) for e in effects for each in e.places.values()), default=0.0)
@@ -186,21 +208,48 @@ def unmeasured(difference: float, words: str) -> str:
     )
 
 
+def untold(study: StudyRuns, factor: Factor) -> str:
+    """Returns what can be said of a factor of which no two levels can be compared."""
+    measured = [level for level in factor.levels if any(run.levels[factor.name] == level for run in study.runs)]
+    if len(measured) != 1:
+        return f"{factor.name}: no two runs differ in it alone, so its effect cannot be told."
+    mean = np.mean([run.value for run in study.runs])
+    return f"{factor.name}: only {level_words(measured[0])} came to a loss, {mean:.4f} {study.unit} on average."
+
+
 def with_it(study: StudyRuns, factor: Factor) -> list[str]:
     """Returns what belongs into the answer of a factor besides its effect: which of its levels ended without a loss
     more often than others, and what changed with it, so that nobody can tell which of them does it."""
     said = []
+    total = Counter(run.levels[factor.name] for run in (*study.runs, *study.lost))
     for status, words in (("diverged", "diverged"), ("pruned", "cut early")):
-        ended = Counter(run.levels[factor.name] for run in study.lost if run.record["status"] == status)
-        total = Counter(run.levels[factor.name] for run in (*study.runs, *study.lost))
-        if len({ended[level] / total[level] for level in factor.levels if total[level]}) > 1:
-            counts = (f"{level_words(level)} {words} in {n} of {total[level]} runs" for level, n in ended.items())
-            said.append(listing(counts))
+        ended: dict[Level, list[Place]] = {}
+        for run in study.lost:
+            if run.record["status"] == status:
+                place = tuple((name, level) for name, level in run.levels.items() if name != factor.name)
+                ended.setdefault(run.levels[factor.name], []).append(place)
+        if len({len(ended.get(level, ())) / total[level] for level in total}) > 1:
+            said += [f"{level_words(level)} {words} in {_where(total[level], p)}" for level, p in ended.items()]
     inherent = {name for path in (factor.path, *factor.goes_with) for name in INHERENT.get(path, ())}
     fields = [name for name in _goes_with(factor) if name not in inherent]
     if fields and study.runs:
-        said.append(f"{listing(fields)} changed with it, and which of them does it cannot be told")
+        told = (_with_levels(study, factor, name) for name in fields)
+        said.append(f"{listing(told)} changed with it, and which of them does it cannot be told")
     return said
+
+
+def _where(total: int, places: Sequence[Place]) -> str:
+    """Returns `2 of 4 runs (d_model 32)`: how many, and the levels that all of them share."""
+    shared = [each for each in places[0] if all(each in place for place in places)]
+    return f"{len(places)} of {total} runs" + (f" ({at(shared)})" if shared and len(places) < total else "")
+
+
+def _with_levels(study: StudyRuns, factor: Factor, name: str) -> str:
+    """Returns the name of a field that goes with a factor, and its level at each level of the factor if few."""
+    levels = {run.levels[factor.name]: run.record.get(name) for run in study.in_order}
+    if None in levels.values() or len(levels) > MOST_PLACES:
+        return name
+    return f"{name} ({listing(f'{level_words(v)} at {level_words(level)}' for level, v in levels.items())})"
 
 
 INHERENT = {
@@ -225,7 +274,8 @@ def other_scales(study: StudyRuns, factor: Factor) -> tuple[str, tuple[str, ...]
     what = "each level is scored on its own text" if of_text else "each level is scored by a task of its own"
     sentence = f"{factor.name}: {what} ({fields}), so that their losses ({said} on average) cannot be compared."
     advice = "kleiber eval RUN --text FILE, with one text for the kept weights of all" if of_text else ""
-    return sentence, (), (advice,) if advice else ()
+    basis = f"A {'text' if of_text else 'task'} that is easier gives any model a lower loss."
+    return sentence, (basis,), (advice,) if advice else ()
 
 
 def company(study: StudyRuns, factor: Factor) -> list[str]:
@@ -235,13 +285,19 @@ def company(study: StudyRuns, factor: Factor) -> list[str]:
         return lines
     if fields := _goes_with(factor):
         lines.append(f"Changed with {factor.name}, and not told apart from it: {listing(fields)}.")
-    means = {level: [run.record for run in study.runs if run.levels[factor.name] == level] for level in factor.levels}
+    places: dict[tuple[Place, int], list[StudyRun]] = {}
+    for run in study.runs:
+        place = tuple((name, level) for name, level in run.levels.items() if name != factor.name)
+        places.setdefault((place, run.seed), []).append(run)
+    whole = [each for each in places.values() if len(each) == max(map(len, places.values()))]
+    alike = [run for each in whole for run in each]  # else other sizes at one level would count as its doing
+    means = {level: [run.record for run in alike if run.levels[factor.name] == level] for level in factor.levels}
     params = {
         level: np.exp(np.mean([np.log(r["num_params_total"]) for r in rows])) for level, rows in means.items() if rows
     }
     if len(params) > 1 and max(params.values()) > 1.005 * min(params.values()):
         said = listing(f"{level_words(level)} {p:,.0f}" for level, p in params.items())
-        lines.append(f"Parameters differ too (geometric means): {said}.")
+        lines.append(f"Parameters differ too (geometric means, by {factor.name}): {said}.")
     if study.unit == "bits per byte" and any("tokenizer" in w for w in (factor.name, *factor.goes_with)):
         text = {
             level: np.mean([r["num_tokens"] * r["loss"] / math.log(2) / r["bits_per_byte"] for r in rows])
@@ -262,19 +318,17 @@ def company(study: StudyRuns, factor: Factor) -> list[str]:
 def next_runs(study: StudyRuns, factor: Factor, effects: Sequence[Effect], best: BestLevels | None) -> list[str]:
     """Returns what to run next to be sure."""
     lines = []
-    found = best.places.values() if best else ()
-    edges = {float(each.level) for each in found if each.is_at_edge and is_number(each.level)}  # type: ignore[arg-type]
-    numbers = [float(level) for level in factor.levels if is_number(level) and level]  # type: ignore[arg-type]
-    for level in sorted(edges):
-        if len(numbers) > 1 and factor is not study.length:
-            is_top = level == max(numbers)
-            near = sorted(numbers, key=lambda other: abs(math.log(other / level)))[1]
-            beyond = f"{level * (level / near):.3g}"
-            end = "largest" if is_top else "smallest"
+    found = best.places.values() if best and not best.untold else ()
+    numbers = sorted(float(level) for level in factor.levels if is_number(level) and level)  # type: ignore[arg-type]
+    for level, end in sorted({(float(each.level), each.edge) for each in found if each.edge}):  # type: ignore[arg-type]
+        inner = numbers[-2:-1] if end == "largest" else numbers[1:2]
+        if inner and level in (numbers[0], numbers[-1]):  # else it was tried beyond, elsewhere
+            beyond = f"{level * (level / inner[0]):.3g}"
             lines.append(f"{factor.name} {beyond}, as the best, {level_words(level)}, is the {end} tried.")
     if factor.name == EPOCHS or "num_unique_tokens" in (factor.name, *factor.goes_with):
         lines += _fresh(study)
-    if not effects and not (best and best.places):
+    measured = {run.levels[factor.name] for run in study.runs}
+    if not effects and not (best and best.places) and len(measured) > 1:
         lines.append(f"two runs alike in everything but {factor.name}, seed included.")
     if study.num_seeds == 1:
         lines.append(

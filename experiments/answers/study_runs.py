@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from kleiber.experiments.answers.asked import is_named, words
 from kleiber.experiments.directory.record import LOST
-from kleiber.experiments.planning.varied import LENGTH, Factor, Level, varied_fields
+from kleiber.experiments.planning.varied import COLUMN_OF, LENGTH, Factor, Level, as_column, varied_fields
 from kleiber.files import read_json
 
 EPOCHS = "epochs"
@@ -102,10 +103,14 @@ def study_runs(experiment: dict[str, Any], records: Sequence[dict[str, Any]], di
       directory: of the sweep; where a record has no column for a factor, the run's own config.json there tells.
     """
     done = [r for r in records if r["status"] == "done" and r["split"] == "fit"]
-    trunks = [replace(each) for each in varied_fields(experiment.get("trunks", []))]
-    factors = [each for each in trunks if each.name != LENGTH and _is_known(each, done, directory)]
-    words = [word for each in factors for word in (each.path, *each.goes_with)]
-    in_bytes = "data.tokenizer" in words and all(r.get("bits_per_byte") for r in done)
+    said = words(str(experiment.get("question", "")))
+    configs = experiment.get("trunks", [])
+    found = varied_fields(configs, lambda path: is_named([COLUMN_OF.get(path, path.rpartition(".")[2])], said))
+    if not all(_is_known(each, done, directory) for each in found):
+        found = varied_fields(configs)  # named as the records' columns are
+    factors = [each for each in found if each.name != LENGTH and _is_known(each, done, directory)]
+    varied = [word for each in factors for word in (each.path, *each.goes_with)]
+    in_bytes = "data.tokenizer" in varied and all(r.get("bits_per_byte") for r in done)
     name, lengths = _lengths(done, factors)
     known = {_asked_tokens(r): level for r, level in zip(done, lengths, strict=True)}
 
@@ -167,7 +172,7 @@ def _config_path(record: dict[str, Any], directory: Path) -> Path:
 def _level(factor: Factor, record: dict[str, Any], directory: Path) -> Level:
     """Returns the level of a run: of its column, else of its config."""
     if factor.column in record:
-        return record[factor.column]
+        return {as_column(each): each for each in factor.levels}.get(record[factor.column], record[factor.column])
     found: Any = read_json(_config_path(record, directory))["trunk"]
     for name in factor.path.split("."):
         found = dict(found).get(name) if found is not None else None

@@ -20,7 +20,7 @@ from kleiber.experiments.directory.record import (
 )
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.law_columns import filled_columns, laws_variables
-from kleiber.experiments.planning.varied import LENGTH, Level, level_words, varied_fields
+from kleiber.experiments.planning.varied import LENGTH, Level, as_column, level_words, varied_fields
 from kleiber.model.counts import num_params_total, training_flops
 from kleiber.train.config import TrainConfig
 from kleiber.train.levels import plateau, trained_steps
@@ -96,10 +96,6 @@ class TrunkCell:
         return [p.parent.name for p in paths if p.exists() and read_record(p).status in statuses]
 
 
-def _plain(level: Level) -> float | str:
-    return level if isinstance(level, int | float | str) and not isinstance(level, bool) else level_words(level)
-
-
 def populations(cells: list[TrunkCell], size: int) -> list[list[TrunkCell]]:
     """Returns the cells in groups of at most size that can train as one compiled program, in the order of the cells;
     and levels that share a trunk as a group of their own, whatever their number.
@@ -164,7 +160,7 @@ def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
     for index, (target, config) in enumerate(chosen):
         levels = tuple((each.name, each.values[index]) for each in factors)
         extra = [(f"factor.{name}", value) for name, value in levels if f"factor.{name}" in {f.column for f in factors}]
-        columns = (*filled_columns(variables, config), *((name, _plain(value)) for name, value in extra))
+        columns = (*filled_columns(variables, config), *((name, as_column(value)) for name, value in extra))
         cells.append(TrunkCell(split, config, target, experiment.name, levels, columns))
     for name, count in Counter(cell.trunk_id for cell in cells).items():
         if count > 1:

@@ -1,7 +1,7 @@
 """What an experiment varies: every field in which its trunks differ is a factor, the seed alone is none."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,10 +44,10 @@ class Factor:
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The distinct levels: numbers increasing, anything else in the order of the trunks."""
+        """The distinct levels: numbers increasing, no before yes, anything else in the order of the trunks."""
         distinct = list(dict.fromkeys(self.values))
-        numbers = [each for each in distinct if isinstance(each, int | float) and is_number(each)]
-        return tuple(sorted(numbers)) if len(numbers) == len(distinct) else tuple(distinct)
+        ordered = [each for each in distinct if isinstance(each, int | float)]
+        return tuple(sorted(ordered)) if len(ordered) == len(distinct) else tuple(distinct)
 
     @property
     def column(self) -> str:
@@ -70,16 +70,23 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def varied_fields(trunks: Sequence[Any]) -> list[Factor]:
+def varied_fields(trunks: Sequence[Any], is_asked: Callable[[str], bool] = lambda path: False) -> list[Factor]:
     """Returns the factors of an experiment, num_tokens among them where trunks differ in length.
 
     What only follows from another field, as heads from the width, is no factor of its own: it is named in `goes_with`.
 
     Args:
       trunks: TrainConfigs, or the same as JSON data (experiment.json).
+      is_asked: of two fields that vary together, none of them a factor of the experiment's own, the one of which this
+        holds names the factor.
     """
     columns = {path: values for path, values in _columns(list(trunks), "").items() if path not in NO_FACTOR}
-    order = sorted(columns, key=lambda path: (path == LENGTH, *(path.split(".")[0] != each for each in FIRST)))
+
+    def rank(path: str) -> tuple[bool, ...]:
+        own, *rooms = (path.split(".")[0] != each for each in FIRST)
+        return (path == LENGTH, own, not is_asked(path), *rooms)
+
+    order = sorted(columns, key=rank)
     order = [path for path in order if not _is_label(path, columns)]
     distinct = len(set(zip(*columns.values(), strict=True))) if columns else 0
     leaders: dict[str, list[str]] = {}
@@ -117,7 +124,11 @@ def _columns(configs: list[Any], path: str) -> dict[str, list[Level]]:
             own = [dict(value or ()) for value in values]
             found |= _columns(own, "factors.")
         elif any(_names(value) for value in values):
-            found |= _columns(values, f"{place}.")
+            inner = _columns(values, f"{place}.")
+            if any(value is None for value in values):  # what is the same wherever it is there tells no more than that
+                several = {path: each for path, each in inner.items() if len(set(each) - {None}) > 1}
+                inner = several or dict(list(inner.items())[:1])
+            found |= inner
         else:
             plain = [_frozen(value) for value in values]
             if any(value != plain[0] for value in plain):
@@ -157,6 +168,11 @@ def _is_label(path: str, columns: dict[str, list[Level]]) -> bool:
     pairs = set(zip(columns[path], zip(*others, strict=True), strict=True))
     is_name = len(set(columns[path])) == len(combinations) == len(pairs)
     return is_name and not any(len(set(zip(columns[path], each, strict=True))) == len(set(each)) for each in others)
+
+
+def as_column(level: Level) -> float | str:
+    """Returns a level as the column of a run record holds it: a number, or words."""
+    return level if isinstance(level, int | float | str) and not isinstance(level, bool) else level_words(level)
 
 
 def level_words(value: Any) -> str:
