@@ -61,7 +61,7 @@ def _completion(argv: list[str]) -> int:
         ]
         for verb, text in VERBS.items()
     ]
-    tyro.cli(Union[tuple(kinds)], prog="kleiber", args=argv)  # type: ignore[call-overload]  # ends the process
+    tyro.cli(Union[tuple(kinds)], prog="kleiber", args=argv)  # type: ignore[call-overload]  # noqa: UP007
     return EXIT_DONE
 
 

@@ -77,8 +77,8 @@ def test_tokenizers_are_compared_in_bits_per_byte_with_what_changed_beside_them(
     found = answered(*tokenizers())
     assert found.lines[0] == (
         "tokenizer_kind: sentencepiece:1000 saves 0.255 (d_model 32) and 0.169 (d_model 64) bits per byte against "
-        "bytes; num_tokens (300,032 at bytes and 100,096 at sentencepiece:1000) changed with it, and which of them does "
-        "it cannot be told."
+        "bytes; num_tokens (300,032 at bytes and 100,096 at sentencepiece:1000) changed with it, and which of them "
+        "does it cannot be told."
     )
     said = " ".join(found.lines)
     assert "vocab_size and num_tokens" in said and "Parameters differ too" in said

@@ -167,11 +167,20 @@ def _seeds(study: StudyRuns) -> Answer:
     return Answer("seed", seeds, study.unit, *sentences.seeds_sentence(study))
 
 
+def _best(study: StudyRuns, factor: Factor) -> BestLevels:
+    """Returns the best levels of a factor, where other numbers of the optimizer are at their best: where it is such a
+    number itself only if it has too many best levels to be named beside theirs."""
+    tuned = {each.name for each in tuned_factors(study)}
+    found = best_levels(study, factor, () if factor.name in tuned else tuned)
+    is_plain = len(found.places) <= best_words.MOST_NAMED or len({each.level for each in found.places.values()}) == 1
+    return found if is_plain else best_levels(study, factor, tuned - {factor.name})
+
+
 def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answer | None:
     if factor.scales:
         return Answer(factor.name, factor.levels, study.unit, *sentences.other_scales(study, factor))
     is_grown = factor == study.length or (factor.name in SHAPE and study.grows_with(factor))  # by how much is asked
-    best = best_levels(study, factor) if len(factor.levels) >= TUNED_LEVELS and not is_grown else None
+    best = _best(study, factor) if len(factor.levels) >= TUNED_LEVELS and not is_grown else None
     before, after = (factor.levels[0],) * len(factor.levels), factor.levels[1:]
     if is_grown:
         before = factor.levels

@@ -2,12 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from kleiber.experiments.answers.effects import seed_noise, t_value, tuned_factors
+from kleiber.experiments.answers.effects import seed_noise, t_value
 from kleiber.experiments.answers.study_runs import StudyRuns
 from kleiber.experiments.planning.varied import Factor, Level, is_number
 from kleiber.scaling.explaining.parabola import Move, Parabola, fit_parabola, move, smoothness_noise
@@ -56,13 +57,15 @@ class BestLevels:
     from no effect; None where they tell one, or no seed was repeated."""
 
 
-def best_levels(study: StudyRuns, factor: Factor) -> BestLevels:
+def best_levels(study: StudyRuns, factor: Factor, at_their_best: Collection[str]) -> BestLevels:
     """Returns the best level of a factor at each combination of the others that tried three levels or more.
 
-    Numbers of the optimizer that were tried at three levels or more are each at their best, unless it is one itself.
+    Args:
+      study: the runs.
+      factor: any.
+      at_their_best: names of others that make no combinations: each is taken at its best.
     """
-    tuned = {each.name for each in tuned_factors(study)}
-    aside = {factor.name} if factor.name in tuned else {factor.name, *tuned}
+    aside = {factor.name, *at_their_best}
     by_seed: dict[Place, dict[Level, dict[int, float]]] = {}
     for run in study.in_order:
         place = tuple((n, v) for n, v in run.levels.items() if n not in aside)
@@ -116,14 +119,20 @@ def _best(levels: dict[Level, list[float]], worse: set[Level]) -> Best:
     means = {level: float(np.mean(each)) for level, each in levels.items()}
     order = sorted(means, key=lambda level: means[level])
     numbers = all(map(is_number, means))
-    tried = {*means, *worse}
-    ends = {min(tried): "smallest", max(tried): "largest"} if numbers else {}  # type: ignore[type-var]
     bowl = None
     if numbers and min(means) > 0:  # type: ignore[type-var, operator]
         pairs = [(float(level), value) for level, each in levels.items() for value in each]  # type: ignore[arg-type]
         bowl = fit_parabola(*np.array(pairs).T)
     counts = len(levels[order[0]]), len(levels[order[1]])
-    return Best(order[0], order[1], means[order[1]] - means[order[0]], ends.get(order[0], "") if order[0] else "", counts, bowl)
+    edge = _edge(order[0], sorted({*means, *worse})) if numbers else ""  # type: ignore[type-var]
+    return Best(order[0], order[1], means[order[1]] - means[order[0]], edge, counts, bowl)
+
+
+def _edge(level: Any, tried: Sequence[Any]) -> str:
+    """Returns at which end of the numbers tried a level lies, if something can lie beyond: no whole number below 1."""
+    is_whole = all(isinstance(each, int) for each in tried)
+    has_below = level != 0 and not (is_whole and level**2 < tried[1])
+    return "largest" if level == tried[-1] else "smallest" if level == tried[0] and has_below else ""
 
 
 def _move(places: Mapping[Place, Best], other: Factor, factor: Factor, noise: float, degrees: int) -> BestMove | None:

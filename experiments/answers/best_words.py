@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from kleiber.experiments.answers.best import Best, BestLevels, Place
-from kleiber.experiments.answers.effects import seed_noise, t_value, tuned_factors
+from kleiber.experiments.answers.effects import seed_noise, t_value
 from kleiber.experiments.answers.sentences import (
     MOST_PLACES,
     at,
@@ -25,10 +25,10 @@ MOST_NAMED = 8
 def best_sentence(study: StudyRuns, factor: Factor, best: BestLevels) -> str:
     """Returns the best level at every combination, and how it moves."""
     if best.untold:
-        levels, (difference, half) = listing(map(level_words, factor.levels)), best.untold
+        levels, (difference, reach) = listing(map(level_words, factor.levels)), best.untold
         return (
             f"{factor.name}: {levels} cannot be told apart: no two differ by more than {size(difference)} ± "
-            f"{size(half)} {study.unit} ({len(study.runs)} runs)."
+            f"{size(reach)} {study.unit} ({len(study.runs)} runs)."
         )
     noise, degrees = seed_noise(study)
     errors = {place: noise * math.sqrt(sum(1 / n for n in each.num_runs)) for place, each in best.places.items()}
@@ -116,4 +116,4 @@ def best_basis(study: StudyRuns, factor: Factor, best: BestLevels) -> list[str]:
         )
     else:
         lines.append(unmeasured(min(leads.values()), "a lead of"))
-    return lines if factor in tuned_factors(study) else lines + at_the_best_of(study, factor, best.places)
+    return lines + at_the_best_of(study, factor, best.places)

@@ -27,7 +27,8 @@ class Pair:
 
     place: tuple[tuple[str, Level], ...]
     """Levels of the other factors."""
-    seed: int
+    seed: int | None
+    """None where no seed is shared: the runs of all seeds there are averaged."""
     difference: float
     """At the level less at the level compared with."""
     trunks: tuple[str, str]
@@ -93,7 +94,7 @@ def effect(
         if level in cell and against in cell
     )
     if not pairs:
-        return None
+        return _unpaired(study, level, against, cells)
     units = _means((pair.trunks, pair.difference) for pair in pairs)
     differences = np.array(list(units.values()))
     mean, (noise, degrees) = float(differences.mean()), seed_noise(study)
@@ -105,6 +106,29 @@ def effect(
         return Effect(level, against, pairs, mean, None, len(units))
     half = t_value(degrees) * spread / math.sqrt(len(units))
     return Effect(level, against, pairs, mean, (mean - half, mean + half), len(units), spread)
+
+
+def _unpaired(
+    study: StudyRuns, level: Level, against: Level, cells: dict[tuple[Any, ...], dict[Level, tuple[float, str]]]
+) -> Effect | None:
+    """Returns the difference of means over seeds at each place where the two levels share none; None where they share
+    no place either. Its interval comes from the noise of seeds."""
+    places: dict[Any, dict[Level, list[tuple[float, str]]]] = {}
+    for (place, _), cell in cells.items():
+        for each, run in cell.items():
+            places.setdefault(place, {}).setdefault(each, []).append(run)
+    both = {place: (here[level], here[against]) for place, here in places.items() if level in here and against in here}
+    if not both:
+        return None
+    differences = [float(np.mean([v for v, _ in a]) - np.mean([v for v, _ in b])) for a, b in both.values()]
+    trunks = [(" ".join(t for _, t in a), " ".join(t for _, t in b)) for a, b in both.values()]
+    pairs = tuple(Pair(p, None, d, t) for p, d, t in zip(both, differences, trunks, strict=True))
+    mean, (noise, degrees) = float(np.mean(differences)), seed_noise(study)
+    if not degrees:
+        return Effect(level, against, pairs, mean, None, len(pairs))
+    error = noise * math.sqrt(sum(1 / len(a) + 1 / len(b) for a, b in both.values())) / len(both)
+    half = t_value(degrees) * error
+    return Effect(level, against, pairs, mean, (mean - half, mean + half), len(pairs), error * math.sqrt(len(both)))
 
 
 def _means(values: Iterable[tuple[Any, float]]) -> dict[Any, float]:

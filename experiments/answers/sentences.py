@@ -54,7 +54,7 @@ def effect_sentence(study: StudyRuns, factor: Factor, effects: Sequence[Effect])
 
 
 def _each_at_its_best(study: StudyRuns, factor: Factor, found: Effect, names: Sequence[str]) -> str:
-    """Returns what a level does where each has the best of the optimizer's numbers tried; nothing where none flips it."""
+    """Returns what a level does where each has the best of the optimizer's numbers tried; nothing where none flips."""
     numbers = {name for name in names if (each := study.factor(name)) and each.path.startswith("optimizer.")}
     numbers = {name for name in numbers if all(map(is_number, study.factor(name).levels))}  # type: ignore[union-attr]
     best = effect(study, factor, found.level, found.against, numbers) if numbers else None
@@ -94,7 +94,7 @@ def _place_by_place(study: StudyRuns, found: Effect) -> tuple[str, list[str]]:
     """Returns (`saves 0.255 (d_model 32) and 0.169 (d_model 64)`, the factors that tell which of the two it does, where
     seeds show that it does both).
 
-    Of many places it says the mean at each level of the factor that tells most, or ranges. Seeds give each its interval.
+    Of many places it says the mean at each level of the factor that tells most, or ranges; seeds give intervals.
     """
     noise, degrees = seed_noise(study)
     places = _differences(found, None)
@@ -152,9 +152,12 @@ def effect_basis(study: StudyRuns, factor: Factor, effects: Sequence[Effect]) ->
     most = max(each.num_units for each in effects)
     if degrees:
         few = "" if most >= FEW_PAIRS else ", from the noise of seeds, as so few pairs say little of their own"
+        what = f"{most} paired differences, alike in everything else, seeds included{few}"
+        if all(pair.seed is None for each in effects for pair in each.pairs):
+            what = "the difference of means, from the noise of seeds, as no two levels share a seed"
         lines.append(
-            f"± is the 95 % interval of {most} paired differences, alike in everything else, seeds included{few}; one "
-            f"run varies by {size(noise)} between seeds ({degrees} degrees of freedom)."
+            f"± is the 95 % interval of {what}; one run varies by {size(noise)} between seeds ({degrees} degrees of "
+            "freedom)."
         )
     else:
         smallest = min((abs(each) for e in effects for each in e.places.values()), default=0.0)
@@ -229,9 +232,15 @@ def with_it(study: StudyRuns, factor: Factor) -> list[str]:
                 place = tuple((name, level) for name, level in run.levels.items() if name != factor.name)
                 ended.setdefault(run.levels[factor.name], []).append(place)
         if len({len(ended.get(level, ())) / total[level] for level in total}) > 1:
-            said += [f"{level_words(level)} {words} in {_where(total[level], p)}" for level, p in ended.items()]
+            alike: dict[str, list[Level]] = {}
+            for level in (each for each in factor.levels if each in ended):
+                alike.setdefault(f"{words} in {_where(total[level], ended[level])}", []).append(level)
+            said += [f"{listing(map(level_words, levels))} {how}" for how, levels in alike.items()]
     inherent = {name for path in (factor.path, *factor.goes_with) for name in INHERENT.get(path, ())}
     fields = [name for name in _goes_with(factor) if name not in inherent]
+    seeds = {level: {run.seed for run in study.runs if run.levels[factor.name] == level} for level in factor.levels}
+    if len(seeds) > 1 and all(len(each) == 1 for each in seeds.values()) and len(set().union(*seeds.values())) > 1:
+        fields.append("seed")
     if fields and study.runs:
         told = (_with_levels(study, factor, name) for name in fields)
         said.append(f"{listing(told)} changed with it, and which of them does it cannot be told")
@@ -334,6 +343,9 @@ def next_runs(study: StudyRuns, factor: Factor, effects: Sequence[Effect], best:
         lines.append(
             "two more seeds of every run (seed=1 and seed=2 beside seed=0), so that their spread gives the noise."
         )
+    if found:  # whether the best leads the second is then in question, not what each level does against the first
+        leads = dict.fromkeys((each.second, each.level) for each in found)
+        effects = [each for second, first in leads if (each := effect(study, factor, second, first))]
     for each in effects if study.num_seeds > 1 else ():
         if each.is_seen is False and each.mean and each.interval:
             pairs = pairs_to_tell(each)

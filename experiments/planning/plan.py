@@ -12,7 +12,7 @@ from kleiber.experiments.directory.record import RunRecord
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, kept_weights, trunk_cells
 from kleiber.experiments.planning.command_problems import command_problems
-from kleiber.experiments.planning.data_problems import data_problems, router_warnings
+from kleiber.experiments.planning.data_problems import data_problems, router_warnings, scale_warnings
 from kleiber.experiments.planning.expected import expectation
 from kleiber.experiments.planning.law_columns import law_problems
 from kleiber.experiments.planning.pruning import pruning_problems
@@ -146,7 +146,7 @@ def _objections(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns (refusals, warnings) of a design."""
     refusals = [*command_problems(experiment), *data_problems(experiment), *pruning_problems(experiment)]
-    warnings = router_warnings(experiment)
+    warnings = [*router_warnings(experiment), *scale_warnings(experiment)]
     short = [p for p in points if p.num_steps < MIN_STEPS_AFTER_WARMUP]
     if short:
         what = "start-up, not the law" if experiment.laws else "the start of training, not where it leads"

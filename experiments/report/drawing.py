@@ -197,13 +197,19 @@ def series_of(study: Study, knob: Factor) -> list[Series]:
     found, runs = study.answers.study, study.answers.study.in_order
     of_shape = {"d_model", "num_layers", "num_tokens", "epochs", knob.name}
     groups: dict[tuple, list[tuple[float, float]]] = {}
-    for run in runs:
+    lost = [run for run in found.lost if run.record["status"] != "failed"]
+    for run in (*runs, *lost):
         panel = ", ".join(
             f"{each.name} {level_words(run.levels[each.name])}" for each in found.factors if each.name not in of_shape
         )
         key = (panel, float(run.record["num_params_total"]), float(run.record["num_tokens"]))
         groups.setdefault(key, []).append((float(run.levels[knob.name]), run.value))  # type: ignore[arg-type]
-    return [Series(*key, *np.array(sorted(pairs)).T) for key, pairs in groups.items()]
+    series = []
+    for key, pairs in groups.items():
+        level, loss = np.array(sorted(pairs)).T
+        is_measured = np.isfinite(loss)
+        series.append(Series(*key, level[is_measured], loss[is_measured], level[~is_measured]))
+    return [each for each in series if each.level.size]
 
 
 def _levels(study: Study) -> "Figure":

@@ -1,7 +1,7 @@
 """The figure of a varied knob: loss against a learning rate, a batch size or any numeric factor, size by size."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,8 @@ class Series:
     """[runs], the knob."""
     loss: Floats
     """[runs], nats per token, or bits per byte."""
+    lost: Floats = field(default_factory=lambda: np.empty(0))
+    """[lost runs], the knob of those that diverged or were cut early."""
 
     @property
     def parabola(self) -> Parabola | None:
@@ -74,11 +76,12 @@ def varied_levels(
       unit: of the losses.
     """
     panels = list(dict.fromkeys(s.panel for s in all_series))
-    levels = np.unique(np.concatenate([s.level for s in all_series]))
+    levels = np.unique(np.concatenate([each for s in all_series for each in (s.level, s.lost)]))
     one_size = len({s.num_params for s in all_series}) == 1
     key = "num_tokens" if one_size else "num_params"
     colors = style.size_colors([*(() if one_size else sizes), *(getattr(s, key) for s in all_series)])
     detail = "dot: a run; line: mean of seeds; diamond and dashes: best by parabola"
+    detail += "; cross: diverged, or cut early" if any(s.lost.size for s in all_series) else ""
     columns = min(len(panels), MOST_COLUMNS)
     rows = -(-len(panels) // columns)
     height = 4.8 if rows == 1 else 2.9 * rows
@@ -120,6 +123,8 @@ def _draw(axis: "Axes", series: Series, color: str, every_level: Floats) -> None
     name = f"{style.count(series.num_params)}, {style.count(series.num_tokens)}"
     axis.plot(place(levels), means, color=color, linewidth=1.6, zorder=2, label=name)
     style.draw_dots(axis, place(series.level), series.loss, color)
+    lost = place(series.lost)
+    axis.plot(lost, np.full(lost.shape, 0.97), "x", color=color, transform=axis.get_xaxis_transform(), clip_on=False)
     found = None if is_even else series.parabola
     if found is not None:
         reach = np.geomspace(levels.min(), levels.max(), 60)
