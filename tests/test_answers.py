@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from studies import dtypes, measured, rates_and_batches, repeats, tokenizers, trunk
 
 from kleiber.experiments.answers.answer import Answers, answers_of
 from kleiber.experiments.cli import main
 from kleiber.experiments.config_file import to_data
-from kleiber.experiments.directory.record import record_path
+from kleiber.experiments.directory.record import RunRecord, record_path, write_table
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, trunk_cells
 from kleiber.experiments.planning.law_columns import law_problems, law_table
@@ -103,6 +104,148 @@ def study(question: str, losses: dict[tuple, float], lost: str = "") -> Answers:
         if math.isnan(row["loss"]):
             row |= {"status": lost, "loss": None}
     return answered(experiment, rows)
+
+
+def planted(question: str, trunks, loss_of, jitter: float = 0.004) -> Answers:
+    """The answers of runs whose loss is that of the config; every second seed is off by the jitter."""
+    experiment = Experiment("e", question, tuple(trunks), laws=())
+    rows = measured(experiment, lambda cell, _: loss_of(cell.config) + jitter * (cell.config.seed % 2))
+    for row in rows:
+        if math.isnan(row["loss"]):
+            row |= {"status": "diverged", "loss": None}
+    return answered(experiment, rows)
+
+
+def test_yes_and_no_and_what_is_left_out_are_levels_like_any_other():
+    both = [trunk(d, shape={"has_tied_head": tied}) for d in (16, 32) for tied in (True, False)]
+    found = planted("Does tying the embeddings cost?", both, lambda c: 2 + 0.25 * c.model.has_tied_head)
+    assert found.headline.startswith(
+        "has_tied_head: yes costs 0.250 (d_model 16) and 0.250 (d_model 32) nats per token"
+    )
+    norms = [trunk(optimizer={"clip_norm": norm}) for norm in (None, 0.5, 2.0)]
+    found = planted("Does clipping help?", norms, lambda c: {None: 2.5, 0.5: 2.0, 2.0: 2.25}[c.optimizer.clip_norm])
+    assert "0.5 saves 0.500 nats per token against none; 2 saves 0.250 nats per token against none" in found.headline
+    experts = [trunk(shape={"experts": e and ExpertsConfig(e)}) for e in (None, 2, 4)]
+    found = planted("Do experts help?", experts, lambda c: 2.0 - bool(c.model.experts) / 4)
+    assert found.headline.startswith("num_experts: 2 saves 0.250 nats per token against none")
+    assert "changed with it" not in found.headline  # what every run with experts has alike
+
+
+def test_a_table_of_numbers_and_none_or_of_numbers_and_words_is_written_and_answers_alike(tmp_path):
+    sizes, cuts = (None, 32, 64), (1, 2, "all")
+    trunks = [trunk(shape={"d_ff": d}, factors=(("cut", cut),)) for d in sizes for cut in cuts]
+    experiment = Experiment("e", "Which d_ff?", tuple(trunks), laws=())
+    rows = measured(experiment, lambda cell, _: 2 + (cell.config.model.d_ff or 96) / 256)
+    records = [RunRecord.from_json(row, Path()) for row in rows]
+    write_table(tmp_path, records)
+    table = pq.read_table(tmp_path / "table.parquet").to_pylist()
+    assert {row["factor.d_ff"] for row in table} == set(sizes) and {row["cut"] for row in table} == {"1", "2", "all"}
+    assert answered(experiment, table).lines == answered(experiment, rows).lines
+    assert answered(experiment, table).headline.startswith("d_ff: 32 saves 0.250")  # 96 / 256 - 32 / 256
+
+
+def test_the_better_level_may_depend_on_another_factor_and_the_headline_says_on_which():
+    at = {(0.004, 2): 2.0, (0.016, 2): 2.1, (0.004, 8): 2.2, (0.016, 8): 2.1}
+    trunks = [trunk(d, r, batch_size=b, seed=s) for d in (16, 32) for r, b in at for s in (0, 1)]
+    found = planted("Is .016 better?", trunks, lambda c: at[c.optimizer.learning_rate, c.batch_size])
+    assert found.of("learning_rate").sentence.startswith(
+        "learning_rate: which is better depends on batch_size: 0.016 saves 0.100 ±"
+    )
+    assert "(batch_size 8) and costs 0.100 ±" in found.of("learning_rate").sentence  # the width tells nothing
+    at = {("adamw", 0.004): 2.0, ("adamw", 0.016): 2.2, ("muon", 0.004): 2.1, ("muon", 0.016): 1.95}
+    trunks = [trunk(rate=r, optimizer={"name": o}, seed=s) for o, r in at for s in (0, 1)]
+    found = planted("Is muon better?", trunks, lambda c: at[c.optimizer.name, c.optimizer.learning_rate])
+    assert "depends on learning_rate" in found.headline
+    assert "each at its best learning_rate of those tried, muon saves 0.050 ±" in found.headline  # 2.0 - 1.95
+
+
+def test_each_optimizer_is_taken_at_its_own_best_rate_even_where_they_share_few():
+    best = {"adamw": (2.0, 0.008), "muon": (1.95, 0.032), "sgd": (2.4, 0.064)}
+    rates = {"adamw": (0.004, 0.008, 0.016), "muon": (0.016, 0.032, 0.064), "sgd": (0.032, 0.064, 0.128)}
+
+    def loss(c):
+        floor, rate = best[c.optimizer.name]
+        return floor + 0.05 * math.log2(c.optimizer.learning_rate / rate) ** 2
+
+    trunks = [trunk(rate=r, optimizer={"name": o}) for o in best for r in rates[o]]
+    found = planted("Which optimizer is best, and at which learning rate?", trunks, loss)
+    assert "best optimizer: muon; it leads adamw by 0.050 nats per token" in found.headline
+    assert (
+        "best learning_rate: 0.008 at optimizer adamw, 0.032 at optimizer muon, 0.064 at optimizer sgd"
+        in found.headline
+    )
+
+
+def test_what_always_changes_together_is_named_as_asked_and_not_told_apart():
+    trunks = [trunk(rate=r, batch_size=b, seed=s) for r, b in ((0.004, 2), (0.008, 4), (0.016, 8)) for s in (0, 1)]
+    found = planted("Which batch size is best?", trunks, lambda c: 2 + 0.1 * math.log2(c.batch_size / 4) ** 2)
+    assert found.headline.startswith("best batch_size: 4; it leads")
+    assert "learning_rate (0.004 at 2, 0.008 at 4 and 0.016 at 8) changed with it, and which of them does it cannot be "
+    trunks = [trunk(seed=s, factors=(("order", name),)) for s, name in enumerate("ab")]
+    assert "seed (0 at a and 1 at b) changed with it" in planted("Does order matter?", trunks, lambda c: 2.0).headline
+
+
+def test_levels_that_do_nothing_cannot_be_told_apart_and_few_pairs_use_the_noise_of_all_runs():
+    trunks = [trunk(shape={"activation": a}, seed=s) for a in ("relu_squared", "silu", "gelu") for s in (0, 1, 2)]
+    found = planted("Does the activation matter?", trunks, lambda c: 2 + 0.001 * (c.model.activation == "gelu"), 0.01)
+    noise = 0.01 / math.sqrt(3)  # of 0, .01, 0
+    half = 3.287 * noise * math.sqrt(2 / 3)  # t of six degrees, three looks: 1 - .05 / 6
+    assert found.headline == (
+        f"activation: relu_squared, silu and gelu cannot be told apart: no two differ by more than 0.0010 ± {half:.3f} "
+        "nats per token (9 runs)."
+    )
+    trunks = [
+        trunk(shape={"has_qk_norm": q, "is_gated": g}, seed=s)
+        for q, g in ((False, False), (True, False), (False, True))
+        for s in (0, 1)
+    ]
+    found = planted("Which helps?", trunks, lambda c: 2 - 0.1 * c.model.has_qk_norm)
+    half = 3.182446 * (0.004 / math.sqrt(2))  # t of three degrees, not 12.7 of the one that two pairs have
+    assert f"has_qk_norm: yes saves 0.100 ± {half:.4f} nats per token against no" in found.headline
+
+
+def test_runs_that_share_no_seed_are_compared_by_their_means():
+    trunks = [
+        trunk(d, shape={"norm": n}, seed=100 * d + 10 * i + s)
+        for d in (16, 32) for i, n in enumerate(("rmsnorm", "layernorm")) for s in (0, 1, 2)
+    ]  # fmt: skip
+    found = planted("Is layernorm worse?", trunks, lambda c: 2 + 0.05 * (c.model.norm == "layernorm"))
+    half = 2.306004 * 0.004 / math.sqrt(3) * math.sqrt(4 / 3) / 2  # t of eight degrees; two places of three and three
+    assert f"layernorm costs 0.050 ± {half:.4f} nats per token against rmsnorm" in found.headline
+
+
+def test_a_batch_is_told_at_equal_tokens_and_at_equal_steps():
+    trunks = [trunk(batch_size=b, tokens=(n,)) for b in (2, 4, 8) for n in sorted({102_400, 25_600 * b})]
+    tokens = lambda c: 2.5 - 0.1 * math.log2(c.num_tokens[0] / 51_200) + 0.05 * math.log2(c.batch_size)  # noqa: E731
+    headline = planted("Is a larger batch better at fixed tokens, and at fixed steps?", trunks, tokens).headline
+    assert "best batch_size: 2 at num_tokens 102,400; it leads 4 by 0.050" in headline
+    assert (
+        "At equal steps, best batch_size: 8 at num_steps 400; it leads 4 by 0.050" in headline
+    )  # -.1 + .05 a doubling; steps of 64 tokens a row
+
+
+def test_losses_of_other_texts_are_not_compared_and_the_plan_says_so_before():
+    trunks = [trunk(data=DataConfig(corpus=name), seed=s) for name in ("cloud-docs", "wiki-passages") for s in (0, 1)]
+    found = planted("Which mixture is best?", trunks, lambda c: 2.0 + (c.data.corpus == "wiki-passages"))
+    assert "each level is scored on its own text" in found.headline and not found.answers[0].effects
+    assert any("kleiber eval RUN --text FILE" in line for line in found.lines)
+    warned = make_plan(Experiment("e", "?", tuple(trunks), laws=()), 1).warnings
+    assert any("data.corpus, which says what a run is scored on" in each for each in warned)
+
+
+def test_shapes_of_equal_size_have_a_best_one_and_a_level_that_always_diverged_is_the_answer():
+    losses = {(16, 12): 2.20, (24, 5): 2.10, (32, 3): 2.05, (56, 1): 2.15}
+    trunks = [
+        TrainConfig(ModelConfig(d, layers, 2, seq_len=64), OptimizerConfig(0.008), (100_000,)) for d, layers in losses
+    ]
+    found = planted("Deep or wide?", trunks, lambda c: losses[c.model.d_model, c.model.num_layers])
+    assert found.headline.startswith("best num_layers: 3; it leads 5 by 0.050")
+    assert "d_model (56 at 1, 32 at 3, 24 at 5 and 16 at 12) changed with it" in found.headline
+    rates = [trunk(rate=r, seed=s) for r in (0.01, 0.1) for s in (0, 1)]
+    found = planted("Which rate?", rates, lambda c: math.nan if c.optimizer.learning_rate == 0.1 else 2.0, 0.0)
+    assert found.headline == (
+        "learning_rate: only 0.01 came to a loss, 2.0000 nats per token on average; 0.1 diverged in 2 of 2 runs."
+    )
 
 
 def test_what_the_question_names_comes_first_and_alone_makes_the_headline():

@@ -189,11 +189,9 @@ def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answ
         before = (dense,) * len(after)
     pairs = list(zip(before, after, strict=False))
     effects = tuple(found for against, level in pairs if (found := effect(study, factor, level, against)))
-    law, worth = exchange_lines(fits, factor), worth_lines(study, factor)
+    law, (worth, of_worth) = exchange_lines(fits, factor), worth_lines(study, factor)
     is_law_only = bool(fits) and factor.name in SHAPE
-    if worth:
-        sentence, basis = " ".join(worth[0]), list(worth[1])
-    elif best and best.places:
+    if best and best.places:
         sentence, basis = best_words.best_sentence(study, factor, best), best_words.best_basis(study, factor, best)
     elif effects and not is_law_only:
         sentence, basis = (
@@ -210,6 +208,7 @@ def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answ
     if equal := study.by_steps(factor):
         other = _answer(equal, factor, ())
         sentence += f" At equal steps, {other.sentence}" if other else ""
-    basis += [*law, *(sentences.company(study, factor) if basis and not worth else [])]
+    sentence = " ".join([sentence, *worth])
+    basis += [*law, *of_worth, *(sentences.company(study, factor) if basis else [])]
     following = sentences.next_runs(study, factor, effects, best)
     return Answer(factor.name, factor.levels, study.unit, sentence, tuple(basis), tuple(following), effects, best)

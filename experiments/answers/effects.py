@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,15 +163,16 @@ def pairs_to_tell(found: Effect) -> int:
     return count
 
 
-def differs_by_place(study: StudyRuns, found: Effect) -> bool:
-    """Returns whether the difference is another at one combination of the other factors than at another one: by more
-    than seeds explain. False where none was repeated."""
+def differs_by_place(study: StudyRuns, pairs: Sequence[Pair]) -> bool:
+    """Returns whether the difference of pairs is another at one combination of the other factors than at another one:
+    by more than seeds explain. False where none was repeated."""
     noise, degrees = seed_noise(study)
-    counts = Counter(pair.place for pair in found.pairs)
+    counts = Counter(pair.place for pair in pairs)
     if not degrees or len(counts) < 2:
         return False
     reach = t_value(degrees, len(counts) * (len(counts) - 1) // 2) * noise * math.sqrt(4 / min(counts.values()))
-    return max(found.places.values()) - min(found.places.values()) > reach
+    means = _means((pair.place, pair.difference) for pair in pairs).values()
+    return max(means) - min(means) > reach
 
 
 def seed_noise(study: StudyRuns) -> tuple[float, int]:

@@ -87,19 +87,19 @@ def _effect_clause(study: StudyRuns, factor: Factor, found: Effect) -> str:
 def _says_interval(study: StudyRuns, found: Effect) -> bool:
     """Returns whether one interval answers: it does with seeds, unless they tell that the difference is another from
     place to place."""
-    return found.interval is not None and study.num_seeds > 1 and not differs_by_place(study, found)
+    return found.interval is not None and study.num_seeds > 1 and not differs_by_place(study, found.pairs)
 
 
 def _place_by_place(study: StudyRuns, found: Effect) -> tuple[str, list[str]]:
     """Returns (`saves 0.255 (d_model 32) and 0.169 (d_model 64)`, the factors that tell which of the two it does, where
     seeds show that it does both).
 
-    Of many places it says the mean at each level of the factor that tells most, or ranges; seeds give intervals.
+    It says the mean at each level of the factor that tells most, where places are many or seeds tell no more than
+    that; else ranges of many. Seeds give intervals.
     """
     noise, degrees = seed_noise(study)
     places = _differences(found, None)
-    if len(places) > MOST_PLACES and (short := _most_telling(found)):
-        places = short
+    places = _most_telling(study, found) or places
     half = {p: t_value(degrees) * noise * math.sqrt(2 / len(d)) if degrees else 0.0 for p, d in places.items()}
     means = {place: float(np.mean(differences)) for place, differences in places.items()}
     said, names = [], short_places(list(means), list(means))
@@ -127,16 +127,22 @@ def _differences(found: Effect, name: str | None) -> dict[Place, list[float]]:
     return places
 
 
-def _most_telling(found: Effect) -> dict[Place, list[float]]:
+def _most_telling(study: StudyRuns, found: Effect) -> dict[Place, list[float]]:
     """Returns the differences at each level of the factor over whose levels they vary most; {} where none has so few
-    levels that they can be named."""
+    levels that they can be named, or few places are better named one by one."""
 
     def range_of(places: dict[Place, list[float]]) -> float:
         means = [float(np.mean(each)) for each in places.values()]
         return max(means) - min(means)
 
-    each = [_differences(found, name) for name, _ in found.pairs[0].place]
-    return max((p for p in each if 1 < len(p) <= MOST_PLACES), key=range_of, default={})
+    by_name = {name: _differences(found, name) for name, _ in found.pairs[0].place}
+    by_name = {name: places for name, places in by_name.items() if 1 < len(places) <= MOST_PLACES}
+    best = max(by_name, key=lambda name: range_of(by_name[name]), default="")
+    if len(found.places) > MOST_PLACES or not by_name:
+        return by_name.get(best, {})
+    rest = ([p for p in found.pairs if each in p.place] for place in by_name[best] for each in place)
+    tells_all = study.num_seeds > 1 and not any(differs_by_place(study, pairs) for pairs in rest)
+    return by_name[best] if tells_all else {}
 
 
 def short_places(wanted: Sequence[Place], all_places: Sequence[Place]) -> dict[Place, str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from kleiber.experiments.answers.asked import is_named, words
 from kleiber.experiments.directory.record import LOST
-from kleiber.experiments.planning.varied import COLUMN_OF, LENGTH, Factor, Level, as_column, varied_fields
+from kleiber.experiments.planning.varied import COLUMN_OF, LENGTH, Factor, Level, varied_fields
 from kleiber.files import read_json
 
 EPOCHS = "epochs"
@@ -172,7 +172,7 @@ def _config_path(record: dict[str, Any], directory: Path) -> Path:
 def _level(factor: Factor, record: dict[str, Any], directory: Path) -> Level:
     """Returns the level of a run: of its column, else of its config."""
     if factor.column in record:
-        return {as_column(each): each for each in factor.levels}.get(record[factor.column], record[factor.column])
+        return {factor.in_column(each): each for each in factor.levels}.get(found := record[factor.column], found)
     found: Any = read_json(_config_path(record, directory))["trunk"]
     for name in factor.path.split("."):
         found = dict(found).get(name) if found is not None else None

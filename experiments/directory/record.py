@@ -91,7 +91,7 @@ class RunRecord:
     """12 hexadecimal digits of the trunk's whole config."""
     dtype: str
     """Of the arithmetic."""
-    factors: tuple[tuple[str, float | str], ...] = ()
+    factors: tuple[tuple[str, float | str | None], ...] = ()
     """What else the experiment varies, (name, level) each: a column of its own for each, here in the order."""
     code_version: str | None = None
     """Of kleiber; this and all below are None, and not written, where nothing was trained."""
@@ -309,9 +309,14 @@ def read_records(directory: Path) -> list[RunRecord]:
 
 
 def record_columns(records: list[RunRecord]) -> dict[str, list[Any]]:
-    """Returns the records as columns: the union of theirs in order of appearance, None where a record has no value."""
+    """Returns the records as columns: the union of theirs in order of appearance, None where a record has no value; a
+    factor of numbers and texts is all text."""
     rows = [record.to_json() for record in records]
-    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    for name, values in columns.items():
+        if len({isinstance(each, str) for each in values if each is not None}) > 1:
+            columns[name] = [each if each is None else str(each) for each in values]
+    return columns
 
 
 def write_table(directory: Path, records: list[RunRecord]) -> None:

@@ -20,7 +20,7 @@ from kleiber.experiments.directory.record import (
 )
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.law_columns import filled_columns, laws_variables
-from kleiber.experiments.planning.varied import LENGTH, Level, as_column, level_words, varied_fields
+from kleiber.experiments.planning.varied import LENGTH, Level, level_words, varied_fields
 from kleiber.model.counts import num_params_total, training_flops
 from kleiber.train.config import TrainConfig
 from kleiber.train.levels import plateau, trained_steps
@@ -42,7 +42,7 @@ class TrunkCell:
     experiment: str = ""
     levels: tuple[tuple[str, Level], ...] = ()
     """Of every field that varies over the experiment's trunks, by name."""
-    columns: tuple[tuple[str, float | str], ...] = ()
+    columns: tuple[tuple[str, float | str | None], ...] = ()
     """Columns of its records besides those that every run has, and its own factors."""
     shares: tuple[TrainConfig, ...] = ()
     """The configs of its trunk, its own among them, where it is one of several levels."""
@@ -159,8 +159,9 @@ def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
     cells, variables = [], laws_variables(experiment)
     for index, (target, config) in enumerate(chosen):
         levels = tuple((each.name, each.values[index]) for each in factors)
-        extra = [(f"factor.{name}", value) for name, value in levels if f"factor.{name}" in {f.column for f in factors}]
-        columns = (*filled_columns(variables, config), *((name, as_column(value)) for name, value in extra))
+        extra = [each for each in factors if each.column == f"factor.{each.name}"]
+        own = ((each.column, each.in_column(each.values[index])) for each in extra)
+        columns = (*filled_columns(variables, config), *own)
         cells.append(TrunkCell(split, config, target, experiment.name, levels, columns))
     for name, count in Counter(cell.trunk_id for cell in cells).items():
         if count > 1:

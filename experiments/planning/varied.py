@@ -55,6 +55,12 @@ class Factor:
         own = self.path.startswith("factors.")
         return self.name if own or self.path in COLUMN_OF or self.path == LENGTH else f"factor.{self.name}"
 
+    def in_column(self, level: Level) -> float | str | None:
+        """Returns a level as its column holds it: a number or None, or text where any level is no number."""
+        if all(each is None or is_number(each) for each in self.values):
+            return level  # type: ignore[return-value]
+        return str(level) if is_number(level) else level_words(level)
+
     @property
     def scales(self) -> list[str]:
         """What tells that losses of its levels cannot be compared: fields that change what a run is scored on."""
@@ -168,11 +174,6 @@ def _is_label(path: str, columns: dict[str, list[Level]]) -> bool:
     pairs = set(zip(columns[path], zip(*others, strict=True), strict=True))
     is_name = len(set(columns[path])) == len(combinations) == len(pairs)
     return is_name and not any(len(set(zip(columns[path], each, strict=True))) == len(set(each)) for each in others)
-
-
-def as_column(level: Level) -> float | str:
-    """Returns a level as the column of a run record holds it: a number, or words."""
-    return level if isinstance(level, int | float | str) and not isinstance(level, bool) else level_words(level)
 
 
 def level_words(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LINES = ("-", (0, (5, 1, 1, 1)), ":")
+"""Of the longest runs of a size, the next, and so on: its colour says the size."""
 MOST_COLUMNS = 4
 """Panels side by side; more go below."""
 
@@ -79,6 +81,7 @@ def varied_levels(
     levels = np.unique(np.concatenate([each for s in all_series for each in (s.level, s.lost)]))
     one_size = len({s.num_params for s in all_series}) == 1
     key = "num_tokens" if one_size else "num_params"
+    lengths = sorted({s.num_tokens for s in all_series}, reverse=True)
     colors = style.size_colors([*(() if one_size else sizes), *(getattr(s, key) for s in all_series)])
     detail = "dot: a run; line: mean of seeds; diamond and dashes: best by parabola"
     detail += "; cross: diverged, or cut early" if any(s.lost.size for s in all_series) else ""
@@ -101,7 +104,8 @@ def varied_levels(
         for axis, panel in zip(axes, panels, strict=False):
             mine = [s for s in all_series if s.panel == panel]
             for series in sorted(mine, key=lambda s: (s.num_params, s.num_tokens)):
-                _draw(axis, series, colors[getattr(series, key)], levels)
+                style_of = "-" if one_size else LINES[lengths.index(series.num_tokens) % len(LINES)]
+                _draw(axis, series, colors[getattr(series, key)], levels, style_of)
             # one level of a factor a line, or titles of neighbours run into each other
             title = style.plain(panel).replace(", ", "\n" if columns > 2 else ", ")
             axis.set_title(title, loc="left", fontweight="bold")
@@ -113,7 +117,7 @@ def varied_levels(
     return figure
 
 
-def _draw(axis: "Axes", series: Series, color: str, every_level: Floats) -> None:
+def _draw(axis: "Axes", series: Series, color: str, every_level: Floats, line: Any) -> None:
     levels, means = _means(series)
     is_even = every_level[0] <= 0
 
@@ -121,7 +125,7 @@ def _draw(axis: "Axes", series: Series, color: str, every_level: Floats) -> None
         return np.searchsorted(every_level, values).astype(np.float64) if is_even else values
 
     name = f"{style.count(series.num_params)}, {style.count(series.num_tokens)}"
-    axis.plot(place(levels), means, color=color, linewidth=1.6, zorder=2, label=name)
+    axis.plot(place(levels), means, color=color, linestyle=line, linewidth=1.6, zorder=2, label=name)
     style.draw_dots(axis, place(series.level), series.loss, color)
     lost = place(series.lost)
     axis.plot(lost, np.full(lost.shape, 0.97), "x", color=color, transform=axis.get_xaxis_transform(), clip_on=False)
