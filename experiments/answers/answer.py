@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.answers import best_words, sentences
+from kleiber.experiments.answers import beside, best_words, sentences
 from kleiber.experiments.answers.asked import is_asked, words
 from kleiber.experiments.answers.best import BestLevels, best_levels
 from kleiber.experiments.answers.caveats import caveats
 from kleiber.experiments.answers.effects import TUNED_LEVELS, Effect, effect, tuned_factors
 from kleiber.experiments.answers.exchange import exchange_lines
+from kleiber.experiments.answers.next_runs import next_runs
 from kleiber.experiments.answers.study_runs import StudyRuns, study_runs
 from kleiber.experiments.answers.worth import DENSE, worth_lines
 from kleiber.experiments.planning.varied import Factor, Level
@@ -178,7 +179,7 @@ def _best(study: StudyRuns, factor: Factor) -> BestLevels:
 
 def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answer | None:
     if factor.scales:
-        return Answer(factor.name, factor.levels, study.unit, *sentences.other_scales(study, factor))
+        return Answer(factor.name, factor.levels, study.unit, *beside.other_scales(study, factor))
     is_grown = factor == study.length or (factor.name in SHAPE and study.grows_with(factor))  # by how much is asked
     best = _best(study, factor) if len(factor.levels) >= TUNED_LEVELS and not is_grown else None
     before, after = (factor.levels[0],) * len(factor.levels), factor.levels[1:]
@@ -203,12 +204,12 @@ def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answ
     elif is_law_only:
         return None
     else:
-        sentence, basis = sentences.untold(study, factor), []
-    sentence = "; ".join([sentence.removesuffix("."), *sentences.with_it(study, factor)]) + "."
+        sentence, basis = beside.untold(study, factor), []
+    sentence = "; ".join([sentence.removesuffix("."), *beside.with_it(study, factor)]) + "."
     if equal := study.by_steps(factor):
         other = _answer(equal, factor, ())
         sentence += f" At equal steps, {other.sentence}" if other else ""
     sentence = " ".join([sentence, *worth])
-    basis += [*law, *of_worth, *(sentences.company(study, factor) if basis else [])]
-    following = sentences.next_runs(study, factor, effects, best)
+    basis += [*law, *of_worth, *(beside.company(study, factor) if basis else [])]
+    following = next_runs(study, factor, effects, best)
     return Answer(factor.name, factor.levels, study.unit, sentence, tuple(basis), tuple(following), effects, best)

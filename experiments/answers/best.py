@@ -124,7 +124,7 @@ def _best(levels: dict[Level, list[float]], worse: set[Level]) -> Best:
         pairs = [(float(level), value) for level, each in levels.items() for value in each]  # type: ignore[arg-type]
         bowl = fit_parabola(*np.array(pairs).T)
     counts = len(levels[order[0]]), len(levels[order[1]])
-    edge = _edge(order[0], sorted({*means, *worse})) if numbers else ""  # type: ignore[type-var]
+    edge = _edge(order[0], sorted({*means, *worse})) if numbers else ""
     return Best(order[0], order[1], means[order[1]] - means[order[0]], edge, counts, bowl)
 
 

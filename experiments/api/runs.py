@@ -201,6 +201,11 @@ class Run:
         """
         if self._final:
             return {name[7:]: array for name, array in self._kept.items() if name.startswith("params/")}
+        if self.config.command:
+            raise FileNotFoundError(
+                f"{self.name} was trained by a program of yours, which keeps its weights by itself: none are here to "
+                "score, to write with or to export."
+            )
         if self.name != self.trunk_id:
             raise FileNotFoundError(
                 f"the weights of {self.name} were not kept (keep_final of the experiment says of which points they "

@@ -258,7 +258,8 @@ def _differences(study: Study) -> "Figure":
         raise NotThereYet("no two runs differ in one factor alone")
     compared = []
     for answer, each in [(told, each) for told in answers for each in told.effects]:
-        name, places = f"{level_words(each.level)} against {level_words(each.against)}", {}
+        name = f"{level_words(each.level)} against {level_words(each.against)}"
+        places: dict[str, list[float]] = {}
         for pair in each.pairs:  # of one factor a row for each place, of several one for each comparison
             row = at(pair.place) or "all runs" if len(answers) == 1 else f"{answer.factor} {name}"
             places.setdefault(row, []).append(pair.difference)
