@@ -71,7 +71,7 @@ def test_a_difference_within_its_interval_cannot_be_told_from_none():
     assert effect.mean == pytest.approx(-0.002) and effect.num_units == 4
     assert effect.interval == pytest.approx((-0.002 - 3.1824 * 0.005715 / 2, -0.002 + 3.1824 * 0.005715 / 2), abs=1e-4)
     assert "cannot be told from none (4 pairs, 8 runs)" in found.lines[0]
-    assert found.of("d_model").effects[0].is_seen
+    assert found.of("d_model").effects[0].is_seen and found.of("compute_dtype") is found.of("dtype")
 
 
 def test_tokenizers_are_compared_in_bits_per_byte_with_what_changed_beside_them():

@@ -67,8 +67,8 @@ class Factor:
         return [path for path in (self.path, *self.goes_with) if path in SCALES]
 
     def is_called(self, word: str) -> bool:
-        """Returns whether a word names this factor: itself, its path, its column, or what goes with it."""
-        return word in (self.name, self.path, self.column, *self.goes_with)
+        """Returns whether a word names this factor: itself, its path or field, its column, or what goes with it."""
+        return word in (self.name, self.path, self.path.rpartition(".")[2], self.column, *self.goes_with)
 
 
 def is_number(value: Any) -> bool:
