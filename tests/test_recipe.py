@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from studies import measured, trunk
+from test_studies import told
 
 from kleiber.experiments.answers.study_runs import study_runs
 from kleiber.experiments.answers.tuning import tuning_of
@@ -15,8 +17,6 @@ from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.train.config import OptimizerConfig
 from kleiber.train.recipe import Power, Recipe
-from tests.studies import measured, trunk
-from tests.test_studies import told
 
 RATES = tuple(0.002 * 2**half for half in (0, 1, 2, 3, 4, 5))
 TOKENS = (131_072, 524_288)
