@@ -15,7 +15,7 @@ from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.results import MOST_CURVES, curves_of, read_results, trunks_with_curves
 from kleiber.experiments.report.tables import MOST_ROWS, run_table
-from kleiber.files import write_json
+from kleiber.files import checked_line, write_json
 from kleiber.scaling.designing.design import independent_rows
 from kleiber.scaling.figures.forecast import hero
 from kleiber.scaling.figures.law import residuals
@@ -108,7 +108,7 @@ def sweep(tmp_path_factory):
     row = {"step": 1, "num_tokens": 512, "segment": "trunk", "loss": 5.0}
     for trunk in {r.trunk_id for r in records}:
         (directory / "runs" / trunk).mkdir(parents=True)
-        (directory / "runs" / trunk / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        (directory / "runs" / trunk / "metrics.jsonl").write_text(checked_line(row))
     return directory, records
 
 
