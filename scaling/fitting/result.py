@@ -262,6 +262,9 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_nan(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
+        kinds = set(map(type, value))  # of a table's columns, whose values all are of one
+        if kinds == {float} and all(map(math.isfinite, value)) or kinds <= {int, str}:
+            return list(value)
         return [without_nan(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
