@@ -346,7 +346,7 @@ class Chain(RuleBasedStateMachine):
         row = files.read_json(path)
         folder = self.directory / "runs" / f"stranger-{draw.randrange(3)}"
         folder.mkdir(exist_ok=True)
-        (folder / "record.json").write_text(json.dumps({**row, "run_id": folder.name, "loss": 9.0}))
+        files.write_json(folder / "record.json", {**row, "run_id": folder.name, "loss": 9.0})
 
     @precondition(lambda self: self.runs())
     @rule(
