@@ -6,7 +6,7 @@ from typing import Any
 
 from kleiber.experiments.answers.sentences import at, listing, size
 from kleiber.experiments.answers.study_runs import StudyRuns
-from kleiber.files import row_of
+from kleiber.train.watch.metrics import whole_rows
 
 MOST_NAMED = 4
 
@@ -81,8 +81,8 @@ def _dropped(study: StudyRuns, directory: Path) -> list[str]:
     shares = []
     for trunk in dict.fromkeys(run.trunk for run in study.runs):
         path = directory / "runs" / trunk / "metrics.jsonl"
-        last = path.read_text(encoding="utf-8", errors="replace").splitlines()[-1:] if path.exists() else []
-        found = (row_of(last[0]) or {}).get("dropped_choices") if last else None
+        last = whole_rows(path)[-1:] if path.exists() else []
+        found = last[0].get("dropped_choices") if last else None
         if isinstance(found, list):
             found = found[-1] if found else None
         if found is not None:
