@@ -35,11 +35,11 @@ def train(d_model, num_tokens, seed):
 
 
 def experiment():
-    tokens = (60_000, 120_000, 240_000)
+    tokens = (30_000, 60_000, 120_000)
     return Experiment(
         name="drill", question="Does a cluster change a number?", laws=("chinchilla",),
         trunks=tuple(train(d, tokens, 10 * d + seed) for seed in range(6) for d in (8, 16, 24, 32)),
-        targets=(Target("larger", train(48, (400_000,), 0)),),
+        targets=(Target("larger", train(48, (200_000,), 0)),),
         gate=Gate(max_error=9.0, max_interval=99.0, max_residual_rms=9.0, requires_inside=False),
     )
 """
