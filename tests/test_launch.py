@@ -171,7 +171,7 @@ def cluster(tmp_path, monkeypatch):
     folder = tmp_path / "bin"
     folder.mkdir()
     programs = {
-        "sbatch": 'case "$*" in *=debug*) ;; *) echo "sbatch: error: invalid partition specified: x" >&2; exit 1;; esac',
+        "sbatch": 'case "$*" in *=debug*) ;; *) echo "invalid partition specified: x" >&2; exit 1;; esac',
         "squeue": "printf '7_0 RUNNING\\n7_1 PENDING\\n'",
         "scancel": "",
     }

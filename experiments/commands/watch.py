@@ -59,18 +59,21 @@ def run(options: Options) -> int:
     if options.once:
         Console().print(screen(watch.look()))
         return EXIT_DONE
-    server = Server(watch, options.host, options.port)
+    server, look = None, watch.look
     if options.page:
+        server = Server(watch, options.host, options.port)
+        look = server.look
         server.serve()
         tell(f"page: {server.address}")
+    address = server.address if server else ""
     try:
         if not sys.stdout.isatty():
             while True:
-                tell(server.look()["said"])
+                tell(look()["said"])
                 time.sleep(10 * LOOK_SECONDS)
-        with Live(screen(server.look(), server.address if options.page else ""), auto_refresh=False) as live:
+        with Live(screen(look(), address), auto_refresh=False) as live:
             while True:
                 time.sleep(LOOK_SECONDS)
-                live.update(screen(server.look(), server.address if options.page else ""), refresh=True)
+                live.update(screen(look(), address), refresh=True)
     except KeyboardInterrupt:
         return EXIT_DONE

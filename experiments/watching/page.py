@@ -57,6 +57,11 @@ class Server:
         """Answers, in a thread of its own, until the process ends."""
         threading.Thread(target=self.server.serve_forever, name="kleiber-page", daemon=True).start()
 
+    def close(self) -> None:
+        """Answers no more."""
+        self.server.shutdown()
+        self.server.server_close()
+
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Answers one request: the page, or its state."""
         asked = urlsplit(request.path)

@@ -10,9 +10,9 @@ from rich.text import Text
 from kleiber.experiments.terminal import printable
 
 MOST_ROWS = 14
-"""Cells that are listed: those that run first, then the ones that ended badly."""
+"""Cells that are listed, by RANKS."""
+RANKS = {"running": 0, "failed": 1, "diverged": 1, "paused": 2, "waiting": 3, "done": 4}
 STYLES = {"running": "cyan", "done": "green", "failed": "red", "diverged": "red", "paused": "yellow", "waiting": "dim"}
-RANKS = list(STYLES)
 
 
 def screen(state: dict[str, Any], address: str = "") -> RenderableType:
@@ -27,14 +27,12 @@ def screen(state: dict[str, Any], address: str = "") -> RenderableType:
     parts: list[RenderableType] = [
         _text(f"{state['name']}: {state['question']}", "bold"),
         _text(f"{state['directory']}   {state['state']}" + (f"   {address}" if address else ""), "dim"),
-        ProgressBar(planned or 1, done, width=60),
-        _text(f"{done}/{planned} points; cells: {counts}"),
+        _row(ProgressBar(planned or 1, done, width=24), _text(f"{done}/{planned} points; cells: {counts}")),
         _text(state["result"].get("headline") or state["said"]),
     ]
     for each in state["wrong"]:
         parts += [_text(f"! {each['what']}", "red"), *([_text(f"  -> {each['type']}")] if each["type"] else [])]
-    rank = {"running": 0, "failed": 1, "diverged": 1, "paused": 2, "waiting": 3, "done": 4}
-    cells = sorted(state["cells"], key=lambda cell: rank[cell["status"]])
+    cells = sorted(state["cells"], key=lambda cell: RANKS[cell["status"]])
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("cell", "split", "points", "state", "", "loss", "tokens/s"):
         table.add_column(name, justify="right" if name in ("loss", "tokens/s") else "left")
@@ -55,6 +53,12 @@ def screen(state: dict[str, Any], address: str = "") -> RenderableType:
         interval = f"[{each['low']:.4f}, {each['high']:.4f}]"
         parts.append(_text(f"forecast of {each['target']}: {each['predicted']:.4f} {interval}{observed}"))
     return Group(*parts)
+
+
+def _row(*parts: RenderableType) -> Table:
+    row = Table.grid(padding=(0, 1))
+    row.add_row(*parts)
+    return row
 
 
 def _text(words: str, style: str = "") -> Text:

@@ -99,6 +99,7 @@ def test_a_drained_node_a_preempted_job_and_a_killed_driver_change_no_number(pla
     asked(slurm, "scontrol", "update", "nodename=n2", "state=drain", "reason=drill")
     running = asked(slurm, "squeue", "--noheader", "--array", "--states=RUNNING", "--format=%i").split()
     asked(slurm, "scontrol", "requeue", running[0])
+    asked(slurm, "scancel", "--signal=USR2", running[1])  # as ahead of its time limit
     wait_until(lambda: records(out) >= 12)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
@@ -118,3 +119,19 @@ def test_a_drained_node_a_preempted_job_and_a_killed_driver_change_no_number(pla
     entries = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
     assert [entry["event"] for entry in entries] == ["forecast", "outcome"]
     assert not entries[0].get("late")
+    logs = "".join(path.read_text() for path in out.glob("jobs/slurm/*.out"))
+    assert "DUE TO JOB REQUEUE" in logs and f"Requeued job {running[1]}" in logs
+
+
+def test_a_directory_that_the_nodes_do_not_see_is_found_before_anything_is_trained(place, slurm):
+    (place / "hidden").mkdir()
+    sweep = f"{sys.executable} -m kleiber.experiments.cli sweep drill.py --out hidden/out --launch slurm:jobs=2"
+    script = f"mount -t tmpfs none hidden && {sweep}; echo ended with $?; ls hidden/out/runs"
+    said = asked(slurm, "unshare", "--mount", "--propagation", "private", "sh", "-c", f"cd {place} && {script}")
+    assert "do the nodes of this cluster see that directory?" in said and said.endswith("ended with 2\n")
+
+
+def test_a_partition_that_does_not_exist_makes_no_directory(place, slurm):
+    assert sweep(place, slurm, "nowhere", "--launch", "slurm:partition=nowhere").wait() == 2
+    assert "invalid partition specified: nowhere" in (place / "nowhere.log").read_text()
+    assert not (place / "nowhere").exists()
