@@ -7,6 +7,7 @@ import os
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -94,6 +95,11 @@ def test_what_comes_later_is_seen_at_the_next_look(directory):
     state = watch.look()
     assert state["points"] == [6, 9] and state["curves"][0]["points"][-1] == [4096, 1.5]
     assert json.loads(json.dumps(state, allow_nan=False)) == state
+    text = (
+        (Path(__file__).parent.parent / "docs" / "json.md").read_text().split("## kleiber watch")[1].split("\n## ")[0]
+    )
+    rows = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    assert set(state) == set(re.findall(r"`(\w+)`", rows))
 
 
 def test_whoever_looks_writes_nothing(directory, capsys):

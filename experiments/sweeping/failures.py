@@ -144,9 +144,11 @@ class Attempts:
                 self._add(UNEXPLAINED)
             self.count, self.pid = self.count + 1, pid
 
-    def leave(self) -> None:
-        """Notes that the process is done with the trunk: how it ends from now on has nothing to do with it."""
+    def leave(self, was_stopped: bool = False) -> None:
+        """Notes that the process is done with the trunk: how it ends from now on has nothing to do with it. A start
+        that was stopped from outside is none of those that count: a job may be preempted again and again."""
         with self._change():
+            self.count -= was_stopped
             self.pid = None
 
     def end(self, reason: str) -> None:

@@ -240,9 +240,11 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
         return
     _note_beginning(group, directory)
     attempts.start(here(os.getpid()))
+    was_stopped = False
     try:
         _run(experiment, group, directory, stop)
     except Stopped as stopped:
+        was_stopped = True
         print(f"{group_id(group)}: {stopped}", flush=True)
     except Diverged as problem:
         _record_failure(experiment, group, directory, "diverged", problem)
@@ -266,7 +268,7 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
             os._exit(EXIT_OUT_OF_MEMORY)
     finally:
         with contextlib.suppress(OSError):
-            attempts.leave()
+            attempts.leave(was_stopped)
 
 
 def _run(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
