@@ -21,6 +21,7 @@ from kleiber.experiments.launch import job, kubernetes, slurm
 from kleiber.experiments.launch.job import Job, Sign
 from kleiber.experiments.launch.launcher import Phase, open_launcher
 from kleiber.experiments.sweeping import lock, node, sweep
+from kleiber.experiments.sweeping.workers import WorkerPool
 from kleiber.files import write_json
 from kleiber.scaling.table.reading import read_file
 
@@ -101,11 +102,31 @@ def test_a_job_that_never_shows_itself_ends_the_sweep_with_the_cause(directory, 
     assert two.poll() == 2
 
 
-def test_jobs_that_wait_are_cancelled_once_another_has_found_nothing_left_to_do(directory):
-    queue = FakeQueue(a="PENDING", b="PENDING")
-    ended(Sign(directory, "b", "n1"), 75)  # preempted with a run half done: it comes back
-    jobs = [Job(name, directory, queue, lambda: True) for name in "ab"]
-    assert [each.poll() for each in jobs] == [0, None] and queue.cancelled == ["a"]
+def test_jobs_that_wait_are_cancelled_once_nothing_is_left_to_do(directory):
+    (directory / "experiment.json").write_text("{}")
+    queue = FakeQueue(a="RUNNING", b="PENDING")
+    ended(Sign(directory, "a", "n1"), 0)
+    ended(Sign(directory, "b", "n1"), 75)  # preempted: it waits for its turn
+    left = [2]
+
+    class Two:
+        def num_workers(self, num_trunks):
+            return 2
+
+        def start(self, phase, indices):
+            return [Job(name, directory, queue) for name in "ab"]
+
+    def tick():
+        left[0] -= 1
+        if left[0] == 0:
+            del queue.states["a"]
+
+    queue.cancel = lambda name: queue.states.pop(name) and queue.cancelled.append(name)
+    with open(directory / "log.txt", "a") as log:
+        phase = Phase(directory, "fit", "s", log, num_trunks=2)
+        pool = WorkerPool(phase, print, (Two(),), is_over=lambda: left[0] <= 0)
+        assert pool.run(tick) == 0
+    assert queue.cancelled == ["b"]
 
 
 @pytest.mark.parametrize(("offset", "words"), [(200, "200 s ahead of"), (-300, "300 s behind"), (-20, "")])

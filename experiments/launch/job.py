@@ -5,11 +5,10 @@ how it ended into jobs/ of the sweep's directory. The cluster's own queue says w
 import contextlib
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
+from kleiber.experiments.exit_codes import EXIT_RESUMABLE, EXIT_USAGE
 from kleiber.experiments.launch.local import WARNING
 from kleiber.files import read_json, replacing, sealed_text
 from kleiber.parallel.environment import start_seconds
@@ -88,17 +87,15 @@ class Job:
 
     pid: int | None = None
 
-    def __init__(self, name: str, directory: Path, queue: Queue, finished: Callable[[], bool] = lambda: False):
+    def __init__(self, name: str, directory: Path, queue: Queue):
         """Takes up a job that is in the queue.
 
         Args:
           name: of the job, in the queue and of its sign.
           directory: of the sweep.
           queue: of the cluster.
-          finished: whether a job beside it has found nothing left to do.
         """
-        self.name, self.directory, self.queue, self.finished = name, directory, queue, finished
-        self.started = time.monotonic()
+        self.name, self.directory, self.queue = name, directory, queue
         self.running_since: float | None = None
         self.began, self.num_heard, self.seen_clock, self.lags = 0.0, 0, 0.0, 0
         self.words: list[str] = []
@@ -119,20 +116,13 @@ class Job:
             return self._waiting(state, sign)
         if sign:
             return KILLED if sign["exit_code"] is None else int(sign["exit_code"])
-        others = any(self.directory.glob("jobs/*.json"))
-        if others or self.finished():
-            return EXIT_DONE if self.finished() else KILLED
-        return self._unseen("it has left the queue")
+        has_others = any(self.directory.glob("jobs/*.json"))  # so that the nodes do see the directory
+        return KILLED if has_others else self._unseen("it has left the queue")
 
     def _waiting(self, state: str | None, sign: dict[str, Any]) -> int | None:
-        """Returns what ends a job that is still in the queue: nothing is left to do, or the node has another disk."""
-        if sign or not state:
+        """Returns what ends a job that is still in the queue: its node has another disk."""
+        if sign or state in (None, "PENDING"):
             return None
-        if state == "PENDING":
-            if not self.finished():
-                return None
-            self.queue.cancel(self.name)
-            return EXIT_DONE
         self.running_since = self.running_since or time.monotonic()
         if time.monotonic() - self.running_since < start_seconds():
             return None

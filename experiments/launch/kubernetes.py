@@ -90,7 +90,7 @@ def manifest(phase: Phase, options: dict[str, str], count: int, workers: int | N
     """
     index = "$(JOB_COMPLETION_INDEX)"
     command = ["python", "-m", "kleiber.experiments.sweeping.node", f"--name=kubernetes-{phase.split}-{index}"]
-    sizes = {name: options[name] for name in ("cpu", "memory") if name in options}
+    sizes: dict[str, str] = {name: options[name] for name in ("cpu", "memory") if name in options}
     sizes |= {"nvidia.com/gpu": options["gpu"]} if "gpu" in options else {}
     mount = options.get("mount") or "/" + phase.directory.absolute().parts[1]
     container = {

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.exit_codes import EXIT_DONE
 from kleiber.experiments.launch.job import Job
 from kleiber.experiments.launch.launcher import Phase, whole_number
 from kleiber.parallel.environment import seconds_in_environment
@@ -51,7 +50,7 @@ class Slurm:
     _states: dict[str, str] = field(default_factory=dict)
     _looked: float = 0.0
     _name: str = ""
-    _jobs: list[Job] = field(default_factory=list)
+    _known: set[str] = field(default_factory=set)
 
     def check(self, directory: Path) -> None:
         """Raises ValueError where submitit or Slurm is missing, or Slurm does not take such a job."""
@@ -78,16 +77,14 @@ class Slurm:
         place = hashlib.sha256(str(phase.directory.absolute()).encode()).hexdigest()[:6]
         name = f"kleiber-{phase.experiment_name}-{phase.split}-{place}"
         if name != self._name:
-            self._name, self._jobs = name, []
+            self._name, self._known = name, set()
         self._look()
-        known = {job.name for job in self._jobs}
-        names = [name for name in self._states if name not in known][: len(indices)]
+        names = [name for name in self._states if name not in self._known][: len(indices)]
         if missing := len(indices) - len(names):
             names += self._submit(phase, missing)
             self._looked = 0.0
-        jobs = [Job(name, phase.directory, self, self._is_finished) for name in names]
-        self._jobs += jobs
-        return jobs
+        self._known.update(names)
+        return [Job(name, phase.directory, self) for name in names]
 
     def _submit(self, phase: Phase, count: int) -> list[str]:
         import submitit
@@ -106,10 +103,6 @@ class Slurm:
         with executor.batch():
             jobs = [executor.submit(OnNode(phase.arguments(self.workers))) for _ in range(count)]
         return [f"slurm-{job.job_id}" for job in jobs]
-
-    def _is_finished(self) -> bool:
-        """Returns whether a job has found that nothing is left to do."""
-        return any(job.ended == EXIT_DONE for job in self._jobs)
 
     def _look(self) -> None:
         """Asks the queue for the jobs of this phase; where it does not answer, what was known counts."""

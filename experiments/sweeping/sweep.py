@@ -293,7 +293,10 @@ class _Sweep:
         }
 
     def _phase(self, split: str, cells: list[TrunkCell], plan: Any) -> int:
-        if not any(cell.missing(self.directory) for cell in cells):
+        def is_over() -> bool:
+            return not any(cell.missing(self.directory) for cell in cells)
+
+        if is_over():
             return EXIT_DONE
         entries = Ledger(self.directory / "ledger.jsonl").entries() if split == "target" else []
         phase = Phase(
@@ -307,7 +310,7 @@ class _Sweep:
             config_hash(self.experiment),
             entries[-1]["hash"] if entries else "",
         )
-        pool = WorkerPool(phase, self.say, self.launchers, self.deadline)
+        pool = WorkerPool(phase, self.say, self.launchers, self.deadline, is_over)
         shown = SweepProgress(
             self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet, before=self.progress
         )

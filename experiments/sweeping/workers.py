@@ -41,6 +41,8 @@ class WorkerPool:
     launchers: Sequence[Launcher] = (Local(),)
     deadline: float | None = None
     """time.monotonic() at which the phase is stopped and saved."""
+    is_over: Callable[[], bool] = lambda: False
+    """Whether nothing is left to do: asked when a job has ended well, for another may wait for its turn in vain."""
     workers: dict[int, Worker] = field(default_factory=dict)
     restarts: int = 0
     messages: list[str] = field(default_factory=list)
@@ -88,6 +90,8 @@ class WorkerPool:
                     self._end_if_frozen(worker)
                     continue
                 self._forget(index)
+                if code == EXIT_DONE and worker.pid is None and self.is_over():
+                    return EXIT_DONE
                 if code == EXIT_DONE:
                     continue
                 words = self._words.pop(index, [])

@@ -51,8 +51,8 @@ KillWait=20
 MinJobAge=60
 ReturnToService=2
 SlurmdParameters=config_overrides
-NodeName=n1 NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=2 RealMemory=1000
-NodeName=n2 NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=2 RealMemory=1000
+NodeName=n1 NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=1 RealMemory=1000
+NodeName=n2 NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=1 RealMemory=1000
 PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=60 State=UP
 END
 cat >"$folder/cgroup.conf" <<END
