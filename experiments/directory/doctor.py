@@ -119,6 +119,7 @@ class _Doctor:
             return
         configs = [("fit", config, "") for config in experiment.trunks]
         configs += [("target", target.train, target.name) for target in experiment.targets]
+        configs += [("start", config, "") for config in experiment.starts]
         for split, config, target in configs:
             self.trunks |= {trunk_id(config), trunk_id(plateau(config))}
             for planned in planned_records(experiment.name, split, config, target).values():

@@ -144,7 +144,7 @@ def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
     from kleiber.train.data.run_data import open_run_data
 
     seen: set[tuple] = set()
-    for config in [*experiment.trunks, *(target.train for target in experiment.targets)]:
+    for config in [cell.config for cell in all_cells(experiment)]:
         key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.evaluation)
         if key not in seen and not config.command:
             if not seen:
@@ -197,8 +197,8 @@ class _Sweep:
     session: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def run(self, retry_failed: bool, allow: tuple[str, ...]) -> SweepResult:
-        fit_cells, target_cells = trunk_cells(self.experiment, "fit"), trunk_cells(self.experiment, "target")
-        cells = fit_cells + target_cells
+        start_cells, fit_cells, target_cells = (trunk_cells(self.experiment, s) for s in ("start", "fit", "target"))
+        cells = all_cells(self.experiment)
         self._arrange(cells)
         if retry_failed:
             self._forget_failed(cells)
@@ -217,7 +217,9 @@ class _Sweep:
             self.tell(check_release(cell_records(cells, self.directory), self.directory, allow))
         write_json(self.directory / "plan.json", plan.to_json())
         self.say(plan.headline())
-        code = self._phase("fit", fit_cells, plan)
+        code = self._phase("start", start_cells, plan)
+        if code == EXIT_DONE:
+            code = self._phase("fit", fit_cells, plan)
         if code != EXIT_DONE:
             return self._stopped(code)
         from kleiber.experiments.sweeping.law_stage import CannotFit, fit_and_register, score_targets, withdraw_all

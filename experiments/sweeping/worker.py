@@ -52,7 +52,7 @@ from kleiber.train.checkpoints.manifest import CannotSave
 from kleiber.train.watch.signals import StopRequest
 from kleiber.train.watch.watchdog import hang_seconds
 
-SPLITS = ("fit", "target", "follow")
+SPLITS = ("fit", "target", "follow", "start")
 """What a worker trains; a process other than the lead follows it."""
 
 

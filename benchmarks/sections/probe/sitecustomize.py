@@ -51,15 +51,16 @@ class _Tables:
             return None
         sys.meta_path.remove(_Tables)
         spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.loader is not None
         load = spec.loader.exec_module
 
         def exec_module(module: Any) -> None:
             load(module)
             module.table_digest = _timed(module.table_digest)
 
-        spec.loader.exec_module = exec_module
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-files.digest_of = _timed(files.digest_of)
+files.digest_of = _timed(files.digest_of)  # type: ignore[assignment]
 sys.meta_path.insert(0, _Tables)
