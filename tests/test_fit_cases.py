@@ -295,7 +295,25 @@ def test_a_table_of_runs_is_forecast_as_each_of_them(tmp_path, capsys):
     assert (rows["predicted_loss"][1], rows["interval_low"][1]) == (one.predicted_loss, one.interval[0])
     line = ["forecast", tmp_path / "f.json", tmp_path / "points.csv", "--columns", "num_params_total=N,num_tokens=D"]
     header, *lines = printed(capsys, *line).splitlines()
-    assert header.endswith("predicted_loss,interval_low,interval_high,standard_error,compute_ratio") and len(lines) == 2
+    assert (
+        header.endswith("predicted_loss,interval_low,interval_high,standard_error,compute_ratio,alarms")
+        and len(lines) == 2
+    )
     forecasts = json.loads(printed(capsys, *line, "--json"))["forecasts"]
     assert [each["name"] for each in forecasts] == ["small", "large"]
     assert forecasts[1]["predicted_loss"] == one.predicted_loss
+
+
+def test_a_forecast_no_surer_than_the_losses_themselves_is_alarmed():
+    # Two sizes: every exponent of parameters fits them, and says something else of a third.
+    params, tokens = grid(np.array([1e7, 1e9]), np.geomspace(1e9, 5e10, 10))
+    loss = additive(params, tokens) * np.exp(0.003 * np.random.default_rng(0).normal(size=20))
+    rows = {"num_params_total": params, "num_tokens": tokens, "loss": loss}
+    found = kb.fit(rows)
+    far = found.forecast(num_params_total=3e9, num_tokens=1e11)
+    assert far.standard_error > np.std(np.log(loss)) * far.predicted_loss
+    assert any(each.startswith("untold: ") for each in far.alarms)
+    near = found.forecast(num_params_total=1e9, num_tokens=5e10)
+    assert not any(each.startswith("untold: ") for each in near.alarms)
+    both = found.forecast_table({"num_params_total": [3e9, 1e9], "num_tokens": [1e11, 5e10]})
+    assert both["alarms"].tolist() == ["; ".join(far.alarms), "; ".join(near.alarms)]
