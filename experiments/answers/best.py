@@ -57,7 +57,7 @@ class BestLevels:
     from no effect; None where they tell one, or no seed was repeated."""
 
 
-def best_levels(study: StudyRuns, factor: Factor, at_their_best: Collection[str]) -> BestLevels:
+def best_levels(study: StudyRuns, factor: Factor, at_their_best: Collection[str] = ()) -> BestLevels:
     """Returns the best level of a factor at each combination of the others that tried three levels or more.
 
     Args:
