@@ -1,5 +1,6 @@
 """Claims about answers: each study's runs give the answer that can be read off its table by hand."""
 
+import itertools
 import json
 import math
 import re
@@ -16,7 +17,7 @@ from kleiber.experiments.answers.answer import Answers, answers_of
 from kleiber.experiments.cli import main
 from kleiber.experiments.config_file import to_data
 from kleiber.experiments.directory.record import RunRecord, record_path, write_table
-from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.experiment import RECORD_COLUMNS, Experiment
 from kleiber.experiments.planning.cells import TrunkCell, trunk_cells
 from kleiber.experiments.planning.law_columns import law_problems, law_table
 from kleiber.experiments.planning.plan import make_plan
@@ -24,12 +25,12 @@ from kleiber.experiments.planning.varied import varied_fields
 from kleiber.experiments.report.build import execute, to_html
 from kleiber.experiments.sweeping import law_stage, sweep
 from kleiber.files import write_json
-from kleiber.model.config import ExpertsConfig, ModelConfig
+from kleiber.model.config import CompressionConfig, ExpertsConfig, ModelConfig
 from kleiber.scaling.explaining.parabola import fit_parabola
 from kleiber.scaling.fitting.fit import fit_law
-from kleiber.scaling.laws import registry
+from kleiber.scaling.laws import get_law, registry
 from kleiber.scaling.table.table import read_table
-from kleiber.train.config import DataConfig, EvalConfig, OptimizerConfig, TrainConfig
+from kleiber.train.config import DataConfig, DelayedSyncConfig, EvalConfig, OptimizerConfig, TrainConfig
 from kleiber.train.data import run_data
 from kleiber.train.data.tokens import TokenFile
 from kleiber.train.data.windows import TokenSource
@@ -328,18 +329,47 @@ def test_a_field_without_a_column_gets_one_and_every_level_is_in_the_label():
     assert sorted(cell.label for cell in cells) == ["d16-L2-s0 num_active 1", "d16-L2-s0 num_active 2"]
 
 
+def varied_for(law: str) -> tuple[TrainConfig, ...]:
+    """Runs of three sizes and lengths that differ in all that a law knows: by fields, else by factors of that name."""
+    further = [name for name in get_law(law).variable_names if name not in ("num_params_total", "num_tokens")]
+    trunks = []
+    for seed, (width, *places) in enumerate(itertools.product((16, 32, 48), range(3), range(2))):
+        shape: dict = {}
+        changes: dict = {"batch_size": 8}
+        for index, name in enumerate(further):
+            place = places[index % 2]
+            if name in ("num_experts_effective", "num_experts", "num_params_active"):
+                shape["experts"] = ExpertsConfig((2, 4, 8)[place], 2)
+            elif name == "granularity":
+                shape |= {"experts": ExpertsConfig(4, 2), "d_ff": width * (4, 2, 1)[place]}
+            elif name == "weight_bits":
+                shape["compute_dtype"] = ("float32", "bfloat16", "bfloat16")[place]
+            elif name == "sparsity":
+                shape["compression"] = CompressionConfig(sparsity=(0.0, 0.5, 0.75)[place])
+            elif name == "learning_rate":
+                changes["rate"] = (0.004, 0.008, 0.016)[place]
+            elif name == "batch_size":
+                changes["batch_size"] = (2, 4, 8)[place]
+            elif name == "num_replicas":
+                changes["delayed_sync"] = (None, DelayedSyncConfig(2), DelayedSyncConfig(4))[place]
+            elif name == "num_unique_tokens":
+                changes["data"] = DataConfig(num_unique_tokens=(None, 20_000, 40_000)[place], max_epochs=40)
+            elif name not in RECORD_COLUMNS:
+                changes["factors"] = (*changes.get("factors", ()), (name, (0.25, 0.5, 0.75)[place]))
+        trunks.append(trunk(width, tokens=(50_000, 120_000, 300_000), shape=shape, seed=seed, **changes))
+    return tuple(trunks)
+
+
 @pytest.mark.parametrize("law", sorted(registry()))
-def test_a_sweep_that_names_a_law_is_refused_or_its_table_can_be_fitted(law):
-    trunks = tuple(
-        trunk(d, tokens=(50_000, 120_000, 300_000), shape={"experts": ExpertsConfig(e, 1) if e > 1 else None,
-              "compute_dtype": t}, data=DataConfig(num_unique_tokens=unique, max_epochs=40))
-        for d in (16, 32, 48) for e in (1, 4) for t in ("float32", "bfloat16") for unique in (None, 20_000)
-    )  # fmt: skip
-    experiment = Experiment("e", "?", trunks, laws=(law,))
+def test_a_sweep_that_varies_all_that_a_law_knows_passes_the_plan_and_its_table_is_fitted(law):
+    experiment = Experiment("e", "?", varied_for(law), laws=(law,))
     cells = trunk_cells(experiment, "fit")
     points = [each for cell in cells for each in cell.planned.values()]
-    if law_problems(experiment, points, [cell.config for cell in cells for _ in cell.planned]):
+    problems = law_problems(experiment, points, [cell.config for cell in cells for _ in cell.planned])
+    if law in ("accuracy", "batch_size", "learning_rate", "transfer"):  # of something else than losses
+        assert "not of losses" in problems[0]
         return
+    assert not problems
     rng = np.random.default_rng(0)
 
     def loss(cell: TrunkCell, index: int) -> float:
@@ -350,7 +380,7 @@ def test_a_sweep_that_names_a_law_is_refused_or_its_table_can_be_fitted(law):
     columns = {name: [row.get(name) for row in rows] for name in rows[0]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert fit_law(law_table(read_table(columns), law), law, starts=2).num_points > 0
+        assert fit_law(law_table(read_table(columns), law), law, starts=2).num_points == len(rows)
 
 
 def test_the_plan_refuses_a_law_whose_column_no_config_tells_and_warns_of_a_router_that_learns_nothing():

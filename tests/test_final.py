@@ -107,7 +107,7 @@ def test_a_trunk_gives_the_weights_of_its_longest_point_and_a_point_that_kept_no
     config = read_json(tmp_path / longest.name / "config.json")
     config["trunk"]["command"] = {"line": "python mine.py"}
     write_json(tmp_path / longest.name / "config.json", config)
-    with pytest.raises(FileNotFoundError, match="trained by a program of yours"):
+    with pytest.raises(FileNotFoundError, match="a program of yours trained it"):
         kb.load(tmp_path / longest.name).generate()
 
 

@@ -1,7 +1,6 @@
 """Claims about runs that are cut early: by optuna's pruner where optuna is installed, else by its median rule below."""
 
 import importlib.util
-import json
 import sys
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
@@ -18,6 +17,7 @@ from kleiber.experiments.experiment import Experiment, Pruning
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.experiments.planning.pruning import pruning_problems, rivals, why_hopeless
 from kleiber.experiments.sweeping import sweep, worker
+from kleiber.files import write_json
 from kleiber.scaling.table.checks import usable_rows
 from kleiber.scaling.table.table import read_table
 from kleiber.train.config import EvalConfig, ScheduleConfig
@@ -88,8 +88,7 @@ def wrote(directory, experiment, losses) -> None:
             metrics.append({"segment": "trunk", "step": percent, "num_tokens": 256 * percent, "loss": loss})
         if percents[-1] == 100:
             (name,) = cell.run_ids.values()
-            record_path(directory, name).parent.mkdir(parents=True)
-            record_path(directory, name).write_text(json.dumps(rows[name] | {"loss": loss}))
+            write_json(record_path(directory, name), rows[name] | {"loss": loss})
 
 
 def test_a_run_is_hopeless_beside_the_median_of_its_own_kind_and_no_other(tmp_path):
