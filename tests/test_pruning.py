@@ -10,11 +10,13 @@ import pytest
 from studies import measured, trunk
 
 from kleiber.experiments.answers.answer import answers_of
+from kleiber.experiments.commands.plan import _print_table
 from kleiber.experiments.config_file import to_data
 from kleiber.experiments.directory.record import read_record, read_records, record_columns, record_path
 from kleiber.experiments.exit_codes import EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment, Pruning
 from kleiber.experiments.planning.cells import trunk_cells
+from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.planning.pruning import pruning_problems, rivals, why_hopeless
 from kleiber.experiments.sweeping import sweep, worker
 from kleiber.files import write_json
@@ -145,7 +147,7 @@ def test_a_run_that_is_cut_has_a_record_that_says_so_and_is_in_no_fit_and_in_the
     assert cell.missing(tmp_path / "other")  # asked for whole, it is trained to its end
 
 
-def test_pruning_that_cannot_be_done_is_refused_by_the_plan(monkeypatch):
+def test_pruning_that_cannot_be_done_is_refused_by_the_plan(monkeypatch, capsys):
     experiment = searched()
     assert pruning_problems(experiment) == pruning_problems(replace(experiment, pruning=Pruning())) == []
 
@@ -155,5 +157,10 @@ def test_pruning_that_cannot_be_done_is_refused_by_the_plan(monkeypatch):
     assert "'dropout', in which no two runs differ; these do: d_model, learning_rate" in problem(over=("dropout",))
     assert "no pruner as" in problem(pruner="MedianPrune") and "no pruner as" in problem(options=(("n_startup", 2),))
     assert "population_size=1" in " ".join(pruning_problems(replace(experiment, population_size=2)))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: name != "optuna" and found(name, *more) or None
+    )
     assert "kleiber[prune]" in problem()
+    _print_table(make_plan(experiment, 1))
+    assert "pip install 'kleiber[prune]'" in capsys.readouterr().out  # brackets are text, not a style

@@ -76,7 +76,7 @@ def _goes_with(factor: Factor) -> list[str]:
 
 def other_scales(study: StudyRuns, factor: Factor) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Returns (sentence, basis, next) on levels whose runs were scored on texts or by tasks of their own."""
-    fields = listing(path.rpartition(".")[2] for path in factor.scales)
+    fields = listing(factor.scales)
     of_text = factor.scales == ["data.corpus"]
     means = {v: [run.value for run in study.runs if run.levels[factor.name] == v] for v in factor.levels}
     said = listing(f"{level_words(level)} {np.mean(values):.3f}" for level, values in means.items() if values)
