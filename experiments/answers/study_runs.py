@@ -172,8 +172,7 @@ def _config_path(record: dict[str, Any], directory: Path) -> Path:
 def _level(factor: Factor, record: dict[str, Any], directory: Path) -> Level:
     """Returns the level of a run: of its column, else of its config."""
     if factor.column in record:
-        held = record[factor.column]
-        return {factor.in_column(each): each for each in factor.levels}.get(held, held)
+        return factor.of_column.get(record[factor.column], record[factor.column])
     found: Any = read_json(_config_path(record, directory))["trunk"]
     for name in factor.path.split("."):
         found = dict(found).get(name) if found is not None else None

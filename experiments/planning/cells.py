@@ -163,7 +163,7 @@ def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
     for index, (target, config) in enumerate(chosen):
         levels = tuple((each.name, each.values[index]) for each in factors)
         extra = [each for each in factors if each.column == f"factor.{each.name}"]
-        own = ((each.column, each.in_column(each.values[index])) for each in extra)
+        own = ((each.column, each.in_column[each.values[index]]) for each in extra)
         columns = (*filled_columns(variables, config), *own)
         cells.append(TrunkCell(split, config, target, experiment.name, levels, columns))
     for name, count in Counter(cell.trunk_id for cell in cells).items():

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 COLUMN_OF = {
@@ -42,7 +43,7 @@ class Factor:
     goes_with: tuple[str, ...] = ()
     """Other fields that change with it and only with it: names and paths."""
 
-    @property
+    @cached_property
     def levels(self) -> tuple[Level, ...]:
         """The distinct levels: numbers increasing, no before yes, anything else in the order of the trunks."""
         distinct = list(dict.fromkeys(self.values))
@@ -55,11 +56,17 @@ class Factor:
         own = self.path.startswith("factors.")
         return self.name if own or self.path in COLUMN_OF or self.path == LENGTH else f"factor.{self.name}"
 
-    def in_column(self, level: Level) -> float | str | None:
-        """Returns a level as its column holds it: a number or None, or text where any level is no number."""
-        if all(each is None or is_number(each) for each in self.values):
-            return level  # type: ignore[return-value]
-        return str(level) if is_number(level) else level_words(level)
+    @cached_property
+    def in_column(self) -> dict[Level, float | str | None]:
+        """Each level as its column holds it: a number or None, or text where any level is no number."""
+        if all(each is None or is_number(each) for each in self.levels):
+            return {level: level for level in self.levels}  # type: ignore[misc]
+        return {level: str(level) if is_number(level) else level_words(level) for level in self.levels}
+
+    @cached_property
+    def of_column(self) -> dict[float | str | None, Level]:
+        """Each level by what its column holds."""
+        return {held: level for level, held in self.in_column.items()}
 
     @property
     def scales(self) -> list[str]:
