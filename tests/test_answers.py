@@ -277,6 +277,30 @@ def test_a_lead_within_the_noise_of_seeds_and_a_best_at_the_edge_are_said_to_be_
     assert any("learning_rate 0.8, as the best, 0.4, is the largest tried" in line for line in found.lines)
 
 
+def test_where_the_best_two_are_alike_the_third_is_told_to_be_worse_and_seeds_are_asked_for_only_if_it_matters():
+    losses = {16: (2.001, 2.019), 64: (2.000, 2.021), 256: (2.110, 2.128)}
+    trunks = [trunk(shape={"seq_len": length}, batch_size=1024 // length, seed=s) for length in losses for s in (0, 1)]
+    experiment = Experiment("context", "Does a longer context help?", tuple(trunks), laws=())
+    rows = measured(experiment, lambda cell, _: losses[cell.config.model.seq_len][cell.config.seed])
+    found = answered(experiment, rows).of("seq_len")
+    # one run varies by .0134 (3 degrees, t 3.182); of two pairs the interval is by that: 3.182 x .0134 = .0427
+    assert found.sentence.startswith("best seq_len: 16 or 64, which cannot be told apart; 256 costs 0.109 ± 0.043 nats")
+    (advice,) = found.next
+    assert advice.startswith("more seeds, if a difference as small as 0.0005 matters") or advice.startswith(
+        "nothing more"
+    )
+
+
+def test_a_batch_or_a_row_that_sets_the_steps_says_how_many_they_are():
+    trunks = tuple(trunk(shape={"seq_len": length}, batch_size=8, tokens=(131_072,)) for length in (64, 256))
+    experiment = Experiment("context", "Does a longer context help?", trunks, laws=())
+    rows = measured(experiment, lambda cell, _: 2.0 if cell.config.model.seq_len == 64 else 2.4)
+    sentence = answered(experiment, rows).of("seq_len").sentence
+    assert sentence.endswith(
+        "; it also sets num_steps (256 at 64 and 64 at 256), which may be why."
+    )  # 131,072 / 8 / 64
+
+
 def test_a_difference_that_seeds_tell_apart_from_place_to_place_is_told_place_by_place():
     losses = {(0.1, 2): 2.0, (0.2, 2): 2.5, (0.1, 8): 2.6, (0.2, 8): 2.4}
     spread = {(*at, seed): value + 0.01 * seed for at, value in losses.items() for seed in (0, 1)}

@@ -8,7 +8,7 @@ import numpy as np
 
 from kleiber.experiments.answers.best import Place
 from kleiber.experiments.answers.sentences import MOST_PLACES, at, listing
-from kleiber.experiments.answers.study_runs import StudyRun, StudyRuns
+from kleiber.experiments.answers.study_runs import OF_A_STEP, StudyRun, StudyRuns
 from kleiber.experiments.planning.varied import Factor, Level, level_words
 
 INHERENT = {
@@ -51,6 +51,9 @@ def with_it(study: StudyRuns, factor: Factor) -> list[str]:
     if fields and study.runs:
         told = (_with_levels(study, factor, name) for name in fields)
         said.append(f"{listing(told)} changed with it, and which of them does it cannot be told")
+    steps = {run.record.get("num_steps") for run in study.runs}
+    if factor.path in OF_A_STEP and study.length is None and len(steps) > 1:
+        said.append(f"it also sets {_with_levels(study, factor, 'num_steps')}, which may be why")
     return said
 
 

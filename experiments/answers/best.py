@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,13 @@ class Best:
     """Seeds of the best and of the second."""
     parabola: Parabola | None
     """Through the losses, where they are a bowl over a positive number."""
+    reach: float = 0.0
+    """Half of the 95 % interval of the lead by the noise of seeds; 0 where none was repeated."""
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the lead is within the noise of seeds."""
+        return self.lead < self.reach
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,12 @@ def best_levels(study: StudyRuns, factor: Factor, at_their_best: Collection[str]
     }
     bowls = [each.parabola for each in places.values() if each.parabola]
     seed, degrees = seed_noise(study)
+    if degrees:
+        reach = t_value(degrees) * seed
+        places = {
+            place: replace(each, reach=reach * math.sqrt(sum(1 / n for n in each.num_runs)))
+            for place, each in places.items()
+        }
     untold = _untold(cells, seed, degrees) if degrees else None
     if degrees:
         noise = seed / float(np.mean([run.value for run in study.runs]))

@@ -1,14 +1,14 @@
 """The words on the best level of a factor: where it lies, how far it leads, how it moves with the others."""
 
-import math
 from collections.abc import Mapping
 
 from kleiber.experiments.answers.best import Best, BestLevels, Place
-from kleiber.experiments.answers.effects import seed_noise, t_value
+from kleiber.experiments.answers.effects import effect, seed_noise
 from kleiber.experiments.answers.sentences import (
     MOST_PLACES,
     at,
     at_the_best_of,
+    effect_clause,
     listing,
     short_places,
     size,
@@ -30,23 +30,7 @@ def best_sentence(study: StudyRuns, factor: Factor, best: BestLevels) -> str:
             f"{factor.name}: {levels} cannot be told apart: no two differ by more than {size(difference)} ± "
             f"{size(reach)} {study.unit} ({len(study.runs)} runs)."
         )
-    noise, degrees = seed_noise(study)
-    errors = {place: noise * math.sqrt(sum(1 / n for n in each.num_runs)) for place, each in best.places.items()}
-    half = {place: t_value(degrees) * error if degrees else 0.0 for place, error in errors.items()}
-    parts = [f"best {factor.name}: {_levels_by_place(best.places)}"]
-    if len({each.level for each in best.places.values()}) == 1:
-        seconds = {level_words(each.second) for each in best.places.values()}
-        over = seconds.pop() if len(seconds) == 1 else "the second"
-        amount = span(each.lead for each in best.places.values())
-        most = f" ± {size(max(half.values()))}" if degrees else ""
-        parts.append(f"it leads {over} by {amount}{most} {study.unit}")
-    edges = dict.fromkeys((each.level, each.edge) for each in best.places.values() if each.edge)
-    for level, end in edges:
-        parts.append(f"{level_words(level)} is the {end} tried, so that the best may lie beyond")
-    unsure = [place for place, each in best.places.items() if degrees and each.lead < half[place]]
-    if unsure:
-        where = "" if len(unsure) == len(best.places) else f" at {' and '.join(map(at, unsure))}"
-        parts.append(f"its lead over the second is within the noise of seeds{where}")
+    parts = _tied(study, factor, best) or _leading(study, factor, best)
     for each in best.moves:
         by = f"× {each.found.factor:.2f}"
         if each.found.interval:
@@ -59,6 +43,42 @@ def best_sentence(study: StudyRuns, factor: Factor, best: BestLevels) -> str:
         else:
             parts.append(f"no move with {each.other} can be told ({by} {ends})")
     return "; ".join(parts) + "."
+
+
+def _tied(study: StudyRuns, factor: Factor, best: BestLevels) -> list[str]:
+    """Returns, where no lead is more than the noise of seeds, which levels share the best and what the others cost."""
+    if not all(each.is_tied for each in best.places.values()):
+        return []
+    means = {level: [r.value for r in study.runs if r.levels[factor.name] == level] for level in factor.levels}
+    top = min((level for level in means if means[level]), key=lambda level: sum(means[level]) / len(means[level]))
+    effects = [each for level in factor.levels if level != top and (each := effect(study, factor, level, top))]
+    worse = [each for each in effects if each.is_seen and each.mean > 0]
+    tied = [level for level in factor.levels if level not in {each.level for each in worse}]
+    if not worse or len(tied) < 2:
+        return []
+    if len(worse) <= MOST_PLACES:
+        costs = [effect_clause(study, factor, each) for each in worse]
+    else:
+        costs = [f"the others cost {span(each.mean for each in worse)} {study.unit} against {level_words(top)}"]
+    return [f"best {factor.name}: {' or '.join(map(level_words, tied))}, which cannot be told apart", *costs]
+
+
+def _leading(study: StudyRuns, factor: Factor, best: BestLevels) -> list[str]:
+    """Returns the best level at every combination, by how much it leads, and whether it lies at an end."""
+    parts = [f"best {factor.name}: {_levels_by_place(best.places)}"]
+    if len({each.level for each in best.places.values()}) == 1:
+        seconds = {level_words(each.second) for each in best.places.values()}
+        over = seconds.pop() if len(seconds) == 1 else "the second"
+        amount = span(each.lead for each in best.places.values())
+        reach = max(each.reach for each in best.places.values())
+        parts.append(f"it leads {over} by {amount}{f' ± {size(reach)}' if reach else ''} {study.unit}")
+    for level, end in dict.fromkeys((each.level, each.edge) for each in best.places.values() if each.edge):
+        parts.append(f"{level_words(level)} is the {end} tried, so that the best may lie beyond")
+    tied = [place for place, each in best.places.items() if each.is_tied]
+    if tied:
+        where = "" if len(tied) == len(best.places) else f" at {' and '.join(map(at, tied))}"
+        parts.append(f"its lead over the second is within the noise of seeds{where}")
+    return parts
 
 
 def _levels_by_place(places: Mapping[Place, Best]) -> str:

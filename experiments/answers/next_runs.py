@@ -14,7 +14,7 @@ def next_runs(study: StudyRuns, factor: Factor, effects: Sequence[Effect], best:
     lines = []
     found = best.places.values() if best and not best.untold else ()
     numbers = sorted(float(level) for level in factor.levels if is_number(level) and level)  # type: ignore[arg-type]
-    for level, end in sorted({(float(each.level), each.edge) for each in found if each.edge}):  # type: ignore[arg-type]
+    for level, end in sorted({(float(each.level), each.edge) for each in found if each.edge and not each.is_tied}):  # type: ignore[arg-type]
         inner = numbers[-2:-1] if end == "largest" else numbers[1:2]
         if inner and level in (numbers[0], numbers[-1]):  # else it was tried beyond, elsewhere
             beyond = f"{level * (level / inner[0]):.3g}"
@@ -29,20 +29,22 @@ def next_runs(study: StudyRuns, factor: Factor, effects: Sequence[Effect], best:
             "two more seeds of every run (seed=1 and seed=2 beside seed=0), so that their spread gives the noise."
         )
     if found:  # whether the best leads the second is then in question, not what each level does against the first
-        leads = dict.fromkeys((each.second, each.level) for each in found)
-        effects = [each for second, first in leads if (each := effect(study, factor, second, first))]
+        leads = {frozenset((each.second, each.level)): (each.second, each.level) for each in found}
+        effects = [each for second, first in leads.values() if (each := effect(study, factor, second, first))]
     for each in effects if study.num_seeds > 1 else ():
         if each.is_seen is False and each.mean and each.interval:
             pairs = pairs_to_tell(each)
             if pairs <= MOST_PAIRS:
                 lines.append(
-                    f"{pairs} pairs in place of {each.num_units} (more seeds), to tell a difference as small as "
-                    f"{size(each.mean)} of {factor.name} {level_words(each.level)}."
+                    f"more seeds, if a difference as small as {size(each.mean)} matters: about {pairs} pairs in place "
+                    f"of {each.num_units} would tell it between {factor.name} {level_words(each.against)} and "
+                    f"{level_words(each.level)}."
                 )
             else:
                 lines.append(
                     f"nothing more, unless a difference below {size(max(map(abs, each.interval)))} matters: "
-                    f"{4 * each.num_units} pairs would halve the interval of {factor.name} {level_words(each.level)}."
+                    f"{4 * each.num_units} pairs would halve the interval between {factor.name} "
+                    f"{level_words(each.against)} and {level_words(each.level)}."
                 )
     return lines
 

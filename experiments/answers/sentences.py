@@ -47,7 +47,7 @@ def at(place: Iterable[tuple[str, Level]]) -> str:
 
 def effect_sentence(study: StudyRuns, factor: Factor, effects: Sequence[Effect]) -> str:
     """Returns what each level costs against the one it is compared with."""
-    return f"{factor.name}: {'; '.join(_effect_clause(study, factor, each) for each in effects)}."
+    return f"{factor.name}: {'; '.join(effect_clause(study, factor, each) for each in effects)}."
 
 
 def _each_at_its_best(study: StudyRuns, factor: Factor, found: Effect, names: Sequence[str]) -> str:
@@ -62,7 +62,8 @@ def _each_at_its_best(study: StudyRuns, factor: Factor, found: Effect, names: Se
     return f"; each at its best {listing(sorted(numbers))} of those tried, {level_words(found.level)} {verb} {amount}"
 
 
-def _effect_clause(study: StudyRuns, factor: Factor, found: Effect) -> str:
+def effect_clause(study: StudyRuns, factor: Factor, found: Effect) -> str:
+    """Returns what one level costs against another: `256 costs 0.112 ± 0.033 nats per token against 64`."""
     names = f"{level_words(found.level)}", f"{level_words(found.against)}"
     mean = f"{'costs' if found.mean > 0 else 'saves'} {size(found.mean)}"
     unseen = f": cannot be told from none ({found.num_units} pairs, {2 * found.num_units} runs)"
