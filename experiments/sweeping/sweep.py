@@ -26,9 +26,6 @@ from kleiber.experiments.launch.local import Local
 from kleiber.experiments.planning.cells import TrunkCell, all_cells, cell_records, records_digest, trunk_cells
 from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.planning.speed import remember_speed, speed_key
-from kleiber.experiments.report.drawing import Study
-from kleiber.experiments.report.results import read_results
-from kleiber.experiments.report.story import verdict
 from kleiber.experiments.sweeping.follow import follow, lead_launch
 from kleiber.experiments.sweeping.inventory import (
     REPLACED,
@@ -258,6 +255,10 @@ class _Sweep:
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)
         summary["made_from"] = self._made_from(cells)
         write_json(self.directory / "result.json", summary)
+        from kleiber.experiments.report.drawing import Study  # loads scipy, which no run waits for
+        from kleiber.experiments.report.results import read_results
+        from kleiber.experiments.report.story import verdict
+
         found = Study(read_results(self.directory))
         headline = verdict(found)[1] if self.experiment.targets else found.answers.headline
         summary |= {"question": self.experiment.question, "answer": found.answers.lines, "headline": headline}
