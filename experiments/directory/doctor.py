@@ -40,6 +40,13 @@ HALF_WRITTEN = re.compile(r"\..+\.\d+|.+\.tmp")
 """Names of files that a kill kept from taking their own."""
 
 
+KINDS = {
+    **dict.fromkeys(("table.parquet", "ledger.jsonl", "ledger.jsonl.head", "sweep.lock", "log.txt"), "file"),
+    **dict.fromkeys(("runs", "replaced"), "folder"),
+}
+"""What each is, where nobody put something else."""
+
+
 def diagnose(directory: Path) -> Diagnosis:
     """Returns the state of a directory of `kleiber sweep` or `kleiber train`, or of one run or checkpoint in it.
 
@@ -94,10 +101,11 @@ class _Doctor:
                 problem = read_data(self.directory / name, object if name == "allowed.json" else dict)[1]
                 if problem := problem or (fit_problem(self.directory) if name == "fit.json" else ""):
                     yield self.finding(self.directory / name, "damaged", problem, again)
-        for name in ("table.parquet", "ledger.jsonl", "ledger.jsonl.head"):
-            if (self.directory / name).is_dir():
-                remedy = f"remove it and {SAME_LINE}"
-                yield self.finding(self.directory / name, "damaged", "a folder, where kleiber has a file", remedy)
+        for name, kind in KINDS.items():
+            path = self.directory / name
+            if path.exists() and path.is_dir() != (kind == "folder"):
+                what = f"a {'file' if path.is_file() else 'folder'}, where kleiber has a {kind}"
+                yield self.finding(path, "damaged", what, f"remove it and {SAME_LINE}")
         yield from self.table()
         yield from self.ledger()
 

@@ -50,7 +50,7 @@ class _Tables:
         if name != TABLES:
             return None
         sys.meta_path.remove(_Tables)
-        spec = importlib.util.find_spec(name)
+        spec: Any = importlib.util.find_spec(name)
         load = spec.loader.exec_module
 
         def exec_module(module: Any) -> None:
@@ -61,5 +61,5 @@ class _Tables:
         return spec
 
 
-files.digest_of = _timed(files.digest_of)
+files.digest_of = _timed(files.digest_of)  # type: ignore[assignment]
 sys.meta_path.insert(0, _Tables)
