@@ -17,6 +17,7 @@ from test_remedies import WithoutCheckpoints, experiment, facts, typed
 
 from kleiber.experiments.cli import main
 from kleiber.experiments.directory.doctor import diagnose
+from kleiber.experiments.report.checklist import checklist
 from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.results import read_results
 from kleiber.experiments.report.story import summary as report_summary
@@ -242,6 +243,7 @@ def test_a_result_that_was_edited_is_neither_printed_nor_reported(out, write, ch
         typed(out)
     results = read_results(out)
     assert results.result == {} and any("result.json is damaged" in gap for gap in results.gaps)
+    assert report_summary(Study(results))["verdict"] == "failed"
     assert {f.path for f in diagnose(out).findings if f.kind == "damaged"} == {"result.json"}
 
 
@@ -366,7 +368,7 @@ def test_nothing_waits_for_a_pipe_or_a_device_in_place_of_a_file(out, in_time, c
     path.unlink(missing_ok=True)
     make(path)
     assert path.relative_to(out).as_posix() in {f.path for f in diagnose(out).findings if f.kind == "damaged"}
-    report_summary(Study(read_results(out)))
+    report_summary(Study(read_results(out))), checklist(read_results(out))
     main(["ledger", str(out)]), main(["fit", str(out), "--no-in-depth", "--starts", "2"])
     main(["forecast", str(out), "--num-params", "1e5", "--num-tokens", "1e6"])
     assert "Traceback" not in (told := capsys.readouterr()).out + told.err
