@@ -132,7 +132,7 @@ class _Doctor:
     def texts(self, read: set[tuple[str, str]]) -> Iterator[Finding]:
         """Yields what is wrong with the prepared texts, and their tokens, that runs read from this machine's cache."""
         from kleiber.train.data.corpora.catalogue import find_corpus, prepared_folder
-        from kleiber.train.data.tokens import open_token_file, tokens_folder
+        from kleiber.train.data.tokens import load_verified, tokens_folder
 
         for corpus, tokenizer in sorted(read):
             try:
@@ -144,14 +144,15 @@ class _Doctor:
             home = tokens_folder(folder, tokenizer)
             for path in (folder / "manifest.json", home / "tokens.json"):
                 data, problem = read_data(path) if path.exists() else ({}, "")
-                try:
-                    for split in data.get("splits", ()) if path.parent == home else ():
-                        open_token_file(folder, tokenizer, split)
-                except ValueError as damage:
-                    problem = str(damage)
-                if problem:
-                    remedy = f"remove {path.parent} and {SAME_LINE}: it is made again"
-                    yield Finding(str(path), "damaged", problem, remedy)
+                found = {path: problem} if problem else {}
+                splits = data.get("splits", {}).values() if path.parent == home else ()
+                for name, digest in (each for split in splits for each in split["blake3"].items()):
+                    try:
+                        load_verified(home / name, digest)
+                    except ValueError as damage:
+                        found[home / name] = str(damage)
+                remedy = f"remove {path.parent} and {SAME_LINE}: it is made again"
+                yield from (Finding(str(place), "damaged", what, remedy) for place, what in found.items())
 
     def is_known(self, name: str) -> bool:
         """Returns whether a folder of runs/ belongs to a cell."""
