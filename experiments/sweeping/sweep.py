@@ -245,7 +245,8 @@ class _Sweep:
         found = answers_of(to_data(self.experiment), rows, self.directory, list(fits))
         summary |= {"question": self.experiment.question, "answer": found.lines, "headline": found.headline}
         passed = all(item["passed"] for item in summary["gate"])
-        is_whole = summary["runs"]["done"] > 0 and not summary["runs"]["failed"]
+        measured = summary["runs"]["done"] + summary["runs"]["continued"]
+        is_whole = measured > 0 and not summary["runs"]["failed"]
         summary["exit_code"] = EXIT_DONE if passed and is_whole else EXIT_GATE
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)
         summary["made_from"] = self._made_from(cells)
