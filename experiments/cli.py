@@ -27,6 +27,8 @@ VERBS = {
     "generate": "write text with the weights of a run",
     "export": "the weights of a run as a safetensors file",
     "ask": "what one factor of a sweep does, how sure that is, and what to run next",
+    "tune": "how the best learning rate follows batch, tokens, width and layers, as a recipe to train by",
+    "watch": "a running sweep, live: in the terminal and as a page of this machine",
     "report": "execute the notebook of a sweep into report.ipynb and report.html",
     "data": "list and prepare corpora",
     "doctor": "verify a directory: what is damaged, what can be saved, and how",

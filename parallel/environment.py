@@ -117,8 +117,10 @@ def numeric_settings() -> dict[str, str]:
 
 
 def num_cores() -> int:
-    """Returns the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Returns the cores this process may use; of a node of Slurm, those that its job has."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return min(here, int(given)) if given.isdecimal() and given != "0" else here
 
 
 def _as_int(name: str) -> int:

@@ -96,8 +96,8 @@ class FakePool:
 
     world = World()
 
-    def __init__(self, directory, split, *_, **__):
-        self.directory, self.split, self.messages = directory, split, []
+    def __init__(self, phase, *_, **__):
+        self.directory, self.split, self.messages = phase.directory, phase.split, []
 
     def run(self, on_tick) -> int:
         experiment = from_data(Experiment, files.read_json(self.directory / "experiment.json"))

@@ -47,15 +47,19 @@ KINDS = {
 """What each is, where nobody put something else."""
 
 
-def diagnose(directory: Path) -> Diagnosis:
+def diagnose(directory: Path, has_checkpoints: bool = True) -> Diagnosis:
     """Returns the state of a directory of `kleiber sweep` or `kleiber train`, or of one run or checkpoint in it.
+
+    Args:
+      directory: of any of these.
+      has_checkpoints: whether every byte of every checkpoint is read.
 
     Raises:
       ValueError: nothing of kleiber is there.
     """
     if not directory.is_dir():
         raise ValueError(f"{directory} is no directory; give one made by `kleiber sweep` or `kleiber train`.")
-    doctor = _Doctor(directory)
+    doctor = _Doctor(directory, has_checkpoints)
     if (directory / "manifest.json").exists():
         findings = list(doctor.checkpoint(directory))
     elif (directory / "experiment.json").exists():
@@ -71,8 +75,8 @@ def diagnose(directory: Path) -> Diagnosis:
 
 
 class _Doctor:
-    def __init__(self, directory: Path):
-        self.directory = directory
+    def __init__(self, directory: Path, has_checkpoints: bool):
+        self.directory, self.has_checkpoints = directory, has_checkpoints
         self.checked = {"records": 0, "checkpoints": 0, "logs": 0, "forecasts": 0}
         self.records: dict[str, RunRecord] = {}
         self.sealed: set[str] = set()
@@ -123,6 +127,7 @@ class _Doctor:
             return
         configs = [("fit", config, "") for config in experiment.trunks]
         configs += [("target", target.train, target.name) for target in experiment.targets]
+        configs += [("start", config, "") for config in experiment.starts]
         for split, config, target in configs:
             self.trunks |= {trunk_id(config), trunk_id(plateau(config))}
             for planned in planned_records(experiment.name, split, config, target).values():
@@ -173,7 +178,7 @@ class _Doctor:
             yield self.finding(stacks, "note", "its watchdog ended a worker here; the file says where it hung")
         for leftover in (*folder.glob(".*.*.*"), *folder.glob("*.partial")):
             yield self.finding(leftover, "leftover", "of a write that was cut off; it was never believed")
-        for place in (*sorted((folder / "checkpoints").glob("*")), folder / "final"):
+        for place in (*sorted((folder / "checkpoints").glob("*")), folder / "final") if self.has_checkpoints else ():
             yield from self.checkpoints(place)
 
     def record(self, folder: Path) -> Iterator[Finding]:

@@ -17,7 +17,8 @@ from typing import Any
 from kleiber.experiments.config_file import to_data
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.sweeping.workers import MAX_RESTARTS, STOP_SECONDS, WARNING, heard, start_worker
+from kleiber.experiments.launch.local import WARNING, heard, start_worker
+from kleiber.experiments.sweeping.workers import MAX_RESTARTS, STOP_SECONDS
 from kleiber.files import open_to_append, read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
 

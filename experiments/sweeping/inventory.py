@@ -42,7 +42,7 @@ def set_aside(cells: list[TrunkCell], directory: Path, population_size: int) -> 
 
 def _own_names(cells: list[TrunkCell], population_size: int) -> set[str]:
     own = {name for cell in cells for name in (cell.trunk_id, *cell.run_ids.values())}
-    for split in ("fit", "target"):
+    for split in ("fit", "target", "start"):
         own |= {group_id(g) for g in populations([c for c in cells if c.split == split], population_size)}
     return own
 

@@ -50,14 +50,15 @@ class _Tables:
         if name != TABLES:
             return None
         sys.meta_path.remove(_Tables)
-        spec: Any = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.loader is not None
         load = spec.loader.exec_module
 
         def exec_module(module: Any) -> None:
             load(module)
             module.table_digest = _timed(module.table_digest)
 
-        spec.loader.exec_module = exec_module
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
