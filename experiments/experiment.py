@@ -1,5 +1,6 @@
 """An experiment: the question, the trunks that fit a law, and the targets that test it."""
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -16,6 +17,8 @@ RECORD_COLUMNS = frozenset(
     "pretrained_loss".split()
 )
 """Columns of the run record that a factor would overwrite (docs/json.md says what they hold)."""
+STATES = ("state", "runstatus", "runstate", "jobstatus", "jobstate")
+"""Names under which a column of a table is taken to say which runs are done (scaling/table/checks.py)."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,9 @@ class Experiment:
 def _check_factors(factors: tuple[tuple[str, float | str], ...]) -> None:
     names = [name for name, _ in factors]
     for name in names:
-        if name in RECORD_COLUMNS or name.endswith("_version") or names.count(name) > 1 or not name:
+        plain = re.sub(r"[\W_]", "", name.lower())  # as a table's columns are recognised
+        is_taken = plain in {"", *STATES, *(column.replace("_", "") for column in RECORD_COLUMNS)}
+        if is_taken or name.endswith("_version") or names.count(name) > 1:
             raise ValueError(
                 f"a factor is named '{name}', expected names unlike each other and unlike the columns of every run "
                 f"record: call it something else, such as '{name or 'my'}_level'."

@@ -23,6 +23,7 @@ MOST_CURVES = 96
 """Step logs that are read for the figure of training curves; a sweep of more trunks shows some of each size."""
 MOST_LOOKED_AT = 2_000
 """Runs whose folders are each looked into."""
+DAMAGED = " is damaged ("
 TABLE_GAP = "no run has been measured"
 
 
@@ -41,6 +42,11 @@ class SweepResults:
     gaps: tuple[str, ...] = ()
     distrust: str = ""
     """Why no line of the ledger counts; `ledger` is empty then."""
+
+    @property
+    def damage(self) -> list[str]:
+        """The gaps where something was, but for the table, in whose place the records are read, and the plan."""
+        return [gap for gap in self.gaps if DAMAGED in gap and not gap.startswith(("table", "plan"))]
 
     @property
     def fitted(self) -> list[dict[str, Any]]:
@@ -110,7 +116,7 @@ def _read(path: Path, gaps: list[str], meaning: str) -> dict[str, Any]:
     try:
         return read_json(path)
     except (OSError, ValueError) as problem:
-        gaps.append(f"{path.name} is damaged ({problem}): {meaning}")
+        gaps.append(f"{path.name}{DAMAGED}{problem}): {meaning}")
         return {}
 
 
@@ -121,7 +127,7 @@ def _read_records(directory: Path, plan: dict[str, Any], gaps: list[str]) -> lis
         try:
             records = {row["run_id"]: row for row in _rows(read_parquet(directory / "table.parquet"))}
         except (OSError, ValueError, KeyError) as problem:
-            gaps.append(f"table.parquet is damaged ({problem}): runs are read from runs/ instead")
+            gaps.append(f"table.parquet{DAMAGED}{problem}): runs are read from runs/ instead")
     else:
         gaps.append("table.parquet is not there: runs are read from runs/")
     planned = {point["run_id"] for point in plan.get("points", [])}

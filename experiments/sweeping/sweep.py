@@ -250,7 +250,8 @@ class _Sweep:
         elif self.experiment.laws:
             summary["gate"] = gate_verdict(self.experiment, summary)
         passed = all(item["passed"] for item in summary["gate"])
-        is_whole = summary["runs"]["done"] > 0 and not summary["runs"]["failed"]
+        measured = summary["runs"]["done"] + summary["runs"]["continued"]
+        is_whole = measured > 0 and not summary["runs"]["failed"]
         summary["exit_code"] = EXIT_DONE if passed and is_whole else EXIT_GATE
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)
         summary["made_from"] = self._made_from(cells)
