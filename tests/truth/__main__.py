@@ -36,7 +36,7 @@ CHECKS: dict[str, Callable[..., Check]] = {
 }
 COUNTED = ("T2", "T3", "T4", "T5", "T6", "misfit", "T9", "T10", "design")
 """Checks that simulate, so that --replicates means something."""
-DRAWN = ("T2", "T3", "T4", "T5", "misfit", "T9")
+DRAWN = ("T2", "T3", "T4", "T5", "T9")
 """Checks with a part in the figure of all, which is drawn from all of them or not at all."""
 
 
