@@ -310,10 +310,12 @@ def test_a_forecast_no_surer_than_the_losses_themselves_is_alarmed():
     loss = additive(params, tokens) * np.exp(0.003 * np.random.default_rng(0).normal(size=20))
     rows = {"num_params_total": params, "num_tokens": tokens, "loss": loss}
     found = kb.fit(rows)
-    far = found.forecast(num_params_total=3e9, num_tokens=1e11)
+    far, near_run = found.forecast(num_params_total=3e9, num_tokens=1e11), {"num_params_total": 1e9, "num_tokens": 5e10}
     assert far.standard_error > np.std(np.log(loss)) * far.predicted_loss
     assert any(each.startswith("untold: ") for each in far.alarms)
-    near = found.forecast(num_params_total=1e9, num_tokens=5e10)
+    near = found.forecast(**near_run)
     assert not any(each.startswith("untold: ") for each in near.alarms)
+    noise = kb.fit({**rows, "loss": 3 * np.exp(0.1 * np.random.default_rng(0).normal(size=20))})
+    assert any(each.startswith("untold: the best law leaves ") for each in noise.forecast(**near_run).alarms)
     both = found.forecast_table({"num_params_total": [3e9, 1e9], "num_tokens": [1e11, 5e10]})
     assert both["alarms"].tolist() == ["; ".join(far.alarms), "; ".join(near.alarms)]

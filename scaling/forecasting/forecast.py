@@ -17,8 +17,9 @@ REJECTED = 10.0
 """A form whose AICc is this much above the best is rejected by the runs and has no say in the interval
 (Burnham and Anderson 2002, section 2.6: essentially no support)."""
 
-UNTOLD = 1.0
-"""Alarm from a standard error on that is so many times what the fitted losses themselves differ by."""
+UNTOLD = (1.0, 2 / 3)
+"""Of what the fitted losses themselves differ by: alarm from a standard error of a forecast, or from residuals of the
+best law, of that size on."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def combined_forecasts(
     if protection:
         drift, degrees = drift_of(mixed, reach), np.full_like(reach, protection.degrees_of_freedom)
         deviation = protection.deviation(mixed, reach)
-    untold = _untold(measure.of(fits[0].points["loss"]), deviation)
+    untold = _untold(fits, deviation)
     predicted, half = measure.back(mixed.log_loss), t_quantile(degrees, 0.5 + level / 2) * deviation
     return Forecasts(
         predicted,
@@ -253,14 +254,16 @@ def combined_forecasts(
     )
 
 
-def _untold(losses: np.ndarray, deviation: np.ndarray) -> list[tuple[str, ...]]:
-    """Returns an alarm, or none, for each forecast: those no surer than the fitted losses, as they are compared."""
-    share = deviation / max(float(np.std(losses)), 1e-300)
-    text = (
-        "untold: the standard error is {} what the fitted losses differ by; they hardly say what such a run will lose"
-    )
+def _untold(fits: Sequence[FitResult], deviation: np.ndarray) -> list[tuple[str, ...]]:
+    """Returns an alarm, or none, for each forecast of which the runs tell hardly more than that they differ."""
+    spread = max(float(np.std(fits[0].measure.of(fits[0].points["loss"]))), 1e-300)
+    left, share = min(fit.residual_rms for fit in fits) / spread, deviation / spread
+    end = "what the fitted losses differ by; they hardly say what such a run will lose"
+    if left >= UNTOLD[1]:
+        return [(f"untold: the best law leaves {left:.1f} times {end}",)] * len(share)
     sizes = (f"{each:.1f} times" if each < 100 else "far beyond" for each in share.tolist())
-    return [(text.format(size),) if each >= UNTOLD else () for size, each in zip(sizes, share, strict=True)]
+    texts = (f"untold: the standard error is {size} {end}" for size in sizes)
+    return [(text,) if each >= UNTOLD[0] else () for text, each in zip(texts, share, strict=True)]
 
 
 def _compute_ratio(fit: FitResult, columns: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -129,7 +129,7 @@ def _said(asked: RunTable, fits: list[FitResult], origins: list[Origin] | None) 
     said = _plain(log_loss, np.log(found.high) - log_loss)
     if protection is None or origins is None:
         return said
-    alarms = np.full(len(asked), bool(protection.alarms))
+    alarms = np.array([bool(each) for each in found.alarms])
     return replace(said, alarms=alarms, signals=signals_of(found, columns, fits, protection, origins))
 
 
