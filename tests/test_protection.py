@@ -138,6 +138,18 @@ def test_a_law_that_missed_the_tables_dear_runs_is_wider_and_alarmed():
     assert not sound.alarms and kinked.alarms[0].startswith("rolling-origin: ")
 
 
+def test_a_dear_run_far_off_does_not_widen_forecasts_of_a_robust_fit():
+    table = _plain(grid_table(0.001))
+    dearest = np.arange(48) == np.argmax(table["num_params_total"] * table["num_tokens"])
+    off = from_columns({**table.columns, "loss": np.where(dearest, 9.0, table["loss"])})
+    sound, robust, plain = (
+        protect([fit_law(each, "chinchilla", objective=kind)])
+        for each, kind in ((table, "huber"), (off, "huber"), (off, "gaussian"))
+    )
+    assert robust.factor < 2 * sound.factor and not robust.alarms
+    assert plain.factor > 10 * sound.factor and plain.alarms
+
+
 def test_runs_too_few_for_an_origin_are_said_to_be():
     table = _plain(grid_table()).where(np.arange(48) % 6 == 0)
     found = protect([fit_law(table, "chinchilla")])

@@ -257,7 +257,8 @@ def combined_forecasts(
 def _untold(fits: Sequence[FitResult], deviation: np.ndarray) -> list[tuple[str, ...]]:
     """Returns an alarm, or none, for each forecast of which the runs tell hardly more than that they differ."""
     spread = max(float(np.std(fits[0].measure.of(fits[0].points["loss"]))), 1e-300)
-    left, share = min(fit.residual_rms for fit in fits) / spread, deviation / spread
+    left = min(min(fit.residual_rms, fit.noise.new_run) for fit in fits) / spread  # a robust fit's noise is of the bulk
+    share = deviation / spread
     end = "what the fitted losses differ by; they hardly say what such a run will lose"
     if left >= UNTOLD[1]:
         return [(f"untold: the best law leaves {left:.1f} times {end}",)] * len(share)
