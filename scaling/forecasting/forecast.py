@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kleiber.scaling.fitting.estimates import t_quantile
-from kleiber.scaling.fitting.result import FitResult, without_nan
+from kleiber.scaling.fitting.result import UNSEALED, FitResult, without_nan
 from kleiber.scaling.forecasting.chain import AccuracyForecast
 from kleiber.scaling.forecasting.derived import with_derived
 from kleiber.scaling.forecasting.mixture import FORM_SHARE, Mixture, excess_aicc, mix, mixture_weights
@@ -275,7 +275,7 @@ def _compute_ratio(fit: FitResult, columns: Mapping[str, np.ndarray]) -> np.ndar
 
 
 def _notes(fit: FitResult, point: Mapping[str, float]) -> list[str]:
-    notes = []
+    notes = [note for note in fit.notes if note == UNSEALED]
     for name in fit.definition.variable_names:
         low, high = float(fit.points[name].min()), float(fit.points[name].max())
         if point[name] > high:

@@ -176,7 +176,10 @@ def from_columns(data: Mapping[str, Any], source: str = "memory") -> RunTable:
     for name, values in data.items():
         array = np.asarray(values)
         if name in TEXT_COLUMNS or array.dtype.kind not in "biuf":
-            texts = [value.strip() if isinstance(value, str) else _short(value) for value in values]
+            try:
+                texts = list(map(str.strip, values))
+            except TypeError:  # not texts alone
+                texts = [value.strip() if isinstance(value, str) else _short(value) for value in values]
             if name in TEXT_COLUMNS or not all(_is_number(text) for text in texts) or not any(texts):
                 labels[name] = np.array(texts, dtype=str)
             else:
