@@ -120,6 +120,15 @@ def test_intervals_hold_where_short_runs_are_ten_times_noisier(kind: Objective):
     assert all(0.88 < rate < 0.99 for rate in found.values()), found  # .92 to .98, less two errors of 150
 
 
+@pytest.mark.parametrize(("objective", "spread"), [("huber", 0.0096), ("gaussian", 0.0160)])
+def test_the_standard_error_where_short_runs_are_noisier_is_the_spread_of_fits_of_fresh_noise(objective, spread):
+    params, tokens = grid(np.geomspace(6e7, 1e10, 20), np.geomspace(8e8, 3e11, 20))
+    used = (tokens / params > 0.4) & (tokens / params < 300) & (6 * params * tokens < 3e21)
+    noise = np.where(tokens < 2e9, 0.03, 0.003)[used] * np.random.default_rng(5).normal(size=used.sum())
+    table = a_table(params[used], tokens[used], additive(params, tokens)[used] * np.exp(noise))
+    assert quiet(table, objective=objective).parameters["beta"].standard_error == pytest.approx(spread, rel=0.1)
+
+
 @pytest.mark.parametrize("by_squares", [True, False])
 def test_intervals_hold_for_checkpoints_that_err_the_more_alike_the_nearer_they_are(by_squares: bool):
     rng, sizes, times = np.random.default_rng(6), np.geomspace(5e7, 2e9, 4), np.geomspace(2e9, 6e10, 10)
