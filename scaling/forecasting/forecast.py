@@ -20,6 +20,9 @@ REJECTED = 10.0
 UNTOLD = (1.0, 2 / 3)
 """Of what the fitted losses themselves differ by: alarm from a standard error of a forecast, or from residuals of the
 best law, of that size on."""
+APART = 2 / 3
+"""Half-widths of the first law's own interval between what it says alone and what all say together, from which on a
+note says so: on public tables that goes before three in four of its misses (docs/truth.md)."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def combined_forecast(
         rival_losses=dict(zip(names, singles, strict=True)) if len(fits) > 1 else {},
         compute_ratio=float(said.compute_ratio[0]),
         alarms=said.alarms[0],
-        notes=tuple(_notes(fits[0], run)),
+        notes=(*_notes(fits[0], run), *_apart(fits, point, said)),
         residual_kind=measure.kind,
     )
 
@@ -283,6 +286,19 @@ def _notes(fit: FitResult, point: Mapping[str, float]) -> list[str]:
         elif point[name] < low:
             notes.append(f"extrapolates {name} {low / point[name]:.3g} times below the smallest fitted")
     return notes
+
+
+def _apart(fits: Sequence[FitResult], point: Mapping[str, np.ndarray], said: "Forecasts") -> list[str]:
+    """Returns a note where the first law alone, which constants and optimum are told of, lies far from all together."""
+    alone = mix(fits[:1], with_derived(point))
+    half = float(t_quantile(alone.degrees_of_freedom, 0.95)[0] * np.sqrt(alone.own[0]))
+    apart = abs(float(alone.log_loss[0] - said.mixed.log_loss[0])) / max(half, 1e-300)
+    if apart < APART:
+        return []
+    return [
+        f"{fits[0].law} alone lies {apart:.1f} half-widths of its own 90% interval from all together: "
+        "its constants and optimum may not hold so far out"
+    ]
 
 
 def baseline_losses(fit: FitResult, num_params: float, num_tokens: float) -> dict[str, float]:

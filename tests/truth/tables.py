@@ -36,8 +36,9 @@ DISMISSED = 20.0
 WORDS = (
     "Which forecasts of the default will miss cannot be told beforehand from these tables: neither one sign nor all of "
     "them together, weighed on the other families, precedes .70 of the misses and leaves .80 of the good fits without "
-    "an alarm. The misses of one law with its own interval can nearly be told, by how far it lies from what five forms "
-    "say together; the default has used that up, for its interval is around all five and as wide as they are apart."
+    "an alarm. The misses of one law with its own interval can be told, by how far it lies from what five forms say "
+    "together, and a forecast notes that. The default has used this sign up: its interval is around all five, and "
+    "wider the farther they are apart."
 )
 
 Rule = Callable[[RunTable, RunTable, list[FitResult]], "Said"]
