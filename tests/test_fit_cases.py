@@ -328,3 +328,36 @@ def test_a_forecast_no_surer_than_the_losses_themselves_is_alarmed():
     assert any(each.startswith("untold: the best law leaves ") for each in noise.forecast(**near_run).alarms)
     both = found.forecast_table({"num_params_total": [3e9, 1e9], "num_tokens": [1e11, 5e10]})
     assert both["alarms"].tolist() == ["; ".join(far.alarms), "; ".join(near.alarms)]
+
+
+def strange_tables() -> dict[str, dict[str, np.ndarray]]:
+    """Returns tables that say little, by what is odd about them."""
+    draw, (params, tokens) = np.random.default_rng(4), grid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 5e10, 6))
+    loss = additive(params, tokens) * np.exp(0.003 * draw.normal(size=36))
+    sizes, ends = np.geomspace(1e7, 1e9, 9), (params == params[0]) | (params == params[-1])
+    tables = {
+        "losses that are all one": (params, tokens, np.full(36, 2.5)),
+        "losses that saturate": (params, tokens, np.maximum(loss, np.median(loss))),
+        "nothing but noise": (params, tokens, np.exp(draw.normal(size=36))),
+        "one loss a thousand times too high": (params, tokens, np.where(np.arange(36) == 10, 1e3, 1) * loss),
+        "six rows": (params[::7], tokens[::7], loss[::7]),
+        "one ratio": (sizes, 20 * sizes, additive(sizes, 20 * sizes)),
+        "one budget": (sizes, 1e18 / sizes, additive(sizes, 1e18 / sizes)),
+        "two sizes": (params[ends], tokens[ends], loss[ends]),
+    }
+    names = ("num_params_total", "num_tokens", "loss")
+    return {name: dict(zip(names, each, strict=True)) for name, each in tables.items()}
+
+
+@pytest.mark.parametrize("name", strange_tables())
+def test_strange_tables_are_forecast_with_an_interval_and_a_useless_one_is_alarmed(name):
+    table = strange_tables()[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        warnings.simplefilter("ignore", TableWarning)
+        found = kb.fit(table)
+    far = {key: table[key].max() * np.array([1.0, 3.0, 30.0]) for key in ("num_params_total", "num_tokens")}
+    said = found.forecast_table(far)
+    low, middle, high = said["interval_low"], said["predicted_loss"], said["interval_high"]
+    assert np.isfinite([low, high]).all() and (low <= middle).all() and (middle <= high).all()
+    assert all(said["alarms"][high > 3 * low])
