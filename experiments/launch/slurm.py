@@ -5,6 +5,7 @@ that was killed finds them again by their name.
 it is (account=..., gpus-per-node=1, cpus-per-task=4, requeue=no).
 """
 
+import contextlib
 import getpass
 import hashlib
 import importlib.util
@@ -153,5 +154,8 @@ class OnNode:
         from submitit.helpers import DelayedSubmission
 
         self.process.terminate()
-        self.process.wait()
+        with contextlib.suppress(
+            ChildProcessError
+        ):  # the signal that led here has interrupted wait(), which has a lock
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(OnNode(self.arguments))
