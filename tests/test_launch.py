@@ -52,7 +52,7 @@ def directory(tmp_path):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("slrum:partition=x", "expected local, slurm, kubernetes.*did you mean 'slurm'"),
+        ("slrum:partition=x", "expected local, slurm, ray, kubernetes.*did you mean 'slurm'"),
         ("slurm:partition", "expected NAME=VALUE"),
         ("slurm:jobs=none", "jobs=none, expected a whole number"),
         ("local:nodes=3", "takes workers=NUMBER alone, not nodes"),

@@ -11,7 +11,7 @@ from typing import IO, Protocol
 
 from kleiber.experiments.arguments import pairs
 
-LAUNCHERS = ("local", "slurm", "kubernetes")
+LAUNCHERS = ("local", "slurm", "ray", "kubernetes")
 """Each is a file here."""
 
 

@@ -88,7 +88,8 @@ def _work(order: Order, sign: Sign, host: str) -> int:
         sign.say(f"{WARNING}{host}: {line.removeprefix(WARNING)}")
 
     pool = WorkerPool(phase, say, (Local(workers, first),))
-    code = pool.run(lambda: None)
+    parent = os.getppid()
+    code = pool.run(lambda: _leave_with(parent))
     for line in pool.messages:
         sign.say(f"{host}: {line}")
     return code
@@ -124,6 +125,12 @@ def _checked(order: Order) -> Experiment:
 
 def _has(directory: Path, line: str) -> bool:
     return any(entry["hash"] == line for entry in Ledger(directory / "ledger.jsonl").entries())
+
+
+def _leave_with(parent: int) -> None:
+    """Ends the work once the process that started this one is gone, and with it the job: another may take it up."""
+    if os.getppid() != parent:
+        raise KeyboardInterrupt
 
 
 def _stop(number: int, frame: object) -> None:
