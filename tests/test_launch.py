@@ -44,7 +44,6 @@ def ended(sign, code):
 
 @pytest.fixture
 def directory(tmp_path):
-    (tmp_path / "jobs").mkdir()
     (tmp_path / "runs").mkdir()
     return tmp_path
 
@@ -294,8 +293,6 @@ def test_jobs_give_the_table_of_local_workers_and_a_lost_one_is_replaced(tmp_pat
     monkeypatch.chdir(tmp_path)
     assert main(["sweep", "own.py", "--out", "a", "--no-report", "--workers", "1"]) == 0
     monkeypatch.setattr(sweep, "open_launcher", lambda line, workers: NodesHere())
-    (tmp_path / "b" / "jobs").mkdir(parents=True)
-    (tmp_path / "b" / "experiment.json").write_text("{}")
     assert main(["sweep", "own.py", "--out", "b", "--no-report", "--launch", "here"]) == 0
     one, other = (read_file(tmp_path / name / "table.parquet") for name in "ab")
     assert set(one) == set(other)
@@ -320,7 +317,7 @@ def test_the_manifest_of_kubernetes_has_a_pod_an_index_that_goes_on_after_75_and
     assert actions == [("Ignore", None), ("Ignore", [75]), ("FailJob", [2])]
     assert worker["command"][2:] == [
         "kleiber.experiments.sweeping.node", "--name=kubernetes-fit-$(JOB_COMPLETION_INDEX)", "/data/out",
-        "--split=fit", "--session=5e55", "--experiment=abc",
+        "--split=fit", "--session=5e55", "--experiment=abc", f"--place={os.getcwd()}",
     ]  # fmt: skip
     assert worker["resources"]["limits"] == {"cpu": "4", "nvidia.com/gpu": "1"}
     assert worker["volumeMounts"] == [{"name": "sweep", "mountPath": "/data"}]

@@ -45,6 +45,8 @@ class Order:
     session: str
     experiment: str
     """config_hash of what the driver runs."""
+    place: Path = Path()
+    """Where the driver was started, from which paths of its config count."""
     ledger: str = ""
     """Hash of a line of the ledger that must be there before a target begins."""
     workers: int | None = None
@@ -60,6 +62,8 @@ def main(order: Order) -> int:
         return EXIT_USAGE  # nothing is written where another sweep, or none, may be
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, _stop)
+    if order.place.is_dir():
+        os.chdir(order.place)
     os.environ[NUM_PROCESSES] = "1"  # its job is one of many that work by themselves
     os.environ.setdefault(IDLE_SECONDS, str(PATIENCE_SECONDS))
     with Sign(order.directory, order.name, host) as sign:
