@@ -54,6 +54,7 @@ def directory(tmp_path):
         ("slrum:partition=x", "expected local, slurm, ray, kubernetes.*did you mean 'slurm'"),
         ("slurm:partition", "expected NAME=VALUE"),
         ("slurm:jobs=none", "jobs=none, expected a whole number"),
+        ("slurm:nodes=2,jobs=3", "nodes=2 train one run together.*not jobs=3"),
         ("local:nodes=3", "takes workers=NUMBER alone, not nodes"),
         ("kubernetes:image=x", "needs claim="),
         ("kubernetes:image=x,claim=y,kind=Jobset", "kind=Jobset, expected Job or JobSet"),
@@ -233,7 +234,10 @@ def test_a_driver_takes_up_the_jobs_that_one_before_it_has_left_and_submits_the_
     assert launcher.start(phase, [1])[0].name == "slurm-8" and submitted == [1, 1]  # in place of one that died
     jobs[1].terminate()
     called = (cluster / "called").read_text()
-    assert "sbatch --test-only --time=5 --requeue --partition=debug --wrap=true" in called and "scancel 7_1" in called
+    assert (
+        "sbatch --test-only --time=5 --nodes=1 --ntasks-per-node=1 --requeue --partition=debug --wrap=true" in called
+        and "scancel 7_1" in called
+    )
 
 
 PROGRAM = """

@@ -32,10 +32,22 @@ MANY = 1_000_000
 
 def launcher(options: dict[str, str], workers: int | None) -> "Slurm":
     """Returns the launcher of the options of --launch."""
-    minutes, jobs = whole_number(options, "time", 60), whole_number(options, "jobs")
+    minutes, nodes = whole_number(options, "time", 60), whole_number(options, "nodes", 1)
+    jobs = whole_number(options, "jobs", 1 if nodes != 1 else None)
     container = options.pop("container", "")
-    assert minutes
-    return Slurm(minutes, jobs, workers, container, {name.replace("_", "-"): value for name, value in options.items()})
+    assert minutes and nodes
+    if nodes > 1 and jobs != 1:
+        raise ValueError(
+            f"--launch slurm: nodes={nodes} train one run together, in one job at a time, not jobs={jobs}."
+        )
+    return Slurm(
+        minutes,
+        nodes,
+        jobs,
+        1 if nodes > 1 else workers,
+        container,
+        {name.replace("_", "-"): value for name, value in options.items()},
+    )
 
 
 @dataclass
@@ -43,6 +55,8 @@ class Slurm:
     """Starts jobs of Slurm."""
 
     minutes: int
+    nodes: int
+    """Of each job: several train one run together."""
     jobs: int | None
     workers: int | None
     container: str
@@ -67,7 +81,7 @@ class Slurm:
             raise ValueError(f"--launch slurm: Slurm does not take such a job: {problem}. (sinfo lists partitions.)")
 
     def _sbatch(self) -> dict[str, Any]:
-        return {"time": self.minutes, "requeue": True, **self.options}
+        return {"time": self.minutes, "nodes": self.nodes, "ntasks-per-node": 1, "requeue": True, **self.options}
 
     def num_workers(self, num_trunks: int) -> int:
         """Returns the jobs of a phase."""
@@ -95,10 +109,13 @@ class Slurm:
         executor.update_parameters(
             job_name=self._name,
             time=self.minutes,
+            nodes=self.nodes,
             signal_delay_s=SIGNAL_SECONDS,
             stderr_to_stdout=True,
             array_parallelism=count,
-            additional_parameters={name: value for name, value in self._sbatch().items() if name != "time"},
+            additional_parameters={
+                name: value for name, value in self._sbatch().items() if name not in ("time", "nodes")
+            },
             srun_args=[f"--container-image={self.container}"] if self.container else [],
         )
         with executor.batch():

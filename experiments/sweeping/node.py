@@ -3,6 +3,7 @@
 A sign in the sweep's directory (launch/job.py) tells the driver, and whoever comes after it, how it goes.
 """
 
+import contextlib
 import os
 import platform
 import re
@@ -21,12 +22,13 @@ from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.launch.job import Sign
 from kleiber.experiments.launch.launcher import Phase
 from kleiber.experiments.launch.local import IDLE_SECONDS, WARNING, Local
-from kleiber.experiments.planning.cells import cell_records, trunk_cells
+from kleiber.experiments.planning.cells import all_cells, cell_records, trunk_cells
+from kleiber.experiments.sweeping.follow import follow, lead_launch
 from kleiber.experiments.sweeping.inventory import check_release, made_with
 from kleiber.experiments.sweeping.lock import is_seen
 from kleiber.experiments.sweeping.workers import WorkerPool, default_workers, num_devices
 from kleiber.files import read_json
-from kleiber.parallel.environment import NUM_PROCESSES
+from kleiber.parallel.environment import NUM_PROCESSES, process_in_environment
 from kleiber.scaling.forecasting.ledger import Ledger
 
 PATIENCE_SECONDS = 30.0
@@ -53,6 +55,13 @@ class Order:
     """Of this node; None is one for each core that its job has."""
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How the workers of a node ended."""
+
+    exit_code: int
+
+
 def main(order: Order) -> int:
     """Runs workers until nothing is left to do, and returns the exit code of a phase (WorkerPool.run); 2 where this
     node does not see what the driver does, and then nothing is begun."""
@@ -64,7 +73,14 @@ def main(order: Order) -> int:
         signal.signal(number, _stop)
     if order.place.is_dir():
         os.chdir(order.place)
-    os.environ[NUM_PROCESSES] = "1"  # its job is one of many that work by themselves
+    number, count = process_in_environment()
+    if count > 1 and number > 0:  # of a run over several nodes
+        experiment = _checked(order)
+        with contextlib.suppress(KeyboardInterrupt):
+            return follow(order.directory, num_devices(cell.config for cell in all_cells(experiment)), experiment)
+        return EXIT_RESUMABLE
+    if count == 1:
+        os.environ[NUM_PROCESSES] = "1"  # its job is one of many that work by themselves
     os.environ.setdefault(IDLE_SECONDS, str(PATIENCE_SECONDS))
     with Sign(order.directory, order.name, host) as sign:
         try:
@@ -93,7 +109,12 @@ def _work(order: Order, sign: Sign, host: str) -> int:
 
     pool = WorkerPool(phase, say, (Local(workers, first),))
     parent = os.getppid()
-    code = pool.run(lambda: _leave_with(parent))
+
+    def work() -> Ended:
+        return Ended(pool.run(lambda: _leave_with(parent)))
+
+    alone = process_in_environment()[1] == 1
+    code = (work() if alone else lead_launch(order.directory, work)).exit_code
     for line in pool.messages:
         sign.say(f"{host}: {line}")
     return code
