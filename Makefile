@@ -1,7 +1,7 @@
 # make help lists the targets. PYTHON=python3.12 chooses the interpreter the first time.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test install-all lint miniature truth chaos cluster lock clean
+.PHONY: help install quickstart test install-all lint miniature truth chaos cluster lock clean
 .NOTPARALLEL:
 
 OUT ?= out/quickstart
@@ -12,8 +12,10 @@ PYTEST ?= -n 2 --dist loadfile
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-quickstart: ## set up .venv, then train, fit, forecast, test the forecast and report (OUT=out/quickstart)
+install: ## set up .venv with kleiber in it: .venv/bin/kleiber, or `source .venv/bin/activate`
 	@.ci/step install .ci/install data,notebook,track
+
+quickstart: install ## set up .venv, then train, fit, forecast, test the forecast and report (OUT=out/quickstart)
 	@.ci/step "kleiber sweep quickstart --out $(OUT)" $(BIN)/kleiber sweep quickstart --out $(OUT)
 
 test: lint miniature ## set up .venv, then lint, check types, run the experiment miniature and the tests

@@ -85,13 +85,13 @@ def _with_nearest_field(message: str) -> str:
     return message + (f"; did you mean '{near[0]}'?" if near else "")
 
 
-def _all_fields(cls: type) -> set[str]:
+def _all_fields(cls: type, seen: tuple[type, ...] = ()) -> set[str]:
     names = set()
     for name, hint in typing.get_type_hints(cls).items():
         names.add(name)
         for part in (hint, *typing.get_args(hint)):
-            if dataclasses.is_dataclass(part) and isinstance(part, type):
-                names |= _all_fields(part)
+            if dataclasses.is_dataclass(part) and isinstance(part, type) and part not in seen:
+                names |= _all_fields(part, (*seen, cls))
     return names
 
 

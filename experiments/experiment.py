@@ -12,7 +12,8 @@ RECORD_COLUMNS = frozenset(
     "vocab_size flops flops_6nd tokens_per_parameter loss loss_standard_error bits_per_byte seed learning_rate "
     "exchanged_bytes optimizer weight_decay schedule corpus tokenizer data_fingerprint config_hash device dtype "
     "wall_seconds tokens_per_second split_overlap ledger_head final_checkpoint num_validation_tokens "
-    "num_validation_bytes code_version python_version".split()
+    "num_validation_bytes code_version python_version num_params_trained start_run pretrained_tokens pretrained_params "
+    "pretrained_loss".split()
 )
 """Columns of the run record that a factor would overwrite (docs/json.md says what they hold)."""
 
@@ -113,6 +114,12 @@ class Experiment:
         self._score_the_same_text()
         if self.targets and not self.laws:
             raise ValueError(f"experiment {self.name} has targets but no laws to forecast them with.")
+
+    @property
+    def starts(self) -> list[TrainConfig]:
+        """The trunks that others begin with (TrainConfig.start), each once."""
+        configs = [*self.trunks, *(target.train for target in self.targets)]
+        return list(dict.fromkeys(config.start.train for config in configs if config.start and config.start.train))
 
     def _score_the_same_text(self) -> None:
         """Where runs differ in tokenizer, has every one scored on the same bytes, unless its config says on which."""

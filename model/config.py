@@ -1,7 +1,7 @@
 """The shape of a Transformer and the numbers it is computed in. Needs no jax, so planning stays instant."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from kleiber.fields import check_fields
 
@@ -100,6 +100,38 @@ class CompressionConfig:
         return not self.rounds and not self.sparsity
 
 
+AdapterTarget = Literal["query", "key", "value", "output", "up", "gate", "down"]
+LOW_RANK = ("lora", "dora")
+"""Kinds of adapters that are a change of their weight, and can be merged into it."""
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Small weights beside matrices of the layers (model/adapters/): in fine-tuning they move, the matrices stay."""
+
+    kind: Literal["lora", "dora", "bottleneck"] = "lora"
+    """lora: a product of two narrow matrices is added to a matrix; dora: and the length of each of its outputs is a
+    weight; bottleneck: what a matrix gives passes a narrow feed-forward besides."""
+    rank: int = 8
+    """The narrow width."""
+    alpha: float = 8.0
+    """The product of lora and dora is multiplied by alpha / rank."""
+    targets: tuple[AdapterTarget, ...] | None = None
+    """Which matrices; None is all of them, for bottleneck the two that write to the residual stream."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, rank="[1, inf)", alpha="(0, inf)")
+        if self.targets == ():
+            raise ValueError("adapter.targets is empty, expected matrices such as query,value, or None for the usual.")
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """Names of the matrices that have an adapter, where a layer has them."""
+        if self.targets is not None:
+            return self.targets
+        return ("output", "down") if self.kind == "bottleneck" else get_args(AdapterTarget)
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A Transformer. Every field changes the function or its cost; nothing here names a device."""
@@ -175,6 +207,8 @@ class ModelConfig:
     previous-token mix it ends the plateau on which small encoders sit, each seed for another time."""
     compression: CompressionConfig = CompressionConfig()
     """Fewer bits and fewer weights."""
+    adapter: AdapterConfig | None = None
+    """Small weights beside the matrices; None is none."""
 
     def __post_init__(self) -> None:
         sizes = ("d_model", "num_layers", "num_heads", "num_kv_heads", "vocab_size", "seq_len", "attention_blocks")
@@ -202,6 +236,7 @@ class ModelConfig:
             raise ValueError("has_next_token_mix shows a decoder the token it should predict; use family='encoder'.")
         if self.remat_keeps != "nothing" and not self.has_remat:
             raise ValueError(f"remat_keeps is '{self.remat_keeps}' without has_remat=True, which keeps everything.")
+        _check_adapter(self)
         pattern = self.compression.pattern
         parts = {"group_size": self.compression.group_size, f"pattern {pattern}": int(pattern.partition(":")[2] or 1)}
         for name, part in parts.items():
@@ -258,3 +293,28 @@ class ModelConfig:
         if self.d_ff is not None:
             return self.d_ff
         return -(-8 * self.d_model // 24) * 8 if self.is_gated else 4 * self.d_model
+
+    def matrix_shapes(self) -> dict[str, tuple[int, int]]:
+        """Returns (inputs, outputs) of the matrices of one layer, by name; those of the feed-forward of one expert."""
+        d_query, d_kv, d_ff = self.num_heads * self.d_head, self.kv_heads * self.d_head, self.feed_forward_width
+        into, back = (self.d_model, d_ff), (d_ff, self.d_model)
+        attention = {"query": (self.d_model, d_query), "key": (self.d_model, d_kv), "value": (self.d_model, d_kv)}
+        gate = {"gate": into} if self.is_gated else {}
+        return attention | {"output": (d_query, self.d_model), "up": into} | gate | {"down": back}
+
+
+def _check_adapter(config: ModelConfig) -> None:
+    adapter = config.adapter
+    if adapter is None:
+        return
+    if config.experts:
+        raise ValueError("model.adapter with model.experts: adapters stand beside plain matrices; set one to None.")
+    shapes = {name: shape for name, shape in config.matrix_shapes().items() if name in adapter.matrices}
+    if not shapes:
+        raise ValueError(f"adapter.targets {adapter.targets} names no matrix of this shape: gate needs is_gated=True.")
+    name, shape = min(shapes.items(), key=lambda item: min(item[1]))
+    if adapter.rank >= min(shape):
+        raise ValueError(
+            f"adapter.rank {adapter.rank} is not below the {min(shape)} of the matrix {name} {shape[0]} x {shape[1]}: "
+            f"training all of it costs no more; choose at most {min(shape) - 1}."
+        )

@@ -41,16 +41,34 @@ def count(config: ModelConfig) -> Counts:
 
 
 def num_params_block_matrices(config: ModelConfig, is_active: bool = False) -> int:
-    """Returns the parameters of one layer that enter matrix products: 2DNH + 2DKH, and 2DF (3DF when gated).
+    """Returns the parameters of one layer that enter matrix products: 2DNH + 2DKH, and 2DF (3DF when gated), and those
+    of adapters.
 
     With experts the feed-forward part is that of all experts, or of those one token passes (is_active), and the router.
     """
     d_query, d_kv = config.num_heads * config.d_head, config.kv_heads * config.d_head
-    attention = 2 * config.d_model * (d_query + d_kv)
+    attention = 2 * config.d_model * (d_query + d_kv) + num_params_adapter(config)
     if (experts := config.experts) is None:
         return attention + _feed_forward_matrices(config)
     num = (experts.num_active if is_active else experts.num_experts) + experts.num_shared
     return attention + num * _feed_forward_matrices(config) + config.d_model * experts.num_experts
+
+
+def num_params_adapter(config: ModelConfig) -> int:
+    """Returns the parameters of one layer's adapters that enter matrix products: (inputs + outputs) rank of a matrix,
+    2 outputs rank where its output passes a bottleneck."""
+    if (adapter := config.adapter) is None:
+        return 0
+    shapes = [shape for name, shape in config.matrix_shapes().items() if name in adapter.matrices]
+    is_bottleneck = adapter.kind == "bottleneck"
+    return adapter.rank * sum(outputs + (outputs if is_bottleneck else inputs) for inputs, outputs in shapes)
+
+
+def _num_magnitudes(config: ModelConfig) -> int:
+    """Lengths that the DoRA of one layer has."""
+    if config.adapter is None or config.adapter.kind != "dora":
+        return 0
+    return sum(shape[1] for name, shape in config.matrix_shapes().items() if name in config.adapter.matrices)
 
 
 def _feed_forward_matrices(config: ModelConfig) -> int:
@@ -73,7 +91,8 @@ def num_params_non_embedding(config: ModelConfig) -> int:
     vectors_per_norm = config.has_norm_gain * (2 if config.norm == "layernorm" else 1)
     vectors = (2 * config.num_layers + 1) * vectors_per_norm
     vectors += config.has_previous_token_mix + config.has_next_token_mix
-    return config.num_layers * num_params_block_matrices(config) + vectors * config.d_model
+    of_layer = num_params_block_matrices(config) + _num_magnitudes(config)
+    return config.num_layers * of_layer + vectors * config.d_model
 
 
 def num_params_total(config: ModelConfig) -> int:

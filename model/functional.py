@@ -19,6 +19,7 @@ from kleiber.model.config import ModelConfig
 from kleiber.model.families.decoder import block_name
 from kleiber.model.families.table import FAMILIES
 from kleiber.model.layers.experts import Routing
+from kleiber.model.parametrization import BASE
 
 Params = dict[str, Any]
 
@@ -79,7 +80,7 @@ def init_params(config: ModelConfig, seed: int) -> Params:
     """
 
     def draw(path: tuple, weight: Declaration) -> np.ndarray:
-        names = [entry.key for entry in path]
+        names = [entry.key for entry in path if entry.key != BASE]
         if config.has_scanned_layers and names[0] == "blocks":
             one = (weight.shape[1:], weight.init_mean, weight.init_std)
             layers = [[names[0], block_name(layer), *names[1:]] for layer in range(config.num_layers)]

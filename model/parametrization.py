@@ -22,7 +22,10 @@ import jax
 
 from kleiber.model.config import ModelConfig
 
-Role = Literal["embedding", "positions", "query", "hidden", "output", "router", "head", "gain", "bias", "mix"]
+Role = Literal[
+    "embedding", "positions", "query", "hidden", "output", "router", "head", "gain", "bias", "mix", "adapter_in",
+    "adapter_out",
+]  # fmt: skip
 
 ROLE_OF_WEIGHT: dict[str, Role] = {
     "embedding": "embedding",  # input table, and the head when tied
@@ -40,7 +43,14 @@ ROLE_OF_WEIGHT: dict[str, Role] = {
     "bias": "bias",
     "mix": "mix",
     "next_mix": "mix",
+    "lora_a": "adapter_in",
+    "lora_b": "adapter_out",
+    "magnitude": "gain",  # of DoRA, over the length that the weight had
+    "narrow": "adapter_in",
+    "widen": "adapter_out",
 }
+BASE = "base"
+"""The name of a weight that an adapter stands beside, in the folder of its own name."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +77,17 @@ class Rule:
         return self.init_scale * fan_in**self.init_power
 
 
+def name_of(path: tuple[Any, ...]) -> str:
+    """Returns the key of ROLE_OF_WEIGHT of a weight, by its path in the tree."""
+    return path[-2 if path[-1].key == BASE else -1].key
+
+
 def rules(config: ModelConfig) -> dict[Role, Rule]:
     """Returns the rule of every role for a shape. The `head` multiplier applies to the logits whether the head is tied
-    or not; a tied head is the embedding and starts and moves as `embedding` says."""
+    or not; a tied head is the embedding and starts and moves as `embedding` says.
+
+    Of an adapter the first matrix starts and moves as a hidden one, the second at zero with one learning rate at all
+    widths: its inputs are few and of order one (Hayou et al. 2024, arXiv:2402.12354)."""
     width = config.d_model / config.base_d_model
     depth = config.num_layers / config.base_num_layers
     vectors: dict[Role, Rule] = {
@@ -78,12 +96,18 @@ def rules(config: ModelConfig) -> dict[Role, Rule]:
         "mix": Rule(0.0, learning_rate=1.0, weight_decay=0.0, init_mean=0.5),
     }
     if config.parametrization == "standard":
-        return vectors | _standard(config.num_layers)
-    if config.parametrization == "inverse_width":
-        return vectors | _inverse_width(config.d_model, width, depth)
-    if config.parametrization == "mup":
-        return vectors | _mup(config.base_d_model, width, branch=1.0, depth_epsilon=1.0)
-    return vectors | _mup(config.base_d_model, width, branch=1 / depth, depth_epsilon=1 / depth)
+        matrices = _standard(config.num_layers)
+    elif config.parametrization == "inverse_width":
+        matrices = _inverse_width(config.d_model, width, depth)
+    elif config.parametrization == "mup":
+        matrices = _mup(config.base_d_model, width, branch=1.0, depth_epsilon=1.0)
+    else:
+        matrices = _mup(config.base_d_model, width, branch=1 / depth, depth_epsilon=1 / depth)
+    adapters: dict[Role, Rule] = {
+        "adapter_in": matrices["hidden"],
+        "adapter_out": Rule(0.0, learning_rate=1.0, weight_decay=1.0),
+    }
+    return vectors | matrices | adapters
 
 
 def _standard(num_layers: int) -> dict[Role, Rule]:
@@ -149,7 +173,7 @@ def _map_rules(config: ModelConfig, params: Any, field: str) -> Any:
     table = rules(config)
 
     def of_path(path: tuple, _: Any) -> float:
-        name = path[-1].key
+        name = name_of(path)
         if name not in ROLE_OF_WEIGHT:
             raise ValueError(f"weight {jax.tree_util.keystr(path)} has no role; known names: {sorted(ROLE_OF_WEIGHT)}.")
         return getattr(table[ROLE_OF_WEIGHT[name]], field)

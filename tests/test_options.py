@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import config_page
 import jax
 import numpy as np
 import pytest
@@ -361,6 +362,31 @@ CLAIMS = {
     "compressed_from": elsewhere(
         "test_compress.py", "test_levels_that_share_a_trunk_have_the_losses_of_trunks_of_their_own"
     ),
+    **dict.fromkeys(
+        [f"model.adapter.{name}" for name in ("kind", "rank", "alpha", "targets")],
+        elsewhere(
+            "test_adapters.py",
+            "test_logits_are_those_of_the_matrices_worked_out_by_hand_and_of_the_merged_tree",
+        ),
+    ),
+    "optimizer.groups": elsewhere(
+        "test_fine_tuning.py", "test_a_group_has_its_own_learning_rate_and_the_first_that_means_a_weight_counts"
+    ),
+    "trainable": elsewhere(
+        "test_fine_tuning.py",
+        "test_weights_that_stay_are_those_of_the_start_to_the_last_bit_and_the_others_move",
+    ),
+    **dict.fromkeys(
+        ("start.run", "start.digest"),
+        elsewhere("test_fine_tuning.py", "test_a_finished_run_is_a_start_until_its_weights_are_others"),
+    ),
+    **dict.fromkeys(
+        ("start.train", "start.num_tokens"),
+        elsewhere(
+            "test_fine_tuning.py",
+            "test_a_sweep_trains_what_its_trunks_begin_with_once_and_says_so_in_each_record",
+        ),
+    ),
     "factors": elsewhere("test_counts.py", "test_a_planned_record_is_that_worked_out_by_hand"),
 }
 
@@ -369,7 +395,7 @@ def paths(owner, prefix=""):
     """Returns the dotted path of every option under a config class."""
     for field in dataclasses.fields(owner):
         hint = get_type_hints(owner)[field.name]
-        nested = [part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)]
+        nested = [part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part) and part != TrainConfig]
         for part in nested:
             yield from paths(part, f"{prefix}{field.name}.")
         if not nested:
@@ -395,3 +421,9 @@ def test_the_losses_and_spikes_of_each_step_are_those_of_the_slow_version(rich):
         steps = [i for i in range(first, row["step"]) if not skipped[i]]
         assert row["loss"] == (pytest.approx(np.mean([losses[i] for i in steps]), abs=2e-5) if steps else None)
         first = row["step"]
+
+
+def test_the_page_of_all_fields_says_what_the_configs_say():
+    written = config_page.PAGE.read_text(encoding="utf-8")
+    assert written == config_page.page(), "python tests/config_page.py > docs/config.md"
+    assert "| `batch_size` | `int` | `4` | Sequences per optimizer step" in written  # as train/config.py has it

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kleiber.experiments.audit.coordinate_check import check_coordinates, family, named_activations, synthetic_tokens
-from kleiber.model.config import ExpertsConfig, ModelConfig
+from kleiber.model.config import AdapterConfig, ExpertsConfig, ModelConfig
 from kleiber.model.functional import apply, init_params
 from kleiber.model.parametrization import (
     ROLE_OF_WEIGHT,
@@ -112,8 +112,9 @@ def test_attention_scale_falls_as_one_over_head_width_in_mup_and_its_root_otherw
 def test_every_weight_of_the_tree_has_a_role_and_an_unknown_one_is_refused():
     mixed = dataclasses.replace(WIDE, experts=ExpertsConfig(num_experts=2))
     encoder = dataclasses.replace(WIDE, family="encoder", has_next_token_mix=True)
-    weights = [*named(init_params(mixed, 0)), *named(init_params(encoder, 0))]
-    assert {weight for weight, _ in weights} == set(ROLE_OF_WEIGHT)
+    adapted = [dataclasses.replace(BASE, adapter=AdapterConfig(kind, rank=2)) for kind in ("dora", "bottleneck")]
+    weights = [weight for each in (mixed, encoder, *adapted) for weight in named(init_params(each, 0))]
+    assert {weight for weight, _ in weights} - {"base"} == set(ROLE_OF_WEIGHT)
     with pytest.raises(ValueError, match="'novel'"):
         learning_rate_multipliers(WIDE, {"novel": np.zeros(3)})
 

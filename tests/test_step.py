@@ -20,13 +20,13 @@ from kleiber.train.config import (
     OptimizerConfig,
     ScheduleConfig,
     TrainConfig,
-    num_micro_batches,
 )
 from kleiber.train.data.batch import Batch
 from kleiber.train.data.run_data import HeldOut, open_run_data
 from kleiber.train.data.tokens import TokenFile
 from kleiber.train.data.windows import TokenSource
 from kleiber.train.evaluate import cluster_standard_error, evaluate
+from kleiber.train.micro_batches import num_micro_batches
 from kleiber.train.state import Hyperparameters, TrainState
 from kleiber.train.step import compile_steps
 from kleiber.train.trunk import Trunk, TrunkIO

@@ -7,6 +7,7 @@ from kleiber.fields import check_fields
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.command import Command
+from kleiber.train.start import check_fine_tuning, check_start
 
 BYTES = 256
 """The default of ModelConfig.vocab_size, for the tokenizer `bytes`."""
@@ -50,6 +51,9 @@ class OptimizerConfig:
     """Decoupled decay per unit of scheduled base learning rate; matrices only, never the embedding."""
     clip_norm: float | None = 1.0
     """Largest global gradient norm; None does not clip."""
+    groups: tuple[tuple[str, float], ...] = ()
+    """(word, factor on the learning rate) of weights that a word of TrainConfig.trainable means, such as ("head", 20);
+    of several that mean a weight the first counts."""
 
     def __post_init__(self) -> None:
         check_fields(
@@ -60,6 +64,7 @@ class OptimizerConfig:
             epsilon="(0, inf)",
             weight_decay="[0, inf)",
             clip_norm="(0, inf); None does not clip",
+            groups="(0, inf)",
         )
 
 
@@ -173,6 +178,29 @@ class DelayedSyncConfig:
 
 
 @dataclass(frozen=True)
+class StartConfig:
+    """The weights that a trunk begins with: those of a finished run, or of one that its sweep trains first."""
+
+    run: str | None = None
+    """Folder of a measured point that kept its weights, such as out/pretraining/runs/NAME-D1000000."""
+    train: "TrainConfig | None" = None
+    """In place of run: the trunk to train first. Those that begin alike share it."""
+    num_tokens: int | None = None
+    """Of train, at which of its token counts; None is the last."""
+    digest: str = ""
+    """Of the weights of run, filled in where it is left out; other weights in its place are refused."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, num_tokens="[1, inf); None is the last")
+        check_start(self)
+
+    @property
+    def length(self) -> int:
+        """The token count of train at which its weights are taken."""
+        return self.num_tokens or (self.train.num_tokens[-1] if self.train else 0)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One trunk: a shape, a seed, and the token counts at which it is branched, cooled down and measured."""
 
@@ -224,6 +252,11 @@ class TrainConfig:
     compressed_from: Literal["start", "cooldown", "end"] = "cooldown"
     """When model.compression sets in. Runs alike but for it and set in later share what they have in common, so that
     many levels cost little more than their cooldowns (train/levels.py)."""
+    start: StartConfig | None = None
+    """Whose weights it begins with; None draws them."""
+    trainable: str = "all"
+    """Which weights move: all; head, the table where it is tied to it; or patterns of paths with spaces between them,
+    such as "blocks/01 *norm*". Beside an adapter's, which always move, only what is named but for all."""
 
     def __post_init__(self) -> None:
         _, _, size = self.data.tokenizer.partition(":")
@@ -262,6 +295,7 @@ class TrainConfig:
         if self.command:
             self.command.arguments(self)
         _check_compression(self)
+        check_fine_tuning(self)
 
     @property
     def tokens_per_step(self) -> int:
@@ -292,30 +326,6 @@ def _check_objective(config: TrainConfig) -> None:
             )
         if config.mesh.context > 1:
             raise ValueError(f"mesh {config.mesh}: an encoder's rows are not split over `context`; set context=1.")
-
-
-CACHED_TOKENS = 512
-"""Tokens of a micro-batch on CPU: its activations stay in a core's cache, its products are still large ones."""
-
-
-def num_micro_batches(config: TrainConfig, platform: str) -> int:
-    """Returns the micro-batches of equal size in which a step works through its rows.
-
-    Where the config leaves it open that is one, but on CPU as many as leave CACHED_TOKENS or more to each device. Loss
-    and gradients are means over tokens, so the numbers are the same to rounding; what is not a plain mean (the balance
-    of experts) or draws by position (dropout) stays whole, and a pipeline has micro-batches of its own.
-
-    Args:
-      config: the trunk.
-      platform: `cpu`, `gpu` or `tpu`.
-    """
-    if config.accumulation_steps is not None:
-        return config.accumulation_steps
-    if platform != "cpu" or config.model.experts or config.model.dropout or config.mesh.stage > 1:
-        return 1
-    replicas = config.delayed_sync.num_replicas if config.delayed_sync else 1
-    rows, length = config.batch_size // replicas // config.mesh.num_batch_shards, config.model.seq_len
-    return max((n for n in range(1, rows + 1) if rows % n == 0 and rows // n * length >= CACHED_TOKENS), default=1)
 
 
 def _check_mesh(config: TrainConfig) -> None:

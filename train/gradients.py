@@ -10,10 +10,12 @@ from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
 from kleiber.train.objective.mean import weighted_mean
 from kleiber.train.objective.table import OBJECTIVES
+from kleiber.train.trained import join, separate
 
 
 def gradients(config: TrainConfig, params: Any, batch: Batch, key: jax.Array | None, scale: jax.Array | None = None):
-    """Returns (what is logged, gradients) of the mean over the targets of a batch, in accumulation_steps micro-batches.
+    """Returns (what is logged, gradients) of the mean over the targets of a batch, in accumulation_steps micro-batches;
+    a weight that stays has None for a gradient.
 
     Args:
       config: the trunk; accumulation_steps None is one.
@@ -26,14 +28,14 @@ def gradients(config: TrainConfig, params: Any, batch: Batch, key: jax.Array | N
     objective, parts = OBJECTIVES[config.objective], config.accumulation_steps or 1
     is_weighted = objective.has_weights or batch.weights is not None
 
-    def trained_on(params: Any, batch: Batch, key: jax.Array | None):
-        losses, weights, added, logged = objective.losses(config, params, batch, key)
+    def trained_on(moving: Any, staying: Any, batch: Batch, key: jax.Array | None):
+        losses, weights, added, logged = objective.losses(config, join(moving, staying), batch, key)
         loss = weighted_mean(losses, weights)
         return (loss + added) * factor, ({"loss": loss, **logged}, weights)
 
     def of_part(params: Any, batch: Batch, key: jax.Array | None):
         """Returns the sums that micro-batches add up to: (gradients, logged, weight), the first two times the third."""
-        grads, (logged, weights) = jax.grad(trained_on, has_aux=True)(params, batch, key)
+        grads, (logged, weights) = jax.grad(trained_on, has_aux=True)(*separate(config, params), batch, key)
         if not is_weighted:
             return grads, logged, None
         weight = jnp.sum(weights)
@@ -50,7 +52,7 @@ def gradients(config: TrainConfig, params: Any, batch: Batch, key: jax.Array | N
 
         zero = jnp.zeros((), jnp.float32)
         logged = {name: zero for name in ("loss", *objective.logged(config))}
-        zeros = (jax.tree.map(jnp.zeros_like, params), logged, zero if is_weighted else None)
+        zeros = (jax.tree.map(jnp.zeros_like, separate(config, params)[0]), logged, zero if is_weighted else None)
         return jax.lax.scan(add, zeros, (jnp.arange(parts), jax.tree.map(split, batch)))[0]
 
     def mean_of(sums: Any):

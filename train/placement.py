@@ -6,6 +6,7 @@ on every device.
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from kleiber.model.functional import abstract_params, init_params, init_params_on_device, logical_axes
+from kleiber.model.functional import abstract_params, init_params_on_device, logical_axes
 from kleiber.parallel.rules import place, sharding
+from kleiber.train.beginning import first_weights
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
 from kleiber.train.state import TrainState, start_state
@@ -78,13 +80,21 @@ def place_params(config: TrainConfig, mesh: Mesh, params: Any) -> Any:
     return place(params, jax.tree.map(lambda p, names: sharding(mesh, names, p.shape), params, axes))
 
 
-def initial_state(members: Sequence[TrainConfig], optimizer: Optimizer, mesh: Mesh) -> TrainState:
+def initial_state(
+    members: Sequence[TrainConfig],
+    optimizer: Optimizer,
+    mesh: Mesh,
+    weights: Path | None = None,
+    tokenizer_model: bytes = b"",
+) -> TrainState:
     """Returns the state at step 0 on the mesh; no device ever holds more than its part.
 
     Args:
       members: configs of the members; the first gives everything but the seeds.
       optimizer: from make_optimizer.
       mesh: as make_mesh returns.
+      weights: where those of their start lie.
+      tokenizer_model: that the text is encoded with.
     """
     config, num = members[0], len(members)
     shardings = state_shardings(config, mesh, abstract_state(config, optimizer, num), num)
@@ -98,7 +108,7 @@ def initial_state(members: Sequence[TrainConfig], optimizer: Optimizer, mesh: Me
 
         seeds = np.array([member.seed for member in members], np.uint32)
         return jax.jit(draw, out_shardings=shardings)(seeds)
-    drawn = [init_params(member.model, member.seed) for member in members]
+    drawn = [first_weights(member, weights, tokenizer_model) for member in members]
     params = drawn[0] if num == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
     if mesh.size == 1:  # nothing to compile for
         return jax.device_put(start(jax.tree.map(jnp.asarray, params)), shardings)

@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kleiber.model.functional import abstract_params
 from kleiber.train.config import TrainConfig
+from kleiber.train.trained import separate
 from kleiber.train.update import delayed_sync
 from kleiber.train.update.delayed_sync import Outer
 from kleiber.train.update.guard import LossWindow, empty_window
 from kleiber.train.update.loss_scale import LossScale, first_scale
-from kleiber.train.update.optimizer import Optimizer
+from kleiber.train.update.optimizer import Optimizer, make_optimizer
 
 
 @jax.tree_util.register_dataclass
@@ -32,10 +34,15 @@ class TrainState:
     """The common parameters, with delayed synchronisation only."""
 
 
+def optimizer_of(config: TrainConfig) -> Optimizer:
+    """Returns the optimizer of a trunk: of the weights that move, so that it holds no moment of another."""
+    return make_optimizer(config.optimizer, config.model, separate(config, abstract_params(config.model))[0])
+
+
 def start_state(config: TrainConfig, optimizer: Optimizer, params: Any) -> TrainState:
     """Returns the state of one member at step 0."""
     scale = first_scale() if config.model.compute_dtype == "float16" else None
-    trained = (params, optimizer.init(params), empty_window(config.guard), scale)
+    trained = (params, optimizer.init(separate(config, params)[0]), empty_window(config.guard), scale)
     outer = None
     if config.delayed_sync:
         outer = delayed_sync.start(config.delayed_sync, params)

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from kleiber.parallel.rules import constrain
-from kleiber.train.config import TrainConfig, num_micro_batches
+from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
 from kleiber.train.gradients import gradients
+from kleiber.train.micro_batches import num_micro_batches
 from kleiber.train.objective.table import OBJECTIVES
 from kleiber.train.state import Hyperparameters, TrainState
+from kleiber.train.trained import join, separate
 from kleiber.train.update import delayed_sync
 from kleiber.train.update.guard import choose, empty_log, judge
 from kleiber.train.update.loss_scale import next_scale
@@ -29,8 +31,10 @@ def _update(config: TrainConfig, optimizer: Optimizer, trained, hyper, batch: Ba
     params, opt_state, window, loss_scale = trained
     logged, grads = gradients(config, params, batch, key, None if loss_scale is None else loss_scale.scale)
     is_sound, norm, window = judge(config.guard, window, logged["loss"], grads)
-    updated = optimizer.update(grads, opt_state, params, hyper.learning_rate * fraction, hyper.weight_decay)
-    params, opt_state = choose(is_sound, updated, (params, opt_state))
+    moving, staying = separate(config, params)
+    updated = optimizer.update(grads, opt_state, moving, hyper.learning_rate * fraction, hyper.weight_decay)
+    moving, opt_state = choose(is_sound, updated, (moving, opt_state))
+    params = join(moving, staying)
     if loss_scale is not None:
         loss_scale = next_scale(loss_scale, is_sound)
     return (params, opt_state, window, loss_scale), {**logged, "gradient_norm": norm, "is_skipped": ~is_sound}

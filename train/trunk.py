@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from kleiber.model.compress.tree import begin
-from kleiber.model.functional import abstract_params
 from kleiber.parallel import hosts
 from kleiber.parallel.mesh import make_mesh, use_mesh
 from kleiber.train.checkpoints.identity import run_identity
@@ -29,18 +28,14 @@ from kleiber.train.levels import Branch, split
 from kleiber.train.members import Members
 from kleiber.train.placement import initial_state, place_batches
 from kleiber.train.resume import Run, SavedRuns, Totals
+from kleiber.train.state import optimizer_of
 from kleiber.train.step import compile_steps
 from kleiber.train.update.delayed_sync import common_params
 from kleiber.train.update.guard import StepLog
-from kleiber.train.update.optimizer import Optimizer, make_optimizer
 from kleiber.train.update.schedule import cooldown_start, learning_rate_fraction
 from kleiber.train.watch.goodput import Goodput
 from kleiber.train.watch.metrics import Metrics
 from kleiber.train.watch.skip_counts import Diverged, SkipCounts
-
-
-def _optimizer(config: TrainConfig) -> Optimizer:
-    return make_optimizer(config.optimizer, config.model, abstract_params(config.model))
 
 
 class Stopped(Exception):
@@ -87,6 +82,8 @@ class TrunkIO:
     """Where the measured weights of a config at a token count are kept, alike in every process; None keeps none."""
     is_done: Callable[[int, int], bool] = lambda member, num_tokens: False
     """Whether the point of one config has been recorded already, where a stop came between the levels of a point."""
+    start: Path | None = None
+    """Where the weights lie that its config's start names."""
 
 
 class Trunk:
@@ -105,10 +102,12 @@ class Trunk:
         self.configs, self.members, self.io, self.data = list(members), Members(plateaus), io, data
         self.config = config = plateaus[0]
         self.mesh = make_mesh(config.mesh)
-        self.initial = initial_state(plateaus, _optimizer(config), self.mesh)
+        self.initial = initial_state(
+            plateaus, optimizer_of(config), self.mesh, io.start, tokenizer_model=data.tokenizer_model
+        )
         self.hyper = self.members.hyperparameters()
         phases = (config, *(branch.config for branch in self.branches))
-        self.steps = {phase: compile_steps(phase, _optimizer(phase), len(plateaus)) for phase in phases}
+        self.steps = {phase: compile_steps(phase, optimizer_of(phase), len(plateaus)) for phase in phases}
         self.is_lead = hosts.is_lead()
         self.metrics = [Metrics(folder / "metrics.jsonl") for folder in io.metrics_folders if self.is_lead]
         self.saver = Saver(

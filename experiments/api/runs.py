@@ -1,14 +1,13 @@
 """Training runs in Python: plan and run an experiment, read what a sweep found, open one run."""
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kleiber.experiments.config_file import from_data, load_experiment, to_data
+from kleiber.experiments.config_file import from_data, load_experiment
 from kleiber.experiments.experiment import Experiment
 from kleiber.files import read_json
 from kleiber.train.watch.metrics import whole_rows
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from kleiber.experiments.answers.answer import Answer, Answers
     from kleiber.experiments.api.fits import Fitted
-    from kleiber.experiments.api.weights import Score
+    from kleiber.experiments.api.weights import Form, Score
     from kleiber.experiments.planning.plan import Plan
     from kleiber.experiments.sweeping.sweep import SweepResult
     from kleiber.train.config import TrainConfig
@@ -291,13 +290,19 @@ class Run:
         drawn = {"num_tokens": num_tokens, "sampling": Sampling(temperature, top_k, top_p), "seed": seed}
         return weights.continue_text(self.config, self.tree, self.tokenizer, prompt, stops_at_end, **drawn)
 
-    def export(self, path: str | Path) -> None:
-        """Writes the weights as a safetensors file, with config and record as JSON in its metadata."""
-        from kleiber.experiments.api.safetensors_file import write_safetensors
+    def export(self, path: str | Path, form: "Form" = "weights") -> None:
+        """Writes the weights as a safetensors file, with config and record as JSON in its metadata.
 
-        arrays = {name.replace("/", "."): array for name, array in self.params.items()}
-        told = {"config": json.dumps(to_data(self.config)), "record": json.dumps(self.record)}
-        write_safetensors(Path(path), arrays, {"format": "kleiber", **told})
+        Args:
+          path: the file; with form peft a folder.
+          form: weights as they are; merged, with the adapter in its matrices; or peft, the adapter alone.
+
+        Raises:
+          ValueError: the run has no adapter of the kind that the form needs.
+        """
+        from kleiber.experiments.api import weights
+
+        weights.export(self, Path(path), form)
 
     def _newest_checkpoint(self) -> tuple[Path, int | None]:
         """Returns a checkpoint's folder and, in one of a population, which member the run is."""

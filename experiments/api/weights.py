@@ -1,14 +1,19 @@
 """What measured weights say: of the text they were measured on, of any other, and by themselves."""
 
+import json
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.tokenizers import Tokenizer
+
+Form = Literal["weights", "merged", "peft"]
+"""How weights are written."""
 
 
 @dataclass(frozen=True)
@@ -90,3 +95,25 @@ def continue_text(
         ids = [separator, *ids]
     found = list(generate(config.model, tree, ids, **drawn, stops=(separator,) if stops_at_end else ()))
     return tokenizer.decode(np.array(found)).decode(errors="replace")
+
+
+def export(run: Any, path: Path, form: Form) -> None:
+    """Writes the weights of a Run in a form, as Run.export says."""
+    from kleiber.experiments.api.peft_folder import write_peft
+    from kleiber.experiments.api.safetensors_file import write_safetensors
+    from kleiber.experiments.config_file import to_data
+    from kleiber.train.checkpoints.checkpoint import named_leaves
+
+    config, params = run.config, run.params
+    if form == "peft":
+        write_peft(path, config, params, run.record.get("start_run") or "")
+        return
+    if form == "merged":
+        from kleiber.model.adapters.tree import merge
+
+        model, tree = merge(config.model, run.tree)
+        config = replace(config, model=model, trainable="all")
+        params = {name: np.asarray(array) for name, array in named_leaves(tree).items()}
+    arrays = {name.replace("/", "."): array for name, array in params.items()}
+    told = {"config": json.dumps(to_data(config)), "record": json.dumps(run.record)}
+    write_safetensors(path, arrays, {"format": "kleiber", **told})

@@ -10,14 +10,12 @@ import numpy as np
 from kleiber.experiments.bench.interleave import seconds_of
 from kleiber.experiments.compilation.step import step_arguments
 from kleiber.experiments.config_file import from_data
-from kleiber.model.functional import abstract_params
 from kleiber.parallel.mesh import make_mesh, use_mesh
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
 from kleiber.train.placement import initial_state, place_batches
-from kleiber.train.state import Hyperparameters
+from kleiber.train.state import Hyperparameters, optimizer_of
 from kleiber.train.step import compile_steps
-from kleiber.train.update.optimizer import make_optimizer
 
 
 class TimedSteps:
@@ -27,7 +25,7 @@ class TimedSteps:
         """Traces and compiles config.steps_per_call steps of models that differ in seed; makes no array yet."""
         self.config, self.num_members = config, num_members
         self.mesh = make_mesh(config.mesh)
-        self.optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
+        self.optimizer = optimizer_of(config)
         start = time.perf_counter()
         with use_mesh(self.mesh):
             arguments = step_arguments(config, self.optimizer, self.mesh, num_members)

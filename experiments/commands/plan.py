@@ -61,7 +61,9 @@ def _print_table(plan) -> None:
     console.print(f"[bold]{plan.experiment.name}[/bold]: {plan.experiment.question}", highlight=False)
     levels = {cell.trunk_id: dict(cell.levels) for cell in plan.fit_cells}
     varied = [name for name in next(iter(levels.values())) if name not in IN_NAME]
-    names = ["trunk", "split", *varied, "parameters", "tokens", "D/N", "FLOPs", "x fit", "seconds"]
+    has_tuning = any("num_params_trained" in p for p in data["points"])
+    names = ["trunk", "split", *varied, "parameters", *["moving"] * has_tuning]
+    names += ["tokens", "D/N", "FLOPs", "x fit", "seconds"]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
         table.add_column(name, justify="left" if name in ("trunk", "split") else "right", no_wrap=True)
@@ -70,17 +72,22 @@ def _print_table(plan) -> None:
         row = [p["trunk_id"].rsplit("-", 1)[0], p["target"] or p["split"], f"{p['num_params_total']:,}"]
         own = levels.get(p["trunk_id"], {})
         row[2:2] = [level_words(own[name]) if own else "" for name in varied]
+        row += [f"{p.get('num_params_trained', p['num_params_total']):,}"] * has_tuning
         row += [f"{p['num_tokens']:,}", f"{p['tokens_per_parameter']:.3g}", f"{p['flops']:.1e}"]
         row += [f"{p['compute_ratio']:.2f}", "" if p["trunk_id"] in shown else f"{p['trunk_seconds']:.0f}"]
         shown.add(p["trunk_id"])
         table.add_row(*row)
     console.print(table)
     console.print("D/N: tokens per parameter; x fit: FLOPs over the largest fitted run; seconds: of the whole trunk")
+    for start in dict.fromkeys(p["start_run"] for p in data["points"] if "start_run" in p):
+        is_first = any(p["run_id"] == start for p in data["points"])
+        console.print(f"begins with {start}{', trained first' if is_first else ', which is there'}", highlight=False)
     seconds = data["seconds"]
+    first = f"{seconds['start']:.0f} s for what others begin with, " if "start" in seconds else ""
     console.print(
         f"\n{data['num_points']} points, {data['num_targets']} targets, {data['flops']:.2e} FLOPs, "
         f"{data['memory_bytes'] / 1e6:.0f} MB a worker, "
-        f"{data['kept_weights']['bytes'] / 1e6:.3g} MB of weights kept; about {seconds['fit']:.0f} s to fit and "
+        f"{data['kept_weights']['bytes'] / 1e6:.3g} MB of weights kept; about {first}{seconds['fit']:.0f} s to fit and "
         f"{seconds['target']:.0f} s for the targets on {data['num_workers']} workers ({seconds['source']})",
         highlight=False,
     )

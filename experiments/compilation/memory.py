@@ -12,7 +12,8 @@ from kleiber.experiments.compilation.roofline import layer_params
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import BYTES, num_params_total
 from kleiber.parallel.config import MeshConfig
-from kleiber.train.config import TrainConfig, num_micro_batches
+from kleiber.train.config import TrainConfig
+from kleiber.train.micro_batches import num_micro_batches
 
 SLOTS = {"adamw": 2, "sgd": 1, "muon": 1, "adafactor": 1}
 """float32 numbers that an optimizer keeps of a parameter."""

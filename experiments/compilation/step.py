@@ -14,13 +14,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kleiber.experiments.terminal import working
-from kleiber.model.functional import abstract_params
 from kleiber.parallel.mesh import use_mesh
 from kleiber.train.config import TrainConfig
 from kleiber.train.placement import abstract_batches, abstract_state, state_shardings
-from kleiber.train.state import Hyperparameters
+from kleiber.train.state import Hyperparameters, optimizer_of
 from kleiber.train.step import compile_steps
-from kleiber.train.update.optimizer import Optimizer, make_optimizer
+from kleiber.train.update.optimizer import Optimizer
 
 _UNITS = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 _SIZE = r"([\d.]+)([KMGT]?)i?B?"
@@ -63,7 +62,7 @@ class CompiledStep:
 
 def state_bytes(config: TrainConfig, mesh: Mesh) -> int:
     """Returns the bytes of parameters, optimizer state and counters on one device, exactly, from the shardings."""
-    state = abstract_state(config, make_optimizer(config.optimizer, config.model, abstract_params(config.model)))
+    state = abstract_state(config, optimizer_of(config))
     shardings = state_shardings(config, mesh, state)
 
     def of_leaf(leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> int:
@@ -102,7 +101,7 @@ def compile_step(config: TrainConfig, mesh: Mesh, label: str = "", is_quick: boo
       ValueError: if an array does not divide over the mesh.
     """
     config = dataclasses.replace(config, steps_per_call=1)
-    optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
+    optimizer = optimizer_of(config)
     platform = mesh.devices.flat[0].platform
     is_quick = is_quick and platform == "tpu"
     with use_mesh(mesh), working(label), _effort(-1.0 if is_quick else 0.0):

@@ -29,7 +29,7 @@ from kleiber.experiments.directory.record import (
     trunk_id,
 )
 from kleiber.experiments.experiment import Experiment
-from kleiber.files import read_plain, row_of
+from kleiber.files import must_be_sealed, read_plain, row_of
 from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import Ledger, LedgerError
 from kleiber.scaling.forecasting.scoreboard import standing
@@ -119,10 +119,36 @@ class _Doctor:
             return
         configs = [("fit", config, "") for config in experiment.trunks]
         configs += [("target", target.train, target.name) for target in experiment.targets]
+        configs += [("start", config, "") for config in experiment.starts]
         for split, config, target in configs:
             self.trunks |= {trunk_id(config), trunk_id(plateau(config))}
             for planned in planned_records(experiment.name, split, config, target).values():
                 self.planned[planned.run_id] = planned
+        yield from self.texts({(c.data.corpus, c.data.tokenizer) for _, c, _ in configs if not c.command})
+
+    def texts(self, read: set[tuple[str, str]]) -> Iterator[Finding]:
+        """Yields what is wrong with the prepared texts, and their tokens, that runs read from this machine's cache."""
+        from kleiber.train.data.corpora.catalogue import find_corpus, prepared_folder
+        from kleiber.train.data.tokens import open_token_file, tokens_folder
+
+        for corpus, tokenizer in sorted(read):
+            try:
+                folder = prepared_folder(find_corpus(corpus))
+            except (OSError, ValueError):  # of another machine
+                folder = None
+            if folder is None:
+                continue
+            home = tokens_folder(folder, tokenizer)
+            for path in (folder / "manifest.json", home / "tokens.json"):
+                data, problem = read_data(path) if path.exists() else ({}, "")
+                try:
+                    for split in data.get("splits", ()) if path.parent == home else ():
+                        open_token_file(folder, tokenizer, split)
+                except ValueError as damage:
+                    problem = str(damage)
+                if problem:
+                    remedy = f"remove {path.parent} and {SAME_LINE}: it is made again"
+                    yield Finding(str(path), "damaged", problem, remedy)
 
     def is_known(self, name: str) -> bool:
         """Returns whether a folder of runs/ belongs to a cell."""
@@ -157,7 +183,9 @@ class _Doctor:
             problem = f"it is not the record of {folder.name}"
         if not problem:
             record = RunRecord.from_json(data, path)
-            problem = cell_problem(record, self.planned.get(folder.name, replace(record, status="done")))
+            planned = self.planned.get(folder.name, replace(record, status="done"))
+            record = replace(record, split=planned.split, target=planned.target, experiment=planned.experiment)
+            problem = cell_problem(record, planned)  # the names of experiment and target are those of the cell now
         if problem:
             yield self.finding(path, "damaged", problem, self.measure_again(folder.name))
             return
@@ -208,8 +236,9 @@ class _Doctor:
 
     def goodput(self, path: Path) -> Iterator[Finding]:
         """Yields the lines of seconds that are not as they were written; nothing measured depends on them."""
-        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-        broken = [number for number, line in enumerate(lines, 1) if row_of(line) is None]
+        lines = read_plain(path).decode(errors="replace").splitlines() if path.is_file() else []
+        is_checked = must_be_sealed(path)
+        broken = [number for number, line in enumerate(lines, 1) if row_of(line, is_checked) is None]
         if broken == [len(lines)]:
             yield self.finding(path, "leftover", "its last line is not whole (cut by a kill)", "it is left out")
         elif broken:

@@ -12,9 +12,10 @@ from kleiber.collector import collector_paused
 from kleiber.experiments.config_file import config_hash
 from kleiber.experiments.directory.release import PACKAGES
 from kleiber.files import read_json, replacing
-from kleiber.model.counts import num_params_active, num_params_non_embedding, num_params_total, training_flops
+from kleiber.model.counts import num_params_active, num_params_non_embedding, num_params_total
 from kleiber.train.config import DataConfig, TrainConfig
 from kleiber.train.levels import plateau
+from kleiber.train.trained import moves_all, num_params_trained, trained_flops_per_token
 from kleiber.train.update.exchanged_bytes import exchanged_bytes
 
 TIMING_COLUMNS = ("wall_seconds", "tokens_per_second", "ledger_head")
@@ -34,7 +35,7 @@ class RunRecord:
     experiment: str
     """Name of the experiment."""
     split: str
-    """`fit`, `target` or `pilot`."""
+    """`fit`, `target`, `start` (trained for others to begin with) or `pilot`."""
     target: str
     """Name of the target, in split `target`; else empty."""
     status: str
@@ -67,6 +68,10 @@ class RunRecord:
     """Training FLOPs, counted (model/counts.py)."""
     flops_6nd: float
     """Training FLOPs by the rule 6 x num_params_total x num_tokens."""
+    num_params_trained: int | None = None
+    """Parameters that move, where some stay as they are; this and the next four are of fine-tuning."""
+    start_run: str | None = None
+    """Name of the point whose weights it began with, or their folder."""
     exchanged_bytes: int | None = None
     """That each replica sends for gradients or synchronisation; None in a record older than the column."""
     tokens_per_parameter: float
@@ -128,6 +133,12 @@ class RunRecord:
     """Targets that the loss is the mean of: fewer than asked where the text holds no more."""
     num_validation_bytes: int | None = None
     """Bytes of text that they stand for; the same for all runs of a sweep over tokenizers."""
+    pretrained_tokens: int | None = None
+    """Training tokens of the point whose weights it began with."""
+    pretrained_params: int | None = None
+    """All parameters of that point."""
+    pretrained_loss: float | None = None
+    """Its loss, on its own validation text."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the columns by name, as record.json and a row of table.parquet hold them."""
@@ -161,7 +172,8 @@ _PLANNED = _NAMES[: _NAMES.index("factors")]
 _MEASURED = _NAMES[_NAMES.index("factors") + 1 :]
 _LATER = (
     *("exchanged_bytes", "split_overlap", "ledger_head", "final_checkpoint"),
-    *("num_validation_tokens", "num_validation_bytes"),
+    *("num_validation_tokens", "num_validation_bytes", "num_params_trained", "start_run"),
+    *("pretrained_tokens", "pretrained_params", "pretrained_loss"),
 )
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
 _KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunRecord).items() if name != "factors"}
@@ -215,12 +227,34 @@ def trunk_id(config: TrainConfig) -> str:
     return f"d{config.model.d_model}-L{config.model.num_layers}-s{config.seed}-{config_hash(config)[:6]}"
 
 
+def start_name(config: TrainConfig) -> str | None:
+    """Returns the name of the point whose weights a trunk begins with, or their folder; None where they are drawn."""
+    if config.start is None:
+        return None
+    return f"{trunk_id(config.start.train)}-D{config.start.length}" if config.start.train else config.start.run
+
+
+def start_folder(config: TrainConfig, directory: Path) -> Path | None:
+    """Returns the folder of the point whose weights a trunk of a sweep begins with; None where they are drawn."""
+    name = start_name(config)
+    return None if name is None or config.start is None else Path(config.start.run or directory / "runs" / name)
+
+
+def start_columns(folder: Path | None) -> dict[str, Any]:
+    """Returns what a record says of the point that its trunk began with."""
+    if folder is None:
+        return {}
+    found = read_record(folder / "record.json")
+    columns = {"pretrained_tokens": found.num_tokens, "pretrained_params": found.num_params_total}
+    return {**columns, "pretrained_loss": found.loss}
+
+
 def planned_records(experiment: str, split: str, config: TrainConfig, target: str = "") -> dict[int, RunRecord]:
     """Returns the record of every point of a trunk before anything runs, by the tokens asked for.
 
     Args:
       experiment: name of the experiment.
-      split: `fit`, `target` or `pilot`.
+      split: `fit`, `target`, `start` or `pilot`.
       config: the trunk.
       target: name of the target, for split `target`.
     """
@@ -257,6 +291,8 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
         "tokenizer": config.data.tokenizer,
         "config_hash": config_hash(config),
         "dtype": model.compute_dtype,
+        "num_params_trained": None if moves_all(config) and not config.start else num_params_trained(config),
+        "start_run": start_name(config),
         "factors": config.factors,
     }
     records = {}
@@ -268,7 +304,7 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
             run_id=f"{name}-D{num_tokens}",
             num_tokens=trained,
             num_steps=num_steps,
-            flops=training_flops(model, trained) if total == counted else 6.0 * total * trained,
+            flops=trained_flops_per_token(config) * trained if total == counted else 6.0 * total * trained,
             flops_6nd=6.0 * total * trained,
             exchanged_bytes=None if command else exchanged_bytes(config, num_steps),
             tokens_per_parameter=trained / total,

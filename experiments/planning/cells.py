@@ -19,10 +19,11 @@ from kleiber.experiments.directory.record import (
 )
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.law_columns import filled_columns, laws_variables
-from kleiber.experiments.planning.varied import LENGTH, Level, level_words, varied_fields
-from kleiber.model.counts import num_params_total, training_flops
+from kleiber.experiments.planning.varied import LENGTH, Level, is_number, level_words, varied_fields
+from kleiber.model.counts import num_params_total
 from kleiber.train.config import TrainConfig
 from kleiber.train.levels import plateau, trained_steps
+from kleiber.train.trained import trained_flops_per_token
 
 KEPT_BYTES = 2_000_000_000
 """Of measured weights that are kept where the experiment leaves it open."""
@@ -35,7 +36,7 @@ class TrunkCell:
     """One trunk and where it belongs."""
 
     split: str
-    """`fit` or `target`."""
+    """`fit`, `target`, or `start`: trained first, for others to begin with."""
     config: TrainConfig
     target: str = ""
     experiment: str = ""
@@ -77,7 +78,7 @@ class TrunkCell:
     @property
     def trained_flops(self) -> float:
         """FLOPs actually spent on training, counted."""
-        return training_flops(self.config.model, self.trained_tokens)
+        return trained_flops_per_token(self.config) * self.trained_tokens
 
     @cached_property
     def planned(self) -> dict[int, RunRecord]:
@@ -95,8 +96,9 @@ class TrunkCell:
         return [p.parent.name for p in paths if p.exists() and read_record(p).status == "failed"]
 
 
-def _plain(level: Level) -> float | str:
-    return level if isinstance(level, int | float | str) and not isinstance(level, bool) else level_words(level)
+def _plain(level: Level, levels: tuple[Level, ...]) -> float | str:
+    """Returns a level as a column holds it: a number where all levels are, else in words."""
+    return level if isinstance(level, str) or all(map(is_number, levels)) else level_words(level)  # type: ignore
 
 
 def populations(cells: list[TrunkCell], size: int) -> list[list[TrunkCell]]:
@@ -145,7 +147,9 @@ def kept_weights(experiment: Experiment) -> tuple[tuple[str, ...], int]:
     sizes = {"fit": sum(map(num_bytes, experiment.trunks))}
     sizes["target"] = sum(num_bytes(target.train) for target in experiment.targets)
     policy = experiment.keep_final or ("all" if sum(sizes.values()) <= KEPT_BYTES else "none")
-    splits = {"all": ("fit", "target"), "targets": ("target",), "none": ()}[policy]
+    splits: tuple[str, ...] = {"all": ("fit", "target"), "targets": ("target",), "none": ()}[policy]
+    if starts := experiment.starts:
+        sizes["start"], splits = sum(map(num_bytes, starts)), ("start", *splits)
     return splits, sum(sizes[split] for split in splits)
 
 
@@ -155,15 +159,15 @@ def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
     Raises:
       ValueError: two trunks that are the same run.
     """
-    chosen = [("", config) for config in experiment.trunks]
-    if split != "fit":
+    chosen = [("", config) for config in (experiment.starts if split == "start" else experiment.trunks)]
+    if split == "target":
         chosen = [(target.name, target.train) for target in experiment.targets]
     factors = [each for each in varied_fields(experiment.trunks) if each.name != LENGTH] if split == "fit" else []
     cells, variables = [], laws_variables(experiment)
     for index, (target, config) in enumerate(chosen):
         levels = tuple((each.name, each.values[index]) for each in factors)
-        extra = [(f"factor.{name}", value) for name, value in levels if f"factor.{name}" in {f.column for f in factors}]
-        columns = (*filled_columns(variables, config), *((name, _plain(value)) for name, value in extra))
+        extra = [(f.column, _plain(f.values[index], f.values)) for f in factors if f.column == f"factor.{f.name}"]
+        columns = (*filled_columns(variables, config), *extra)
         cells.append(TrunkCell(split, config, target, experiment.name, levels, columns))
     for name, count in Counter(cell.trunk_id for cell in cells).items():
         if count > 1:
@@ -176,8 +180,10 @@ def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
 
 
 def all_cells(experiment: Experiment) -> list[TrunkCell]:
-    """Returns the trunks of both splits."""
-    return trunk_cells(experiment, "fit") + trunk_cells(experiment, "target")
+    """Returns the trunks of all splits; one that others begin with and that counts itself stands once."""
+    counted = trunk_cells(experiment, "fit") + trunk_cells(experiment, "target")
+    names = {cell.trunk_id for cell in counted}
+    return [cell for cell in trunk_cells(experiment, "start") if cell.trunk_id not in names] + counted
 
 
 @collector_paused()

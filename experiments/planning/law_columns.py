@@ -54,10 +54,12 @@ def filled_columns(variables: Sequence[str], config: TrainConfig) -> tuple[tuple
 
 def law_table(table: Any, law: str) -> Any:
     """Returns a RunTable with the law's variables under their names: parameters that a token passes, where it counts
-    those, and tokens per parameter."""
+    those; tokens per parameter; and of fine-tuning the distinct tokens."""
     columns = dict(table.columns)
     if law in COUNTS_ACTIVE and "num_params_active" in columns:
         columns["num_params_total"] = columns["num_params_active"]
+    if "finetune_tokens" not in table and "num_unique_tokens" in columns:
+        columns["finetune_tokens"] = columns["num_unique_tokens"]
     if "tokens_per_param" not in table and "tokens_per_parameter" in columns:
         columns["tokens_per_param"] = columns["tokens_per_parameter"]
     return replace(table, columns=columns)

@@ -10,12 +10,13 @@ import numpy as np
 from kleiber.experiments.compilation.memory import step_memory
 from kleiber.experiments.directory.record import RunRecord
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.planning.cells import TrunkCell, kept_weights, trunk_cells
+from kleiber.experiments.planning.cells import TrunkCell, all_cells, kept_weights, trunk_cells
 from kleiber.experiments.planning.command_problems import command_problems
 from kleiber.experiments.planning.data_problems import data_problems, router_warnings
 from kleiber.experiments.planning.expected import expectation
 from kleiber.experiments.planning.law_columns import law_problems
 from kleiber.experiments.planning.speed import SpeedEstimate, estimate_speed
+from kleiber.experiments.planning.start_problems import start_problems
 from kleiber.parallel.environment import runs_on_cpu
 from kleiber.train.config import TrainConfig
 from kleiber.train.levels import plateau
@@ -36,6 +37,8 @@ class Plan:
     fit_cells: list[TrunkCell]
     target_cells: list[TrunkCell]
     speed: SpeedEstimate
+    start_cells: list[TrunkCell]
+    """Trained first, for others to begin with."""
     expected: dict[str, Any]
     """Standard errors to expect of each law asked for (planning/expected.py)."""
     refusals: tuple[str, ...]
@@ -57,6 +60,11 @@ class Plan:
         return _schedule([self.trunk_seconds(cell) for cell in self.fit_cells], self.num_workers)
 
     @property
+    def start_seconds(self) -> float:
+        """Wall seconds of the runs that others begin with on num_workers workers."""
+        return _schedule([self.trunk_seconds(cell) for cell in self.start_cells], self.num_workers)
+
+    @property
     def target_seconds(self) -> float:
         """Wall seconds of the targets on num_workers workers."""
         return _schedule([self.trunk_seconds(cell) for cell in self.target_cells], self.num_workers)
@@ -64,9 +72,10 @@ class Plan:
     def headline(self) -> str:
         """Returns the plan in one line."""
         points = sum(len(cell.config.num_tokens) for cell in self.fit_cells)
-        total = self.fit_seconds + self.target_seconds
+        total = self.start_seconds + self.fit_seconds + self.target_seconds
+        first = f"{len(self.start_cells)} to begin with, " if self.start_cells else ""
         return (
-            f"{points} points on {len(self.fit_cells)} trunks, {len(self.target_cells)} targets, "
+            f"{points} points on {len(self.fit_cells)} trunks, {first}{len(self.target_cells)} targets, "
             f"{self.total_flops:.2g} FLOPs, about {total / 60:.1f} min on {self.num_workers} workers "
             f"({self.speed.source})"
         )
@@ -74,7 +83,12 @@ class Plan:
     @property
     def total_flops(self) -> float:
         """Counted training FLOPs, shared trunks counted once."""
-        return sum(cell.trained_flops for cell in self.fit_cells + self.target_cells)
+        return sum(cell.trained_flops for cell in self.cells)
+
+    @property
+    def cells(self) -> list[TrunkCell]:
+        """All that is trained, in the order of the phases."""
+        return self.start_cells + self.fit_cells + self.target_cells
 
     @cached_property
     def largest_fit_flops(self) -> float:
@@ -85,13 +99,13 @@ class Plan:
     def memory_bytes(self) -> float:
         """Bytes of a step of the largest cell on one device; 0 where commands train all, of which nobody knows."""
         platform = "cpu" if runs_on_cpu() else "gpu"
-        cells = [cell for cell in self.fit_cells + self.target_cells if not cell.config.command]
+        cells = [cell for cell in self.cells if not cell.config.command]
         return max((step_memory(cell.config, platform).total_bytes for cell in cells), default=0.0)
 
     def points(self) -> list[dict[str, Any]]:
         """Returns the planned record of every point, with its trunk's seconds and compute relative to the fit."""
         rows = []
-        for cell in self.fit_cells + self.target_cells:
+        for cell in self.cells:
             seconds = self.trunk_seconds(cell)
             for point in cell.planned.values():
                 ratio = point.flops / self.largest_fit_flops
@@ -109,7 +123,10 @@ class Plan:
             "num_workers": self.num_workers,
             "flops": self.total_flops,
             "largest_fit_flops": self.largest_fit_flops,
-            "seconds": {"fit": self.fit_seconds, "target": self.target_seconds, "source": self.speed.source},
+            "seconds": {
+                **({"start": self.start_seconds} if self.start_cells else {}),
+                **{"fit": self.fit_seconds, "target": self.target_seconds, "source": self.speed.source},
+            },
             "memory_bytes": round(self.memory_bytes),
             "kept_weights": {"splits": list(kept[0]), "bytes": kept[1]},
             "expected": self.expected,
@@ -137,7 +154,8 @@ def make_plan(experiment: Experiment, num_workers: int) -> Plan:
     configs = [cell.config for cell in fit_cells for _ in cell.planned]
     refusals, warnings = _objections(experiment, points, configs)
     speed = estimate_speed()
-    return Plan(experiment, num_workers, fit_cells, target_cells, speed, expected, refusals, warnings)
+    start_cells = [cell for cell in all_cells(experiment) if cell.split == "start"]
+    return Plan(experiment, num_workers, fit_cells, target_cells, speed, start_cells, expected, refusals, warnings)
 
 
 def _objections(
@@ -145,6 +163,7 @@ def _objections(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns (refusals, warnings) of a design."""
     refusals, warnings = [*command_problems(experiment), *data_problems(experiment)], router_warnings(experiment)
+    refusals += start_problems(experiment)
     short = [p for p in points if p.num_steps < MIN_STEPS_AFTER_WARMUP]
     if short:
         what = "start-up, not the law" if experiment.laws else "the start of training, not where it leads"

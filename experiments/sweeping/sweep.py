@@ -34,6 +34,7 @@ from kleiber.experiments.sweeping.inventory import (
     check_release,
     check_text,
     made_with,
+    own_laws,
     set_aside,
     text_facts,
 )
@@ -112,12 +113,13 @@ def run_sweep(
         raise ValueError("--launch starts processes on other machines itself: type the line in one process.")
     make_directory(directory)
     with DirectoryLock(directory) as lock:
-        own_directory(experiment, directory, allow)
+        told = own_directory(experiment, directory, allow)
         with open_to_append(directory / "log.txt") as log:
             launchers = launchers or (Local(num_workers or default_workers(configs)),)
             sweep = _Sweep(experiment, directory, launchers, log, is_quiet, has_report, deadline, trackers)
             if lock.taken_over:
                 sweep.say(f"took over the lock of a sweep that is gone ({lock.taken_over})")
+            sweep.tell(told)
             if count == 1:
                 return sweep.run(retry_failed, allow)
             return lead_launch(directory, lambda: sweep.run(retry_failed, allow))
@@ -142,7 +144,7 @@ def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
     from kleiber.train.data.run_data import open_run_data
 
     seen: set[tuple] = set()
-    for config in [*experiment.trunks, *(target.train for target in experiment.targets)]:
+    for config in [cell.config for cell in all_cells(experiment)]:
         key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.evaluation)
         if key not in seen and not config.command:
             if not seen:
@@ -195,8 +197,8 @@ class _Sweep:
     session: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def run(self, retry_failed: bool, allow: tuple[str, ...]) -> SweepResult:
-        fit_cells, target_cells = trunk_cells(self.experiment, "fit"), trunk_cells(self.experiment, "target")
-        cells = fit_cells + target_cells
+        start_cells, fit_cells, target_cells = (trunk_cells(self.experiment, s) for s in ("start", "fit", "target"))
+        cells = all_cells(self.experiment)
         self._arrange(cells)
         if retry_failed:
             self._forget_failed(cells)
@@ -210,19 +212,21 @@ class _Sweep:
         plan.check()
         prepare_data(self.experiment, self.say)
         if renewed := check_text(cells, self.directory, self.experiment.population_size, allow):
-            self._tell(f"{len(renewed)} folders of runs of another text are set aside in {REPLACED}/, and trained anew")
+            self.tell(f"{len(renewed)} folders of runs of another text are set aside in {REPLACED}/, and trained anew")
         if any(cell.missing(self.directory) for cell in cells if not cell.config.command):
-            self._tell(check_release(cell_records(cells, self.directory), self.directory, allow))
+            self.tell(check_release(cell_records(cells, self.directory), self.directory, allow))
         write_json(self.directory / "plan.json", plan.to_json())
         self.say(plan.headline())
-        code = self._phase("fit", fit_cells, plan)
+        code = self._phase("start", start_cells, plan)
+        if code == EXIT_DONE:
+            code = self._phase("fit", fit_cells, plan)
         if code != EXIT_DONE:
             return self._stopped(code)
         from kleiber.experiments.sweeping.law_stage import CannotFit, fit_and_register, score_targets, withdraw_all
 
         summary: dict[str, Any] = {"experiment": self.experiment.name, "directory": str(self.directory), "gate": []}
         if not self.experiment.laws:
-            withdraw_all(self.experiment, self.directory, self._tell)
+            withdraw_all(self.experiment, self.directory, self.tell)
         else:
             try:
                 summary |= fit_and_register(self.experiment, self.directory, self.say)
@@ -252,7 +256,8 @@ class _Sweep:
         found = answers_of(to_data(self.experiment), rows, self.directory, list(fits))
         summary |= {"question": self.experiment.question, "answer": found.lines, "headline": found.headline}
         passed = all(item["passed"] for item in summary["gate"])
-        summary["exit_code"] = EXIT_DONE if passed and not summary["runs"]["failed"] else EXIT_GATE
+        is_whole = summary["runs"]["done"] > 0 and not summary["runs"]["failed"]
+        summary["exit_code"] = EXIT_DONE if passed and is_whole else EXIT_GATE
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)
         summary["made_from"] = self._made_from(cells)
         write_json(self.directory / "result.json", summary)
@@ -265,7 +270,7 @@ class _Sweep:
         bring_back(cells, self.directory, self.experiment.population_size)
         if strays := set_aside(cells, self.directory, self.experiment.population_size):
             more = f" and {len(strays) - 3} more" if len(strays) > 3 else ""
-            self._tell(
+            self.tell(
                 f"not of this experiment, left out and set aside in {REPLACED}/: {', '.join(strays[:3])}{more}; they "
                 "come back when the experiment has them again"
             )
@@ -285,7 +290,7 @@ class _Sweep:
         known = made_with(self.directory).get("data", {})
         entries = check_heads(ledger)
         return {
-            "experiment": config_hash(self.experiment),
+            "experiment": " ".join([config_hash(self.experiment), *own_laws(self.experiment).values()]),
             "data": {key: text or known.get(key) for key, text in text_facts(cells).items()},
             "records": records_digest(cell_records(cells, self.directory)),
             "fit": read_json(fit).get("made_from") if fit.exists() else None,
@@ -371,7 +376,7 @@ class _Sweep:
         summary = {"experiment": self.experiment.name, "status": "stopped", "reason": self.stopped_by}
         return SweepResult(code, {**summary, "exit_code": code})
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
         """Says what was not as it had been left, and keeps it for the result."""
         if text:
             self.told.append(text)

@@ -8,13 +8,14 @@ from typing import Any
 import jax
 
 from kleiber.experiments.config_file import to_data
-from kleiber.experiments.directory.record import RunRecord, record_path, versions
+from kleiber.experiments.directory.record import RunRecord, record_path, start_columns, start_folder, versions
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, group_id, kept_weights
 from kleiber.experiments.sweeping.compiled import cache_of_programs, seal_new
 from kleiber.experiments.sweeping.ownership import allowed_fields
 from kleiber.files import read_json, replacing, sealed_text, write_json
 from kleiber.parallel import hosts
+from kleiber.train.start import kept_weights_of
 from kleiber.train.watch.signals import StopRequest
 
 
@@ -55,6 +56,8 @@ def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, s
     device = jax.devices()[0]
     common: dict[str, Any] = {**versions(), "device": f"{device.platform}:{device.device_kind}"}
     common["data_fingerprint"] = data.train.fingerprint
+    start = start_folder(group[0].config, directory)
+    common |= start_columns(start)
     heads = {cell.trunk_id: ledger_head(cell, directory) for cell in group}
     last_write = [0.0]
     splices = [_splice(folder) for folder in folders]
@@ -114,7 +117,10 @@ def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, s
     stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
     watchdog = Watchdog(clock, own / stacks)
     allow, notes = allowed_fields(directory), {"ledger_heads": heads} if any(heads.values()) else {}
-    io = TrunkIO(own, logs, on_point, is_measured, on_progress, stop, clock, allow, notes, final_folder, is_done)
+    weights = None if start is None else kept_weights_of(start)
+    io = TrunkIO(
+        own, logs, on_point, is_measured, on_progress, stop, clock, allow, notes, final_folder, is_done, weights
+    )
     try:
         Trunk([cell.config for cell in group], data, io).run()
     finally:

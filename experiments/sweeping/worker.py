@@ -44,7 +44,7 @@ from kleiber.experiments.sweeping.failures import (
 )
 from kleiber.experiments.sweeping.peers import PeersDiffer, agree_on_data, agree_on_hosts, is_here, presence
 from kleiber.experiments.sweeping.trunk_run import run_trunk, write_record
-from kleiber.files import read_json, write_json
+from kleiber.files import read_json, write_json, write_whole
 from kleiber.parallel import hosts
 from kleiber.parallel.environment import process_in_environment, runs_on_cpu
 from kleiber.scaling.forecasting.ledger import Ledger
@@ -52,7 +52,7 @@ from kleiber.train.checkpoints.manifest import CannotSave
 from kleiber.train.watch.signals import StopRequest
 from kleiber.train.watch.watchdog import hang_seconds
 
-SPLITS = ("fit", "target", "follow")
+SPLITS = ("fit", "target", "follow", "start")
 """What a worker trains; a process other than the lead follows it."""
 
 
@@ -290,7 +290,7 @@ def _note_beginning(group: list[TrunkCell], directory: Path) -> None:
 
 
 def _write_traceback(directory: Path, group: list[TrunkCell], problem: BaseException) -> None:
-    (directory / "runs" / group_id(group) / "error.txt").write_text("".join(traceback.format_exception(problem)))
+    write_whole(directory / "runs" / group_id(group) / "error.txt", "".join(traceback.format_exception(problem)))
 
 
 def _record_failure(

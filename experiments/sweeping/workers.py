@@ -18,6 +18,7 @@ from kleiber.experiments.exit_codes import (
 from kleiber.experiments.launch.launcher import Launcher, Phase, Worker
 from kleiber.experiments.launch.local import WARNING, Local
 from kleiber.experiments.sweeping.failures import MAX_ATTEMPTS, beat_of, exit_reason, here, note_death
+from kleiber.files import read_plain
 from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.environment import num_cores, process_in_environment, runs_on_cpu
 from kleiber.train.config import TrainConfig
@@ -138,14 +139,14 @@ class WorkerPool:
     def _last_logged(self) -> str:
         """Returns the last line of the log, which is that of the traceback of a worker that said nothing else."""
         with contextlib.suppress(OSError):
-            lines = Path(self.phase.log.name).read_text(errors="replace")[-5000:].splitlines()
+            lines = read_plain(Path(self.phase.log.name)).decode(errors="replace")[-5000:].splitlines()
             return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
         return ""
 
     def _was_hung(self, pid: int) -> bool:
         """Returns whether a worker was ended by its watchdog: it left stacks behind, and nobody asked it to stop."""
         stacks = (path.parent / "stacks.txt" for path in (self.phase.directory / "runs").glob("*/attempts.json"))
-        return any(f"of process {pid}:" in s.read_text(errors="replace")[:500] for s in stacks if s.exists())
+        return any(f"of process {pid}:" in s.read_text(errors="replace")[:500] for s in stacks if s.is_file())
 
     def _end_if_frozen(self, worker: Worker) -> None:
         """Kills a worker whose threads no longer run (stopped, or stuck in the kernel), so that another takes over."""

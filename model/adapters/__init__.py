@@ -1,1 +1,1 @@
-"""Weights beside weights, such as LoRA, to be read by layers/product.py so that no layer knows of them. None yet."""
+"""Small weights beside weights that stay: what layers/product.py adds, and merging them into a tree."""

@@ -9,22 +9,20 @@ import jax.numpy as jnp
 from kleiber.model.compress.pruning import global_threshold, kept
 from kleiber.model.compress.rounding import rounded, rounding_of
 from kleiber.model.config import ModelConfig
-from kleiber.model.parametrization import ROLE_OF_WEIGHT
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return path[-1].key
+from kleiber.model.parametrization import ROLE_OF_WEIGHT, name_of
 
 
 def compress(config: ModelConfig, params: Any) -> Any:
     """Returns the tree of weights as the layers of config read it: each rounded as config.compression says."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: rounded(leaf, rounding_of(config, _name(path))), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: rounded(leaf, rounding_of(config, name_of(path))), params
+    )
 
 
 def is_pruned(config: ModelConfig, params: Any) -> Any:
     """Returns, in the shape of the tree, which weights config.compression takes entries from."""
     roles = ("query", "hidden", "output") if config.compression.sparsity else ()
-    return jax.tree_util.tree_map_with_path(lambda path, _: ROLE_OF_WEIGHT[_name(path)] in roles, params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: ROLE_OF_WEIGHT[name_of(path)] in roles, params)
 
 
 def prune(config: ModelConfig, params: Any) -> Any:

@@ -1,11 +1,13 @@
 """Declaring a weight: its name, shape, logical axes and initial values, side by side."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kleiber.model.adapters.adapted import Adapted, beside
 from kleiber.model.compress.rounding import rounding_of
 from kleiber.model.config import ModelConfig
 from kleiber.model.parametrization import ROLE_OF_WEIGHT, rules
@@ -19,8 +21,8 @@ def declare(
     axes: tuple[str | None, ...],
     num_stacked: int | None = None,
     fan_in: int | None = None,
-) -> nnx.Param:
-    """Returns a new weight, drawn as the rule of its role says.
+) -> Any:
+    """Returns a new weight, drawn as the rule of its role says, with an adapter beside it where the config has one.
 
     Args:
       config: gives the parametrization and the storage dtype.
@@ -33,8 +35,13 @@ def declare(
 
     Returns:
       nnx.Param [num_stacked, *shape] of config.param_dtype, with its logical axes, initial distribution and rounding as
-      metadata.
+      metadata; or Adapted, with more of them.
     """
+    adapter = config.adapter
+    if adapter is not None and name in adapter.matrices:
+        small = beside(adapter, shape, axes)
+        base = declare(replace(config, adapter=None), rngs, name, shape, axes, num_stacked, fan_in)
+        return Adapted(base, {each: declare(config, rngs, each, *of, num_stacked) for each, of in small.items()})
     rule = rules(config)[ROLE_OF_WEIGHT[name]]
     std = rule.init_std(fan_in or shape[0])
     if num_stacked is not None:

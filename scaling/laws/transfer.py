@@ -20,6 +20,13 @@ def finetune_loss(p: Values, x: Values) -> np.ndarray:
     return p["E"] + p["A"] * power(x["num_params_total"], -p["alpha"]) * power(x["finetune_tokens"], -p["beta"])
 
 
+def finetune_sum(p: Values, x: Values) -> np.ndarray:
+    """Returns E + A / num_params^alpha + B / finetune_tokens^beta [..., runs]."""
+    return (
+        p["E"] + p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * power(x["finetune_tokens"], -p["beta"])
+    )
+
+
 def distillation_loss(p: Values, x: Values) -> np.ndarray:
     """Returns L_T + L_T^-c0 (1 + (L_T / (L_S d1))^(1/f1))^(-c1 f1) (A / N^alpha + B / D^beta)^gamma, [..., runs]."""
     log_teacher = np.log(x["teacher_loss"])
@@ -61,8 +68,24 @@ LAWS = (
         ),
         linear=(("E",), ("A",)),
         loss=finetune_loss,
-        validity="a hypothesis: fit the additive law and the generalised mean beside it",
+        validity="a hypothesis: fit finetune_sum beside it",
         sweep="fine-tuning tokens over three decades x 4 sizes x 3 pre-training token counts",
+    ),
+    Law(
+        id="finetune_sum",
+        title="sum of a pre-training term and a fine-tuning term",
+        formula="L = E + A / X^alpha + B / D_f^beta, X parameters (map pre-training tokens or rank to it instead)",
+        citation="the rival of Zhang et al. 2024, arXiv:2402.17193, section 4",
+        variables=(NUM_PARAMS, FINETUNE),
+        parameters=(
+            *(E, A, ALPHA),
+            Parameter("B", "size of the fine-tuning term", scale=(("finetune_tokens", "beta"),)),
+            Parameter("beta", "exponent of fine-tuning tokens", start=EXPONENT, bounds=(1e-4, 20.0)),
+        ),
+        linear=(("E",), ("A",), ("B",)),
+        loss=finetune_sum,
+        validity="a hypothesis: fit finetune_product beside it",
+        sweep="as finetune_product",
     ),
     Law(
         id="distillation",

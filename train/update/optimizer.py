@@ -15,6 +15,7 @@ from kleiber.model.parametrization import (
     weight_decay_mask,
     weight_decay_multipliers,
 )
+from kleiber.model.selection import select
 from kleiber.train.config import OptimizerConfig
 
 
@@ -53,11 +54,33 @@ class Optimizer:
 
 
 def make_optimizer(config: OptimizerConfig, model: ModelConfig, params: Any) -> Optimizer:
-    """Returns the optimizer of a model, scaled by its parametrisation; params may be shapes alone."""
+    """Returns the optimizer of a model, scaled by its parametrisation and its groups.
+
+    Args:
+      config: constants.
+      model: the shape.
+      params: the weights that move, None in place of the others; may be shapes alone.
+
+    Raises:
+      ValueError: a group means no weight.
+    """
     steps = [] if config.clip_norm is None else [_clip(config.clip_norm)]
     direction = optax.chain(*steps, _direction(config, model, params))
-    factors = (learning_rate_multipliers(model, params), weight_decay_multipliers(model, params))
+    rates = _with_groups(config, model, learning_rate_multipliers(model, params))
+    factors = (rates, weight_decay_multipliers(model, params))
     return Optimizer(direction, *factors, is_pruned(model, params))
+
+
+def _with_groups(config: OptimizerConfig, model: ModelConfig, rates: Any) -> Any:
+    """Returns the tree of rate multipliers, each times the factor of the first group that means its weight."""
+    if not config.groups:
+        return rates
+    factors = {path: factor for word, factor in reversed(config.groups) for path in select(model, word)}
+
+    def of_leaf(path: Any, rate: float) -> float:
+        return rate * factors.get(jax.tree_util.keystr(path, simple=True, separator="/"), 1.0)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, rates)
 
 
 def _clip(max_norm: float) -> optax.GradientTransformation:
