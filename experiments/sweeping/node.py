@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
 import tyro
@@ -31,6 +32,8 @@ from kleiber.files import read_json
 from kleiber.parallel.environment import NUM_PROCESSES, process_in_environment
 from kleiber.scaling.forecasting.ledger import Ledger
 
+STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Of a cluster that preempts a job, or nears its time limit."""
 PATIENCE_SECONDS = 30.0
 """That a network file system may take to show what another machine has written, and that a worker waits for work."""
 
@@ -55,13 +58,6 @@ class Order:
     """Of this node; None is one for each core that its job has."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How the workers of a node ended."""
-
-    exit_code: int
-
-
 def main(order: Order) -> int:
     """Runs workers until nothing is left to do, and returns the exit code of a phase (WorkerPool.run); 2 where this
     node does not see what the driver does, and then nothing is begun."""
@@ -69,8 +65,8 @@ def main(order: Order) -> int:
     if not (order.directory / "experiment.json").exists():
         print(f"{host} sees no sweep in {order.directory}: use an --out that all nodes share", flush=True)
         return EXIT_USAGE  # nothing is written where another sweep, or none, may be
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, _stop)
+    for stop in STOPS:
+        signal.signal(stop, _stop)
     if order.place.is_dir():
         os.chdir(order.place)
     number, count = process_in_environment()
@@ -110,8 +106,8 @@ def _work(order: Order, sign: Sign, host: str) -> int:
     pool = WorkerPool(phase, say, (Local(workers, first),))
     parent = os.getppid()
 
-    def work() -> Ended:
-        return Ended(pool.run(lambda: _leave_with(parent)))
+    def work() -> SimpleNamespace:
+        return SimpleNamespace(exit_code=pool.run(lambda: _leave_with(parent)))
 
     alone = process_in_environment()[1] == 1
     code = (work() if alone else lead_launch(order.directory, work)).exit_code
@@ -160,8 +156,8 @@ def _leave_with(parent: int) -> None:
 
 def _stop(number: int, frame: object) -> None:
     """Ends the work at the first signal; those after it, while workers save, change nothing."""
-    for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(each, signal.SIG_IGN)
+    for stop in STOPS:
+        signal.signal(stop, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
