@@ -162,6 +162,9 @@ def test_a_node_begins_nothing_where_it_does_not_see_what_the_driver_sees(direct
     assert told_by(directory)[0] == 2 and "holds another experiment than the driver has" in told_by(directory)[1]
     assert node.main(order(directory, config_hash(experiment), split="target", ledger="f00d")) == 2
     assert "ledger.jsonl has no line f00d: no target begins before it" in told_by(directory)[1]
+    monkeypatch.setattr(node, "is_seen", lambda directory: False)
+    assert node.main(order(directory, config_hash(experiment))) == 2
+    assert "two workers would train one run" in told_by(directory)[1]
 
 
 def test_locks_that_do_not_hold_here_are_found_while_their_driver_lives(directory, monkeypatch):
