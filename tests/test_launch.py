@@ -3,6 +3,7 @@
 A true Slurm stands in launch/test_slurm.py; here a queue of a few lines takes its place.
 """
 
+import hashlib
 import json
 import os
 import stat
@@ -196,7 +197,7 @@ def cluster(tmp_path, monkeypatch):
     folder.mkdir()
     programs = {
         "sbatch": 'case "$*" in *=debug*) ;; *) echo "invalid partition specified: x" >&2; exit 1;; esac',
-        "squeue": "printf '7_0 RUNNING\\n7_1 PENDING\\n'",
+        "squeue": "printf '7_0 RUNNING %s\\n7_1 PENDING %s\\n6 RUNNING %s-old\\n5 RUNNING other\\n' $NAME $NAME $PLACE",
         "scancel": "",
     }
     for name, program in programs.items():
@@ -229,8 +230,11 @@ def test_a_driver_takes_up_the_jobs_that_one_before_it_has_left_and_submits_the_
     submitted = []
     monkeypatch.setattr(slurm.Slurm, "_submit", lambda self, phase, count: submitted.append(count) or ["slurm-8"])
     launcher = open_launcher("slurm:partition=debug,time=5,jobs=3")
+    place = f"kleiber-e-fit-{hashlib.sha256(str(directory).encode()).hexdigest()[:6]}"
+    monkeypatch.setenv("PLACE", place)
+    monkeypatch.setenv("NAME", f"{place}-abc")
     launcher.check(directory)
-    phase = Phase(directory, "fit", "s", sys.stdout, num_trunks=24, experiment_name="e")
+    phase = Phase(directory, "fit", "s", sys.stdout, num_trunks=24, experiment_name="e", experiment_hash="abc")
     assert launcher.num_workers(24) == 3 and launcher.num_workers(2) == 2
     jobs = launcher.start(phase, range(3))
     assert [each.name for each in jobs] == ["slurm-7_0", "slurm-7_1", "slurm-8"] and submitted == [1]
@@ -241,6 +245,7 @@ def test_a_driver_takes_up_the_jobs_that_one_before_it_has_left_and_submits_the_
         "sbatch --test-only --time=5 --nodes=1 --ntasks-per-node=1 --requeue --partition=debug --wrap=true" in called
         and "scancel 7_1" in called
     )
+    assert "scancel 6" in called and "scancel 5" not in called  # of a config that was changed since
 
 
 PROGRAM = """

@@ -65,6 +65,7 @@ class Slurm:
     _states: dict[str, str] = field(default_factory=dict)
     _looked: float = 0.0
     _name: str = ""
+    _outdated: list[str] = field(default_factory=list)
     _known: set[str] = field(default_factory=set)
 
     def check(self, directory: Path) -> None:
@@ -90,10 +91,12 @@ class Slurm:
     def start(self, phase: Phase, indices: Sequence[int]) -> list[Job]:
         """Takes up the jobs of this phase that are in the queue already, and submits what is missing, as an array."""
         place = hashlib.sha256(str(phase.directory.absolute()).encode()).hexdigest()[:6]
-        name = f"kleiber-{phase.experiment_name}-{phase.split}-{place}"
+        name = f"kleiber-{phase.experiment_name}-{phase.split}-{place}-{phase.experiment_hash}"
         if name != self._name:
             self._name, self._known = name, set()
         self._look()
+        for outdated in self._outdated:  # of a driver that was killed, and a config that was changed since
+            self.cancel(outdated)
         names = [name for name in self._states if name not in self._known][: len(indices)]
         if missing := len(indices) - len(names):
             names += self._submit(phase, missing)
@@ -125,10 +128,13 @@ class Slurm:
     def _look(self) -> None:
         """Asks the queue for the jobs of this phase; where it does not answer, what was known counts."""
         self._looked = time.monotonic()
-        asked = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", f"--name={self._name}"]
-        found = subprocess.run([*asked, "--format=%i %T"], capture_output=True, text=True)
+        asked = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i %T %j"]
+        found = subprocess.run(asked, capture_output=True, text=True)
         if found.returncode == 0:
-            self._states = {f"slurm-{line.split()[0]}": line.split()[1] for line in found.stdout.splitlines()}
+            jobs = [line.split(maxsplit=2) for line in found.stdout.splitlines()]
+            same = self._name.rpartition("-")[0] + "-"
+            self._states = {f"slurm-{number}": state for number, state, name in jobs if name == self._name}
+            self._outdated = [number for number, _, name in jobs if name.startswith(same) and name != self._name]
 
     def state(self, name: str) -> str:
         """Returns the state of a job in the queue; nothing once it has left."""
