@@ -75,9 +75,6 @@ def main(order: Order) -> int:
         with contextlib.suppress(KeyboardInterrupt):
             return follow(order.directory, num_devices(cell.config for cell in all_cells(experiment)), experiment)
         return EXIT_RESUMABLE
-    if count == 1:
-        os.environ[NUM_PROCESSES] = "1"  # its job is one of many that work by themselves
-    os.environ.setdefault(IDLE_SECONDS, str(PATIENCE_SECONDS))
     with Sign(order.directory, order.name, host) as sign:
         try:
             sign.exit_code = _work(order, sign, host)
@@ -109,8 +106,12 @@ def _work(order: Order, sign: Sign, host: str) -> int:
     def work() -> SimpleNamespace:
         return SimpleNamespace(exit_code=pool.run(lambda: _leave_with(parent)))
 
-    alone = process_in_environment()[1] == 1
-    code = (work() if alone else lead_launch(order.directory, work)).exit_code
+    if process_in_environment()[1] > 1:
+        code = lead_launch(order.directory, work).exit_code
+    else:
+        os.environ[NUM_PROCESSES] = "1"  # its job is one of many that work by themselves
+        os.environ.setdefault(IDLE_SECONDS, str(PATIENCE_SECONDS))
+        code = work().exit_code
     for line in pool.messages:
         sign.say(f"{host}: {line}")
     return code
