@@ -37,6 +37,7 @@ setup(
         "dev": DEV,
         "all": DATA + NOTEBOOK + TRACK + QUERY + PRUNE + SLURM + DEV,
         "bench": ["torch>=2.6"],  # the peer of `kleiber bench`; nothing else imports it
+        "ray": ["ray>=2.50"],  # of `--launch ray` alone
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         # The compiler for TPUs alone (about 140 MB), as jax[tpu] of each release pins it: `kleiber compile --topology`.

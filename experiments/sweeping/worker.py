@@ -241,7 +241,7 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
         return
     _note_beginning(group, directory)
     attempts.start(here(os.getpid()))
-    was_stopped = False
+    was_stopped, stop.on_leaving = False, lambda: attempts.leave(was_stopped=True)
     try:
         _run(experiment, group, directory, stop)
     except Stopped as stopped:
