@@ -1,7 +1,7 @@
 # make help lists the targets. PYTHON=python3.12 chooses the interpreter the first time.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test install-all lint miniature truth chaos lock clean
+.PHONY: help install quickstart test install-all lint miniature truth chaos cluster lock clean
 .NOTPARALLEL:
 
 OUT ?= out/quickstart
@@ -12,8 +12,10 @@ PYTEST ?= -n 2 --dist loadfile
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-quickstart: ## set up .venv, then train, fit, forecast, test the forecast and report (OUT=out/quickstart)
+install: ## set up .venv with kleiber in it: .venv/bin/kleiber, or `source .venv/bin/activate`
 	@.ci/step install .ci/install data,notebook,track
+
+quickstart: install ## set up .venv, then train, fit, forecast, test the forecast and report (OUT=out/quickstart)
 	@.ci/step "kleiber sweep quickstart --out $(OUT)" $(BIN)/kleiber sweep quickstart --out $(OUT)
 
 test: lint miniature ## set up .venv, then lint, check types, run the experiment miniature and the tests
@@ -36,6 +38,9 @@ truth: install-all ## does the fit find planted laws, inside its own intervals, 
 chaos: install-all ## kill, damage, fill, freeze: the failure tests R1 to R24 in their long form, into docs/reliability.md
 	@.ci/step chain env KLEIBER_CHAIN_STEPS=2000 $(BIN)/python -m pytest -q tests/test_chain.py
 	@.ci/step chaos env PYTHONPATH=tests $(BIN)/python -m chaos --write docs/reliability.md
+
+cluster: install-all ## one sweep on a Slurm of two nodes, made here; needs root, and on Debian slurmctld, slurmd, slurm-client, munge
+	@.ci/step cluster $(BIN)/python -m pytest -m cluster tests/launch
 
 lock: install-all ## renew constraints.txt: the newest versions that fit together, for Python 3.11 and later
 	@.ci/lock

@@ -18,20 +18,22 @@ DATA = ["botocore==1.44.5"]
 NOTEBOOK = ["matplotlib>=3.9", "jupytext>=1.16", "nbclient>=0.10", "nbconvert>=7.16", "ipykernel>=6.29"]
 TRACK = ["tensorboardX>=2.6.2"]
 QUERY = ["duckdb>=1.2"]
+SLURM = ["submitit>=1.5.2"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
 DEV += ["pandas>=2.2"]  # of tests alone: any table that speaks Arrow is read
 
 setup(
     packages=packages(),
     package_dir={"kleiber": "kleiber"} | {f"kleiber.{room}": room for room in ROOMS},
-    package_data={"kleiber": ["py.typed"], "kleiber.experiments": ["report/*.css", "report/*.html"]},
+    package_data={"kleiber": ["py.typed"], "kleiber.experiments": ["report/*.css", "report/*.html", "watching/*.html"]},
     extras_require={
         "data": DATA,
         "notebook": NOTEBOOK,
         "track": TRACK,
         "query": QUERY,
+        "slurm": SLURM,
         "dev": DEV,
-        "all": DATA + NOTEBOOK + TRACK + QUERY + DEV,
+        "all": DATA + NOTEBOOK + TRACK + QUERY + SLURM + DEV,
         "bench": ["torch>=2.6"],  # the peer of `kleiber bench`; nothing else imports it
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import os
+import re
 import signal
 import sys
 from importlib.metadata import version
@@ -26,6 +27,8 @@ VERBS = {
     "generate": "write text with the weights of a run",
     "export": "the weights of a run as a safetensors file",
     "ask": "what one factor of a sweep does, how sure that is, and what to run next",
+    "tune": "how the best learning rate follows batch, tokens, width and layers, as a recipe to train by",
+    "watch": "a running sweep, live: in the terminal and as a page of this machine",
     "report": "execute the notebook of a sweep into report.ipynb and report.html",
     "data": "list and prepare corpora",
     "doctor": "verify a directory: what is damaged, what can be saved, and how",
@@ -34,6 +37,9 @@ VERBS = {
     "check": "coordinate check of a parametrisation over width and depth",
     "bench": "what this machine gives: peak, tokens per second, compile, memory, fits, beside its peers",
 }
+
+
+NOT_UTF8 = "is not UTF-8, as a name or path must be"
 
 
 def usage() -> str:
@@ -53,6 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return EXIT_DONE if argv else EXIT_USAGE
+    for word in argv:  # a library's message would repeat it as it is, or nobody could write it down
+        is_text = word.isascii() or not re.search("[\ud800-\udfff]", word)
+        if not is_text or printable(word) != word:
+            what = "holds control characters; leave them out" if is_text else f"{NOT_UTF8}; rename it"
+            print(f"kleiber: {ascii(word)[:200]} {what}.", file=sys.stderr)
+            return EXIT_USAGE
     verb = argv[0]
     if verb == "--version":
         print(f"kleiber {version('kleiber')}")
@@ -79,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as mistake:
         if isinstance(mistake, UnicodeEncodeError):
-            mistake = ValueError(f"{ascii(mistake.object)[:200]} is not UTF-8, as a name or path must be; rename it.")
+            mistake = ValueError(f"{ascii(mistake.object)[:200]} {NOT_UTF8}; rename it.")
         print(f"kleiber {verb}: {printable(str(mistake))}", file=sys.stderr)
         return EXIT_USAGE
     except BrokenPipeError:  # whoever read has gone, as in `kleiber data list | head`: nobody is there to be told

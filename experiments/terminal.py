@@ -1,17 +1,22 @@
 """What a terminal is told: text from files and models, and that work goes on."""
 
 import contextlib
+import functools
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 HEARTBEAT_SECONDS = 5.0
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+_OURS_OR_CONTROL = re.compile(rf"(\x1b\[\??[0-9;]*[mAKGhl]|\r)|{_CONTROL.pattern}")
+"""The sequences of colours and of a bar that moves, and after them whatever else is none of ours."""
 
 
 def printable(text: str) -> str:
@@ -23,14 +28,24 @@ def printable(text: str) -> str:
 
 
 def accept_all_text() -> None:
-    """Lets both streams of this process take any text: what their encoding lacks is shown as a code, and one that is
-    closed takes it all and keeps nothing."""
+    """Lets both streams of this process take any text: what their encoding lacks is shown as a code, control characters
+    too, but for the colours of a terminal, and one that is closed takes it all and keeps nothing."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+            if "write" not in vars(stream):
+                stream.write = functools.partial(_write_printable, stream.write, stream.isatty())
+
+
+def _write_printable(write: Callable[[str], int], is_terminal: bool, text: str) -> int:
+    """Writes text without what could move the cursor or name the window; a terminal takes what is printed in colours,
+    so whatever comes from a file is shown by `printable` or `tell`."""
+    if not is_terminal:
+        return write(printable(text))
+    return write(_OURS_OR_CONTROL.sub(lambda match: match[1] or printable(match[0]), text))
 
 
 def tell(text: str, stream: TextIO | None = None) -> None:

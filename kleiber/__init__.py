@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kleiber.experiments.api.designs import Design, design
     from kleiber.experiments.api.fits import Fitted, fit, read_fit
     from kleiber.experiments.api.runs import Results, Run, load, open_run, plan, results, sweep
+    from kleiber.experiments.api.tuning import Recipe, tune
 
     __version__: str
 
@@ -30,13 +31,15 @@ __all__ = [
     "sweep",  # (experiment, out=...) -> how it ended: trains, fits, forecasts, tests, reports
     "results",  # (directory) -> Results: what a sweep has found so far
     "Results",  # .table, .records, .fit, .ledger, .result, .gaps, .answers, .ask(factor)
+    "tune",  # (directory, ...) -> Tuning: how the best learning rate goes, .recipe for the next experiment
+    "Recipe",  # .read(path), .tuned_at(config, "delphi"); recipe(config) -> config with the numbers in force
     "open_run",  # (directory, name) -> Run
     "load",  # (folder of a run) -> Run
     "Run",  # .config, .record, .records, .metrics, .params, .model, .evaluate, .generate, .export
 ]
 _PLACES = {
     **dict.fromkeys(("fit", "read_fit", "Fitted"), "fits"),
-    **{"laws": "catalogue", "design": "designs", "Design": "designs"},
+    **{"laws": "catalogue", "design": "designs", "Design": "designs", "tune": "tuning", "Recipe": "tuning"},
 }
 """Modules of experiments/api; what is not named is in its runs."""
 

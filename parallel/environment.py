@@ -8,6 +8,7 @@ KLEIBER_NUM_PROCESSES=1 makes a process work alone, whatever started it.
 
 import math
 import os
+import re
 from pathlib import Path
 
 COORDINATOR, NUM_PROCESSES, PROCESS_ID = "KLEIBER_COORDINATOR", "KLEIBER_NUM_PROCESSES", "KLEIBER_PROCESS_ID"
@@ -20,6 +21,12 @@ STEPS = (
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
 """Number of processes that a launcher started, and the variable with this one's number."""
+NUMERIC = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+"""Variables besides JAX's own that change what a program computes."""
+CIRCUMSTANCE = re.compile(
+    "CACHE|_DIR$|TRACEBACK|LOG|DUMP|ADDRESS|VISIBLE|TIMEOUT|PPRINT|PROXY|PROFIL|PLATFORM|COORDINATOR|PROCESS|HOST|DEVICES"
+)
+"""Parts of the names of JAX's variables that change no number; devices are counted where they are used."""
 ALONE = f"or set {NUM_PROCESSES}=1 to work alone."
 
 
@@ -101,9 +108,19 @@ def runs_on_cpu() -> bool:
     return not has_accelerator() or os.environ.get("JAX_PLATFORMS") == "cpu"
 
 
+def numeric_settings() -> dict[str, str]:
+    """Returns the variables of the environment that change what JAX computes, such as JAX_ENABLE_X64, by name."""
+    found = {name: value for name, value in os.environ.items() if name.startswith("JAX_") or name in NUMERIC}
+    if flags := found.get("XLA_FLAGS"):
+        found["XLA_FLAGS"] = " ".join(sorted(flag for flag in flags.split() if not re.search("dump|_count", flag)))
+    return {name: value for name, value in sorted(found.items()) if value and not CIRCUMSTANCE.search(name)}
+
+
 def num_cores() -> int:
-    """Returns the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Returns the cores this process may use; of a node of Slurm, those that its job has."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return min(here, int(given)) if given.isdecimal() and given != "0" else here
 
 
 def _as_int(name: str) -> int:

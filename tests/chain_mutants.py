@@ -65,7 +65,6 @@ MUTANTS = {
     ),
     "no_planned_columns": ("rows 13, 15, F3", [(cells, "cell_problem", _constant(""))]),
     "no_seal": ("rows 11, 16, 22 to 25, F3", [(files, "unsealed", _without_marks)]),
-    "no_names": ("row 1", [(ownership, "_take_names", _constant(None))]),
     "no_chain": ("row 35, F4", [(ledger, "canonical_hash", lambda entry: entry.get("hash", "0" * 64))]),
     "no_heads": ("row 36, F4", [(m, "check_heads", lambda led: led.entries()) for m in (sweep, law_stage)]),
     "no_heads_of_checkpoints": (
@@ -74,6 +73,7 @@ MUTANTS = {
     ),
     "never_late": ("row 37, F4", [(law_stage, "begun_at", _constant(None))]),
     "no_lock_of_the_directory": ("two sweeps at once", [(sweep, "DirectoryLock", _NoLock)]),
+    "no_lock_of_the_ledger": ("rows 42, 43, F5", [(ledger, "FileLock", contextlib.nullcontext)]),
     "left_behind": ("rows 44 to 46, F6", [(ownership, "MADE_WITH", "no.such")]),
 }  # fmt: skip
 """What is left out: the rows and faults of which it is the cure, and (module, name, what stands in its place)."""

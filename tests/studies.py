@@ -23,7 +23,8 @@ def trunk(d_model: int = 32, rate: float = 0.008, tokens: tuple[int, ...] = (131
     """A small trunk."""
     shape = changes.pop("shape", {})
     optimizer = OptimizerConfig(rate, **changes.pop("optimizer", {}))
-    return TrainConfig(ModelConfig(d_model, 2, 4, seq_len=64, **shape), optimizer, tokens, **changes)
+    model = ModelConfig(**{"d_model": d_model, "num_layers": 2, "num_heads": 4, "seq_len": 64, **shape})
+    return TrainConfig(model, optimizer, tokens, **changes)
 
 
 def measured(experiment: Experiment, loss_of, **columns) -> list[dict]:

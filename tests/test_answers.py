@@ -282,7 +282,7 @@ def test_a_fit_that_fails_after_training_is_told_with_exit_3_and_the_answer(tmp_
     for row in measured(experiment, lambda cell, index: 3.0 - 0.1 * index):
         path = record_path(tmp_path, row["run_id"])
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(row))
+        write_json(path, row)
 
     def fails(*_):
         raise ValueError("no start gives a finite minimum")

@@ -30,6 +30,10 @@ SIGNATURES = {
     "results": "directory",
     "open_run": "directory, name",
     "load": "run",
+    "tune": "*directories, quantity='learning_rate'",
+    "Recipe.tuned_at": "config, powers, source=''",
+    "Recipe.read": "path",
+    "Recipe.write": "self, path",
     "Run.evaluate": "self, text=None",
     "Run.generate": "self, prompt='', num_tokens=100, temperature=1.0, top_k=None, seed=0, top_p=1.0, "
     "stops_at_end=False",

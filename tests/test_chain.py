@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import traceback
 import warnings
 from dataclasses import replace
@@ -47,7 +48,7 @@ from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.forecasting.anchor import noting_files
 from kleiber.scaling.forecasting.ledger import GENESIS, Ledger, canonical_hash
 from kleiber.scaling.forecasting.scoreboard import standing
-from kleiber.train.config import OptimizerConfig, TrainConfig
+from kleiber.train.config import DataConfig, OptimizerConfig, TrainConfig
 
 STEPS = int(os.environ.get("KLEIBER_CHAIN_STEPS", "200"))
 STEPS_EACH = 25
@@ -59,6 +60,8 @@ TRAINING = re.compile(r"--allow ([\w.\[\]]+)")
 REMEDY = re.compile(r"(\S+\.json)\b.*remove (?:it|the file) to have")
 """Of a damaged file: which one is to be removed."""
 KILLED, REFUSED = 9, 2
+OF_TARGET = "wiki-passages"
+"""What the machine's target reads."""
 
 
 def config(width: int, tokens: tuple[int, ...], rate: float, seed: int = 0) -> TrainConfig:
@@ -78,12 +81,14 @@ def loss_of(cell, num_tokens: int, text: int) -> float:
 class World:
     """What lies outside the directory: the text, the release, and what goes wrong."""
 
-    text, release, broken, patience = 0, "1", "", 99
+    text, target_text, release, broken, patience = 0, 0, "1", "", 99
     has_checkpoints = True
 
-    @property
-    def fingerprint(self) -> str:
-        return f"text-{self.text}"
+    def text_of(self, cell) -> int:
+        return self.target_text if cell.config.data.corpus == OF_TARGET else self.text
+
+    def fingerprint(self, cell) -> str:
+        return f"text-{self.text_of(cell)}"
 
 
 class FakePool:
@@ -91,8 +96,8 @@ class FakePool:
 
     world = World()
 
-    def __init__(self, directory, split, *_, **__):
-        self.directory, self.split, self.messages = directory, split, []
+    def __init__(self, phase, *_, **__):
+        self.directory, self.split, self.messages = phase.directory, phase.split, []
 
     def run(self, on_tick) -> int:
         experiment = from_data(Experiment, files.read_json(self.directory / "experiment.json"))
@@ -108,15 +113,25 @@ class FakePool:
                 if left == 0:
                     return 75
                 left -= 1
+                name = cell.run_ids[num_tokens]
+                kept = self.directory / inventory.REPLACED / name / "record.json"
+                assert (self.directory / "runs" / name).exists() or not kept.exists(), "what is paid for is not trained"
                 record = replace(cell.planned[num_tokens], status="failed", reason="bad luck")
                 if cell.planned[num_tokens].run_id != self.world.broken:
-                    loss, versions = loss_of(cell, num_tokens, self.world.text), {"code_version": self.world.release}
+                    loss, versions = (
+                        loss_of(cell, num_tokens, self.world.text_of(cell)),
+                        {"code_version": self.world.release},
+                    )
                     record = replace(record, status="done", reason="", loss=loss, ledger_head=head, **versions)
-                    record = replace(record, data_fingerprint=self.world.fingerprint)
+                    record = replace(record, data_fingerprint=self.world.fingerprint(cell))
                 trunk_run.write_record(self.directory, cell, num_tokens, record)
         return 0
 
 
+BY_HAND = {
+    **{"num_params_total": 10**6, "num_tokens": 10**8, "flops": 6e14, "compute_ratio": 2.0, "law": "chinchilla"},
+    **{"predicted_loss": 2.5, "interval": (2.4, 2.6), "level": 0.9},
+}
 FITS: dict = {}
 
 
@@ -146,8 +161,10 @@ def without_training(world: World):
         patch.object(sweep, "prepare_data", lambda *_: None),
         patch.object(sweep, "remember_speed", lambda *_: None),
         patch.object(plan, "estimate_speed", lambda: SpeedEstimate(1e9, {})),
-        patch.object(inventory, "text_facts", lambda cells: {inventory.text_key(c): world.fingerprint for c in cells}),
-        patch.object(sweep, "text_facts", lambda cells: {inventory.text_key(c): world.fingerprint for c in cells}),
+        patch.object(
+            inventory, "text_facts", lambda cells: {inventory.text_key(c): world.fingerprint(c) for c in cells}
+        ),
+        patch.object(sweep, "text_facts", lambda cells: {inventory.text_key(c): world.fingerprint(c) for c in cells}),
         patch.object(
             inventory.importlib.metadata,
             "version",
@@ -167,6 +184,17 @@ def launch(experiment: Experiment, directory: Path, world: World, **options):
         for each in without_training(world):
             stack.enter_context(each)
         return run_sweep(experiment, directory, 1, is_quiet=True, has_report=False, **options)
+
+
+def slowly(read):
+    """Returns a way to read that another process finds the time to come between."""
+
+    def call(*arguments):
+        found = read(*arguments)
+        time.sleep(0.01)
+        return found
+
+    return call
 
 
 def in_a_process(work, num_writes: int | None = None) -> int:
@@ -191,6 +219,7 @@ def in_a_process(work, num_writes: int | None = None) -> int:
 
     for name in ("replace", "rename", "unlink"):
         setattr(os, name, dying(getattr(os, name)))
+    Ledger.entries = slowly(Ledger.entries)
     code = 1
     try:
         work()
@@ -214,10 +243,10 @@ def numbers_of(found: dict) -> dict:
 
 
 @cache
-def fresh(experiment: Experiment, text: int, failed: frozenset) -> dict:
+def fresh(experiment: Experiment, text: int, target_text: int, failed: frozenset) -> dict:
     """What a run of the experiment in a new directory reports, in which the same runs fail."""
     world = World()
-    world.text = text
+    world.text, world.target_text = text, target_text
     with tempfile.TemporaryDirectory() as folder:
         with patch.object(FakePool, "run", _failing(failed)):
             return numbers_of(launch(experiment, Path(folder), world).summary)
@@ -257,6 +286,7 @@ class Chain(RuleBasedStateMachine):
         self.world = World()
         self.rate, self.widths, self.level, self.target_seed, self.target_rate = 0.01, WIDTHS, 0.9, 5, 0.01
         self.result, self.forged, self.mixes = None, None, False
+        self.by_hand = []
 
     def teardown(self):
         self.folder.cleanup()
@@ -264,7 +294,8 @@ class Chain(RuleBasedStateMachine):
     @property
     def experiment(self) -> Experiment:
         trunks = tuple(config(width, LENGTHS, self.rate) for width in self.widths)
-        target = Target("big", config(32, (204_800,), self.target_rate, self.target_seed))
+        train = config(32, (204_800,), self.target_rate, self.target_seed)
+        target = Target("big", replace(train, data=DataConfig(OF_TARGET)))
         gate = Gate(max_error=9, max_interval=9, max_residual_rms=9, requires_inside=False)
         return Experiment("chain", "?", trunks, (target,), ("chinchilla",), self.level, gate)
 
@@ -293,6 +324,10 @@ class Chain(RuleBasedStateMachine):
     def another_text(self, text):
         self.world.text = text
 
+    @rule(text=st.sampled_from((0, 1)))
+    def another_text_of_the_target(self, text):
+        self.world.target_text = text
+
     @rule(release=st.sampled_from(("1", "2")))
     def another_release(self, release):
         self.world.release = release
@@ -311,7 +346,7 @@ class Chain(RuleBasedStateMachine):
         row = files.read_json(path)
         folder = self.directory / "runs" / f"stranger-{draw.randrange(3)}"
         folder.mkdir(exist_ok=True)
-        (folder / "record.json").write_text(json.dumps({**row, "run_id": folder.name, "loss": 9.0}))
+        files.write_json(folder / "record.json", {**row, "run_id": folder.name, "loss": 9.0})
 
     @precondition(lambda self: self.runs())
     @rule(
@@ -377,7 +412,7 @@ class Chain(RuleBasedStateMachine):
     def the_ledger_removed(self):
         for path in self.directory.glob("ledger.jsonl*"):
             path.unlink()
-        self.forged = None
+        self.forged, self.by_hand = None, []
 
     @precondition(lambda self: (self.directory / "ledger.jsonl").exists() and not self.forged)
     @rule(edits_notes=st.booleans())
@@ -388,7 +423,7 @@ class Chain(RuleBasedStateMachine):
         (name,) = trunk_cells(self.experiment, "target")[0].run_ids.values()
         begun = self.directory / "runs" / name.rpartition("-D")[0] / "begun.json"
         last = [e for e in entries if e["event"] == "forecast"][-1:]
-        if not begun.exists() or not last or last[0].get("late") or last[0]["run_id"] != name:
+        if not begun.exists() or not last or last[0].get("late") or last[0].get("run_id") != name:
             return
         if files.read_json(begun)["ledger_head"] not in {e["hash"] for e in entries}:
             return
@@ -402,7 +437,7 @@ class Chain(RuleBasedStateMachine):
             entry["previous_hash"] = previous
             entry["hash"] = previous = canonical_hash(entry)
         ledger.path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-        ledger.head_path.write_text(json.dumps({"lines": len(entries), "hash": previous}))
+        files.write_json(ledger.head_path, {"lines": len(entries), "hash": previous})
         for path in notes if edits_notes else ():
             files.write_json(path, {**files.read_json(path), "ledger_head": previous})
         self.forged = before
@@ -448,6 +483,21 @@ class Chain(RuleBasedStateMachine):
         both = [in_a_process(lambda: self.launch(is_alone=False), number) for number in (num_writes, None)]
         assert {ended(process) for process in both} <= {0, KILLED}
         self.world.patience = 99
+
+    @precondition(lambda self: (self.directory / "ledger.jsonl").exists() and not self.forged)
+    @rule(count=st.integers(1, 4))
+    def forecasts_registered_by_hand_beside_a_launch(self, count):
+        self.foresee()
+        names = [f"by hand, big {len(self.by_hand) + number}" for number in range(count)]
+
+        def register():
+            for name in names:
+                Ledger(self.directory / "ledger.jsonl").register(**BY_HAND, target=name)
+
+        both = [in_a_process(work) for work in (lambda: self.launch(is_alone=False), register)]
+        assert {ended(process) for process in both} == {0}
+        self.by_hand += names
+        assert {*self.by_hand} <= standing(Ledger(self.directory / "ledger.jsonl").entries()).keys()
 
     def foresee(self):
         """A process of its own may let two releases count together, which is known there only."""
@@ -505,7 +555,7 @@ class Chain(RuleBasedStateMachine):
         rows = [files.read_json(path) for path in self.runs()]
         failed = frozenset(row["run_id"] for row in rows if row["status"] == "failed")
         self.forged = None  # of a forecast that was withdrawn: the numbers tell
-        assert numbers_of(found) == fresh(self.experiment, self.world.text, failed)
+        assert numbers_of(found) == fresh(self.experiment, self.world.text, self.world.target_text, failed)
         late = [t["target"] for t in found["targets"] if t.get("late")]
         assert self.mixes or len({row.get("code_version") for row in rows if row["status"] == "done"}) <= 1
         assert found["exit_code"] == (3 if late or failed else 0)
@@ -513,7 +563,8 @@ class Chain(RuleBasedStateMachine):
         for forecast, outcome in standing(Ledger(self.directory / "ledger.jsonl").entries()).values():
             assert outcome is None or records[forecast["run_id"]]["loss"] == outcome["observed_loss"]
         said = report_summary(Study(read_results(self.directory)))
-        shown = {t["target"]: {name: t[name] for name in NUMBERS} for t in said["targets"]}
+        own_targets = [t for t in said["targets"] if t["target"] not in self.by_hand]
+        shown = {t["target"]: {name: t[name] for name in NUMBERS} for t in own_targets}
         assert (
             shown == {t["target"]: {n: t[n] for n in NUMBERS} for t in found["targets"] if t["status"] == "done"}
             or failed

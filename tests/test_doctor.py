@@ -13,7 +13,7 @@ from kleiber.experiments.config_file import load_experiment
 from kleiber.experiments.directory.doctor import diagnose
 from kleiber.experiments.directory.record import planned_records, record_path, versions, write_table
 from kleiber.experiments.sweeping.ownership import own_directory
-from kleiber.files import read_json, write_json
+from kleiber.files import checked_line, read_json, write_json
 from kleiber.train.checkpoints import checkpoint
 
 STATE = {"w": np.arange(6, dtype=np.float32)}
@@ -34,7 +34,7 @@ def sweep(tmp_path):
     for step in (3, 6):
         checkpoint.save(trunk / "checkpoints" / "trunk", step, STATE, {}, keep=2)
     rows = [{"step": step, "segment": "trunk", "loss": 3.0} for step in (3, 6)]
-    (trunk / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (trunk / "metrics.jsonl").write_text("".join(map(checked_line, rows)))
     return directory
 
 
@@ -91,6 +91,8 @@ def test_a_done_run_without_a_finite_loss_is_damage(sweep):
 def test_of_a_record_and_a_table_that_differ_the_one_without_a_whole_seal_is_the_wrong_one(sweep, record, table, wrong):
     (path,) = sweep.glob("runs/*/record.json")
     row = {**read_json(path), "loss": 2.4}
+    if "plain" in (record, table):  # of a release that sealed none
+        (sweep / "experiment.json").write_text(json.dumps(read_json(sweep / "experiment.json")))
     if record == "edited":
         path.write_text(path.read_text().replace('"loss": 2.5', '"loss": 2.4'))
     elif record == "sealed":
@@ -107,7 +109,7 @@ def test_of_a_record_and_a_table_that_differ_the_one_without_a_whole_seal_is_the
 
 def test_a_step_that_comes_twice_in_a_log_is_damage(sweep):
     (path,) = sweep.glob("runs/*/metrics.jsonl")
-    path.write_text(path.read_text() + json.dumps({"step": 3, "segment": "trunk"}) + "\n")
+    path.write_text(path.read_text() + checked_line({"step": 3, "segment": "trunk"}))
     assert "step 3 of trunk comes again" in damaged(sweep)["metrics.jsonl"].what
 
 

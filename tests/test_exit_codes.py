@@ -12,7 +12,8 @@ import pytest
 from kleiber.experiments import cli
 from kleiber.experiments.cli import main
 from kleiber.experiments.commands import data as data_verb
-from kleiber.experiments.sweeping import workers
+from kleiber.experiments.launch import local
+from kleiber.experiments.launch.launcher import Phase
 from kleiber.experiments.sweeping.follow import lead_launch
 from kleiber.experiments.sweeping.workers import WorkerPool
 
@@ -38,10 +39,10 @@ def pool(tmp_path, monkeypatch):
             return process, read
 
         if programs:
-            monkeypatch.setattr(workers, "start_worker", start_worker)
+            monkeypatch.setattr(local, "start_worker", start_worker)
         said: list[str] = []
         with open(tmp_path / "log.txt", "a") as log:
-            pool = WorkerPool(tmp_path, "fit", 1, "session", log, said.append)
+            pool = WorkerPool(Phase(tmp_path, "fit", "session", log), said.append)
             return pool.run(lambda: None), pool, said
 
     return run
@@ -76,7 +77,7 @@ def test_a_mistake_that_a_worker_tells_ends_with_2_at_once(pool):
 def test_a_worker_that_cannot_read_its_experiment_says_so_and_ends_with_2(tmp_path, content):
     (tmp_path / "experiment.json").write_text(content)
     with open(tmp_path / "log.txt", "a") as log:
-        pool = WorkerPool(tmp_path, "fit", 1, "session", log, print)
+        pool = WorkerPool(Phase(tmp_path, "fit", "session", log), print)
         assert pool.run(lambda: None) == 2
     assert len(pool.messages) == 1 and "\n" not in pool.messages[0]
 

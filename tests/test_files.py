@@ -1,13 +1,14 @@
 """Claims about files that are whole or not there, and about the collector that is paused while many are read."""
 
 import gc
+import json
 import os
 
 import pytest
 from blake3 import blake3
 
 from kleiber.collector import collector_paused
-from kleiber.files import read_json, replacing, write_json, write_whole
+from kleiber.files import _indented, read_json, replacing, write_json, write_whole
 
 
 @pytest.mark.parametrize("write", [write_whole, write_json])
@@ -62,3 +63,16 @@ def test_the_collector_is_off_inside_and_as_it_was_after_even_when_that_fails(wa
         assert gc.isenabled() == was_on
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *({}, [], 3, "x", None, True),
+        {"a": [], "b": {}, "c": [1, 2.5, None, True, 'x, "y"\n', float("nan")]},
+        [1, {"b": [[], [1, [2]], ()], 'q"': "\u00e9\u2028"}, (1, 2)],
+        {1: [[1.0] * 3, ("a",)], None: [{}], 2.5: {"x": [-1]}},
+    ],
+)
+def test_a_sealed_text_is_laid_out_as_json_is(data):
+    assert _indented(data, "\n") == json.dumps(data, indent=1)

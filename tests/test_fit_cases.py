@@ -22,6 +22,7 @@ from kleiber.scaling.law import Values
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import RunTable, from_columns, read_table
 from kleiber.scaling.table.warned import NotPositiveError, OutlierWarning, RunsAwayWarning, TableWarning
+from truth.misfit import clustered_table, clusters_that_ran_away
 
 TRUTH = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
 
@@ -69,35 +70,6 @@ def test_runs_that_share_a_trunk_do_not_take_over_a_law_that_is_a_little_wrong()
     assert 0.007 < found.noise.tau < 0.013  # 1 % was planted
     low, high = combined_forecast([found], 8e9, 4e11).interval
     assert low < 1.1 + ((60 * 8e9**-0.2) ** 2.5 + (30 * 4e11**-0.15) ** 2.5) ** 0.4 < high
-
-
-def clustered_table(seed: int) -> RunTable:
-    """Returns checkpoints of runs with effects of any size, under a law that is more or less wrong."""
-    rng = np.random.default_rng(seed)
-    num_runs, length = int(rng.integers(4, 25)), int(rng.integers(3, 20))
-    params = np.repeat(10 ** rng.uniform(7.5, 9.5, num_runs), length)
-    tokens = np.tile(np.geomspace(2e9, 2e9 * 10 ** rng.uniform(0.5, 2), length), num_runs)
-    q, tau = rng.uniform(0.3, 1), 10 ** rng.uniform(-3.5, -1.3)
-    loss = 1.5 + ((300 * params**-0.3) ** (1 / q) + (500 * tokens**-0.3) ** (1 / q)) ** q
-    steps = rng.normal(0, 1, (num_runs, length)) * (0.5 if seed % 2 else 0)
-    noise = tau * np.repeat(rng.normal(0, 1, num_runs), length) + tau * steps.cumsum(axis=1).ravel()
-    loss = loss * np.exp(noise + rng.normal(0, 0.001, len(params)))
-    return a_table(params, tokens, loss, run=np.repeat([f"r{index}" for index in range(num_runs)], length).tolist())
-
-
-def clusters_that_ran_away(count: int) -> int:
-    """Returns how many of `count` random tables end above 1.5 times the independent residual without a word."""
-    silent = 0
-    for seed in range(count):
-        table = clustered_table(seed)
-        if len(table) <= 12:
-            continue
-        with warnings.catch_warnings(record=True) as noted:
-            warnings.simplefilter("always", TableWarning)
-            found = fit_law(table, "chinchilla", cluster="run", starts=4)
-        said = any(issubclass(each.category, RunsAwayWarning) for each in noted)
-        silent += found.residual_rms > 1.5 * quiet(table, starts=4).residual_rms and not said
-    return silent
 
 
 def test_no_cluster_fit_runs_away_without_saying_so():
@@ -323,7 +295,25 @@ def test_a_table_of_runs_is_forecast_as_each_of_them(tmp_path, capsys):
     assert (rows["predicted_loss"][1], rows["interval_low"][1]) == (one.predicted_loss, one.interval[0])
     line = ["forecast", tmp_path / "f.json", tmp_path / "points.csv", "--columns", "num_params_total=N,num_tokens=D"]
     header, *lines = printed(capsys, *line).splitlines()
-    assert header.endswith("predicted_loss,interval_low,interval_high,standard_error,compute_ratio") and len(lines) == 2
+    assert (
+        header.endswith("predicted_loss,interval_low,interval_high,standard_error,compute_ratio,alarms")
+        and len(lines) == 2
+    )
     forecasts = json.loads(printed(capsys, *line, "--json"))["forecasts"]
     assert [each["name"] for each in forecasts] == ["small", "large"]
     assert forecasts[1]["predicted_loss"] == one.predicted_loss
+
+
+def test_a_forecast_no_surer_than_the_losses_themselves_is_alarmed():
+    # Two sizes: every exponent of parameters fits them, and says something else of a third.
+    params, tokens = grid(np.array([1e7, 1e9]), np.geomspace(1e9, 5e10, 10))
+    loss = additive(params, tokens) * np.exp(0.003 * np.random.default_rng(0).normal(size=20))
+    rows = {"num_params_total": params, "num_tokens": tokens, "loss": loss}
+    found = kb.fit(rows)
+    far = found.forecast(num_params_total=3e9, num_tokens=1e11)
+    assert far.standard_error > np.std(np.log(loss)) * far.predicted_loss
+    assert any(each.startswith("untold: ") for each in far.alarms)
+    near = found.forecast(num_params_total=1e9, num_tokens=5e10)
+    assert not any(each.startswith("untold: ") for each in near.alarms)
+    both = found.forecast_table({"num_params_total": [3e9, 1e9], "num_tokens": [1e11, 5e10]})
+    assert both["alarms"].tolist() == ["; ".join(far.alarms), "; ".join(near.alarms)]

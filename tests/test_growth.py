@@ -15,7 +15,7 @@ from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.results import MOST_CURVES, curves_of, read_results, trunks_with_curves
 from kleiber.experiments.report.tables import MOST_ROWS, run_table
-from kleiber.files import write_json
+from kleiber.files import checked_line, write_json
 from kleiber.scaling.designing.design import independent_rows
 from kleiber.scaling.figures.forecast import hero
 from kleiber.scaling.figures.law import residuals
@@ -108,7 +108,7 @@ def sweep(tmp_path_factory):
     row = {"step": 1, "num_tokens": 512, "segment": "trunk", "loss": 5.0}
     for trunk in {r.trunk_id for r in records}:
         (directory / "runs" / trunk).mkdir(parents=True)
-        (directory / "runs" / trunk / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        (directory / "runs" / trunk / "metrics.jsonl").write_text(checked_line(row))
     return directory, records
 
 
@@ -208,3 +208,17 @@ def test_growth_is_told_from_what_is_above_the_start():
     rows = {count: {"cpu_seconds": 2.0 + 1e-3 * count} for count in (0, 1_000, 100_000)}
     assert growth_exponent(rows) == pytest.approx(1.0)
     assert growth_exponent({10: {"cpu_seconds": 1.0}, 1_000: {"cpu_seconds": 1.0}, 9_999: {"cpu_seconds": 1.2}}) is None
+
+
+@pytest.mark.parametrize("law", ["chinchilla", "kaplan", "saturating", "product"])
+def test_a_law_of_very_many_runs_of_few_designs_is_what_it_is_of_each_run_by_itself(law):
+    rng = np.random.default_rng(0)
+    columns = {"num_params_total": 1e6 * rng.integers(1, 6, 6000), "num_tokens": 1e8 * rng.integers(1, 5, 6000)}
+    scaled = make_scaled_law(get_law(law), columns)
+    designs, which = scaled._designs
+    assert which is not None and len(designs["num_tokens"]) == 20
+    z = np.full((2, len(scaled.free)), 0.3) + 0.1 * rng.random((2, len(scaled.free)))
+    together, apart = scaled.log_loss_and_jacobian(z), scaled.log_loss_and_jacobian(z, columns)
+    for one, other in zip(together, apart, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-13)
+    np.testing.assert_allclose(scaled.log_loss(z), apart[0], rtol=1e-13)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import config_page
 import jax
 import numpy as np
 import pytest
@@ -420,3 +421,9 @@ def test_the_losses_and_spikes_of_each_step_are_those_of_the_slow_version(rich):
         steps = [i for i in range(first, row["step"]) if not skipped[i]]
         assert row["loss"] == (pytest.approx(np.mean([losses[i] for i in steps]), abs=2e-5) if steps else None)
         first = row["step"]
+
+
+def test_the_page_of_all_fields_says_what_the_configs_say():
+    written = config_page.PAGE.read_text(encoding="utf-8")
+    assert written == config_page.page(), "python tests/config_page.py > docs/config.md"
+    assert "| `batch_size` | `int` | `4` | Sequences per optimizer step" in written  # as train/config.py has it

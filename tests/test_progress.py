@@ -4,6 +4,7 @@ import io
 import json
 import os
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -80,53 +81,71 @@ def test_a_terminal_shows_the_phase_with_a_bar_and_the_loss(progress):
     assert shown.startswith("[fit] \N{BOX DRAWINGS HEAVY HORIZONTAL}") and "50% loss 2.500" in shown
 
 
+def middle(progress):
+    fewest, most = progress.seconds_left(progress.look())
+    return (fewest * most) ** 0.5
+
+
+def told(progress, **said):
+    """Lets a worker tell of a block of steps, and the progress look at it."""
+    progress.started -= 10
+    say(progress, age=1, tokens_per_second=1e5, loss=2.5, **said)
+    progress.look()
+
+
+def ago(progress, seconds):
+    """Moves what was seen so far into the past."""
+    progress.looked -= seconds
+    trunk = progress.cells[0].trunk_id
+    progress.seen[trunk] = tuple((time - seconds, share) for time, share in progress.seen[trunk])
+
+
 def test_the_time_left_is_that_of_the_whole_sweep_in_a_range_that_closes_as_steps_are_measured(progress):
-    progress.started -= 2
-    say(progress, age=1, trained_tokens=500_000, tokens_per_second=1e5, loss=2.5)
-    state = progress.look()
-    fewest, most = progress.seconds_left(state)
+    told(progress, trained_tokens=500_000)
+    fewest, most = progress.seconds_left(progress.look())
     assert fewest < 50 + 400 < most  # half of this run, and the targets, as planned
-    progress.started -= 998
-    progress.stepping_since = (progress.started + 1, -447.5)  # nearly half a planned second a wall second
-    closer, further = progress.seconds_left(state)
+    progress.stepping, progress.won = 1_000.0, 500.0  # half a planned second a wall second
+    closer, further = progress.seconds_left(progress.look())
     assert closer < 450 * 2 < further and further / closer < most / fewest
 
 
 def test_at_the_end_the_time_left_is_that_of_the_longest_run_as_other_workers_stand_idle(progress):
-    alone = progress.look()
-    progress.workers, progress.expected_pace, progress.plan.target_seconds = 4, 1 / 4, 0.0
-    progress.planned_seconds = {progress.cells[0].trunk_id: 100.0}
-    assert alone.longest_left == 100
-    fewest, most = progress.seconds_left(alone)
-    assert (fewest * most) ** 0.5 == pytest.approx(100, rel=1e-3)
+    progress.workers, progress.plan.target_seconds = 4, 0.0
+    assert middle(progress) == pytest.approx(100 + 6, rel=1e-3)
 
 
 def test_a_run_slower_than_planned_beside_the_others_is_waited_for_at_its_own_pace(progress):
-    progress.started -= 1_000
     progress.plan.target_seconds = 0.0
-    trunk = progress.cells[0].trunk_id
-    progress.stepping_since = (progress.started, 0.0)  # no seconds of starting
-    progress.first_seen[trunk] = (time.time() - 300, 0.2)  # 0.3 of it in 300 s: the other half takes 500 s
-    say(progress, age=1, trained_tokens=500_000, tokens_per_second=1e5, loss=2.5)
-    fewest, most = progress.seconds_left(progress.look())
-    assert (fewest * most) ** 0.5 == pytest.approx(1_000, rel=0.02)  # 50 of 100 planned seconds took 1,000
-    progress.stepping_since = (time.time() - 100, 0.0)
-    progress.started = time.time() - 100
-    say(progress, age=1, trained_tokens=500_000, tokens_per_second=1e5, loss=2.5)
-    fewest, most = progress.seconds_left(progress.look())
-    assert (fewest * most) ** 0.5 == pytest.approx(500, rel=0.02)
+    told(progress, trained_tokens=500_000)
+    now = time.time()
+    progress.seen[progress.cells[0].trunk_id] = ((now - 300, 0.2), (now, 0.5))  # 10 s a planned one
+    assert middle(progress) == pytest.approx(50 * 10 ** (300 / 305) + 6, rel=1e-2)
+    progress.stepping, progress.won = 1e6, 5e4  # but all together take 20 wall seconds a planned one
+    assert middle(progress) == pytest.approx(50 * 20 + 6, rel=1e-2)
 
 
-def test_the_pace_measured_before_is_what_the_next_phase_starts_from_and_its_end_takes_what_a_start_took(progress):
-    progress.stepping_since, progress.started = (time.time() - 1e6, 0.0), time.time() - 1e6 - 10
-    progress.planned_done = 1e5
+def test_starting_is_no_part_of_the_pace_and_is_counted_once_for_each_run_to_come_and_once_for_the_end(progress):
+    progress.plan.target_seconds = 0.0
+    progress.looked -= 40  # nothing at its steps for 40 s
+    told(progress, trained_tokens=250_000)
+    ago(progress, 1_000)  # then half of the run in 1,000 s, where the plan has 50
+    told(progress, trained_tokens=750_000)
+    assert progress.pace() == pytest.approx(20 ** (1_000 / 1_005), rel=1e-3)
+    assert middle(progress) == pytest.approx(25 * 20 ** (1 - (5 / 1_005) ** 2) + 40, rel=1e-3)
+    other = replace(progress.cells[0], config=replace(TRUNK, seed=1))
+    progress.cells.append(other)
+    progress.plateaus[other.trunk_id] = other.config
+    progress.planned_seconds[other.trunk_id] = 100.0
+    assert middle(progress) == pytest.approx(125 * progress.pace() + 40 + 40, rel=1e-3)
+
+
+def test_the_pace_measured_before_is_what_the_next_phase_starts_from_as_is_the_time_of_a_start(progress):
+    progress.stepping, progress.waiting, progress.won = 1e6, 7.0, 1e5
     after = SweepProgress(
         progress.experiment, progress.directory, "target", progress.cells, progress.plan, print, before=progress
     )
     assert after.expected_pace == pytest.approx(10, rel=1e-3)
-    after.stepping_since, after.started = (time.time(), 0.0), time.time() - 7
-    fewest, most = after.seconds_left(after.look())
-    assert (fewest * most) ** 0.5 == pytest.approx(10 * 100 + 7, rel=0.01)
+    assert middle(after) == pytest.approx(10 * 100 + 7 + 7, rel=1e-3)
 
 
 @pytest.mark.parametrize(

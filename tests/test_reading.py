@@ -138,6 +138,23 @@ def test_a_whole_mapping_is_proposed_with_units_and_tokens_from_compute():
     assert propose_mapping(NEEDED, {"a": sizes, "b": sizes}, {}) == ""
 
 
+@pytest.mark.parametrize("name", ["perplexity", "val_ppl", "Test Perplexity"])
+def test_the_logarithm_of_a_perplexity_is_proposed_as_the_loss(name):
+    columns = {name: np.array([20.0, 9.0]), "N": np.array([1e8, 1e9]), "D": np.array([1e10, 1e11])}
+    read = read_table(columns, dict(each.split("=") for each in _proposed(columns).strip("'").split(",")))
+    np.testing.assert_allclose(read["loss"], np.log([20.0, 9.0]))
+
+
+def _proposed(columns):
+    return propose_mapping(("loss", "num_params_total", "num_tokens"), columns, {}).removeprefix("--columns ")
+
+
+def test_a_table_with_one_count_is_shown_the_law_of_one_variable():
+    for name in ("params", "tokens", "flops"):
+        with pytest.raises(MissingColumnError, match=f"--law power_law --columns num_params_total={name}$"):
+            from_columns({name: [1e8, 2e8], "loss": [3.0, 2.9]}).need(("loss", "num_params_total", "num_tokens"))
+
+
 def test_every_missing_column_is_named_at_once_with_a_line_to_paste():
     table = read_table({"params_b": [0.1, 1.0], "tokens": [1e9, 1e10], "eval loss": [3.0, 2.5]})
     with pytest.raises(MissingColumnError) as caught:

@@ -132,7 +132,7 @@ def test_a_line_beside_a_damaged_file_goes_on_or_says_which_to_remove_and_goes_o
 
 
 def edited(path: Path, **changes) -> None:
-    """Changes a record by hand, seal and all, as a release without seals wrote it."""
+    """Changes a record by hand, and leaves the seal out, as a release without seals wrote it."""
     row = {**read_json(path), **changes}
     path.write_text(json.dumps(row))
 
@@ -154,7 +154,7 @@ def test_an_outcome_that_differs_from_its_record_is_named_by_doctor_and_sweep_ev
     finished, out
 ):
     path = min(out.glob("runs/d32-*-D204800/record.json"))
-    edited(path, loss=0.5)
+    write_json(path, {**read_json(path), "loss": 0.5})
     for _ in range(2):  # the first writes the table anew from that record
         with pytest.raises(ValueError, match=rf"was changed after it was scored. Remove {path} and type the same line"):
             typed(out)

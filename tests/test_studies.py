@@ -170,7 +170,9 @@ def test_experts_are_fitted_with_a_warning_for_the_router_and_the_dropped_choice
     rows = studies.measured(experiment, loss)
     log = tmp_path / "runs" / trunk_cells(experiment, "fit")[0].trunk_id / "metrics.jsonl"
     log.parent.mkdir(parents=True)
-    log.write_text(json.dumps({"step": 1, "num_tokens": 256, "loss": 3.0, "dropped_choices": 0.125}) + "\n")
+    log.write_text(
+        json.dumps({"step": 1, "segment": "trunk", "num_tokens": 256, "loss": 3.0, "dropped_choices": 0.125}) + "\n"
+    )
     page, terminal, table = told(tmp_path, experiment, rows, monkeypatch, capsys)
     fit = json.loads((tmp_path / "fit.json").read_text())
     assert fit["law"] == "experts"

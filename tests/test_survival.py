@@ -169,6 +169,14 @@ def test_attempts_count_within_one_launch_and_keep_every_reason(tmp_path):
     assert Attempts(tmp_path, "b").count == 0
 
 
+def test_a_start_that_was_stopped_from_outside_does_not_count(tmp_path):
+    for _ in range(5):
+        attempts = Attempts(tmp_path, "a")
+        attempts.start(101)
+        attempts.leave(was_stopped=True)
+    assert Attempts(tmp_path, "a").count == 0
+
+
 def test_the_reason_of_a_death_is_kept_when_another_worker_was_faster_than_the_driver(tmp_path):
     folder = tmp_path / "runs" / "trunk"
     Attempts(folder, "a").start(101)

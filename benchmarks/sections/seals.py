@@ -1,6 +1,7 @@
-"""Section seals: what the seals of JSON files and log lines cost a whole sweep, each write and each read counted."""
+"""Section seals: what the seals of files, log lines and tables cost a whole sweep, each write and each read counted."""
 
 import os
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,13 @@ def measure_seals(setting: Setting) -> dict[str, Any]:
     found = measure_command(command, folder / "sweep.out", environment)
     if found.exit_code not in (0, 3):
         raise RuntimeError(f"{name} ended with {found.exit_code}: {(folder / 'sweep.err').read_text()[-300:]}")
-    counts = [path.read_text().split() for path in told.iterdir()]
-    number, seconds = sum(int(count) for count, _ in counts), sum(float(spent) for _, spent in counts)
+    phases = ("fit.json", "ledger.jsonl", "result.json", "report.html")
+    if missing := [phase for phase in phases if not (folder / "out" / phase).exists()]:
+        raise RuntimeError(
+            f"{name} ended without {', '.join(missing)}: a share of its wall time is none of a whole sweep"
+        )
+    counts = [struct.unpack("qd", path.read_bytes()) for path in told.iterdir()]
+    number, seconds = sum(count for count, _ in counts), sum(spent for _, spent in counts)
     figures = [
         Figure(f"seals of {name} over its wall time", seconds / found.wall_seconds, "ratio", goal=GOALS["seals"]),
         Figure("seals written and compared", number, ""),

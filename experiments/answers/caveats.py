@@ -1,11 +1,12 @@
 """What holds for every answer of a sweep: a small validation set, routers that learn nothing, choices dropped."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.answers.sentences import at, listing, size
 from kleiber.experiments.answers.study_runs import StudyRuns
-from kleiber.files import row_of
+from kleiber.train.watch.metrics import whole_rows
 
 MOST_NAMED = 4
 
@@ -39,15 +40,23 @@ def _lost(study: StudyRuns) -> list[str]:
     return lines
 
 
+def validation_asked(experiment: dict[str, Any], had: Iterable[int]) -> int | None:
+    """Returns the validation tokens that an experiment asked to be scored, where some run had fewer; else None."""
+    asked = 0
+    for trunk in experiment.get("trunks", []):
+        share = trunk["masking"]["rate"] if trunk.get("objective") == "masked" else 1.0
+        asked = max(asked, round(share * int(trunk.get("evaluation", {}).get("num_tokens") or 0)))
+    return asked if min(had, default=asked) < 0.98 * asked else None  # some are lost where windows and rows end
+
+
 def _validation(experiment: dict[str, Any], study: StudyRuns) -> list[str]:
-    asked = {int(trunk.get("evaluation", {}).get("num_tokens") or 0) for trunk in experiment.get("trunks", [])}
     had = {int(run.record.get("num_validation_tokens") or 0) for run in study.runs} - {0}
-    seq_len = max((int(run.record.get("seq_len") or 1) for run in study.runs), default=1)
-    if not asked or not had or study.unit != "nats per token" or min(had) > max(asked) - seq_len:
+    asked = validation_asked(experiment, had)
+    if asked is None or study.unit != "nats per token":
         return []
     error = max(float(run.record.get("loss_standard_error") or 0.0) for run in study.runs)
     return [
-        f"Validation: {min(had):,} tokens where {max(asked):,} were asked, as the text holds no more: every loss is "
+        f"Validation: {min(had):,} tokens where {asked:,} were asked, as the text holds no more: every loss is "
         f"uncertain by ± {size(1.96 * error)}, most of it common to all runs, so that differences are surer."
     ]
 
@@ -72,8 +81,8 @@ def _dropped(study: StudyRuns, directory: Path) -> list[str]:
     shares = []
     for trunk in dict.fromkeys(run.trunk for run in study.runs):
         path = directory / "runs" / trunk / "metrics.jsonl"
-        last = path.read_text(encoding="utf-8", errors="replace").splitlines()[-1:] if path.exists() else []
-        found = (row_of(last[0]) or {}).get("dropped_choices") if last else None
+        last = whole_rows(path)[-1:] if path.exists() else []
+        found = last[0].get("dropped_choices") if last else None
         if isinstance(found, list):
             found = found[-1] if found else None
         if found is not None:

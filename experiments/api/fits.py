@@ -103,8 +103,8 @@ class Fitted:
         self, points: Any, *, level: float = 0.9, protect: Protect = "rolling_origin", **columns: str
     ) -> dict[str, np.ndarray]:
         """Returns the points' columns, and after them for each row predicted_loss, interval_low, interval_high,
-        standard_error and compute_ratio, arrays [points]; of a fit with accuracies accuracy, accuracy_low and
-        accuracy_high too.
+        standard_error, compute_ratio and alarms (why the interval may not hold; "" for none), arrays [points]; of a fit
+        with accuracies accuracy, accuracy_low and accuracy_high too.
 
         Args:
           points: one row a run nobody has trained yet, as the data of `fit`.
@@ -125,6 +125,7 @@ class Fitted:
             "interval_high": found.high,
             "standard_error": found.standard_error,
             "compute_ratio": found.compute_ratio,
+            "alarms": np.array(["; ".join(each) for each in found.alarms]),
         }
         if link := self.accuracy:
             kind, parts = (

@@ -53,6 +53,7 @@ def sweep(
     report: bool = True,
     is_quiet: bool = False,
     track: tuple[str, ...] | None = None,
+    launch: str | tuple[str, ...] = (),
 ) -> "SweepResult":
     """Plans, trains, fits, registers the forecast, trains the targets, scores and reports; the same call resumes.
 
@@ -68,6 +69,8 @@ def sweep(
       is_quiet: whether progress goes to log.txt only.
       track: trackers that show the runs: tensorboard, wandb, mlflow, my_tracker.py:MyTracker; None is TensorBoard where
         it is installed.
+      launch: where workers run, such as "slurm:partition=debug,time=60" (docs/clusters.md); several work together; none
+        is here.
 
     Returns:
       exit_code (0 done, 3 done but its gate or a run failed, 75 stopped and resumable) and summary, a dict.
@@ -80,7 +83,8 @@ def sweep(
     found = _experiment(experiment)
     found = with_seed(found, seed) if seed else found
     directory = Path(out) if out else Path("out") / found.name
-    return run_sweep(found, directory, workers, retry_failed, is_quiet, report, max_seconds, allow, track)
+    lines = (launch,) if isinstance(launch, str) else tuple(launch)
+    return run_sweep(found, directory, workers, retry_failed, is_quiet, report, max_seconds, allow, track, lines)
 
 
 def _experiment(experiment: str | Experiment) -> Experiment:

@@ -30,7 +30,7 @@ def describe_machine() -> dict[str, Any]:
     """Returns processor, memory, versions, flags, commit and date, fit for JSON."""
     import psutil
 
-    from kleiber.experiments.sweeping.workers import worker_environment
+    from kleiber.experiments.launch.local import worker_environment
 
     given = {name: os.environ[name] for name in FLAGS if name in os.environ}
     worker = worker_environment()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from kleiber.experiments.sweeping.workers import worker_environment
+from kleiber.experiments.launch.local import worker_environment
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.environment import num_cores
 

@@ -54,6 +54,7 @@ def compute_as_a_worker(config) -> None:
     """Gives this process, before it loads jax, the settings under which workers measure."""
     import os
 
-    from kleiber.experiments.sweeping.workers import num_devices, worker_environment
+    from kleiber.experiments.launch.local import worker_environment
+    from kleiber.experiments.sweeping.workers import num_devices
 
     os.environ.update(worker_environment(num_devices([config])))

@@ -25,7 +25,10 @@ class Options:
     out: Path | None = None
     """Sweep directory; default out/NAME."""
     workers: int | None = None
-    """Local worker processes; default one for each core."""
+    """Worker processes here, or with --launch in each job; default one for each core."""
+    launch: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Where workers run: local (the default), slurm:partition=P,time=MINUTES,jobs=8,..., or kubernetes:claim=PVC,...
+    (docs/clusters.md). Several work on one sweep together."""
     seed: int | None = None
     """Added to the seed of every run, for an independent repetition of the whole experiment."""
     retry_failed: bool = False
@@ -63,6 +66,7 @@ def run(options: Options) -> int:
         report=options.report,
         is_quiet=options.json,
         track=tuple(name for name in options.track if name != "none") if options.track else None,
+        launch=options.launch,
     )
     if options.json:
         print(json.dumps(result.summary, indent=1))

@@ -29,7 +29,7 @@ from kleiber.experiments.directory.record import (
     trunk_id,
 )
 from kleiber.experiments.experiment import Experiment
-from kleiber.files import read_plain, row_of
+from kleiber.files import must_be_sealed, read_plain, row_of
 from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import Ledger, LedgerError
 from kleiber.scaling.forecasting.scoreboard import standing
@@ -40,15 +40,19 @@ HALF_WRITTEN = re.compile(r"\..+\.\d+|.+\.tmp")
 """Names of files that a kill kept from taking their own."""
 
 
-def diagnose(directory: Path) -> Diagnosis:
+def diagnose(directory: Path, has_checkpoints: bool = True) -> Diagnosis:
     """Returns the state of a directory of `kleiber sweep` or `kleiber train`, or of one run or checkpoint in it.
+
+    Args:
+      directory: of any of these.
+      has_checkpoints: whether every byte of every checkpoint is read.
 
     Raises:
       ValueError: nothing of kleiber is there.
     """
     if not directory.is_dir():
         raise ValueError(f"{directory} is no directory; give one made by `kleiber sweep` or `kleiber train`.")
-    doctor = _Doctor(directory)
+    doctor = _Doctor(directory, has_checkpoints)
     if (directory / "manifest.json").exists():
         findings = list(doctor.checkpoint(directory))
     elif (directory / "experiment.json").exists():
@@ -64,8 +68,8 @@ def diagnose(directory: Path) -> Diagnosis:
 
 
 class _Doctor:
-    def __init__(self, directory: Path):
-        self.directory = directory
+    def __init__(self, directory: Path, has_checkpoints: bool):
+        self.directory, self.has_checkpoints = directory, has_checkpoints
         self.checked = {"records": 0, "checkpoints": 0, "logs": 0, "forecasts": 0}
         self.records: dict[str, RunRecord] = {}
         self.sealed: set[str] = set()
@@ -120,6 +124,31 @@ class _Doctor:
             self.trunks |= {trunk_id(config), trunk_id(plateau(config))}
             for planned in planned_records(experiment.name, split, config, target).values():
                 self.planned[planned.run_id] = planned
+        yield from self.texts({(c.data.corpus, c.data.tokenizer) for _, c, _ in configs if not c.command})
+
+    def texts(self, read: set[tuple[str, str]]) -> Iterator[Finding]:
+        """Yields what is wrong with the prepared texts, and their tokens, that runs read from this machine's cache."""
+        from kleiber.train.data.corpora.catalogue import find_corpus, prepared_folder
+        from kleiber.train.data.tokens import open_token_file, tokens_folder
+
+        for corpus, tokenizer in sorted(read):
+            try:
+                folder = prepared_folder(find_corpus(corpus))
+            except (OSError, ValueError):  # of another machine
+                folder = None
+            if folder is None:
+                continue
+            home = tokens_folder(folder, tokenizer)
+            for path in (folder / "manifest.json", home / "tokens.json"):
+                data, problem = read_data(path) if path.exists() else ({}, "")
+                try:
+                    for split in data.get("splits", ()) if path.parent == home else ():
+                        open_token_file(folder, tokenizer, split)
+                except ValueError as damage:
+                    problem = str(damage)
+                if problem:
+                    remedy = f"remove {path.parent} and {SAME_LINE}: it is made again"
+                    yield Finding(str(path), "damaged", problem, remedy)
 
     def is_known(self, name: str) -> bool:
         """Returns whether a folder of runs/ belongs to a cell."""
@@ -140,7 +169,7 @@ class _Doctor:
             yield self.finding(stacks, "note", "its watchdog ended a worker here; the file says where it hung")
         for leftover in (*folder.glob(".*.*.*"), *folder.glob("*.partial")):
             yield self.finding(leftover, "leftover", "of a write that was cut off; it was never believed")
-        for place in (*sorted((folder / "checkpoints").glob("*")), folder / "final"):
+        for place in (*sorted((folder / "checkpoints").glob("*")), folder / "final") if self.has_checkpoints else ():
             yield from self.checkpoints(place)
 
     def record(self, folder: Path) -> Iterator[Finding]:
@@ -154,7 +183,9 @@ class _Doctor:
             problem = f"it is not the record of {folder.name}"
         if not problem:
             record = RunRecord.from_json(data, path)
-            problem = cell_problem(record, self.planned.get(folder.name, replace(record, status="done")))
+            planned = self.planned.get(folder.name, replace(record, status="done"))
+            record = replace(record, split=planned.split, target=planned.target, experiment=planned.experiment)
+            problem = cell_problem(record, planned)  # the names of experiment and target are those of the cell now
         if problem:
             yield self.finding(path, "damaged", problem, self.measure_again(folder.name))
             return
@@ -205,8 +236,9 @@ class _Doctor:
 
     def goodput(self, path: Path) -> Iterator[Finding]:
         """Yields the lines of seconds that are not as they were written; nothing measured depends on them."""
-        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-        broken = [number for number, line in enumerate(lines, 1) if row_of(line) is None]
+        lines = read_plain(path).decode(errors="replace").splitlines() if path.is_file() else []
+        is_checked = must_be_sealed(path)
+        broken = [number for number, line in enumerate(lines, 1) if row_of(line, is_checked) is None]
         if broken == [len(lines)]:
             yield self.finding(path, "leftover", "its last line is not whole (cut by a kill)", "it is left out")
         elif broken:

@@ -62,7 +62,7 @@ class Diagnosis:
 def read_data(path: Path, kind: type = dict) -> tuple[Any, str]:
     """Returns (the JSON of a file, its seal checked, "") or (an empty object, what is wrong)."""
     try:
-        return json_of(read_plain(path), kind=kind), ""
+        return json_of(read_plain(path), kind=kind, path=path), ""
     except FileNotFoundError:
         return {}, "missing"
     except (OSError, ValueError, RecursionError) as problem:

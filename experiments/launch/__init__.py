@@ -1,1 +1,1 @@
-"""Where a sweep's workers run: this machine so far (sweeping/workers.py). Clusters are to come, a file each."""
+"""Where a sweep's workers run: here, or in jobs of a cluster. The sweep's directory is all that they share."""

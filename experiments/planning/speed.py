@@ -61,9 +61,9 @@ def measured_pace(expected_pace: float, planned_won: float, measured_seconds: fl
     a minute of steps.
 
     Args:
-      expected_pace: the plan's, one over the number of workers, or what an earlier phase has come to.
-      planned_won: seconds on one worker that the plan gives what was done since steps began; 0 leaves what is expected.
-      measured_seconds: wall seconds since then.
+      expected_pace: the plan's, 1, or what an earlier phase has come to.
+      planned_won: seconds that the plan gives what was done since steps began; 0 leaves what is expected.
+      measured_seconds: wall seconds at steps since then.
     """
     if planned_won <= 0 or measured_seconds <= 0:
         return expected_pace

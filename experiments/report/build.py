@@ -145,8 +145,8 @@ def to_html(notebook: Any, name: str, folder: str) -> str:
     )
     resources = {
         "kleiber_title": f"{name} - kleiber report",
-        "kleiber_footer": f"Written by kleiber from {folder}/: every figure and number comes from "
-        "table.parquet, fit.json and ledger.jsonl there; report.ipynb is the same report as an executed notebook.",
+        "kleiber_footer": f"Written by kleiber from {folder}/: every figure and number comes from the files there; "
+        "report.ipynb is the same report as an executed notebook.",
     }
     body, _ = exporter.from_notebook_node(notebook, resources=resources)
     return body

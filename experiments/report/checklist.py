@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kleiber.experiments.answers.caveats import validation_asked
 from kleiber.experiments.report.results import MIN_LEVELS, SweepResults, factor_names
 from kleiber.scaling.figures.levels import Series, best_level, regret
 from kleiber.scaling.figures.style import count, percent
@@ -51,6 +52,12 @@ def _values(results: SweepResults, column: str) -> list[Any]:
     """Returns the distinct values of a column over the measured runs, in order."""
     rows = [r for r in results.records if r["status"] == "done"]
     return sorted({r[column] for r in rows if r.get(column) not in (None, "")}, key=lambda v: (str(type(v)), v))
+
+
+def _range(values: list[Any], spec: str) -> str:
+    """Returns `1.2 to 3`, or one value where all are written alike."""
+    low, high = f"{min(values):{spec}}", f"{max(values):{spec}}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _said(results: SweepResults, column: str, limit: int = 6) -> str:
@@ -116,9 +123,9 @@ def _split(results: SweepResults) -> str:
     parts = [f"{tokens} validation tokens, the same for every run" if tokens else ""]
     if len(_values(results, "num_validation_tokens")) > 1:
         parts = [f"{tokens} validation tokens of {_said(results, 'num_validation_bytes')} bytes of text"]
-    had, asked = _values(results, "num_validation_tokens"), _configs(results, "evaluation", "num_tokens")
+    asked = validation_asked(results.experiment, map(int, _values(results, "num_validation_tokens")))
     errors = [r["loss_standard_error"] for r in results.fitted if r.get("loss_standard_error")]
-    if had and errors and asked.isdecimal() and had[0] < 0.98 * int(asked):
+    if asked and errors:
         parts.append(f"{asked} were asked; every loss is uncertain by ± {1.96 * max(errors):.3f} (95 %) for it")
     parts.append(f"{overlap} of its 64-byte windows also stand in the training text" if overlap else UNKNOWN_OVERLAP)
     return "; ".join(part for part in parts if part)
@@ -126,7 +133,7 @@ def _split(results: SweepResults) -> str:
 
 def _epochs(results: SweepResults) -> str:
     epochs = _values(results, "epochs")
-    return f"{min(epochs):.3g} to {max(epochs):.3g} passes over the training tokens" if epochs else ""
+    return f"{_range(epochs, '.3g')} passes over the training tokens" if epochs else ""
 
 
 def _shapes(results: SweepResults) -> str:
@@ -198,7 +205,7 @@ def _numbers(results: SweepResults) -> str:
     seeds = len({r.get("seed") for r in rows})
     return (
         f"{len(rows)} fitted points on {len({r['trunk_id'] for r in rows})} trunks, {seeds} distinct seeds; "
-        f"{sizes[0]:,} to {sizes[-1]:,} parameters, {lengths[0]:,} to {lengths[-1]:,} tokens (targets included)"
+        f"{_range(sizes, ',')} parameters, {_range(lengths, ',')} tokens (targets included)"
     )
 
 

@@ -173,9 +173,10 @@ def measured_sentences(study: Study) -> list[str]:
 
 
 def _span(values: list[float], noun: str, unit: str) -> str:
-    if len(values) == 1:
-        return f"one {noun} of {count(values[0])} {unit}"
-    return f"{len(values)} {noun}s from {count(values[0])} to {count(values[-1])} {unit}"
+    told = list(dict.fromkeys(map(count, values)))  # lengths that differ by part of a step are one
+    if len(told) == 1:
+        return f"one {noun} of {told[0]} {unit}"
+    return f"{len(told)} {noun}s from {told[0]} to {told[-1]} {unit}"
 
 
 def law_sentences(study: Study) -> list[str]:

@@ -61,7 +61,8 @@ def missing_box(study: Study) -> Markup:
     """Returns what the sweep has not made, or says that nothing is missing."""
     gaps = study.gaps
     if not gaps:
-        return callout("Nothing is missing: every planned run is measured and every forecast is tested.", "good")
+        tested = " and every forecast is tested" if study.targets else ""
+        return callout(f"Nothing is missing: every planned run is measured{tested}.", "good")
     return callout(Markup(f"<b>What is missing</b>{bullets(gaps).html}"), "wait")
 
 

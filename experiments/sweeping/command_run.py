@@ -24,7 +24,7 @@ from kleiber.experiments.planning.cells import TrunkCell
 from kleiber.experiments.sweeping.command_record import CommandRows, found_record, point_records, read_rows
 from kleiber.experiments.sweeping.failures import exit_reason
 from kleiber.experiments.sweeping.trunk_run import ledger_head, write_record
-from kleiber.files import read_json, replacing, sealed_text, write_json
+from kleiber.files import open_to_append, read_json, read_plain, replacing, sealed_text, write_json
 from kleiber.train.command import RECORDS
 from kleiber.train.watch.metrics import Metrics
 from kleiber.train.watch.signals import StopRequest
@@ -95,7 +95,7 @@ class _CommandRun:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started = time.time()
-        with open(self.output, "a") as output:
+        with open_to_append(self.output) as output:
             output.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} $ {shlex.join(self.arguments)}\n")
             output.flush()
             process = self._start(output)
@@ -194,7 +194,7 @@ class _CommandRun:
             partial.write_text(sealed_text(progress))
 
     def _last_line(self) -> str:
-        lines = self.output.read_text(errors="replace")[-4000:].splitlines()
+        lines = read_plain(self.output).decode(errors="replace")[-4000:].splitlines()
         last = next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
         return f"{last} (all that it printed: {self.output})"
 

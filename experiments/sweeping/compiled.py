@@ -54,5 +54,5 @@ def _beside(entry: Path) -> Path:
 
 
 def _digest(entry: Path) -> str:
-    """Returns the digest of an entry under its name, so that two that were exchanged show."""
-    return blake3(entry.name.encode() + b"\n" + entry.read_bytes()).hexdigest()
+    """Returns the digest of an entry under its name, so that two that were exchanged show; "" if it is no file."""
+    return blake3(entry.name.encode() + b"\n" + entry.read_bytes()).hexdigest() if entry.is_file() else ""

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import platform
 import shutil
 import signal
 import time
@@ -93,6 +94,16 @@ def exit_reason(code: int) -> str:
     return f"killed by {name}{hint.get(name, '')}"
 
 
+def here(pid: int | str) -> str:
+    """Returns the name of a process of this machine, unlike those of every other that shares the directory."""
+    return f"{platform.node()}:{pid}"
+
+
+def beat_of(directory: Path, pid: int | str) -> Path:
+    """Returns the file by which a worker of this machine shows its driver that it runs its threads."""
+    return directory / "runs" / f".beat-{here(pid)}"
+
+
 UNEXPLAINED = "its worker died"
 """Until the driver, who sees how processes end, says more."""
 
@@ -115,7 +126,7 @@ class Attempts:
         known = data if data.get("session") == self.session else {}
         self.count: int = known.get("count", 0)
         self.ends: list[dict[str, Any]] = known.get("ends", [])
-        self.pid: int | None = known.get("pid")
+        self.pid: int | str | None = known.get("pid")
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
@@ -126,16 +137,18 @@ class Attempts:
             yield
             write_json(self.path, {"session": self.session, "count": self.count, "pid": self.pid, "ends": self.ends})
 
-    def start(self, pid: int) -> None:
+    def start(self, pid: int | str) -> None:
         """Notes that a process takes up the trunk; the one before, if it said nothing, has died."""
         with self._change():
             if self.pid is not None:
                 self._add(UNEXPLAINED)
             self.count, self.pid = self.count + 1, pid
 
-    def leave(self) -> None:
-        """Notes that the process is done with the trunk: how it ends from now on has nothing to do with it."""
+    def leave(self, was_stopped: bool = False) -> None:
+        """Notes that the process is done with the trunk: how it ends from now on has nothing to do with it. A start
+        that was stopped from outside is none of those that count: a job may be preempted again and again."""
         with self._change():
+            self.count -= was_stopped
             self.pid = None
 
     def end(self, reason: str) -> None:
@@ -148,7 +161,7 @@ class Attempts:
         self.ends.append({"attempt": self.count, "pid": self.pid, "reason": reason, "at": at})
         self.pid = None
 
-    def explain(self, pid: int, reason: str) -> bool:
+    def explain(self, pid: int | str, reason: str) -> bool:
         """Writes how a process ended, even when another has taken its place already; False if it was never here."""
         if pid not in (self.pid, *(end["pid"] for end in self.ends)):
             return False
@@ -174,7 +187,7 @@ class Attempts:
         return f"given up after {self.count} attempts: {listed}"
 
 
-def note_death(directory: Path, session: str, pid: int, reason: str) -> str:
+def note_death(directory: Path, session: str, pid: int | str, reason: str) -> str:
     """Writes how a worker ended into the attempts of the trunk it was on, and returns that trunk's folder name."""
     for path in (directory / "runs").glob("*/attempts.json"):
         with contextlib.suppress(OSError):

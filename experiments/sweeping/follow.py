@@ -17,8 +17,9 @@ from typing import Any
 from kleiber.experiments.config_file import to_data
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.sweeping.workers import MAX_RESTARTS, STOP_SECONDS, WARNING, heard, start_worker
-from kleiber.files import read_json, write_json
+from kleiber.experiments.launch.local import WARNING, heard, start_worker
+from kleiber.experiments.sweeping.workers import MAX_RESTARTS, STOP_SECONDS
+from kleiber.files import open_to_append, read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
 
 GIVEN = "KLEIBER_GIVEN_EXPERIMENT"
@@ -65,7 +66,8 @@ def follow(directory: Path, num_devices: int, experiment: Experiment) -> int:
             return EXIT_RESUMABLE
         time.sleep(0.2)
     failures = 0
-    with open(directory / f"log-{number}.txt", "a") as log, tempfile.NamedTemporaryFile("w", suffix=".json") as given:
+    path = directory / f"log-{number}.txt"
+    with open_to_append(path) as log, tempfile.NamedTemporaryFile("w", suffix=".json") as given:
         json.dump(to_data(experiment), given)
         given.flush()
         while failures <= MAX_RESTARTS:

@@ -2,14 +2,18 @@
 
 import importlib.metadata
 import itertools
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.directory.record import RunRecord
 from kleiber.experiments.directory.release import PACKAGES, TRAINING_ROOMS, code_digests
+from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, cell_records, group_id, populations
 from kleiber.files import read_json, write_json
+from kleiber.parallel.environment import numeric_settings
+from kleiber.scaling.own_law.function import file_digest
 from kleiber.train.checkpoints.identity import is_allowed
 
 MADE_WITH = "made_with.json"
@@ -55,12 +59,22 @@ def _move(folder: Path, directory: Path, is_final: bool = False) -> str:
 
 
 def text_key(cell: TrunkCell) -> str:
-    """Returns the name of what a cell reads, such as `cloud-docs as bytes`."""
+    """Returns the name of what a cell reads, such as `cloud-docs as bytes`, or of the files of its program."""
+    if cell.config.command:
+        return " and ".join(["program", *_program_files(cell)])
     return f"{cell.config.data.corpus} as {cell.config.data.tokenizer}"
 
 
+def _program_files(cell: TrunkCell) -> list[str]:
+    """Returns the first two files that a command names, as a script and its config; none are of this interpreter."""
+    assert cell.config.command
+    named = cell.config.command.arguments(cell.config)
+    return [name for name in named if name != sys.executable and Path(name).is_file()][:2]
+
+
 def text_facts(cells: Iterable[TrunkCell]) -> dict[str, str | None]:
-    """Returns the fingerprint of each text that cells read, by its text_key; None where it cannot be told.
+    """Returns the fingerprint of each text that cells read, and program that they run, by its text_key; None where it
+    cannot be told.
 
     A text file that changed and was not prepared yet has "not prepared".
     """
@@ -71,9 +85,12 @@ def text_facts(cells: Iterable[TrunkCell]) -> dict[str, str | None]:
     facts: dict[str, str | None] = {}
     for cell in cells:
         key = text_key(cell)
-        if key in facts or cell.config.command:
+        if key in facts:
             continue
         facts[key] = None
+        if cell.config.command:
+            facts[key] = " ".join(file_digest(name)[:16] for name in _program_files(cell)) or None
+            continue
         try:
             corpus = find_corpus(cell.config.data.corpus)
             folder = prepared_folder(corpus)
@@ -105,8 +122,8 @@ def check_text(cells: list[TrunkCell], directory: Path, population_size: int, al
     if changed and not is_allowed("data", allow):
         told = "; ".join(f"{key} was {old}, and is {facts[key]} now" for key, old in changed.items())
         raise ValueError(
-            f"{directory} holds runs of another text: {told}. Restore the text, use another --out, or train those runs "
-            "anew on the text there is now: --allow data"
+            f"{directory} holds runs of another text or program: {told}. Restore it, use another --out, or train those "
+            "runs anew with what there is now: --allow data"
         )
     moved = []
     stale = [cell for cell in cells if text_key(cell) in changed]
@@ -121,7 +138,8 @@ def check_text(cells: list[TrunkCell], directory: Path, population_size: int, al
 
 
 def check_release(records: list[RunRecord], directory: Path, allow: tuple[str, ...]) -> str:
-    """Compares versions and code with those that trained the directory's runs so far; asked when some are to train.
+    """Compares versions, code and variables that change numbers with those that trained the directory's runs so far;
+    asked when some are to train.
 
     Returns:
       A sentence about the difference that is allowed, or nothing.
@@ -131,6 +149,7 @@ def check_release(records: list[RunRecord], directory: Path, allow: tuple[str, .
     """
     now = {name: importlib.metadata.version(name) for name in PACKAGES}
     now |= {f"code of {room}": digest for room, digest in code_digests().items() if room in TRAINING_ROOMS}
+    now["variables"] = " ".join(f"{name}={value}" for name, value in numeric_settings().items()) or "none"
     known = made_with(directory).get("versions") or _recorded(records)
     changed = [f"{name} {known[name]} -> {now[name]}" for name in now if known.get(name, now[name]) != now[name]]
     if changed and not is_allowed("versions", allow):
@@ -140,6 +159,12 @@ def check_release(records: list[RunRecord], directory: Path, allow: tuple[str, .
         )
     _note(directory, versions=now)
     return f"from here on with {', '.join(changed)}; the runs before count too" if changed else ""
+
+
+def own_laws(experiment: Experiment) -> dict[str, str]:
+    """Returns a digest of each file with a law of the user's own, by its path as the experiment has it."""
+    paths = [law.rpartition(":")[0] for law in experiment.laws if ".py:" in law]
+    return {path: file_digest(path)[:16] or "missing" for path in paths}
 
 
 def _recorded(records: list[RunRecord]) -> dict[str, str]:

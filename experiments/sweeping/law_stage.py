@@ -16,7 +16,7 @@ from kleiber.experiments.directory.record import RunRecord, read_record, record_
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, all_cells, cell_records, records_digest, trunk_cells
 from kleiber.experiments.planning.law_columns import further_columns, law_table
-from kleiber.experiments.sweeping.inventory import made_with, text_key
+from kleiber.experiments.sweeping.inventory import made_with, own_laws, text_key
 from kleiber.files import read_json, write_json
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult, read_fits
@@ -146,8 +146,9 @@ def withdraw_all(experiment: Experiment, directory: Path, tell: Say) -> None:
 
 
 def fit_digest(experiment: Experiment, fitted: list[RunRecord]) -> str:
-    """Returns 16 hexadecimal digits of what a fit is made of: the laws, and the records of split fit."""
-    return hashlib.sha256(json.dumps([experiment.laws, records_digest(fitted)]).encode()).hexdigest()[:16]
+    """Returns 16 hexadecimal digits of what a fit is made of: the laws, files of own ones, and records of split fit."""
+    made_of = [experiment.laws, records_digest(fitted), *own_laws(experiment).values()]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
 
 
 def begun_at(directory: Path, run_id: str) -> str | None:

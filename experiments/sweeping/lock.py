@@ -94,3 +94,19 @@ class DirectoryLock:
         if "pid" not in holder:
             return "whoever wrote sweep.json, which is damaged (remove it if nothing works there)"
         return f"pid {holder['pid']} on {holder.get('host', '?')} since {holder.get('since', '?')}"
+
+
+def is_seen(directory: Path) -> bool:
+    """Returns whether a lock that another machine holds in the directory holds here too: where a driver lives, its lock
+    cannot be had."""
+    lock = FileLock(directory / "sweep.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    with contextlib.suppress(OSError):
+        before = (directory / "sweep.json").stat().st_mtime_ns
+        time.sleep(3 * BEAT_SECONDS)
+        return (directory / "sweep.json").stat().st_mtime_ns == before  # that driver is gone
+    return True

@@ -1,15 +1,27 @@
 """Whose a sweep directory is: the experiment written down in it, and what may differ when it is taken up again."""
 
+import contextlib
+import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from kleiber.experiments.config_file import from_data, to_data
-from kleiber.experiments.directory.record import read_record, record_path, trunk_id
+from kleiber.experiments.directory.record import trunk_id
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.planning.cells import all_cells, cell_records
+from kleiber.experiments.planning.cells import all_cells
 from kleiber.experiments.sweeping.inventory import MADE_WITH, bring_back
-from kleiber.files import read_json, write_json
+from kleiber.files import (
+    checked_line,
+    has_seal,
+    must_be_sealed,
+    read_json,
+    read_plain,
+    row_of,
+    write_json,
+    write_whole,
+)
 from kleiber.train.checkpoints.identity import (
     NOT_IDENTITY,
     allow_words,
@@ -42,8 +54,11 @@ def make_directory(directory: Path) -> None:
         raise ValueError(f"cannot make the directory {directory} ({problem.strerror}); use another --out.") from None
 
 
-def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...] = ()) -> None:
+def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...] = ()) -> str:
     """Writes experiment.json into a new directory, or checks that the directory belongs to this experiment.
+
+    Returns:
+      A sentence about files of an earlier release that were sealed, or nothing.
 
     Args:
       experiment: that wants the directory.
@@ -56,18 +71,17 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
     """
     path, data = directory / "experiment.json", to_data(experiment)
     runs = directory / "runs"
-    if runs.is_symlink() or path.is_symlink():
-        raise ValueError(f"{directory} leads elsewhere by a symbolic link; kleiber writes inside --out only.")
+    if links := [each for each in (runs, path) if each.is_symlink()]:
+        raise ValueError(f"{links[0]} leads elsewhere, being a symbolic link; kleiber writes inside --out only.")
     trained = runs.is_dir() and any(item.name[0] != "." for item in runs.iterdir())
-    if path.exists() and not trained:  # nothing was trained there yet: whoever corrects a config starts over
-        (directory / "result.json").unlink(missing_ok=True)
-        write_json(path, data)
-        return
-    if not path.exists():
-        if others := _not_of_a_sweep(directory):
+    if not (path.exists() and trained):
+        if path.exists():  # nothing was trained there yet: whoever corrects a config starts over
+            (directory / "result.json").unlink(missing_ok=True)
+        elif others := _not_of_a_sweep(directory):
             raise ValueError(f"{directory} is not empty and holds no sweep (it has {others[0]}); use another --out.")
+        told = _seal_as_it_stands(directory)
         write_json(path, data)
-        return
+        return told
     old_data = read_json(path, "name", "trunks")
     try:  # fields that came after it was written have their defaults
         old = from_data(Experiment, old_data)
@@ -83,6 +97,7 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
             f"{directory} belongs to another experiment. Differences (there -> here):\n  {shown}{more}\n"
             f"Use another --out, restore the config that made it, or allow what may differ: {allow_words(refused)}"
         )
+    told = _seal_as_it_stands(directory)
     # The points of a law are trained from their first step on by the config they have: see _carry_over.
     goes_on = old is not None and (not experiment.laws or all(_leaves_steps_alone(field) for field, _, _ in changed))
     for before, after in _continued(old, experiment, directory) if old and goes_on and changed else ():
@@ -97,8 +112,40 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
         if old and goes_on:
             _carry_over(old, experiment, directory)
         write_json(path, data)
-        _take_names(experiment, directory)
         (directory / "result.json").unlink(missing_ok=True)
+    return told
+
+
+def _seal_as_it_stands(directory: Path) -> str:
+    """Seals the files of a sweep of a release without seals, experiment.json last, and returns a sentence about it.
+
+    From then on a file without a seal is known to have lost it.
+    """
+    home, old = directory / "experiment.json", []
+    if must_be_sealed(home) or (home.exists() and not {"name", "trunks"} <= _unsealed_object(home).keys()):
+        return ""
+    own = [path for pattern in ("*.json", "*.head", "runs/*/*.json") for path in sorted(directory.glob(pattern))]
+    for path in sorted(own, key=lambda path: path == home):
+        if data := _unsealed_object(path):
+            old.append((path, data))
+    for path in sorted(directory.glob("runs/*/*.jsonl")) if old else ():
+        with contextlib.suppress(OSError, ValueError):
+            lines = read_plain(path).decode(errors="replace").splitlines(keepends=True)
+            rows = (row_of(line) for line in lines)
+            write_whole(path, "".join(checked_line(r) if r else line for r, line in zip(rows, lines, strict=True)))
+    for path, data in old:
+        write_json(path, data)
+    return f"{len(old)} files of a release that sealed none are sealed from here on, as they stood" if old else ""
+
+
+def _unsealed_object(path: Path) -> dict[str, Any]:
+    """Returns the JSON object of a file without a seal; an empty one where there is a seal, or damage, told later."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        data = json.loads(read_plain(path))
+        if path.name == "allowed.json" and isinstance(data, list):
+            return {"fields": data}
+        return data if isinstance(data, dict) and not has_seal(data) else {}
+    return {}
 
 
 def _not_of_a_sweep(directory: Path) -> list[str]:
@@ -124,14 +171,6 @@ def _is_leftover(name: str) -> bool:
 def _leaves_steps_alone(field: str) -> bool:
     """Returns whether a run's numbers are those of one from the start, when it goes on with another such field."""
     return field.startswith("trunks[") and field.split("].")[-1].split(".")[0].split("[")[0] in NOT_IDENTITY
-
-
-def _take_names(experiment: Experiment, directory: Path) -> None:
-    """Gives records the names that their runs have now: of the experiment, the target and its split."""
-    for record in cell_records(all_cells(experiment), directory):
-        path = record_path(directory, record.run_id)
-        if read_record(path) != record:
-            write_json(path, record.to_json())
 
 
 def allowed_fields(directory: Path) -> tuple[str, ...]:

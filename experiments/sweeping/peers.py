@@ -12,12 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from kleiber.experiments.config_file import config_hash, from_data, to_data
 from kleiber.experiments.directory.release import PACKAGES, code_digests
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.sweeping.follow import GIVEN
+from kleiber.experiments.sweeping.inventory import own_laws
 from kleiber.files import read_json
 from kleiber.parallel import hosts
+from kleiber.parallel.environment import numeric_settings
 from kleiber.train.checkpoints.identity import differences, show
 from kleiber.train.config import TrainConfig
 
@@ -47,7 +51,8 @@ def is_here(directory: Path, number: int, own_number: int) -> bool:
 
 
 def agree_on_hosts(experiment: Experiment) -> None:
-    """Compares experiment, versions, code and clock of all processes; all must ask, right after they have met.
+    """Compares experiment, versions, code, variables that change numbers, clock, and then devices of all processes; all
+    must ask, right after they have met.
 
     Args:
       experiment: as this process read it from the directory; one that follows has another from its command line.
@@ -58,7 +63,12 @@ def agree_on_hosts(experiment: Experiment) -> None:
     facts: dict[str, Any] = {"experiment": _experiment_fact(experiment)}
     facts |= {f"version of {name}": importlib.metadata.version(name) for name in PACKAGES}
     facts |= {f"code of kleiber.{room}": digest for room, digest in code_digests().items()}
+    facts |= {f"file {path}": digest for path, digest in own_laws(experiment).items()}
+    facts |= {f"variable {name}": value for name, value in numeric_settings().items()}
     _agree("hosts", {**facts, CLOCK: time.time()})
+    devices = jax.local_devices()
+    kinds = {"local devices": len(devices), "device": f"{devices[0].platform}:{devices[0].device_kind}"}
+    _agree("devices", kinds)
 
 
 def agree_on_data(configs: Iterable[TrainConfig]) -> None:

@@ -13,6 +13,7 @@ from kleiber.experiments.planning.cells import TrunkCell
 from kleiber.experiments.planning.plan import Plan
 from kleiber.experiments.planning.speed import TRUSTED_SECONDS, measured_pace
 from kleiber.files import read_json
+from kleiber.train.config import TrainConfig
 from kleiber.train.levels import plateau
 
 LIVE_SECONDS = 1.0
@@ -30,8 +31,8 @@ FRESH_SECONDS = 20.0
 DOUBT = 0.15
 """Part by which the time left is told as a range, either side, however long steps have been measured."""
 
-ENDING_SECONDS = 60.0
-"""The most that fit, score and report are taken to need, on a machine that was as long about starting its workers."""
+ENDING_SECONDS = (6.0, 60.0)
+"""The least and the most that fit, score and report are taken to need; between them what starting a run takes."""
 
 
 def time_left(fewest: float, most: float) -> str:
@@ -86,14 +87,20 @@ class SweepProgress:
         self.is_quiet = is_quiet
         self.planned_seconds = {cell.trunk_id: plan.trunk_seconds(cell) for cell in cells}
         self.total_points = sum(len(cell.config.num_tokens) for cell in cells)
-        self.started = time.time()
-        self.stepping_since: tuple[float, float] | None = None
-        """(time, planned seconds done) when the first worker of this phase had begun its steps."""
+        self.started = self.looked = time.time()
         self.workers = min(plan.num_workers, len(cells))
-        self.expected_pace = before.pace() * before.workers / self.workers if before else 1.0 / self.workers
-        self.planned_done = 0.0
-        self.first_seen: dict[str, tuple[float, float]] = {}
-        """(time, share done) when a run was first seen at its steps, by trunk."""
+        self.plateaus = {cell.trunk_id: plateau(cell.config) for cell in cells}
+        self.stepping = self.waiting = self.won = 0.0
+        """Wall seconds, summed over the workers, at steps; with no run at its steps; planned seconds won by steps."""
+        self.begun: set[TrainConfig] = set()
+        """Plateaus that are through or have been seen at their steps."""
+        self.expected_pace = before.pace() if before else 1.0
+        self.stepping_before = before.stepping if before else 0.0
+        self.starting_before = before.start_seconds() if before else 0.0
+        self.through_before: int | None = None
+        """Plateaus that were through at the first look."""
+        self.seen: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {}
+        """(time, share done) when a run was first and last seen at its steps, by trunk."""
         self.last_line = 0.0
         self.last_forecast_points = 0
         self.forecast_text = ""
@@ -126,40 +133,50 @@ class SweepProgress:
     def look(self) -> PhaseState:
         """Reads where the phase is off its directory."""
         done, planned_done, running, longest_left, slowest = 0, 0.0, {}, 0.0, 0.0
+        now, unfinished, stepped = time.time(), set(), []
         for cell in self.cells:
-            missing = cell.missing(self.directory)
+            missing, trunk = cell.missing(self.directory), self.plateaus[cell.trunk_id]
             done += len(cell.config.num_tokens) - len(missing)
             planned, share = self.planned_seconds[cell.trunk_id], 1.0
             if missing:
+                unfinished.add(trunk)
                 progress = self._progress(cell) or {"is_fresh": False}
                 share = min(1.0, progress.get("trained_tokens", 0) / cell.trained_tokens)
                 if progress["is_fresh"]:
-                    loss = progress.get("loss")
+                    loss, speed = progress.get("loss"), progress.get("tokens_per_second", 0.0)
                     told = "" if loss is None else f" loss {loss:.3f}"
                     name = f"{cell.shape} {len(cell.shares)} levels" if cell.shares else cell.label
-                    running[plateau(cell.config)] = (
-                        f"{name} {share:.0%}{told}",
-                        progress.get("tokens_per_second", 0.0),
-                    )
-                    slowest = max(slowest, self._own_seconds(cell.trunk_id, share))
+                    running[trunk] = (f"{name} {share:.0%}{told}", speed)
+                    if speed:  # its first block of steps, compilation among it, is behind it
+                        self.begun.add(trunk)
+                        first, last = self.seen.get(cell.trunk_id, ((now, share), (now, share)))
+                        self.seen[cell.trunk_id] = (first, (now, share))
+                        stepped.append(now - last[0])
+                        self.won += (share - last[1]) * planned
+                        own = measured_pace(self.pace(), (share - first[1]) * planned, now - first[0])
+                        slowest = max(slowest, (1 - share) * planned * own)
             planned_done += share * planned
             longest_left = max(longest_left, (1 - share) * planned)
-        if running and self.stepping_since is None:
-            self.stepping_since = (time.time(), planned_done)
-        self.planned_done = planned_done
-        speed = sum(each for _, each in running.values())
-        running_told = tuple(told for told, _ in running.values())
-        return PhaseState(done, planned_done, speed, running_told, longest_left, slowest)
-
-    def _own_seconds(self, trunk_id: str, share: float) -> float:
-        """Returns the wall seconds a run still takes at the pace it has had since it was first seen; 0 if unknown."""
-        since, before = self.first_seen.setdefault(trunk_id, (time.time(), share))
-        return (1 - share) * (time.time() - since) / (share - before) if share > before else 0.0
+        through = set(self.plateaus.values()) - unfinished
+        self.begun |= through
+        self.through_before = len(through) if self.through_before is None else self.through_before
+        at_steps = sum(stepped) * min(1.0, self.workers / max(1, len(stepped)))
+        self.stepping += at_steps
+        self.waiting += max(0.0, min(len(unfinished), self.workers) * (now - self.looked) - at_steps)
+        self.looked = now
+        speeds = sum(speed for _, speed in running.values())
+        return PhaseState(
+            done, planned_done, speeds, tuple(told for told, _ in running.values()), longest_left, slowest
+        )
 
     def pace(self) -> float:
-        """Returns the wall seconds that a planned second of work takes here, as far as it has been measured."""
-        since, before = self.stepping_since or (time.time(), self.planned_done)
-        return measured_pace(self.expected_pace, self.planned_done - before, time.time() - since)
+        """Returns the wall seconds a worker at its steps needs for a planned second, as far as it has been measured."""
+        return measured_pace(self.expected_pace, self.won / self.workers, self.stepping / self.workers)
+
+    def start_seconds(self) -> float:
+        """Returns the wall seconds from taking up a run to its steps: a mean, or the last phase's if that was more."""
+        starts = max(self.workers, len(self.begun) - (self.through_before or 0))
+        return max(self.waiting / starts, self.starting_before)
 
     def line(self, state: PhaseState) -> str:
         """Returns one line: points done, what is running with its loss, speed, time left, forecast so far."""
@@ -188,14 +205,16 @@ class SweepProgress:
     def seconds_left(self, state: PhaseState) -> tuple[float, float]:
         """Returns the fewest and the most wall seconds that this phase and those after it may still take: the closer
         to each other, the longer steps have been measured."""
-        first_step = self.stepping_since[0] if self.stepping_since else time.time()
-        pace, starting = self.pace(), first_step - self.started
-        left = sum(self.planned_seconds.values()) - state.planned_done
-        left = max(left, state.longest_left * self.workers) * pace  # at the end workers stand idle
-        left = max(left, state.slowest_seconds) + min(starting, ENDING_SECONDS)
+        pace, start = self.pace(), self.start_seconds()
+        least, most = ENDING_SECONDS
+        ending, unbegun = min(max(start, least), most), len(set(self.plateaus.values())) - len(self.begun)
+        left = (sum(self.planned_seconds.values()) - state.planned_done) * pace + unbegun * start
+        longest = state.longest_left * pace + (start if unbegun else 0.0)  # at the end workers stand idle
+        left = max(left / self.workers, longest, state.slowest_seconds) + ending
         if self.split == "fit" and self.plan.target_seconds:
-            left += self.plan.target_seconds * self.workers * pace + starting
-        doubt = 1 + DOUBT + TRUSTED_SECONDS / (time.time() - first_step + TRUSTED_SECONDS)
+            left += start + self.plan.target_seconds * pace + ending
+        measured = (self.stepping_before + self.stepping) / self.workers
+        doubt = 1 + DOUBT + TRUSTED_SECONDS / (measured + TRUSTED_SECONDS)
         return left / doubt, left * doubt
 
     def _progress(self, cell: TrunkCell) -> dict[str, Any] | None:

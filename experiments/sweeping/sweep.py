@@ -22,6 +22,8 @@ from kleiber.experiments.directory.record import STATUSES, RunRecord, record_pat
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.gate import gate_verdict
+from kleiber.experiments.launch.launcher import Launcher, Phase, open_launcher
+from kleiber.experiments.launch.local import Local
 from kleiber.experiments.planning.cells import TrunkCell, all_cells, cell_records, records_digest, trunk_cells
 from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.planning.speed import remember_speed, speed_key
@@ -32,6 +34,7 @@ from kleiber.experiments.sweeping.inventory import (
     check_release,
     check_text,
     made_with,
+    own_laws,
     set_aside,
     text_facts,
 )
@@ -69,13 +72,14 @@ def run_sweep(
     max_seconds: float | None = None,
     allow: tuple[str, ...] = (),
     track: tuple[str, ...] | None = None,
+    launch: tuple[str, ...] = (),
 ) -> SweepResult:
     """Runs an experiment in a directory until it is finished or stopped.
 
     Args:
       experiment: from a config file.
       directory: the sweep directory; made if missing.
-      num_workers: local processes; None means one for each core this process may use.
+      num_workers: processes here, or in each job; None means one for each core that there is.
       retry_failed: whether cells recorded as failed are run again.
       is_quiet: whether progress goes to the log file only.
       has_report: whether a report is made at the end.
@@ -83,6 +87,7 @@ def run_sweep(
       allow: fields in which the experiment may differ from the one that made the directory; `data` for the text it
         reads, `versions` for the release that trains.
       track: trackers that show the runs, as `check_tracker` takes them; None means TensorBoard where it is installed.
+      launch: what starts workers, as `open_launcher` takes it; none means processes here.
 
     Raises:
       ValueError: a mistake in the plan; a directory in use, of another experiment, or that cannot be made.
@@ -101,14 +106,20 @@ def run_sweep(
     if number > 0:
         code = follow(directory, num_devices(configs), experiment)
         return SweepResult(code, {"experiment": experiment.name, "process": number, "exit_code": code})
+    launchers = tuple(open_launcher(line, num_workers) for line in launch)
+    for launcher in launchers:
+        launcher.check(directory)
+    if launchers and count > 1:
+        raise ValueError("--launch starts processes on other machines itself: type the line in one process.")
     make_directory(directory)
     with DirectoryLock(directory) as lock:
-        own_directory(experiment, directory, allow)
+        told = own_directory(experiment, directory, allow)
         with open_to_append(directory / "log.txt") as log:
-            workers = num_workers or default_workers(configs)
-            sweep = _Sweep(experiment, directory, workers, log, is_quiet, has_report, deadline, trackers)
+            launchers = launchers or (Local(num_workers or default_workers(configs)),)
+            sweep = _Sweep(experiment, directory, launchers, log, is_quiet, has_report, deadline, trackers)
             if lock.taken_over:
                 sweep.say(f"took over the lock of a sweep that is gone ({lock.taken_over})")
+            sweep.tell(told)
             if count == 1:
                 return sweep.run(retry_failed, allow)
             return lead_launch(directory, lambda: sweep.run(retry_failed, allow))
@@ -174,7 +185,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
 class _Sweep:
     experiment: Experiment
     directory: Path
-    num_workers: int
+    launchers: tuple[Launcher, ...]
     log: IO[str]
     is_quiet: bool
     has_report: bool
@@ -197,13 +208,13 @@ class _Sweep:
             return SweepResult(found["exit_code"], found)
         self.say(f"{self.experiment.name} in {self.directory}")
         started = time.monotonic()
-        plan = make_plan(self.experiment, self.num_workers)
+        plan = make_plan(self.experiment, sum(each.num_workers(len(cells)) for each in self.launchers))
         plan.check()
         prepare_data(self.experiment, self.say)
         if renewed := check_text(cells, self.directory, self.experiment.population_size, allow):
-            self._tell(f"{len(renewed)} folders of runs of another text are set aside in {REPLACED}/, and trained anew")
+            self.tell(f"{len(renewed)} folders of runs of another text are set aside in {REPLACED}/, and trained anew")
         if any(cell.missing(self.directory) for cell in cells if not cell.config.command):
-            self._tell(check_release(cell_records(cells, self.directory), self.directory, allow))
+            self.tell(check_release(cell_records(cells, self.directory), self.directory, allow))
         write_json(self.directory / "plan.json", plan.to_json())
         self.say(plan.headline())
         code = self._phase("start", start_cells, plan)
@@ -215,7 +226,7 @@ class _Sweep:
 
         summary: dict[str, Any] = {"experiment": self.experiment.name, "directory": str(self.directory), "gate": []}
         if not self.experiment.laws:
-            withdraw_all(self.experiment, self.directory, self._tell)
+            withdraw_all(self.experiment, self.directory, self.tell)
         else:
             try:
                 summary |= fit_and_register(self.experiment, self.directory, self.say)
@@ -245,7 +256,8 @@ class _Sweep:
         found = answers_of(to_data(self.experiment), rows, self.directory, list(fits))
         summary |= {"question": self.experiment.question, "answer": found.lines, "headline": found.headline}
         passed = all(item["passed"] for item in summary["gate"])
-        summary["exit_code"] = EXIT_DONE if passed and not summary["runs"]["failed"] else EXIT_GATE
+        is_whole = summary["runs"]["done"] > 0 and not summary["runs"]["failed"]
+        summary["exit_code"] = EXIT_DONE if passed and is_whole else EXIT_GATE
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)
         summary["made_from"] = self._made_from(cells)
         write_json(self.directory / "result.json", summary)
@@ -258,7 +270,7 @@ class _Sweep:
         bring_back(cells, self.directory, self.experiment.population_size)
         if strays := set_aside(cells, self.directory, self.experiment.population_size):
             more = f" and {len(strays) - 3} more" if len(strays) > 3 else ""
-            self._tell(
+            self.tell(
                 f"not of this experiment, left out and set aside in {REPLACED}/: {', '.join(strays[:3])}{more}; they "
                 "come back when the experiment has them again"
             )
@@ -278,7 +290,7 @@ class _Sweep:
         known = made_with(self.directory).get("data", {})
         entries = check_heads(ledger)
         return {
-            "experiment": config_hash(self.experiment),
+            "experiment": " ".join([config_hash(self.experiment), *own_laws(self.experiment).values()]),
             "data": {key: text or known.get(key) for key, text in text_facts(cells).items()},
             "records": records_digest(cell_records(cells, self.directory)),
             "fit": read_json(fit).get("made_from") if fit.exists() else None,
@@ -286,12 +298,24 @@ class _Sweep:
         }
 
     def _phase(self, split: str, cells: list[TrunkCell], plan: Any) -> int:
-        if not any(cell.missing(self.directory) for cell in cells):
+        def is_over() -> bool:
+            return not any(cell.missing(self.directory) for cell in cells)
+
+        if is_over():
             return EXIT_DONE
-        workers = min(self.num_workers, len(cells))
-        devices = num_devices(cell.config for cell in cells)
-        place = (self.directory, split, workers, self.session, self.log, self.say)
-        pool = WorkerPool(*place, num_trunks=len(cells), num_devices=devices, deadline=self.deadline)
+        entries = Ledger(self.directory / "ledger.jsonl").entries() if split == "target" else []
+        phase = Phase(
+            self.directory,
+            split,
+            self.session,
+            self.log,
+            num_devices(cell.config for cell in cells),
+            len(cells),
+            self.experiment.name,
+            config_hash(self.experiment),
+            entries[-1]["hash"] if entries else "",
+        )
+        pool = WorkerPool(phase, self.say, self.launchers, self.deadline, is_over)
         shown = SweepProgress(
             self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet, before=self.progress
         )
@@ -352,7 +376,7 @@ class _Sweep:
         summary = {"experiment": self.experiment.name, "status": "stopped", "reason": self.stopped_by}
         return SweepResult(code, {**summary, "exit_code": code})
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
         """Says what was not as it had been left, and keeps it for the result."""
         if text:
             self.told.append(text)

@@ -28,21 +28,23 @@ from kleiber.experiments.exit_codes import (
     EXIT_USAGE,
 )
 from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.launch.local import DRIVER_PIPE, IDLE_SECONDS, WARNING
 from kleiber.experiments.planning.cells import TrunkCell, group_id, populations, trunk_cells
 from kleiber.experiments.sweeping.command_run import run_command
 from kleiber.experiments.sweeping.compiled import cache_of_programs, remove_damaged
 from kleiber.experiments.sweeping.failures import (
     MAX_ATTEMPTS,
     Attempts,
+    beat_of,
     cannot_write,
+    here,
     is_lost_peer,
     is_out_of_memory,
     write_problem,
 )
 from kleiber.experiments.sweeping.peers import PeersDiffer, agree_on_data, agree_on_hosts, is_here, presence
 from kleiber.experiments.sweeping.trunk_run import run_trunk, write_record
-from kleiber.experiments.sweeping.workers import DRIVER_PIPE, WARNING
-from kleiber.files import read_json, write_json
+from kleiber.files import read_json, write_json, write_whole
 from kleiber.parallel import hosts
 from kleiber.parallel.environment import process_in_environment, runs_on_cpu
 from kleiber.scaling.forecasting.ledger import Ledger
@@ -97,7 +99,7 @@ def main(directory: Path, split: str, index: int, session: str) -> int:
 def _start(directory: Path, split: str) -> tuple[Experiment, list[list[TrunkCell]], StopRequest]:
     """Meets the other processes, and returns what there is to train once all of them are found alike."""
     number, count = process_in_environment()
-    beats = [directory / "runs" / f".beat-{os.getpid()}", *([presence(directory, number)] if count > 1 else [])]
+    beats = [beat_of(directory, os.getpid()), *([presence(directory, number)] if count > 1 else [])]
     threading.Thread(target=_beat, args=[beats], name="kleiber-heartbeat", daemon=True).start()
     hosts.connect(lambda other: is_here(directory, other, number))
     logging.getLogger("kleiber").addHandler(_WarningsToDriver(logging.WARNING))
@@ -116,22 +118,29 @@ def _start(directory: Path, split: str) -> tuple[Experiment, list[list[TrunkCell
 
 
 def _pending(groups: list[list[TrunkCell]], directory: Path, session: str) -> Iterator[list[TrunkCell]]:
-    """Yields what is left to train, the largest first, until nothing is; several processes train together what the lead
-    chooses."""
+    """Yields what is left to train, the largest first, until nothing is, or others have had all of it for too long;
+    several processes train together what the lead chooses."""
     while jax.process_count() > 1:
         missing = [index for index, group in enumerate(groups) if _missing(group, directory)]
         index = hosts.from_lead(missing[0] if missing else -1)
         if index < 0:
             return
         yield groups[index]
+    patience, idle_since = float(os.environ.get(IDLE_SECONDS, "inf")), time.monotonic()
     while pending := [group for group in groups if _missing(group, directory)]:
         for group in pending:
             if not is_compiling(group, groups, directory, session):
+                asked = time.monotonic()
                 yield group
                 if not _missing(group, directory):  # trained: look again from the largest on
                     break
+                idle_since = time.monotonic() if time.monotonic() - asked > 1 else idle_since
         else:
+            if time.monotonic() - idle_since > patience:
+                return
             time.sleep(0.2)
+            continue
+        idle_since = time.monotonic()
 
 
 def is_compiling(group: list[TrunkCell], groups: list[list[TrunkCell]], directory: Path, session: str) -> bool:
@@ -230,10 +239,12 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
         _record_failure(experiment, group, directory, "failed", attempts.summary())
         return
     _note_beginning(group, directory)
-    attempts.start(os.getpid())
+    attempts.start(here(os.getpid()))
+    was_stopped = False
     try:
         _run(experiment, group, directory, stop)
     except Stopped as stopped:
+        was_stopped = True
         print(f"{group_id(group)}: {stopped}", flush=True)
     except Diverged as problem:
         _record_failure(experiment, group, directory, "diverged", problem)
@@ -257,7 +268,7 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
             os._exit(EXIT_OUT_OF_MEMORY)
     finally:
         with contextlib.suppress(OSError):
-            attempts.leave()
+            attempts.leave(was_stopped)
 
 
 def _run(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
@@ -279,7 +290,7 @@ def _note_beginning(group: list[TrunkCell], directory: Path) -> None:
 
 
 def _write_traceback(directory: Path, group: list[TrunkCell], problem: BaseException) -> None:
-    (directory / "runs" / group_id(group) / "error.txt").write_text("".join(traceback.format_exception(problem)))
+    write_whole(directory / "runs" / group_id(group) / "error.txt", "".join(traceback.format_exception(problem)))
 
 
 def _record_failure(

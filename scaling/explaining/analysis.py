@@ -157,7 +157,7 @@ def _rivals(
         warnings.simplefilter("ignore", TableWarning)
         for law, fixed in held:
             with contextlib.suppress(ValueError):
-                fits.append(fit_law(table, law, fixed=fixed, **options))
+                fits.append(fit_law(table, law, fixed=fixed, is_rival=True, **options))
     return tuple(fits)
 
 

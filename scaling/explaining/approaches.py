@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.interpolate import Akima1DInterpolator
 
 from kleiber.scaling.fitting.result import FitResult, without_nan
 from kleiber.scaling.forecasting.allocation import Demand, allocate
@@ -167,6 +166,8 @@ def parabola(x: np.ndarray, loss: np.ndarray) -> float:
 
 def _akima(x: np.ndarray, loss: np.ndarray) -> float:
     """Returns the minimum of an Akima spline, as Porian et al. 2024 (arXiv:2406.19146) use it."""
+    from scipy.interpolate import Akima1DInterpolator  # half a second, and few tables have slices
+
     sizes = np.unique(x)
     means = np.array([loss[x == size].mean() for size in sizes])
     axis = np.linspace(sizes[0], sizes[-1], 4001)

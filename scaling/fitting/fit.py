@@ -45,6 +45,7 @@ def fit_law(
     starts: int = 16,
     residuals: str = "log",
     weights: str | None = None,
+    is_rival: bool = False,
 ) -> FitResult:
     """Returns the law fitted to the losses of a table, with intervals and an identifiability report.
 
@@ -60,6 +61,7 @@ def fit_law(
       starts: how many of the grid's best points are followed to a minimum.
       residuals: "log", "relative", "raw" or "logit": what is compared (fitting/measure.py).
       weights: column of standard errors of the losses; one mapped to `loss_standard_error` is used by itself.
+      is_rival: whether another law was fitted to the table before, which told of its outliers.
 
     Raises:
       TableError: what is wrong with the table.
@@ -99,7 +101,7 @@ def fit_law(
     fit = within_bounds(fit)
     if law.floor in scaled.free and not fit.parameters[law.floor].withheld:
         warn_below_floor(table.source, loss, fit.parameters[law.floor].estimate)
-    if objective == "gaussian":
+    if objective == "gaussian" and not is_rival:
         warn_outliers(table, fit)
     return fit
 

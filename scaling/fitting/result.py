@@ -18,6 +18,8 @@ from kleiber.scaling.fitting.uncertainty import Uncertainty
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import law_of_fit
 
+UNSEALED = "its file has no seal: it is of a release that sealed none, or was changed by hand"
+"""A note of a fit that forecasts made from it pass on."""
 UNCERTAINTY = tuple(each.name for each in fields(Uncertainty))
 AS_THEY_ARE = (
     *("law", "objective", "objective_name", "delta", "residual_rms", "num_points", "optimum", "log_likelihood"),
@@ -242,13 +244,15 @@ def read_fits(path: str | Path, laws: Sequence[Law] = ()) -> tuple[tuple[FitResu
         raise FileNotFoundError(f"there is no fit at {file}; write one with kleiber fit TABLE --json > {file}.")
     text = read_plain(file)
     try:
-        data = json_of(text)
+        data, sealed = json_of(text, path=file), b'"seal":' in text
     except (ValueError, RecursionError) as problem:
         raise ValueError(f"{file} is no fit ({problem}); write one with kleiber fit TABLE --json > FILE.") from None
     given = {law.id: law for law in laws}
     try:
         parts = data["fits"] if "fits" in data else [data, *data.get("rivals", [])]
-        return tuple(FitResult.from_json(each, given.get(each.get("law"))) for each in parts), data
+        fits = tuple(FitResult.from_json(each, given.get(each.get("law"))) for each in parts)
+        noted = () if sealed else (UNSEALED,)
+        return tuple(replace(fit, notes=(*fit.notes, *noted)) for fit in fits), data
     except (ValueError, TypeError, AttributeError) as problem:
         raise ValueError(f"{file}: {problem}") from None
 
@@ -258,6 +262,9 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_nan(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
+        kinds = set(map(type, value))  # of a table's columns, whose values all are of one
+        if kinds == {float} and all(map(math.isfinite, value)) or kinds <= {int, str}:
+            return list(value)
         return [without_nan(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None

@@ -12,6 +12,8 @@ from kleiber.scaling.law import Law, Scale
 
 STEP = 1e-30
 """Complex step: derivatives are exact to rounding, however small the step."""
+MANY = 5_000
+"""Runs from which on those of one design, seeds of each other, are looked for: a law is computed once for each."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,22 @@ class ScaledLaw:
     def _centred(self) -> dict[str, np.ndarray]:
         return self.centred(self.columns)
 
+    @cached_property
+    def _designs(self) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """The centred columns of each design, and which one every run [runs] has; None where hardly any are alike, and
+        for a user's own law, which may look at the table as a whole."""
+        x, which = self._centred, np.zeros(1, int)
+        count = len(next(iter(x.values())))
+        if count < MANY or self.law.origin or not self.free:
+            return x, None
+        for values in x.values():
+            _, level = np.unique(values, return_inverse=True)
+            _, which = np.unique(which * (level.max() + 1) + level, return_inverse=True)
+        _, first = np.unique(which, return_index=True)
+        if 2 * len(first) > count:
+            return x, None
+        return {name: values[first] for name, values in x.items()}, which
+
     def constants(self, z: np.ndarray) -> dict[str, np.ndarray]:
         """Returns every constant, in centred units, as [..., 1] for a working point z [..., P], real or complex."""
         plain = z.copy()
@@ -120,13 +138,23 @@ class ScaledLaw:
     def log_loss(self, z: np.ndarray, columns: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """Returns the logarithm of the predicted loss [..., runs] at z [..., P], or what else `measure` compares; NaN
         where there is none."""
-        return self.measure.of(self.unit * self.law.loss(self.constants(z), self.centred(columns)))
+        x, which = (self.centred(columns), None) if columns is not None else self._designs
+        value = self.measure.of(self.unit * self.law.loss(self.constants(z), x))
+        return value if which is None or value.shape[-1] == 1 else value[..., which]
 
     def log_loss_and_jacobian(
         self, z: np.ndarray, columns: Mapping[str, np.ndarray] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns `log_loss` [b, runs] and its derivative by z [b, runs, P], for z [b, P]."""
-        x = self.centred(columns)
+        x, which = (self.centred(columns), None) if columns is not None else self._designs
+        value, jacobian = self._derivatives(z, x)
+        if which is None:
+            return value, np.swapaxes(jacobian, 1, 2)
+        return np.take(value, which, axis=1), np.swapaxes(np.take(jacobian, which, axis=2), 1, 2)
+
+    def _derivatives(self, z: np.ndarray, x: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `log_loss` [b, designs] and its derivative by z [b, P, designs]: constants before runs in memory, as
+        every derivative is written, and later multiplied, in one stretch."""
         is_tied = any(isinstance(value, str) or self.turning[name] for name, value in self.fixed.items())
         if self.law.gradient is None or is_tied:
             return self._complex_step(z, x)
@@ -135,11 +163,10 @@ class ScaledLaw:
             loss, derivative = self.law.gradient(values, x)
             loss = self.unit * loss
             inverse = self.unit / self.measure.width(loss)
-            # Constants before runs in memory: every derivative is written, and later multiplied, in one stretch.
             jacobian = np.empty((loss.shape[0], len(self.free), loss.shape[1]))
             for index, name in enumerate(self.free):
                 np.multiply(derivative[name], inverse, out=jacobian[:, index])
-            return self.measure.of(loss), np.swapaxes(jacobian, 1, 2)
+            return self.measure.of(loss), jacobian
 
     def _complex_step(self, z: np.ndarray, x: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         num_free = z.shape[-1]
@@ -148,7 +175,7 @@ class ScaledLaw:
         loss = np.broadcast_to(loss, (num_free, z.shape[0], len(next(iter(x.values())))))
         value = self.measure.of(loss[0].real) if num_free else np.empty(0)
         width = np.where(np.isnan(value), np.nan, self.measure.width(loss[0].real)) if num_free else np.empty(0)
-        return value, np.moveaxis(loss.imag / STEP / width, 0, -1)
+        return value, np.moveaxis(loss.imag / STEP / width, 0, 1)
 
 
 def _exponent(exponent: str | float, values: Mapping[str, Any]) -> Any:

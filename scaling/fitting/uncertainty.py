@@ -9,6 +9,10 @@ from kleiber.scaling.fitting.objective import Influence
 
 ALIKE = 3.0
 """Autocorrelation, in standard errors, from which on the rows of a trunk do not just share one effect."""
+LEVERAGE_POWER = 1.5
+"""Of what a run's leverage leaves of its squared residual, by which that is divided: 1 is right where noise is even and
+short where the runs of large leverage have more of it, 2 (the jackknife) is long where it is even (MacKinnon and White
+1985)."""
 DRAWN = 0.05
 """How far the squared error of a run that alone decides a constant is drawn to that of all runs."""
 
@@ -132,7 +136,7 @@ def robust_meat(
         leverage = np.einsum("nk,nk->n", unit if inverse is None else unit @ inverse, unit)
         leverage = np.clip(leverage if slope is None else leverage * slope, 0, 1)
         left = np.maximum(1 - (1 - DRAWN) * leverage, 1e-9)
-        left = left if slope is None else left**2  # without a run: the jackknife
+        left = left ** (LEVERAGE_POWER if slope is None else 2)
         squares = (residual**2 + DRAWN * leverage) / left
         found = (unit.T * squares) @ unit
     else:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kleiber.files import read_json, write_whole
+from kleiber.files import read_json, read_plain, write_whole
 from kleiber.scaling.forecasting.ledger import Ledger, LedgerError, LedgerTamperedError
 from kleiber.scaling.forecasting.scoreboard import standing
 
@@ -32,7 +32,7 @@ def head_note(ledger: Ledger) -> dict[str, Any]:
 def note_head(ledger: Ledger, path: Path) -> dict[str, Any]:
     """Adds a head_note, as a line of JSON, to a file, and returns it."""
     note = head_note(ledger)
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    before = read_plain(path).decode() if path.exists() else ""
     write_whole(path, before + json.dumps(note) + "\n")
     return note
 
@@ -46,7 +46,7 @@ def check_notes(ledger: Ledger, path: Path) -> int:
     """
     hashes = [entry["hash"] for entry in ledger.entries()]
     try:
-        notes = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        notes = [json.loads(line) for line in read_plain(path).decode().splitlines() if line.strip()]
         told = [(int(note["lines"]), str(note["hash"]), str(note.get("noted_at"))) for note in notes]
     except (ValueError, KeyError, TypeError, AttributeError):
         told = []

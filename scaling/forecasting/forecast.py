@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kleiber.scaling.fitting.estimates import t_quantile
-from kleiber.scaling.fitting.result import FitResult, without_nan
+from kleiber.scaling.fitting.result import UNSEALED, FitResult, without_nan
 from kleiber.scaling.forecasting.chain import AccuracyForecast
 from kleiber.scaling.forecasting.derived import with_derived
 from kleiber.scaling.forecasting.mixture import FORM_SHARE, Mixture, excess_aicc, mix, mixture_weights
@@ -16,6 +16,9 @@ from kleiber.scaling.forecasting.rolling import Protection, drift_of, reach_of
 REJECTED = 10.0
 """A form whose AICc is this much above the best is rejected by the runs and has no say in the interval
 (Burnham and Anderson 2002, section 2.6: essentially no support)."""
+
+UNTOLD = 1.0
+"""Alarm from a standard error on that is so many times what the fitted losses themselves differ by."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ def combined_forecast(
         weights=dict(zip(names, mixture_weights(fits).tolist(), strict=True)),
         rival_losses=dict(zip(names, singles, strict=True)) if len(fits) > 1 else {},
         compute_ratio=float(said.compute_ratio[0]),
-        alarms=protection.alarms if protection else (),
+        alarms=said.alarms[0],
         notes=tuple(_notes(fits[0], run)),
         residual_kind=measure.kind,
     )
@@ -201,6 +204,8 @@ class Forecasts:
     """Standard deviation for what no fit knows of runs beyond it."""
     compute_ratio: np.ndarray
     mixed: Mixture
+    alarms: list[tuple[str, ...]]
+    """Of each run, as of `Forecast`."""
 
 
 def combined_forecasts(
@@ -233,6 +238,7 @@ def combined_forecasts(
     if protection:
         drift, degrees = drift_of(mixed, reach), np.full_like(reach, protection.degrees_of_freedom)
         deviation = protection.deviation(mixed, reach)
+    untold = _untold(measure.of(fits[0].points["loss"]), deviation)
     predicted, half = measure.back(mixed.log_loss), t_quantile(degrees, 0.5 + level / 2) * deviation
     return Forecasts(
         predicted,
@@ -243,7 +249,18 @@ def combined_forecasts(
         drift,
         _compute_ratio(fits[0], columns),
         mixed,
+        [(*(protection.alarms if protection else ()), *each) for each in untold],
     )
+
+
+def _untold(losses: np.ndarray, deviation: np.ndarray) -> list[tuple[str, ...]]:
+    """Returns an alarm, or none, for each forecast: those no surer than the fitted losses, as they are compared."""
+    share = deviation / max(float(np.std(losses)), 1e-300)
+    text = (
+        "untold: the standard error is {} what the fitted losses differ by; they hardly say what such a run will lose"
+    )
+    sizes = (f"{each:.1f} times" if each < 100 else "far beyond" for each in share.tolist())
+    return [(text.format(size),) if each >= UNTOLD else () for size, each in zip(sizes, share, strict=True)]
 
 
 def _compute_ratio(fit: FitResult, columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -254,7 +271,7 @@ def _compute_ratio(fit: FitResult, columns: Mapping[str, np.ndarray]) -> np.ndar
 
 
 def _notes(fit: FitResult, point: Mapping[str, float]) -> list[str]:
-    notes = []
+    notes = [note for note in fit.notes if note == UNSEALED]
     for name in fit.definition.variable_names:
         low, high = float(fit.points[name].min()), float(fit.points[name].max())
         if point[name] > high:

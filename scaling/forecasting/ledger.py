@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from kleiber.files import read_json, read_plain, replacing
+from kleiber.files import read_json, read_plain, replacing, sealed_text
 from kleiber.scaling.forecasting.scoreboard import scoreboard, standing
 
 GENESIS = "0" * 64
@@ -319,7 +319,7 @@ class Ledger:
 
     def _write_head(self, count: int, last: str) -> None:
         with replacing(self.head_path) as partial:
-            partial.write_text(json.dumps({"lines": count, "hash": last}))
+            partial.write_text(sealed_text({"lines": count, "hash": last}))
 
 
 def _plain(value: float) -> int | float:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from kleiber.scaling.fitting.estimates import t_quantile
+from kleiber.scaling.fitting.objective import robust_scale
 from kleiber.scaling.fitting.part import PartFit, fit_part
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.mixture import Mixture, mix, mixture_weights
@@ -27,11 +29,9 @@ DRIFT = 0.008
 CAUTION = 0.6
 """What standard errors of several forms are multiplied by where a table's own forecasts were as good as they said: t
 has few degrees of freedom, the worst form is counted, and an origin has fewer runs to fit than there are."""
-NOISE_SHARE = 0.72
-"""A forecast's standard error is at least so much of the noise of one new run, times t with few degrees of freedom."""
 CAUTION_ALONE = 0.85
 """The same of one form, which has no others whose errors have opposite signs."""
-PRIOR_ORIGINS = 3.0
+PRIOR_ORIGINS = 2.0
 """As many origins are taken to have been as good as they said, before a table says anything."""
 LARGE_ERROR = 1.2
 """Alarm from this many of their own standard errors in the forecasts of the table's own runs."""
@@ -64,11 +64,15 @@ class Protection:
     """What standard errors are multiplied by."""
     degrees_of_freedom: float
     """How well that is known, as of Student's t."""
+    bulk: float = 0.0
+    """Variance of the bulk of the residuals over that of all, 1 at most: what is left of the forms' own variance if
+    every run scattered as most do. Intervals are no narrower than that says; 0 for fits of before it was measured."""
 
     def deviation(self, mixed: Mixture, reach: np.ndarray) -> np.ndarray:
         """Returns the standard error [runs] of what forms say of runs `reach` e-folds beyond the fitted."""
-        noise = NOISE_SHARE * np.sqrt(mixed.parts["sigma"] + mixed.parts["tau"])
-        return np.maximum(self.factor * np.sqrt(mixed.variance + drift_of(mixed, reach) ** 2), noise)
+        degrees = np.maximum(mixed.degrees_of_freedom, self.degrees_of_freedom)
+        of_bulk = t_quantile(degrees, 0.95) / t_quantile(self.degrees_of_freedom, 0.95) * np.sqrt(self.bulk * mixed.own)
+        return np.maximum(self.factor * np.sqrt(mixed.variance + drift_of(mixed, reach) ** 2), of_bulk)
 
     @property
     def alarms(self) -> tuple[str, ...]:
@@ -92,7 +96,7 @@ class Protection:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Protection":
         """Returns what `to_json` wrote."""
-        return cls(tuple(data["origins"]), data["factor"], data["degrees_of_freedom"])
+        return cls(tuple(data["origins"]), data["factor"], data["degrees_of_freedom"], data.get("bulk", 0.0))
 
     def report(self) -> str:
         """Returns the finding as text for people."""
@@ -202,7 +206,15 @@ def protect(fits: Sequence[FitResult], origins: Sequence[Origin] | None = None) 
         found.append({**said, "relative_error": relative, "standardised_error": squares[-1] ** 0.5})
     degrees = PRIOR_ORIGINS + len(squares)
     factor = (CAUTION if len(fits) > 1 else CAUTION_ALONE) * float(np.sqrt((PRIOR_ORIGINS + sum(squares)) / degrees))
-    return Protection(tuple(found), factor, degrees)
+    return Protection(tuple(found), factor, degrees, bulk_of(fits))
+
+
+def bulk_of(fits: Sequence[FitResult]) -> float:
+    """Returns the variance of the bulk of the residuals of laws fitted to the same runs, over that of all."""
+    weights = mixture_weights(fits)
+    residual = weights @ np.stack([fit.residuals for fit in fits]) / np.sqrt(fits[0].measure.noise)
+    variance = float(np.exp(weights @ np.log([fit.uncertainty.variances.sum() for fit in fits])))
+    return min(robust_scale(residual, round(float(weights @ [len(fit.z) for fit in fits]))) ** 2 / variance, 1.0)
 
 
 def protection_json(fits: Sequence[FitResult], protection: Protection | None) -> dict[str, Any]:

@@ -220,7 +220,7 @@ def check_design(table: RunTable, variables: Sequence[str], num_free: int) -> No
         if np.ptp(table[name]) <= 1e-9 * np.abs(table[name]).max():
             raise OneSizeError(
                 f"{table.source}: every run has {name} = {table[name][0]:g}, so the law's dependence on it cannot be "
-                "seen. Add runs with other values or choose a law without it (kleiber laws)."
+                "seen. Add runs with other values or choose a law without it (power_law has one; kleiber laws)."
             )
     if {"num_params_total", "num_tokens"} <= set(variables):
         ratio = table["num_tokens"] / table["num_params_total"]

@@ -9,7 +9,7 @@ import numpy as np
 from kleiber.scaling.table.expression import as_word
 
 USUAL = {
-    "loss": ("val loss", "validation loss", "final loss", "eval loss", "test loss", "L", "cross entropy", "nll"),
+    "loss": ("val loss", "validation loss", "final loss", "eval loss", "test loss", "L", "cross entropy", "nll", "bpb"),
     "num_params_total": (
         *("params", "num params", "n params", "parameters", "num parameters", "param count", "n total", "total params"),
         *("model size", "size", "N"),
@@ -28,6 +28,8 @@ UNITS = {
     **dict.fromkeys(("b", "bn", "billion", "billions", "g"), 1e9),
     **dict.fromkeys(("t", "tn", "trillion", "trillions"), 1e12),
 }
+PERPLEXITY = ("perplexity", "ppl")
+"""Words of a column whose logarithm is a loss."""
 LARGEST_IN_UNITS = 1e5
 """Counts whose median is larger are not in millions or billions, whatever the name says."""
 QUALIFIERS = {"final", "last", "mean", "avg", "total", "num", "n", "val", "valid", "validation", "eval"}
@@ -95,6 +97,9 @@ def guess_mapping(
         if theirs is not None:
             unit = unit_of(theirs, columns[theirs])
             found[ours] = theirs if unit == 1.0 else f"{as_word(theirs)}*{unit:.0e}".replace("e+0", "e")
+    of_loss = [name for name in columns if {*PERPLEXITY} & {*_words(name)}]
+    if of_loss and "loss" in needed and "loss" not in {*columns, *found}:
+        found["loss"] = f"log({as_word(of_loss[0])})"
     for ours, other in (("num_tokens", "num_params_total"), ("num_params_total", "num_tokens")):
         flops = "flops" if "flops" in columns else found.get("flops")
         rest = other if other in columns else found.get(other)
@@ -112,6 +117,13 @@ def propose_mapping(needed: Sequence[str], columns: Mapping[str, np.ndarray | No
     parts += [f"{ours}={theirs}" for ours, theirs in given.items() if ours not in needed]
     text = ",".join(parts)
     return f"--columns '{text}'" if re.search(r"[^\w=,.]", text) else f"--columns {text}"
+
+
+def only_count(needed: Sequence[str], columns: Mapping[str, np.ndarray | None], given: Mapping[str, str]) -> str | None:
+    """Returns the one column of parameters, tokens and compute that a table seems to have, if a law needs several."""
+    found, counts = guess_mapping(needed, columns, given), ("num_params_total", "num_tokens", "flops")
+    there = [name if name in columns else found[name] for name in counts if name in columns or name in found]
+    return there[0] if {*counts[:2]} <= {*needed} and len(there) == 1 else None
 
 
 def _factor(text: str, columns: Mapping[str, np.ndarray | None]) -> str:

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from kleiber.files import MAX_TEXT_BYTES, read_plain
+from kleiber.files import LOST, MAX_TEXT_BYTES, check_plain, must_be_sealed, read_plain
 from kleiber.scaling.table.expression import MISSING
 from kleiber.scaling.table.warned import ReadAsNumberWarning, TableError
 
+TABLE = "table.parquet"
+"""Of a sweep: the name of the table of its runs."""
 SEALS = (b"kleiber.sealed", b"kleiber.seal")
 """Marks in the metadata of a table that kleiber wrote; one in nobody else's."""
 BYTES_A_VALUE = 40
@@ -40,9 +42,9 @@ def read_file(path: Path) -> dict[str, Sequence[Any]]:
       TableError: for an unknown kind of file, an empty one, or one that is not rectangular.
     """
     if path.is_dir():
-        path = path / "table.parquet"
+        path = path / TABLE
     if not path.is_file():
-        hint = "; a sweep writes it as its points are measured" if path.name == "table.parquet" else ""
+        hint = "; a sweep writes it as its points are measured" if path.name == TABLE else ""
         raise FileNotFoundError(f"there is no table at {path}{hint}.")
     data: Mapping[str, Sequence[Any]]
     suffix = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
@@ -72,6 +74,7 @@ def read_parquet(path: Path) -> Any:
     import pyarrow.parquet
 
     try:
+        check_plain(path)
         shape = pyarrow.parquet.read_metadata(path)
         needed, free = BYTES_A_VALUE * shape.num_rows * shape.num_columns, psutil.virtual_memory().available
         if needed > free:
@@ -81,8 +84,9 @@ def read_parquet(path: Path) -> Any:
             raise ValueError(f"{len(twice)} column names stand twice: {', '.join(twice)}")
         table = pyarrow.parquet.read_table(path)
         marks = {name: value for name, value in (table.schema.metadata or {}).items() if name in SEALS}
-        if marks and marks != dict(zip(SEALS, (b"blake3", table_digest(table)), strict=True)):
-            raise ValueError("it differs from its seal: it was damaged, or changed by hand")
+        is_own = path.name == TABLE and must_be_sealed(path)
+        if (marks or is_own) and marks != dict(zip(SEALS, (b"blake3", table_digest(table)), strict=True)):
+            raise ValueError("it differs from its seal: it was damaged, or changed by hand" if marks else LOST)
     except (MemoryError, pyarrow.ArrowMemoryError) as problem:
         raise TableError(f"{path} does not fit in memory ({problem}); give fewer rows or columns.") from None
     except (OSError, ValueError, pyarrow.ArrowException) as problem:

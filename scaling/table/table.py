@@ -18,7 +18,7 @@ from kleiber.scaling.table.expression import (
     select_rows,
     values_not_there,
 )
-from kleiber.scaling.table.naming import nearest, propose_mapping
+from kleiber.scaling.table.naming import nearest, only_count, propose_mapping
 from kleiber.scaling.table.reading import arrow_columns, as_numbers, read_file
 from kleiber.scaling.table.warned import (
     MissingColumnError,
@@ -126,10 +126,15 @@ class RunTable:
         lost = [name for name in names if name not in self]
         if lost:
             numbers = {name: self.columns.get(name) for name in self.names if name not in self.mapping}
-            proposal = propose_mapping(names, numbers, {k: v for k, v in self.mapping.items() if k in names})
+            given = {k: v for k, v in self.mapping.items() if k in names}
+            proposal, only = propose_mapping(names, numbers, given), only_count(names, numbers, given)
             advice = f" By their names: {proposal}"
             if not proposal:
                 advice = " Say which is which: --columns " + ",".join(f"{name}=COLUMN" for name in lost)
+            if only:
+                advice += (
+                    f". If there is no other count, fit {only} alone: --law power_law --columns num_params_total={only}"
+                )
             for ours, theirs in self.mapping.items():
                 near = difflib.get_close_matches(ours, lost, n=1, cutoff=0.8)
                 advice = f" You mapped {ours}={theirs}: did you mean {near[0]}={theirs}?" if near else advice
@@ -171,7 +176,10 @@ def from_columns(data: Mapping[str, Any], source: str = "memory") -> RunTable:
     for name, values in data.items():
         array = np.asarray(values)
         if name in TEXT_COLUMNS or array.dtype.kind not in "biuf":
-            texts = [value.strip() if isinstance(value, str) else _short(value) for value in values]
+            try:
+                texts = list(map(str.strip, values))
+            except TypeError:  # not texts alone
+                texts = [value.strip() if isinstance(value, str) else _short(value) for value in values]
             if name in TEXT_COLUMNS or not all(_is_number(text) for text in texts) or not any(texts):
                 labels[name] = np.array(texts, dtype=str)
             else:

@@ -68,13 +68,14 @@ class ForkedWorker:
 
 def drive(experiment: Experiment, directory: Path, max_seconds: float | None = None) -> int:
     """Runs a sweep as `kleiber sweep --workers 2` does, in this process, and returns its exit code."""
+    from kleiber.experiments.launch import local
     from kleiber.experiments.planning import plan
-    from kleiber.experiments.sweeping import sweep, workers
+    from kleiber.experiments.sweeping import sweep
     from kleiber.experiments.sweeping.failures import cannot_write
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.default_int_handler)
-    workers.subprocess.Popen = ForkedWorker  # type: ignore[misc, assignment]
+    local.subprocess.Popen = ForkedWorker  # type: ignore[misc, assignment]
     # Prepared already; the digests of data start threads, and workers are forked.
     sweep.prepare_data = lambda *_: None
     plan.data_problems = lambda *_: []

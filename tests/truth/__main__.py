@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 import scipy
 
-from truth import intervals, planning, recovery, speed, tables
+from truth import intervals, misfit, planning, recovery, speed, tables
 from truth.designs import Check
 
 CHECKS: dict[str, Callable[..., Check]] = {
@@ -24,6 +24,7 @@ CHECKS: dict[str, Callable[..., Check]] = {
     "T4": intervals.t4,
     "T5": intervals.t5,
     "T6": intervals.t6,
+    "misfit": misfit.misfit,
     "T7": recovery.t7,
     "T8": recovery.t8,
     "T9": intervals.t9,
@@ -33,8 +34,10 @@ CHECKS: dict[str, Callable[..., Check]] = {
     "tables": tables.tables,
     "speed": speed.speed,
 }
-COUNTED = ("T2", "T3", "T4", "T5", "T6", "T9", "T10", "design")
+COUNTED = ("T2", "T3", "T4", "T5", "T6", "misfit", "T9", "T10", "design")
 """Checks that simulate, so that --replicates means something."""
+DRAWN = ("T2", "T3", "T4", "T5", "misfit", "T9")
+"""Checks with a part in the figure of all, which is drawn from all of them or not at all."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     if set(options.only) == set(CHECKS):
         write(checks, options.out)
     else:
-        refresh([check for check in checks if not (check.rates or options.replicates)], options.out)
+        is_drawn = set(DRAWN) <= set(options.only)
+        refresh([check for check in checks if not options.replicates and (is_drawn or not check.rates)], options.out)
     return 0 if all(check.passed for check in checks) else 3
 
 
@@ -89,15 +93,15 @@ def write(checks: list[Check], folder: Path) -> None:
 
 
 def refresh(checks: list[Check], folder: Path) -> None:
-    """Writes anew the sections of checks that have no part in the figure of all."""
+    """Writes anew the sections of some checks, and the figures that they have a part in."""
     page = folder / "truth.md"
-    text = page.read_text() if page.exists() else ""
-    for check in checks:
-        before, found, rest = text.partition(f"## {check.id}: ")
-        if found:
-            _, following, after = rest.partition("\n## ")
-            text = before + "\n".join(section(check)) + following + after
-            page.write_text(text)
+    head, *parts = page.read_text().split("\n## ") if page.exists() else [""]
+    sections = {part.partition(":")[0]: part for part in parts}
+    sections |= {check.id: "\n".join(section(check)).removeprefix("## ") for check in checks}
+    if checks:
+        page.write_text("\n## ".join([head, *(sections[name] for name in CHECKS if name in sections)]))
+    if any(check.rates for check in checks):
+        draw(checks, folder / "truth.svg")
     draw_shares(checks, folder)
 
 

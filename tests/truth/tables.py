@@ -3,7 +3,7 @@
 import csv
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,10 @@ from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.forecasting.forecast import combined_forecasts
 from kleiber.scaling.forecasting.mixture import log_gradients
-from kleiber.scaling.forecasting.rolling import Protection, protect
+from kleiber.scaling.forecasting.rolling import Origin, protect, roll_origin
 from kleiber.scaling.table.table import RunTable, from_columns
-from truth.alarms import as_rows, signals_of
+from truth.alarms import alone, as_rows, signals_of, stands_on
+from truth.chosen import chosen_without, half_widths
 from truth.designs import Check
 
 DATA = Path(__file__).parent.parent / "data"
@@ -45,6 +46,8 @@ class Said:
     """bool [runs]."""
     signals: np.ndarray
     """[runs, signals], as in `alarms`; of rules without any, none."""
+    settings: np.ndarray
+    """Half-widths [runs, settings] with other constants, as in `chosen`; likewise."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Scored:
     half_width: np.ndarray
     alarms: np.ndarray
     signals: np.ndarray
+    settings: np.ndarray
 
     @property
     def inside(self) -> np.ndarray:
@@ -103,12 +107,13 @@ def family_of(name: str) -> str:
 
 def kleiber(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
     """Returns what the default says."""
-    return _said(asked, fits, protect(fits))
+    origins, columns = roll_origin(fits), {name: asked[name] for name in ("num_params_total", "num_tokens")}
+    return replace(_said(asked, fits, origins), settings=half_widths(fits, origins, columns, LEVEL))
 
 
 def lone(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
     """Returns what `--law chinchilla` says, which is protected too."""
-    return _said(asked, fits[:1], protect(fits[:1]))
+    return _said(asked, fits[:1], roll_origin(fits[:1]))
 
 
 def unprotected(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
@@ -116,14 +121,16 @@ def unprotected(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Sai
     return _said(asked, fits[:1], None)
 
 
-def _said(asked: RunTable, fits: list[FitResult], protection: Protection | None) -> Said:
-    found = combined_forecasts(
-        fits, {name: asked[name] for name in ("num_params_total", "num_tokens")}, LEVEL, protection
-    )
+def _said(asked: RunTable, fits: list[FitResult], origins: list[Origin] | None) -> Said:
+    columns = {name: asked[name] for name in ("num_params_total", "num_tokens")}
+    protection = None if origins is None else protect(fits, origins)
+    found = combined_forecasts(fits, columns, LEVEL, protection)
     log_loss = np.log(found.predicted_loss)
-    alarmed = bool(protection and protection.alarms)
-    signals = signals_of(found, fits, protection) if protection else np.zeros((len(asked), 0))
-    return Said(log_loss, np.log(found.high) - log_loss, np.full(len(asked), alarmed), signals)
+    said = _plain(log_loss, np.log(found.high) - log_loss)
+    if protection is None or origins is None:
+        return said
+    alarms = np.full(len(asked), bool(protection.alarms))
+    return replace(said, alarms=alarms, signals=signals_of(found, columns, fits, protection, origins))
 
 
 def equal_weights(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said:
@@ -185,7 +192,7 @@ def last_point(fitted: RunTable, asked: RunTable, fits: list[FitResult]) -> Said
 
 
 def _plain(log_loss: np.ndarray, half_width: np.ndarray) -> Said:
-    return Said(log_loss, half_width, np.zeros(len(log_loss), dtype=bool), np.zeros((len(log_loss), 0)))
+    return Said(log_loss, half_width, np.zeros(len(log_loss), dtype=bool), *[np.zeros((len(log_loss), 0))] * 2)
 
 
 RULES: dict[str, Rule] = {
@@ -216,7 +223,8 @@ def score(cuts: tuple[float, ...] = CUTS) -> dict[str, Scored]:
                     said = say(fitted, asked, fits)
                     about = [family_of(name)] * count, [f"{name} {cut}"] * count, asked["flops"] / fitted["flops"].max()
                     error = np.log(asked["loss"]) - said.log_loss
-                    rows[rule].append((*about, dearest[~is_fitted], error, said.half_width, said.alarms, said.signals))
+                    rest = (said.half_width, said.alarms, said.signals, said.settings)
+                    rows[rule].append((*about, dearest[~is_fitted], error, *rest))
     return {rule: Scored(*map(np.concatenate, zip(*each, strict=True))) for rule, each in rows.items()}
 
 
@@ -238,8 +246,11 @@ def tables() -> Check:
         ("median half-width, over equal weights'", f"{half / was:.2f}", "at most 1.6"),
         ("median error, over equal weights'", f"{error / was_error:.2f}", "at most 1"),
     ]
+    rows += _chosen(ours)
     passed = all(low <= round(float(value), 3) <= high for _, value, low, high in checks)
     rows += _alarms(ours) + as_rows(ours.signals, ~ours.inside, ours.family, ours.fit)
+    bare = scored["chinchilla, unprotected"]
+    rows += alone(np.abs(bare.error - ours.error) / bare.half_width, ~bare.inside, bare.family, bare.fit)
     return Check(
         "tables",
         f"90% intervals hold on {len(np.unique(ours.fit)) // len(CUTS)} tables of other people's runs",
@@ -250,14 +261,24 @@ def tables() -> Check:
     )
 
 
+def _chosen(ours: Scored) -> list[tuple[str, str, str]]:
+    """Returns what intervals would have held with constants chosen without the table, or the family, in question."""
+    rows, table = [], np.array([each.rpartition(" ")[0] for each in ours.fit])
+    for what, group in (("tables", table), ("families", ours.family)):
+        half = chosen_without(group, ours.family, ours.error, ours.settings, LEVEL)
+        inside = np.abs(ours.error) <= half
+        said = f"{inside.mean():.3f}, over families {ours.over_families(inside):.3f}, half-width {np.median(half):.2%}"
+        rows.append((f"inside, constants chosen on the other {what}", said, "shown"))
+    return rows
+
+
 def _alarms(ours: Scored) -> list[tuple[str, str, str]]:
     """Returns how often a miss came with an alarm, and a fit that forecast well carries one."""
     missed = ~ours.inside
-    fits = [ours.fit == each for each in np.unique(ours.fit)]
-    good = [bool(ours.alarms[rows].any()) for rows in fits if ours.inside[rows].mean() >= LEVEL]
+    preceded, carrying = stands_on(ours.alarms, missed, ours.fit)
     return [
-        ("misses that came with an alarm", f"{ours.alarms[missed].mean():.2f} of {missed.sum()}", "shown"),
-        ("fits that forecast well and carry one", f"{np.mean(good):.2f} of {len(good)}", "shown"),
+        ("misses that came with an alarm", f"{preceded:.2f} of {missed.sum()}", "shown"),
+        ("fits that forecast well and carry one", f"{carrying:.2f}", "shown"),
     ]
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import blake3
 import numpy as np
 
+from kleiber.files import read_plain
+
 FORMAT = 2
 """Format 1 (release 0.1) had no file sizes and no identity; it is still read."""
 MAX_MANIFEST_BYTES = 64_000_000
@@ -49,7 +51,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
             raise ValueError("it is a symbolic link; checkpoints are read from their own folder only")
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise ValueError(f"{path.stat().st_size:,} bytes, more than the {MAX_MANIFEST_BYTES:,} ever written")
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(read_plain(path))
         if manifest.pop("blake3") != _own_digest(manifest):
             raise ValueError("it differs from its own digest")
         if manifest["format"] == 1:

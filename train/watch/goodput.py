@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kleiber.files import checked_line, open_to_append, row_of
+from kleiber.files import checked_line, must_be_sealed, open_to_append, read_plain, row_of
 
 KINDS = ("compile", "steps", "data", "evaluate", "save", "other", "lost", "waiting")
 """`other` is starting, and whatever is none of the rest; `lost` is training that a kill
@@ -88,8 +88,9 @@ class Goodput:
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Returns the whole lines of a goodput file; one that a kill cut short, or that was damaged, is left out."""
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return [row for row in map(row_of, lines) if row and "launch" in row]
+    lines = read_plain(path).decode(errors="replace").splitlines() if path.exists() else []
+    is_checked = must_be_sealed(path)
+    return [row for line in lines if (row := row_of(line, is_checked)) and "launch" in row]
 
 
 def total_seconds(paths: list[Path]) -> dict[str, float]:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kleiber.files import checked_line, open_to_append, read_plain, replacing, row_of
+from kleiber.files import check_plain, checked_line, must_be_sealed, open_to_append, read_plain, replacing, row_of
 
 
 class Metrics:
@@ -22,7 +22,7 @@ class Metrics:
     def sync(self) -> None:
         """Brings the rows to the disk: those of a checkpoint must be there when it is."""
         if self.path.exists():
-            with open(self.path, "a") as file:
+            with open_to_append(self.path) as file:
                 os.fsync(file.fileno())
 
     def keep_only(self, branch: str, step: int) -> None:
@@ -52,12 +52,13 @@ class Metrics:
 def read_rows(path: Path) -> list[dict[str, Any] | None]:
     """Returns the row of each line of a step log, without its check; None for a line that is not as it was written.
 
-    A line of before there were checks is read as it stands.
+    A line of before there were checks is read as it stands, where files were not sealed yet.
 
     Raises:
       ValueError: the path is no file, or one that nobody wrote.
     """
-    return [_row(line) for line in read_plain(path).decode(errors="replace").splitlines()]
+    is_checked = must_be_sealed(path)
+    return [_row(line, is_checked) for line in read_plain(path).decode(errors="replace").splitlines()]
 
 
 def rows_after(path: Path, place: int, most_bytes: int = 1 << 20) -> tuple[list[dict[str, Any]], int]:
@@ -68,13 +69,14 @@ def rows_after(path: Path, place: int, most_bytes: int = 1 << 20) -> tuple[list[
       place: byte where a line begins.
       most_bytes: that are read at once.
     """
-    if path.stat().st_size < place:
+    if check_plain(path).st_size < place:
         place = 0
     with open(path, "rb") as file:
         file.seek(place)
         text = file.read(most_bytes)
     whole = text[: text.rfind(b"\n") + 1]
-    rows = (_row(line) for line in whole.decode(errors="replace").splitlines())
+    is_checked = must_be_sealed(path)
+    rows = (_row(line, is_checked) for line in whole.decode(errors="replace").splitlines())
     return [row for row in rows if row is not None], place + len(whole)
 
 
@@ -83,7 +85,7 @@ def whole_rows(path: Path) -> list[dict[str, Any]]:
     return [row for row in read_rows(path) if row is not None]
 
 
-def _row(line: str) -> dict[str, Any] | None:
-    row = row_of(line) or {}
+def _row(line: str, is_checked: bool) -> dict[str, Any] | None:
+    row = row_of(line, is_checked) or {}
     segment, step = row.get("segment"), row.get("step")
     return row if isinstance(segment, str) and isinstance(step, int) and step > 0 else None

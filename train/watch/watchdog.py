@@ -72,7 +72,8 @@ class Watchdog:
     def _end(self, reason: str) -> None:
         try:
             self.stacks.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.stacks, "w") as file:
+            self.stacks.unlink(missing_ok=True)  # of a watchdog before, or somebody's link
+            with open(self.stacks, "x") as file:
                 file.write(f"{reason}; the stack of every thread of process {os.getpid()}:\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)

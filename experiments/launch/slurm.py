@@ -1,0 +1,157 @@
+"""Workers in jobs of Slurm, submitted as an array by submitit. Slurm's own queue says which there are, so that a driver
+that was killed finds them again by their name.
+
+`slurm:partition=debug,time=60,jobs=8,container=IMAGE,...`: time is in minutes; what else stands there goes to sbatch as
+it is (account=..., gpus-per-node=1, cpus-per-task=4, requeue=no).
+"""
+
+import getpass
+import hashlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kleiber.experiments.launch.job import Job
+from kleiber.experiments.launch.launcher import Phase, whole_number
+from kleiber.parallel.environment import seconds_in_environment
+
+SIGNAL_SECONDS = 90
+"""Before a time limit, a job is told to save and goes back to the queue."""
+MANY = 1_000_000
+"""Time limits that a job may meet: it goes on from its checkpoints after each."""
+
+
+def launcher(options: dict[str, str], workers: int | None) -> "Slurm":
+    """Returns the launcher of the options of --launch."""
+    minutes, jobs = whole_number(options, "time", 60), whole_number(options, "jobs")
+    container = options.pop("container", "")
+    assert minutes
+    return Slurm(minutes, jobs, workers, container, {name.replace("_", "-"): value for name, value in options.items()})
+
+
+@dataclass
+class Slurm:
+    """Starts jobs of Slurm."""
+
+    minutes: int
+    jobs: int | None
+    workers: int | None
+    container: str
+    options: dict[str, str]
+    """Of sbatch."""
+    _states: dict[str, str] = field(default_factory=dict)
+    _looked: float = 0.0
+    _name: str = ""
+    _known: set[str] = field(default_factory=set)
+
+    def check(self, directory: Path) -> None:
+        """Raises ValueError where submitit or Slurm is missing, or Slurm does not take such a job."""
+        look_seconds()
+        if importlib.util.find_spec("submitit") is None:
+            raise ValueError("--launch slurm needs submitit: pip install 'kleiber[slurm]'.")
+        if shutil.which("sbatch") is None:
+            raise ValueError("--launch slurm: there is no sbatch here; type the line where jobs are submitted from.")
+        flags = [_flag(name, value) for name, value in self._sbatch().items()]
+        tried = subprocess.run(["sbatch", "--test-only", *flags, "--wrap=true"], capture_output=True, text=True)
+        if tried.returncode:
+            problem = tried.stderr.strip().replace("sbatch: error: ", "").replace("allocation failure: ", "")
+            raise ValueError(f"--launch slurm: Slurm does not take such a job: {problem}. (sinfo lists partitions.)")
+
+    def _sbatch(self) -> dict[str, Any]:
+        return {"time": self.minutes, "requeue": True, **self.options}
+
+    def num_workers(self, num_trunks: int) -> int:
+        """Returns the jobs of a phase."""
+        return min(self.jobs or num_trunks, num_trunks)
+
+    def start(self, phase: Phase, indices: Sequence[int]) -> list[Job]:
+        """Takes up the jobs of this phase that are in the queue already, and submits what is missing, as an array."""
+        place = hashlib.sha256(str(phase.directory.absolute()).encode()).hexdigest()[:6]
+        name = f"kleiber-{phase.experiment_name}-{phase.split}-{place}"
+        if name != self._name:
+            self._name, self._known = name, set()
+        self._look()
+        names = [name for name in self._states if name not in self._known][: len(indices)]
+        if missing := len(indices) - len(names):
+            names += self._submit(phase, missing)
+            self._looked = 0.0
+        self._known.update(names)
+        return [Job(name, phase.directory, self) for name in names]
+
+    def _submit(self, phase: Phase, count: int) -> list[str]:
+        import submitit
+
+        folder = phase.directory.absolute() / "jobs" / "slurm"
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=MANY)
+        executor.update_parameters(
+            job_name=self._name,
+            time=self.minutes,
+            signal_delay_s=SIGNAL_SECONDS,
+            stderr_to_stdout=True,
+            array_parallelism=count,
+            additional_parameters={name: value for name, value in self._sbatch().items() if name != "time"},
+            srun_args=[f"--container-image={self.container}"] if self.container else [],
+        )
+        with executor.batch():
+            jobs = [executor.submit(OnNode(phase.arguments(self.workers))) for _ in range(count)]
+        return [f"slurm-{job.job_id}" for job in jobs]
+
+    def _look(self) -> None:
+        """Asks the queue for the jobs of this phase; where it does not answer, what was known counts."""
+        self._looked = time.monotonic()
+        asked = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", f"--name={self._name}"]
+        found = subprocess.run([*asked, "--format=%i %T"], capture_output=True, text=True)
+        if found.returncode == 0:
+            self._states = {f"slurm-{line.split()[0]}": line.split()[1] for line in found.stdout.splitlines()}
+
+    def state(self, name: str) -> str:
+        """Returns the state of a job in the queue; nothing once it has left."""
+        if time.monotonic() - self._looked > look_seconds():
+            self._look()
+        return self._states.get(name, "")
+
+    def cancel(self, name: str) -> None:
+        """Cancels a job: SIGTERM, and KillWait of slurm.conf to save."""
+        subprocess.run(["scancel", name.removeprefix("slurm-")], capture_output=True)
+        self._looked = 0.0
+
+
+def look_seconds() -> float:
+    """Returns the time between looks at the queue, which all users of a cluster share: KLEIBER_QUEUE_SECONDS, or 5."""
+    return seconds_in_environment("KLEIBER_QUEUE_SECONDS", 5)
+
+
+def _flag(name: str, value: Any) -> str:
+    return f"--{name}" if value is True else f"--{name}={value}"
+
+
+class OnNode:
+    """What submitit runs in a job: the workers of a node, in a process of their own."""
+
+    def __init__(self, arguments: list[str]):
+        self.arguments = arguments
+
+    def __call__(self) -> int:
+        """Runs them until all is done or the job is stopped."""
+        numbers = [os.environ.get(name) for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")]
+        name = f"slurm-{'_'.join(filter(None, numbers)) or os.environ['SLURM_JOB_ID']}"
+        command = [sys.executable, "-m", "kleiber.experiments.sweeping.node", f"--name={name}", *self.arguments]
+        self.process = subprocess.Popen(command)
+        signal.signal(signal.SIGTERM, lambda *_: self.process.terminate())
+        return self.process.wait()
+
+    def checkpoint(self) -> Any:
+        """Has them save, ahead of a time limit, and goes back to the queue."""
+        from submitit.helpers import DelayedSubmission
+
+        self.process.terminate()
+        self.process.wait()
+        return DelayedSubmission(OnNode(self.arguments))
