@@ -151,9 +151,11 @@ def test_flops_are_the_products_of_the_compiled_gradient(name):
     batch = Batch(jax.ShapeDtypeStruct((4, 9), jnp.int32))
     compiled = jax.jit(lambda p, b: gradients(config, p, b, None)[1]).lower(abstract_params(config.model), batch)
     found = program_flops(compiled.compile().as_text()) / 32
-    # Attention adds up the columns of a head by products with zeros and ones, 4 N D a layer, half of them backward; and
-    # the lowest layer that moves needs no gradient of its own input.
-    assert found == pytest.approx(trained_flops_per_token(config), rel=0.06)
+    # On CPU attention adds up the columns of a head by products with zeros and ones, 4 N D = 128 a layer, half of them
+    # backward. And the lowest layer that moves needs no gradient of its input, which three matrices 16 x 16 would give,
+    # with LoRA through three of 16 x 2 besides: that is not counted out.
+    sums, spared = {"all": (256, 0), "head": (128, 0), "last layer": (192, 3 * 512)}.get(name, (256, 3 * (512 + 64)))
+    assert found == trained_flops_per_token(config) + sums - spared
 
 
 @pytest.mark.parametrize(
