@@ -13,10 +13,15 @@ from kleiber.experiments.api.labels import label_losses, read_labelled, score_la
 from kleiber.experiments.cli import main
 from kleiber.model.config import ModelConfig
 from kleiber.model.functional import apply, init_params
-from kleiber.train.config import EvalConfig, OptimizerConfig, TrainConfig
+from kleiber.train.config import DataConfig, EvalConfig, OptimizerConfig, TrainConfig
+from kleiber.train.data.batch import Batch
 from kleiber.train.data.corpora.text_file.reading import read_documents
+from kleiber.train.data.run_data import open_run_data
 from kleiber.train.data.tokenizers import stored_tokenizer
+from kleiber.train.data.tokens import TokenFile
+from kleiber.train.data.windows import TokenSource
 from kleiber.train.evaluate import token_losses
+from kleiber.train.gradients import gradients
 from kleiber.train.scores.classification import classify, paired_difference, wilson_interval
 from kleiber.train.scores.linear import predict_linear
 
@@ -133,6 +138,42 @@ def test_the_verb_prints_accuracies_and_names_what_is_wrong_in_a_file(run, file,
         CONFIG, model=replace(MODEL, family="encoder"), objective="masked")})  # fmt: skip
     with pytest.raises(ValueError, match="trained by 'masked'"):
         label_losses(encoder, ["a"], ["b", "c"])
+
+
+@pytest.mark.parametrize("separator", [10, 1])  # that of bytes is a newline itself, that of pieces is not
+def test_the_objective_label_weighs_the_last_line_of_each_document_and_no_other(separator):
+    draw = np.random.default_rng(0)
+    documents = [[int(each) for each in draw.choice([10, 65, 66, 67], draw.integers(1, 9))] for _ in range(60)]
+    documents = [[65, *ids, 66, separator] for ids in documents]
+    expected = []
+    for ids in documents:
+        lines = [place for place, each in enumerate(ids[:-1]) if each == 10]
+        first = lines[-1] + 1 if lines else len(ids)
+        expected += [float(place >= first) for place in range(len(ids))]
+    tokens, offsets = np.array(sum(documents, []), np.uint8), np.cumsum([0, *map(len, documents)])
+    file = TokenFile(tokens, offsets, np.zeros(60, np.int32), "bytes", 256, len(tokens), "x/0")
+    source = TokenSource(file, 8, "test", "train")
+    found = source.label_weights(np.arange(5), frozenset((10,)))
+    assert 5 < found.sum() < 35
+    for row in range(5):
+        np.testing.assert_array_equal(found[row], expected[8 * row + 1 : 8 * row + 9])
+    config = replace(CONFIG, objective="label", model=replace(MODEL, seq_len=8))
+    batch = Batch(source.windows(np.arange(4)), weights=found[:4])
+    params = jax.tree.map(np.asarray, init_params(config.model, 0))
+    logged, _ = gradients(config, params, batch, None)
+    losses = np.stack([token_losses(config, params, row) for row in source.windows(np.arange(4))])
+    assert logged["loss"] == pytest.approx((losses * found[:4]).sum() / found[:4].sum(), rel=1e-5)
+
+
+def test_the_objective_label_is_refused_on_text_of_single_lines(tmp_path):
+    path = tmp_path / "plain.jsonl"
+    rows = [{"text": f"text {n} " * 40, "label": f"kind {n % 3}"} for n in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = replace(CONFIG, objective="label", evaluation=EvalConfig(64), data=DataConfig(str(path)))
+    with pytest.raises(ValueError, match="learns the last line of documents of several lines, and .* has none"):
+        open_run_data(config)
+    told = open_run_data(replace(config, data=DataConfig(f"{path}#text+label"), evaluation=EvalConfig(2_000)))
+    assert 0 < told.weights.mean() < 0.1 and told.newlines == {10}
 
 
 def test_documents_of_two_keys_have_one_below_the_other(tmp_path):

@@ -11,8 +11,9 @@ from kleiber.train.start import check_fine_tuning, check_start
 
 BYTES = 256
 """The default of ModelConfig.vocab_size, for the tokenizer `bytes`."""
-Objective = Literal["next_token", "masked"]
-"""What training may minimise; train/objective/table.py says where each stands."""
+Objective = Literal["next_token", "masked", "label"]
+"""What training may minimise; train/objective/table.py says where each stands. `label` is the next token of the last
+line of each document alone, such as a label below its text."""
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,7 @@ class TrainConfig:
 def _check_objective(config: TrainConfig) -> None:
     """Checks that model and objective fit each other. Raises ValueError that says what to set."""
     model, masking = config.model, config.masking
-    if model.is_causal != (config.objective == "next_token"):
+    if model.is_causal != (config.objective != "masked"):
         fitting = "next_token" if model.is_causal else "masked"
         raise ValueError(
             f"objective '{config.objective}' with model.family '{model.family}': a decoder sees nothing after a token "
