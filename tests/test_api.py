@@ -26,7 +26,7 @@ SIGNATURES = {
     "design": "source, *, budget, target, **options",
     "plan": "experiment, workers=None",
     "sweep": "experiment, out=None, *, workers=None, seed=0, retry_failed=False, max_seconds=None, allow=(), "
-    "report=True, is_quiet=False, track=None",
+    "report=True, is_quiet=False, track=None, launch=()",
     "results": "directory",
     "open_run": "directory, name",
     "load": "run",
@@ -37,7 +37,7 @@ SIGNATURES = {
     "Run.evaluate": "self, text=None",
     "Run.generate": "self, prompt='', num_tokens=100, temperature=1.0, top_k=None, seed=0, top_p=1.0, "
     "stops_at_end=False",
-    "Run.export": "self, path",
+    "Run.export": "self, path, form='weights'",
     "Fitted.forecast": "self, *, flops=None, reach=None, level=0.9, protect='rolling_origin', **columns",
     "Fitted.forecast_table": "self, points, *, level=0.9, protect='rolling_origin', **columns",
     "Fitted.optimum": "self, *, flops=None, reach=None, inference_tokens=0.0, unique_tokens=None, "

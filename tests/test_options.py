@@ -372,6 +372,9 @@ CLAIMS = {
     "optimizer.groups": elsewhere(
         "test_fine_tuning.py", "test_a_group_has_its_own_learning_rate_and_the_first_that_means_a_weight_counts"
     ),
+    "optimizer.has_fixed_norms": elsewhere(
+        "test_step.py", "test_a_matrix_of_fixed_norm_takes_steps_relative_to_it_and_other_weights_move_as_without"
+    ),
     "trainable": elsewhere(
         "test_fine_tuning.py",
         "test_weights_that_stay_are_those_of_the_start_to_the_last_bit_and_the_others_move",

@@ -1,5 +1,6 @@
 """The compiled steps, against slow clear versions of itself."""
 
+import functools
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -174,6 +175,39 @@ def test_every_optimizer_learns_a_repeated_batch(name):
         state, log = steps(state, hyper, Batch(tokens), np.ones(4, np.float32), np.uint32(0), np.int32(4))
         history.append(float(log.losses[0]))
     assert history[-1] < history[0] - 0.2
+
+
+def test_a_matrix_of_fixed_norm_takes_steps_relative_to_it_and_other_weights_move_as_without():
+    model = replace(MODEL, parametrization="standard")
+    params = jax.tree.map(jnp.asarray, init_params(model, 0))
+    settings = OptimizerConfig(0.1, clip_norm=None, weight_decay=0.3)
+    rng = np.random.default_rng(5)
+    grads = [jax.tree.map(lambda p: rng.standard_normal(p.shape).astype(np.float32), params) for _ in range(2)]
+    moved = {}
+    for is_fixed in (False, True):
+        optimizer, tree = make_optimizer(replace(settings, has_fixed_norms=is_fixed), model, params), params
+        state = optimizer.init(tree)
+        for each in grads:
+            tree, state = optimizer.update(each, state, tree, jnp.float32(0.1), jnp.float32(0.3))
+        moved[is_fixed] = tree
+    for path in (("input", "embedding"),):
+        of = {is_fixed: functools.reduce(lambda tree, name: tree[name], path, moved[is_fixed]) for is_fixed in moved}
+        np.testing.assert_array_equal(of[True], of[False])
+    weight, first, second = (each["blocks"]["00"]["attention"]["query"] for each in (params, *grads))
+    weight, slow_first, slow_second = np.asarray(weight, np.float64), 0.0, 0.0
+    for step, grad in enumerate((np.asarray(first, np.float64), np.asarray(second, np.float64)), start=1):
+        slow_first, slow_second = 0.9 * slow_first + 0.1 * grad, 0.99 * slow_second + 0.01 * grad**2
+        direction = slow_first / (1 - 0.9**step) / (np.sqrt(slow_second / (1 - 0.99**step)) + 1e-8)
+        norm = np.sqrt((weight**2).sum())
+        there = weight - 0.1 * norm * direction / np.sqrt((direction**2).sum())
+        weight = norm * there / np.sqrt((there**2).sum())
+    np.testing.assert_allclose(moved[True]["blocks"]["00"]["attention"]["query"], weight, rtol=2e-5, atol=1e-7)
+    with pytest.raises(ValueError, match="has_fixed_norms with model.parametrization 'inverse_width'.*set parametr"):
+        replace(
+            CONFIG,
+            model=replace(MODEL, parametrization="inverse_width"),
+            optimizer=replace(settings, has_fixed_norms=True),
+        )
 
 
 def test_evaluation_is_the_mean_over_every_target_token_even_with_a_partial_last_batch():

@@ -55,6 +55,9 @@ class OptimizerConfig:
     groups: tuple[tuple[str, float], ...] = ()
     """(word, factor on the learning rate) of weights that a word of TrainConfig.trainable means, such as ("head", 20);
     of several that mean a weight the first counts."""
+    has_fixed_norms: bool = False
+    """Each matrix that would decay keeps the Frobenius norm it starts with instead (Hyperball, arXiv:2606.16899), and
+    its learning rate is relative to that. With adamw this is AdamH, with muon MuonH."""
 
     def __post_init__(self) -> None:
         check_fields(
@@ -290,6 +293,11 @@ class TrainConfig:
             raise ValueError(
                 f"model.param_dtype is float16 with optimizer '{self.optimizer.name}', whose epsilon and second moment "
                 f"are too small for it: training diverges. Use param_dtype float32 (compute_dtype may be float16)."
+            )
+        if self.optimizer.has_fixed_norms and self.model.parametrization != "standard":
+            raise ValueError(
+                f"optimizer.has_fixed_norms with model.parametrization '{self.model.parametrization}', where some "
+                f"matrices start at zero and would stay there; set parametrization='standard'."
             )
         _check_objective(self)
         _check_mesh(self)

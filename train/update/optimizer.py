@@ -18,13 +18,17 @@ from kleiber.model.parametrization import (
 from kleiber.model.selection import select
 from kleiber.train.config import OptimizerConfig
 
+TINY = 1e-30
+"""A direction shorter than this leaves a matrix of fixed norm where it is."""
+
 
 @dataclass(frozen=True)
 class Optimizer:
     """A direction from optax, and per-leaf multipliers of the learning rate and of the decay.
 
     One step is params - learning_rate * (rate_multiplier * direction + weight_decay * decay_multiplier * params): the
-    learning rate and the decay are plain arrays, so a sweep over them compiles once.
+    learning rate and the decay are plain arrays, so a sweep over them compiles once. A matrix W of fixed norm R goes to
+    R normalise(W - learning_rate * rate_multiplier * R normalise(direction)) instead (arXiv:2606.16899).
     """
 
     direction: optax.GradientTransformation
@@ -32,6 +36,8 @@ class Optimizer:
     decay_multipliers: Any
     keeps_zeros: Any
     """Of which weights an entry that is zero stays zero: those that were pruned."""
+    fixed_norms: Any
+    """Which weights keep their norm: matrices [..., D, F], each for itself."""
 
     def init(self, params: Any) -> Any:
         """Returns the optimizer state of params."""
@@ -42,14 +48,19 @@ class Optimizer:
         the weight decay per unit of it."""
         directions, state = self.direction.update(grads, state, params)
 
-        def step(param, direction, rate_multiplier, decay_multiplier, keeps_zeros):
+        def step(param, direction, rate_multiplier, decay_multiplier, keeps_zeros, has_fixed_norm):
+            if has_fixed_norm:
+                norm = _norm(param)
+                moved = param - rate * rate_multiplier * norm * direction / jnp.maximum(_norm(direction), TINY)
+                stepped = (moved * (norm / _norm(moved))).astype(param.dtype)
+                return jnp.where(param == 0, param, stepped) if keeps_zeros else stepped
             change = rate_multiplier * direction
             if decay_multiplier:
                 change += decay * decay_multiplier * param
             stepped = (param - rate * change).astype(param.dtype)
             return jnp.where(param == 0, param, stepped) if keeps_zeros else stepped
 
-        factors = (self.rate_multipliers, self.decay_multipliers, self.keeps_zeros)
+        factors = (self.rate_multipliers, self.decay_multipliers, self.keeps_zeros, self.fixed_norms)
         return jax.tree.map(step, params, directions, *factors), state
 
 
@@ -68,7 +79,18 @@ def make_optimizer(config: OptimizerConfig, model: ModelConfig, params: Any) -> 
     direction = optax.chain(*steps, _direction(config, model, params))
     rates = _with_groups(config, model, learning_rate_multipliers(model, params))
     factors = (rates, weight_decay_multipliers(model, params))
-    return Optimizer(direction, *factors, is_pruned(model, params))
+    return Optimizer(direction, *factors, is_pruned(model, params), _of_fixed_norm(config, model, params))
+
+
+def _of_fixed_norm(config: OptimizerConfig, model: ModelConfig, params: Any) -> Any:
+    """Returns a tree of whether each weight keeps its norm: the matrices that would decay."""
+    decays = weight_decay_multipliers(model, params)
+    return jax.tree.map(lambda decay, p: bool(config.has_fixed_norms and decay and p.ndim >= 2), decays, params)
+
+
+def _norm(matrices: jax.Array) -> jax.Array:
+    """Returns the Frobenius norm of each matrix of an array [..., D, F], [..., 1, 1] of float32."""
+    return jnp.sqrt(jnp.sum(jnp.square(matrices.astype(jnp.float32)), axis=(-2, -1), keepdims=True))
 
 
 def _with_groups(config: OptimizerConfig, model: ModelConfig, rates: Any) -> Any:
