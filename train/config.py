@@ -260,7 +260,7 @@ class TrainConfig:
     """Whose weights it begins with; None draws them."""
     trainable: str = "all"
     """Which weights move: all; head, the table where it is tied to it; or patterns of paths with spaces between them,
-    such as "blocks/01 *norm*". Beside an adapter's, which always move, only what is named but for all."""
+    such as "blocks/01 head". Beside an adapter's, which always move, only what is named but for all."""
 
     def __post_init__(self) -> None:
         _, _, size = self.data.tokenizer.partition(":")
