@@ -25,6 +25,7 @@ VERBS = {
     "laws": "the registry of laws: formula, symbols, units, source, validity",
     "ledger": "verify a ledger of forecasts and show its scoreboard",
     "eval": "score the weights of a run: on its validation text, or on any other",
+    "score": "how often a run tells the label of a text, beside the majority and a linear model",
     "generate": "write text with the weights of a run",
     "export": "the weights of a run as a safetensors file",
     "ask": "what one factor of a sweep does, how sure that is, and what to run next",

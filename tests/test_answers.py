@@ -336,6 +336,17 @@ def test_a_field_that_follows_another_is_no_factor_of_its_own_and_a_label_is_non
     ]
 
 
+def test_a_name_of_fields_that_change_together_is_the_factor_and_they_go_with_it():
+    ways = {"all": (0.004, 0.0, "sgd"), "few": (0.016, 0.1, "adamw"), "none": (0.01, 0.2, "adamw"),
+            "new": (0.01, 0.0, "adamw")}  # fmt: skip
+    trunks = [
+        trunk(rate=rate, optimizer={"weight_decay": decay, "name": name}, seed=seed, factors=(("way", way),))
+        for seed in (0, 1)
+        for way, (rate, decay, name) in ways.items()
+    ]
+    assert [each.name for each in varied_fields(trunks)] == ["way"]
+
+
 class TrunkConfig:
     """A trunk by width, heads and rate."""
 

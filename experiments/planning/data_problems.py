@@ -30,7 +30,7 @@ def data_problems(experiment: Experiment) -> list[str]:
             f"runs of the objectives {' and '.join(objectives)}, whose losses are of unlike targets and cannot be "
             "compared: give each an experiment of its own"
         ] = None
-    for config in configs:
+    for config in [*experiment.starts, *configs]:  # a start's own objective may be another
         key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.batch_size)
         if (key, config.evaluation) in seen or config.command:  # a command has data of its own
             continue

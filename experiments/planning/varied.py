@@ -1,6 +1,7 @@
 """What an experiment varies: every field in which its trunks differ is a factor, the seed alone is none."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,9 +103,11 @@ def varied_fields(trunks: Sequence[Any], is_asked: Callable[[str], bool] = lambd
     order = sorted(columns, key=rank)
     order = [path for path in order if not _is_label(path, columns)]
     distinct = len(set(zip(*columns.values(), strict=True))) if columns else 0
+    is_named = {path: path.startswith("factors.") and isinstance(columns[path][0], str) for path in order}
+    above = {path: math.inf if is_named[path] else distinct for path in order}  # a name given on purpose tells all
     leaders: dict[str, list[str]] = {}
     for path in order:
-        leader = next((each for each in leaders if _follows(columns[path], columns[each], distinct)), None)
+        leader = next((each for each in leaders if _follows(columns[path], columns[each], above[each])), None)
         if leader is None:
             leaders[path] = []
         else:
@@ -176,7 +179,7 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
-def _follows(values: list[Level], leader: list[Level], distinct: int) -> bool:
+def _follows(values: list[Level], leader: list[Level], distinct: float) -> bool:
     """Returns whether values are told by those of another field.
 
     A field with a level of its own in every trunk tells all others; only what goes one to one with it follows it.
@@ -186,13 +189,19 @@ def _follows(values: list[Level], leader: list[Level], distinct: int) -> bool:
 
 
 def _is_label(path: str, columns: dict[str, list[Level]]) -> bool:
-    """Returns whether one of the experiment's own factors only names the combination of two others or more."""
+    """Returns whether one of the experiment's own factors only names the combination of two others or more.
+
+    They are then crossed, more than half of their grid: fields that change together, as those of a method do, are what
+    the factor stands for.
+    """
     others = [values for name, values in columns.items() if name != path]
     if not path.startswith("factors.") or len(others) < 2:
         return False
     combinations = set(zip(*others, strict=True))
     pairs = set(zip(columns[path], zip(*others, strict=True), strict=True))
     is_name = len(set(columns[path])) == len(combinations) == len(pairs)
+    leaders = [v for i, v in enumerate(others) if not any(_follows(v, w, len(combinations)) for w in others[:i])]
+    is_name = is_name and 2 * len(combinations) > math.prod(len(set(values)) for values in leaders)
     return is_name and not any(len(set(zip(columns[path], each, strict=True))) == len(set(each)) for each in others)
 
 

@@ -142,7 +142,7 @@ def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
     from kleiber.train.data.run_data import open_run_data
 
     seen: set[tuple] = set()
-    for config in [cell.config for cell in all_cells(experiment)]:
+    for config in [*experiment.starts, *experiment.trunks, *(target.train for target in experiment.targets)]:
         key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.evaluation)
         if key not in seen and not config.command:
             if not seen:
