@@ -34,7 +34,7 @@ def load_experiment(name: str) -> Experiment:
 
     Raises:
       ValueError: no such file or name (with the nearest), no such function, or a mistake in the config, whatever it
-        raised (SystemExit included), with its line.
+        raised (SystemExit included, Ctrl-C not), with its line.
     """
     path = Path(name).absolute()  # as tracebacks name it
     if not name.endswith(".py"):
@@ -56,7 +56,9 @@ def load_experiment(name: str) -> Experiment:
         if not hasattr(module, "experiment"):
             raise ValueError("it has no function experiment() -> Experiment")
         result = module.experiment()
-    except (Exception, SystemExit) as mistake:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as mistake:
         raise ValueError(_told(mistake, path).replace(str(path), name)) from mistake
     if not isinstance(result, Experiment):
         raise ValueError(f"{path}: experiment() returned {type(result).__name__}, expected an Experiment.")
@@ -233,7 +235,7 @@ def _parse(kind: Any, text: str, name: str) -> Any:
             return None if text.lower() == "none" and not is_named else _parse(args[0], text, name)
         if origin is tuple:
             if args[-1] is Ellipsis:
-                return tuple(_parse(args[0], item, name) for item in text.split(","))
+                return tuple(_parse(args[0], item, name) for item in text.split(",") if item)
             return tuple(_parse(kind, item, name) for kind, item in zip(args, text.split(":"), strict=True))
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]

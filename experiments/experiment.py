@@ -1,5 +1,6 @@
 """An experiment: the question, the trunks that fit a law, and the targets that test it."""
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -16,6 +17,8 @@ RECORD_COLUMNS = frozenset(
     "pretrained_loss".split()
 )
 """Columns of the run record that a factor would overwrite (docs/json.md says what they hold)."""
+STATES = ("state", "runstatus", "runstate", "jobstatus", "jobstate")
+"""Names under which a column of a table is taken to say which runs are done (scaling/table/checks.py)."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,27 @@ class AssumedLaw:
 
 
 @dataclass(frozen=True)
+class Pruning:
+    """Which runs are cut early as hopeless, by a pruner of the package optuna (`kleiber[prune]`).
+
+    A run is judged at every tenth of its tokens before the cooldown, by the training losses so far, among the runs that
+    are alike in all but the searched fields and the seed. Which others have come as far depends on the workers: with
+    one the same runs are cut every time, with several their speeds have a say.
+    """
+
+    over: tuple[str, ...] = ()
+    """Fields that are searched, such as learning_rate; empty cuts nothing. Runs that differ in others, as in size, are
+    never judged by each other."""
+    pruner: str = "MedianPruner"
+    """A class of optuna.pruners."""
+    options: tuple[tuple[str, float | str], ...] = (("n_startup_trials", 2), ("n_warmup_steps", 20))
+    """Its arguments by their names in optuna; a step there is a percent of the run's tokens."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
 class Target:
     """A run that is forecast, with its interval written to the ledger, before it starts."""
 
@@ -99,6 +123,8 @@ class Experiment:
     keep_final: Literal["all", "targets", "none"] | None = None
     """Of which points the measured weights are kept (`kleiber plan` says how large they are). None: of all, while that
     takes no more than 2 GB, else of none."""
+    pruning: Pruning = field(default_factory=Pruning)
+    """Whether hopeless runs are cut early; they are in no fit, and count as tried and worse."""
 
     def __post_init__(self) -> None:
         check_fields(self, level="(0, 1)", population_size="[1, inf)")
@@ -140,7 +166,9 @@ class Experiment:
 def _check_factors(factors: tuple[tuple[str, float | str], ...]) -> None:
     names = [name for name, _ in factors]
     for name in names:
-        if name in RECORD_COLUMNS or name.endswith("_version") or names.count(name) > 1 or not name:
+        plain = re.sub(r"[\W_]", "", name.lower())  # as a table's columns are recognised
+        is_taken = plain in {"", *STATES, *(column.replace("_", "") for column in RECORD_COLUMNS)}
+        if is_taken or name.endswith("_version") or names.count(name) > 1:
             raise ValueError(
                 f"a factor is named '{name}', expected names unlike each other and unlike the columns of every run "
                 f"record: call it something else, such as '{name or 'my'}_level'."

@@ -19,8 +19,9 @@ CHECK = "check"
 LOST = "it has no seal, and the files of its directory were sealed: it was changed by hand"
 MARKS = ("sealed", "seal")
 """The first and the last key of a sealed object."""
-HOME = ("experiment.json", "made_with.json")
-"""Files of a sweep's directory: where one of them is sealed, every file of the sweep and of its runs was."""
+HOME = ("experiment.json", "made_with.json", "manifest.json")
+"""Files of a sweep's directory, or of a corpus: where one is sealed, every file of the sweep and of its runs, or of the
+tokens, was."""
 
 
 @contextlib.contextmanager

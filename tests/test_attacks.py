@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import test_chain
 from test_chain import FakePool, launch, numbers_of
 from test_remedies import WithoutCheckpoints, experiment, facts, typed
 
 from kleiber.experiments.cli import main
 from kleiber.experiments.directory.doctor import diagnose
+from kleiber.experiments.report.checklist import checklist
 from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.results import read_results
 from kleiber.experiments.report.story import summary as report_summary
@@ -66,6 +68,25 @@ def test_after_allow_fit_forecast_and_outcome_are_those_of_the_experiment_now(fi
     assert numbers_of(found.summary) == fresh(tmp_path, other) and diagnose(directory).is_healthy
     if is_fitted:
         assert any("is withdrawn" in line for line in found.summary["told"])
+
+
+LAW = """
+def my_law(num_params_total, num_tokens, *, E, A, alpha, B, beta):
+    return E + A / num_params_total**alpha + B / num_tokens**beta
+"""
+
+
+def test_a_law_of_ones_own_that_was_edited_is_fitted_anew_and_its_forecast_withdrawn(tmp_path):
+    path, directory = tmp_path / "mine.py", tmp_path / "out"
+    path.write_text(LAW)
+    asked = experiment(laws=(f"{path}:my_law",))
+    before = launch(asked, directory, WithoutCheckpoints()).summary
+    path.write_text(LAW.replace("+ B / num_tokens**beta", "* (1 + B / num_tokens**beta)"))
+    test_chain.FITS.clear()  # which knows a law by its name
+    found = launch(asked, directory, WithoutCheckpoints()).summary
+    assert any("is withdrawn" in line for line in found["told"])
+    assert numbers_of(found) == fresh(tmp_path, asked) != numbers_of(before)
+    assert launch(asked, directory, WithoutCheckpoints()).summary["made_from"] == found["made_from"]
 
 
 def test_another_experiment_in_a_directory_whose_runs_were_removed_reports_its_own_numbers(out, tmp_path):
@@ -222,6 +243,7 @@ def test_a_result_that_was_edited_is_neither_printed_nor_reported(out, write, ch
         typed(out)
     results = read_results(out)
     assert results.result == {} and any("result.json is damaged" in gap for gap in results.gaps)
+    assert report_summary(Study(results))["verdict"] == "failed"
     assert {f.path for f in diagnose(out).findings if f.kind == "damaged"} == {"result.json"}
 
 
@@ -346,7 +368,7 @@ def test_nothing_waits_for_a_pipe_or_a_device_in_place_of_a_file(out, in_time, c
     path.unlink(missing_ok=True)
     make(path)
     assert path.relative_to(out).as_posix() in {f.path for f in diagnose(out).findings if f.kind == "damaged"}
-    report_summary(Study(read_results(out)))
+    report_summary(Study(read_results(out))), checklist(read_results(out))
     main(["ledger", str(out)]), main(["fit", str(out), "--no-in-depth", "--starts", "2"])
     main(["forecast", str(out), "--num-params", "1e5", "--num-tokens", "1e6"])
     assert "Traceback" not in (told := capsys.readouterr()).out + told.err

@@ -17,7 +17,7 @@ import time
 import traceback
 import warnings
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -488,14 +488,14 @@ class Chain(RuleBasedStateMachine):
     @rule(count=st.integers(1, 4))
     def forecasts_registered_by_hand_beside_a_launch(self, count):
         self.foresee()
-        names = [f"by hand, big {len(self.by_hand) + number}" for number in range(count)]
+        names = [f"by hand, big {len(self.by_hand) + number}" for number in range(2 * count)]
 
-        def register():
-            for name in names:
+        def register(some):
+            for name in some:
                 Ledger(self.directory / "ledger.jsonl").register(**BY_HAND, target=name)
 
-        both = [in_a_process(work) for work in (lambda: self.launch(is_alone=False), register)]
-        assert {ended(process) for process in both} == {0}
+        works = (lambda: self.launch(is_alone=False), *(partial(register, names[each::2]) for each in (0, 1)))
+        assert {ended(process) for process in [in_a_process(work) for work in works]} == {0}
         self.by_hand += names
         assert {*self.by_hand} <= standing(Ledger(self.directory / "ledger.jsonl").entries()).keys()
 

@@ -21,6 +21,7 @@ from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.report.checklist import checklist
 from kleiber.experiments.report.results import read_results
 from kleiber.experiments.sweeping import command_run, worker, workers
+from kleiber.experiments.sweeping.inventory import check_text
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import num_params_total
 from kleiber.scaling.table.reading import read_file
@@ -311,7 +312,7 @@ def test_a_sweep_of_commands_that_was_killed_goes_on_to_the_same_table(program, 
     second.kill()
     for mark in killed.glob("runs/*/attempts.json"):  # and the workers that it has
         if pid := json.loads(mark.read_text())["pid"]:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(int(pid.rpartition(":")[2]), signal.SIGKILL)
     second.wait()
     assert first.wait() in (0, 3)
     assert sweep(killed, **quiet).wait() == first.returncode
@@ -324,3 +325,17 @@ def test_a_sweep_of_commands_that_was_killed_goes_on_to_the_same_table(program, 
     ended = [out / "ledger.jsonl" for out in (whole, killed)]
     assert [sum(1 for _ in open(path)) for path in ended] == [2, 2]
     assert starts(whole) == 10 and starts(killed) <= 12
+
+
+def test_runs_of_a_program_that_was_edited_since_are_refused_and_trained_anew_by_allow_data(program, tmp_path):
+    cells, out = [cell_of(trunk(line(program)))], tmp_path / "out"
+    out.mkdir()
+    assert check_text(cells, out, 1, ()) == []
+    program.write_text(PROGRAM.replace("1.5", "1.6"))
+    with pytest.raises(
+        ValueError, match=r"another text or program: program \S+/a program\.py was \w{16}, and is \w{16}"
+    ):
+        check_text(cells, out, 1, ())
+    (name,) = cells[0].run_ids.values()
+    (out / "runs" / name).mkdir(parents=True)
+    assert check_text(cells, out, 1, ("data",)) == [name] and check_text(cells, out, 1, ()) == []

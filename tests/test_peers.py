@@ -8,15 +8,16 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kleiber.experiments.config_file import load_experiment, set_field
+from kleiber.experiments.config_file import load_experiment, set_field, to_data
 from kleiber.experiments.directory import release
-from kleiber.experiments.sweeping import peers
+from kleiber.experiments.sweeping import inventory, peers
 from kleiber.parallel import hosts
-from kleiber.parallel.environment import coordinator_in_environment, process_in_environment
+from kleiber.parallel.environment import coordinator_in_environment, numeric_settings, process_in_environment
 
 HOUSE = Path(__file__).parent.parent
 EXPERIMENT = """
@@ -126,8 +127,9 @@ def test_hosts_that_differ_in_text_are_refused_and_go_on_once_they_are_alike(rea
         assert ready.losses() == trained.losses()
 
 
-def test_hosts_that_differ_in_experiment_code_jax_and_clock_are_refused_and_each_is_named(ready):
+def test_hosts_that_differ_in_experiment_code_jax_variables_and_clock_are_refused_and_each_is_named(ready):
     ready.write(1, EXPERIMENT.replace("3e-3", "1e-3"))
+    ready.variables[1]["JAX_DEFAULT_MATMUL_PRECISION"] = "bfloat16"
     overlay = ready.overlay()
     (overlay / "kleiber").mkdir()
     for path in (HOUSE / "kleiber").iterdir():
@@ -147,6 +149,7 @@ def test_hosts_that_differ_in_experiment_code_jax_and_clock_are_refused_and_each
         assert re.search(r"version of jax: 0\.\d+\.\d+ in process 0, 9\.9\.9 in process 1", said), said
         assert re.search(r"code of kleiber\.train: \w{16} in process 0, \w{16} in process 1", said), said
         assert re.search(r"clock: \S+ in process 0, \S+ in process 1", said), said
+        assert "variable JAX_DEFAULT_MATMUL_PRECISION: nothing in process 0, bfloat16 in process 1" in said, said
         assert "code of kleiber.model" not in said and "version of numpy" not in said
     assert len(ready.losses()) < 2
 
@@ -336,6 +339,83 @@ def test_clocks_more_than_a_minute_apart_are_refused(told_by_other, seconds, is_
             peers.agree_on_hosts(load_experiment("miniature"))
     else:
         peers.agree_on_hosts(load_experiment("miniature"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "other"),
+    [
+        ("JAX_DEFAULT_MATMUL_PRECISION", "highest", "bfloat16"),
+        ("JAX_ENABLE_X64", "1", None),
+        ("JAX_DEFAULT_PRNG_IMPL", "rbg", None),
+        ("XLA_FLAGS", "--xla_cpu_enable_fast_math=true", "--xla_cpu_enable_fast_math=false"),
+        ("NVIDIA_TF32_OVERRIDE", "0", None),
+    ],
+)
+def test_a_variable_that_changes_numbers_is_compared(monkeypatch, name, value, other):
+    monkeypatch.setenv(name, value)
+
+    def gather(_, text):
+        facts = json.loads(text)
+        theirs = {**facts, f"variable {name}": other} if other else {k: v for k, v in facts.items() if name not in k}
+        return [text, json.dumps(theirs)]
+
+    monkeypatch.setattr(hosts, "gather", gather)
+    said = rf"variable {name}: {value} in process 0, {other or 'nothing'} in process 1"
+    with pytest.raises(peers.PeersDiffer, match=said):
+        peers.agree_on_hosts(load_experiment("miniature"))
+
+
+@pytest.mark.parametrize(
+    "name", ["JAX_COMPILATION_CACHE_DIR", "JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "JAX_LOG_COMPILES", "JAX_DUMP_IR_TO"]
+)
+def test_a_variable_that_changes_no_number_is_none_of_them(monkeypatch, name):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    before = numeric_settings()
+    monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3 --xla_dump_to=/tmp/x")
+    assert numeric_settings() == before
+
+
+@pytest.mark.parametrize(("what", "other"), [("local devices", 7), ("device", "gpu:H100")])
+def test_devices_are_compared(told_by_other, what, other):
+    told_by_other(**{what: other})
+    with pytest.raises(peers.PeersDiffer, match=rf"differ in {what}: \S+ in process 0, {other} in process 1"):
+        peers.agree_on_hosts(load_experiment("miniature"))
+
+
+def test_the_file_of_a_law_of_ones_own_is_compared(told_by_other, tmp_path):
+    (tmp_path / "mine.py").write_text("def my_law(num_tokens, *, E): return E")
+    experiment = replace(load_experiment("miniature"), laws=(f"{tmp_path}/mine.py:my_law",))
+    told_by_other(**{f"file {tmp_path}/mine.py": "missing"})
+    with pytest.raises(peers.PeersDiffer, match=r"file \S+mine\.py: \w{16} in process 0, missing in process 1"):
+        peers.agree_on_hosts(experiment)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("seed=7", r"trunks\[0\]\.seed: \d+ -> 7"),
+        ("mesh.data=2", r"trunks\[0\]\.mesh\.data: 1 -> 2"),
+        ("model.compute_dtype=bfloat16", r"trunks\[0\]\.model\.compute_dtype: \"float32\" -> \"bfloat16\""),
+        ("data.tokenizer=sentencepiece:512", r"trunks\[0\]\.data\.tokenizer: \"bytes\" -> \"sentencepiece:512\""),
+    ],
+)
+def test_a_follower_with_another_config_is_told_the_field(monkeypatch, tmp_path, assignment, said):
+    experiment = load_experiment("miniature")
+    given = replace(experiment, trunks=(set_field(experiment.trunks[0], assignment), *experiment.trunks[1:]))
+    (tmp_path / "given.json").write_text(json.dumps(to_data(given)))
+    monkeypatch.setenv(peers.GIVEN, str(tmp_path / "given.json"))
+    assert re.search(said, peers._experiment_fact(experiment))
+
+
+def test_another_variable_between_launches_is_refused_and_allowed_by_name(monkeypatch, tmp_path):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert inventory.check_release([], tmp_path, ()) == ""
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    with pytest.raises(ValueError, match=r"variables none -> JAX_ENABLE_X64=1\. .*--allow versions"):
+        inventory.check_release([], tmp_path, ())
+    assert "variables none -> JAX_ENABLE_X64=1" in inventory.check_release([], tmp_path, ("versions",))
+    assert inventory.check_release([], tmp_path, ()) == ""
 
 
 def test_processes_that_are_alike_agree(told_by_other):

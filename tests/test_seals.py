@@ -25,7 +25,8 @@ from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import read_fits
 from kleiber.scaling.table.table import read_table
 from kleiber.train.checkpoints.manifest import file_digest
-from kleiber.train.config import OptimizerConfig, TrainConfig
+from kleiber.train.config import DataConfig, OptimizerConfig, TrainConfig
+from kleiber.train.data.corpora.catalogue import find_corpus
 from kleiber.train.data.tokens import open_token_file, tokens_folder
 from kleiber.train.watch.goodput import Goodput, read_events
 from kleiber.train.watch.metrics import Metrics, whole_rows
@@ -150,8 +151,9 @@ def test_a_flipped_bit_of_a_step_log_costs_its_line_and_no_loss_is_another(direc
             assert told, f"bit {bit}"
 
 
-def test_a_flipped_bit_of_the_description_of_tokens_is_named_or_harmless(tmp_path):
-    home = tokens_folder(tmp_path, "bytes")
+def write_tokens(folder: Path) -> Path:
+    """Writes the tokens of a text of nine bytes, and returns where they are."""
+    home = tokens_folder(folder, "bytes")
     home.mkdir(parents=True)
     arrays = {"tokens": np.arange(9, dtype=np.uint8), "offsets": np.array([0, 9]), "groups": np.zeros(1, np.int32)}
     for name, array in arrays.items():
@@ -160,6 +162,11 @@ def test_a_flipped_bit_of_the_description_of_tokens_is_named_or_harmless(tmp_pat
     split = {"num_tokens": 9, "num_documents": 1, "num_text_bytes": 9, "blake3": digests}
     described = {"format": 1, "tokenizer": "bytes", "vocab_size": 256, "fingerprint": "file/bytes/0123456789abcdef"}
     write_json(home / "tokens.json", {**described, "splits": {"validation": split}})
+    return home
+
+
+def test_a_flipped_bit_of_the_description_of_tokens_is_named_or_harmless(tmp_path):
+    home = write_tokens(tmp_path)
 
     def facts() -> tuple:
         file = open_token_file(tmp_path, "bytes", "validation")
@@ -171,6 +178,34 @@ def test_a_flipped_bit_of_the_description_of_tokens_is_named_or_harmless(tmp_pat
             assert facts() == expected, f"bit {bit} is believed"
         except ValueError as problem:
             assert "tokens.json" in str(problem), f"bit {bit}: {problem}"
+
+
+def test_the_doctor_names_the_file_of_a_prepared_text_that_is_damaged_in_the_cache_a_sweep_uses(tmp_path, monkeypatch):
+    monkeypatch.setenv("KLEIBER_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine.txt").write_text("any text")
+    corpus = find_corpus(str(tmp_path / "mine.txt"))
+    folder = tmp_path / "cache" / "corpora" / corpus.slug / corpus.version
+    home = write_tokens(folder)
+    write_json(folder / "manifest.json", {"format": 1, "corpus": "file:mine.txt", "splits": {"validation": {}}})
+    data, directory = DataConfig(str(tmp_path / "mine.txt")), tmp_path / "out"
+    trunks = tuple(replace(trunk, data=data) for trunk in TRUNKS)
+    write_json(directory / "experiment.json", to_data(replace(EXPERIMENT, trunks=trunks)))
+    assert damaged(directory) == set()
+    for path in (home / "tokens.json", folder / "manifest.json", home / "validation.tokens.npy"):
+        whole, num_harmful = read_json(path) if path.suffix == ".json" else None, 0
+        for bit in flips(path):
+            try:
+                harmless = whole is not None and read_json(path) == whole
+            except ValueError:
+                harmless = False
+            num_harmful += not harmless
+            if LOOKED_AT == 1 or bit % 8 == 0:
+                assert damaged(directory) == (set() if harmless else {str(path)}), f"bit {bit} of {path.name}"
+        assert num_harmful > NUM_FLIPS / 4
+    description = json.loads((home / "tokens.json").read_text())
+    (home / "tokens.json").write_text(json.dumps({k: v for k, v in description.items() if "seal" not in k}))
+    with pytest.raises(ValueError, match=r"tokens\.json is damaged .*no seal"):
+        open_token_file(folder, "bytes", "validation")
 
 
 @pytest.mark.parametrize("lost", ["sealed", "seal"])

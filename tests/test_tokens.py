@@ -7,6 +7,7 @@ from pydoc_data.topics import topics
 import numpy as np
 import pytest
 
+from kleiber.files import write_json
 from kleiber.train.config import DataConfig
 from kleiber.train.data.corpora.catalogue import prepare_corpus
 from kleiber.train.data.corpora.prepared import read_corpus_manifest, read_split
@@ -147,7 +148,7 @@ def test_a_damaged_description_and_an_unknown_split_are_named(copied):
     with pytest.raises(ValueError, match="no split 'test', only train, validation"):
         open_token_file(copied, "bytes", "test")
     path = tokens_folder(copied, "bytes") / "tokens.json"
-    path.write_text(json.dumps({"format": 99}))
+    write_json(path, {"format": 99})
     with pytest.raises(ValueError, match=r"tokens\.json is damaged \(format 99"):
         open_token_file(copied, "bytes", "train")
 

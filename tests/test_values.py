@@ -116,7 +116,22 @@ def test_a_misspelt_law_is_refused_by_the_plan_with_the_nearest(experiment):
         make_plan(replace(experiment, laws=("chinchila",)), 1)
 
 
-@pytest.mark.parametrize("name", ["seed", "num_params_total", "split", "loss", "jax_version", "data_fingerprint", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "seed",
+        "num_params_total",
+        "split",
+        "loss",
+        "Loss",
+        "Run ID",
+        "state",
+        "-",
+        "jax_version",
+        "data_fingerprint",
+        "",
+    ],
+)
 def test_a_factor_named_like_a_column_of_the_record_is_refused(experiment, name):
     trunk = replace(experiment.trunks[0], factors=((name, 5.0),))
     with pytest.raises(ValueError, match=f"a factor is named '{name}'"):

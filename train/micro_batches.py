@@ -1,5 +1,7 @@
 """Micro-batches: how many a step makes of its rows. Needs no jax."""
 
+import math
+
 from kleiber.train.config import TrainConfig
 
 CACHED_TOKENS = 512
@@ -23,4 +25,6 @@ def num_micro_batches(config: TrainConfig, platform: str) -> int:
         return 1
     replicas = config.delayed_sync.num_replicas if config.delayed_sync else 1
     rows, length = config.batch_size // replicas // config.mesh.num_batch_shards, config.model.seq_len
-    return max((n for n in range(1, rows + 1) if rows % n == 0 and rows // n * length >= CACHED_TOKENS), default=1)
+    small = [n for n in range(1, math.isqrt(rows) + 1) if rows % n == 0]
+    divisors = (*small, *(rows // n for n in small))
+    return max((n for n in divisors if rows // n * length >= CACHED_TOKENS), default=1)

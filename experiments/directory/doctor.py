@@ -21,6 +21,7 @@ from kleiber.experiments.directory.findings import (
     without,
 )
 from kleiber.experiments.directory.record import (
+    LOST,
     RunRecord,
     cell_problem,
     planned_records,
@@ -38,6 +39,13 @@ from kleiber.train.watch.metrics import read_rows
 
 HALF_WRITTEN = re.compile(r"\..+\.\d+|.+\.tmp")
 """Names of files that a kill kept from taking their own."""
+
+
+KINDS = {
+    **dict.fromkeys(("table.parquet", "ledger.jsonl", "ledger.jsonl.head", "sweep.lock", "log.txt"), "file"),
+    **dict.fromkeys(("runs", "replaced"), "folder"),
+}
+"""What each is, where nobody put something else."""
 
 
 def diagnose(directory: Path, has_checkpoints: bool = True) -> Diagnosis:
@@ -98,10 +106,11 @@ class _Doctor:
                 problem = read_data(self.directory / name, object if name == "allowed.json" else dict)[1]
                 if problem := problem or (fit_problem(self.directory) if name == "fit.json" else ""):
                     yield self.finding(self.directory / name, "damaged", problem, again)
-        for name in ("table.parquet", "ledger.jsonl", "ledger.jsonl.head"):
-            if (self.directory / name).is_dir():
-                remedy = f"remove it and {SAME_LINE}"
-                yield self.finding(self.directory / name, "damaged", "a folder, where kleiber has a file", remedy)
+        for name, kind in KINDS.items():
+            path = self.directory / name
+            if path.exists() and path.is_dir() != (kind == "folder"):
+                what = f"a {'file' if path.is_file() else 'folder'}, where kleiber has a {kind}"
+                yield self.finding(path, "damaged", what, f"remove it and {SAME_LINE}")
         yield from self.table()
         yield from self.ledger()
 
@@ -129,7 +138,7 @@ class _Doctor:
     def texts(self, read: set[tuple[str, str]]) -> Iterator[Finding]:
         """Yields what is wrong with the prepared texts, and their tokens, that runs read from this machine's cache."""
         from kleiber.train.data.corpora.catalogue import find_corpus, prepared_folder
-        from kleiber.train.data.tokens import open_token_file, tokens_folder
+        from kleiber.train.data.tokens import load_verified, tokens_folder
 
         for corpus, tokenizer in sorted(read):
             try:
@@ -141,14 +150,15 @@ class _Doctor:
             home = tokens_folder(folder, tokenizer)
             for path in (folder / "manifest.json", home / "tokens.json"):
                 data, problem = read_data(path) if path.exists() else ({}, "")
-                try:
-                    for split in data.get("splits", ()) if path.parent == home else ():
-                        open_token_file(folder, tokenizer, split)
-                except ValueError as damage:
-                    problem = str(damage)
-                if problem:
-                    remedy = f"remove {path.parent} and {SAME_LINE}: it is made again"
-                    yield Finding(str(path), "damaged", problem, remedy)
+                found = {path: problem} if problem else {}
+                splits = data.get("splits", {}).values() if path.parent == home else ()
+                for name, digest in (each for split in splits for each in split["blake3"].items()):
+                    try:
+                        load_verified(home / name, digest)
+                    except ValueError as damage:
+                        found[home / name] = str(damage)
+                remedy = f"remove {path.parent} and {SAME_LINE}: it is made again"
+                yield from (Finding(str(place), "damaged", what, remedy) for place, what in found.items())
 
     def is_known(self, name: str) -> bool:
         """Returns whether a folder of runs/ belongs to a cell."""
@@ -194,7 +204,7 @@ class _Doctor:
             self.sealed.add(folder.name)
         if (kept := record.final_checkpoint) and not (folder / kept).is_dir():
             yield self.finding(folder / kept, "note", "the measured weights are not here; the record is whole")
-        if record.status in ("failed", "diverged"):
+        if record.status in LOST:
             remedy = "kleiber sweep ... --retry-failed tries it again" if record.status == "failed" else ""
             yield self.finding(path, "note", f"{record.status}: {record.reason}", remedy)
 

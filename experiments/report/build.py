@@ -39,7 +39,8 @@ class ReportPaths:
     ipynb: Path
     summary: dict[str, Any]
     problems: tuple[str, ...] = ()
-    """Cells that raised an error, which the report shows in their place, and why the ledger cannot be trusted."""
+    """Cells that raised an error, which the report shows in their place, why the ledger cannot be trusted, and which
+    other file cannot."""
 
 
 def build_report(directory: Path) -> ReportPaths:
@@ -53,13 +54,14 @@ def build_report(directory: Path) -> ReportPaths:
       RuntimeError: the notebook's kernel died; the message holds its last words.
     """
     results = read_results(directory)
-    directory, said, distrust = results.directory, summary(Study(results)), results.distrust
+    directory, said = results.directory, summary(Study(results))
+    untrue = [*([results.distrust] if results.distrust else []), *results.damage]
     name = results.experiment.get("name") or directory.name
     left_out = {"law"} if not results.experiment.get("laws", True) else set()
     left_out |= set() if results.experiment.get("targets", True) or results.ledger else {"target"}
     del results  # the kernel reads them again: of many runs, one copy at a time
     notebook, problems = execute(directory, left_out)
-    problems += [distrust] if distrust else []
+    problems += untrue
     paths = ReportPaths(directory / "report.html", directory / "report.ipynb", said, tuple(problems))
     write_whole(paths.ipynb, nbformat.writes(notebook) + "\n")
     write_whole(paths.html, to_html(notebook, name, directory.name))

@@ -279,7 +279,7 @@ def _hardware(results: SweepResults) -> str:
 
 def _raw(results: SweepResults) -> str:
     path = Path(results.directory) / "table.parquet"
-    if not path.exists():
+    if not path.is_file():
         return ""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return f"table.parquet, {len(results.records)} rows, SHA-256 {digest[:16]}…; configs and step logs in runs/"

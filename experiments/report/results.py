@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kleiber.collector import collector_paused
+from kleiber.experiments.directory.record import LOST
 from kleiber.files import read_json
 from kleiber.scaling.figures.study import MOST_SIZES, Curve, ForecastRun, Points, even_rows
 from kleiber.scaling.forecasting.anchor import check_heads
@@ -22,6 +23,7 @@ MOST_CURVES = 96
 """Step logs that are read for the figure of training curves; a sweep of more trunks shows some of each size."""
 MOST_LOOKED_AT = 2_000
 """Runs whose folders are each looked into."""
+DAMAGED = " is damaged ("
 TABLE_GAP = "no run has been measured"
 
 
@@ -42,14 +44,19 @@ class SweepResults:
     """Why no line of the ledger counts; `ledger` is empty then."""
 
     @property
+    def damage(self) -> list[str]:
+        """The gaps where something was, but for the table, in whose place the records are read, and the plan."""
+        return [gap for gap in self.gaps if DAMAGED in gap and not gap.startswith(("table", "plan"))]
+
+    @property
     def fitted(self) -> list[dict[str, Any]]:
         """Records of measured runs that a law is fitted to."""
         return [r for r in self.records if r["status"] == "done" and r["split"] == "fit"]
 
     @property
     def lost(self) -> list[dict[str, Any]]:
-        """Records of runs that failed or diverged."""
-        return [r for r in self.records if r["status"] in ("failed", "diverged")]
+        """Records of runs that ended without a loss."""
+        return [r for r in self.records if r["status"] in LOST]
 
     @property
     def forecasts(self) -> dict[str, tuple[dict[str, Any], dict[str, Any] | None]]:
@@ -109,7 +116,7 @@ def _read(path: Path, gaps: list[str], meaning: str) -> dict[str, Any]:
     try:
         return read_json(path)
     except (OSError, ValueError) as problem:
-        gaps.append(f"{path.name} is damaged ({problem}): {meaning}")
+        gaps.append(f"{path.name}{DAMAGED}{problem}): {meaning}")
         return {}
 
 
@@ -120,7 +127,7 @@ def _read_records(directory: Path, plan: dict[str, Any], gaps: list[str]) -> lis
         try:
             records = {row["run_id"]: row for row in _rows(read_parquet(directory / "table.parquet"))}
         except (OSError, ValueError, KeyError) as problem:
-            gaps.append(f"table.parquet is damaged ({problem}): runs are read from runs/ instead")
+            gaps.append(f"table.parquet{DAMAGED}{problem}): runs are read from runs/ instead")
     else:
         gaps.append("table.parquet is not there: runs are read from runs/")
     planned = {point["run_id"] for point in plan.get("points", [])}
@@ -184,7 +191,7 @@ def _unmeasured(results: SweepResults) -> list[str]:
     waiting = results.num_planned - len(results.records) + states["pending"]
     if waiting > 0:
         sentences.append(f"{waiting} of {results.num_planned} planned points have not been measured yet")
-    for status in ("failed", "diverged", "continued"):
+    for status in (*LOST, "continued"):
         if states[status]:
             sentences.append(
                 f"{states[status]} point{'s' if states[status] > 1 else ''} {status}: see the list of runs"

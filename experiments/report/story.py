@@ -49,6 +49,8 @@ def verdict(study: Study) -> tuple[str, str]:
     gate, results = gate_of(study), study.results
     if results.distrust:
         return "bad", f"The forecasts prove nothing: {results.distrust}"
+    if results.damage:
+        return "bad", f"What is left is not the whole of it: {results.damage[0]}."
     failed = [item["claim"] for item in gate if not item["passed"]]
     tested = [t for t in study.targets if t.observed is not None]
     if failed:

@@ -61,7 +61,7 @@ def _move(folder: Path, directory: Path, is_final: bool = False) -> str:
 def text_key(cell: TrunkCell) -> str:
     """Returns the name of what a cell reads, such as `cloud-docs as bytes`, or of the files of its program."""
     if cell.config.command:
-        return " and ".join(["program", *_program_files(cell)])
+        return f"program {' and '.join(_program_files(cell))}"
     return f"{cell.config.data.corpus} as {cell.config.data.tokenizer}"
 
 

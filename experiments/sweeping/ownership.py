@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from kleiber.experiments.config_file import from_data, to_data
 from kleiber.experiments.directory.record import trunk_id
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import all_cells
-from kleiber.experiments.sweeping.inventory import MADE_WITH, bring_back
+from kleiber.experiments.sweeping.inventory import MADE_WITH, REPLACED, bring_back
 from kleiber.files import (
     checked_line,
     has_seal,
@@ -71,7 +72,13 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
     """
     path, data = directory / "experiment.json", to_data(experiment)
     runs = directory / "runs"
-    if links := [each for each in (runs, path) if each.is_symlink()]:
+    places = [path, directory / "ledger.jsonl", runs, directory / REPLACED]
+    links = [str(place) for place in places if place.is_symlink()]
+    for place in places[2:] if not links else ():
+        if place.is_dir():
+            with os.scandir(place) as entries:
+                links += [entry.path for entry in entries if entry.is_symlink()]
+    if links:
         raise ValueError(f"{links[0]} leads elsewhere, being a symbolic link; kleiber writes inside --out only.")
     trained = runs.is_dir() and any(item.name[0] != "." for item in runs.iterdir())
     if not (path.exists() and trained):

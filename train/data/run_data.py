@@ -70,6 +70,8 @@ def open_run_data(config: TrainConfig) -> RunData:
     check_vocabulary(train, config.model)
     last = (config.guard.batch_number(config.steps_at(config.num_tokens[-1]) - 1) + 1) * config.tokens_per_step
     check_enough(train, last, config.data.max_epochs, config.data.num_unique_tokens)
+    if config.evaluation.num_bytes and config.data.tokenizer != "bytes":  # by which the text of all is measured off
+        open_tokens(replace(config.data, tokenizer="bytes"), "validation", config.model.seq_len)
     folder = prepared_folder(find_corpus(config.data.corpus))
     return RunData(
         **_held_out(config, validation, folder),

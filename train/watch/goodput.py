@@ -88,7 +88,7 @@ class Goodput:
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Returns the whole lines of a goodput file; one that a kill cut short, or that was damaged, is left out."""
-    lines = read_plain(path).decode(errors="replace").splitlines() if path.exists() else []
+    lines = read_plain(path).decode(errors="replace").splitlines() if path.is_file() else []
     is_checked = must_be_sealed(path)
     return [row for line in lines if (row := row_of(line, is_checked)) and "launch" in row]
 
