@@ -211,8 +211,9 @@ class SweepProgress:
         left = (sum(self.planned_seconds.values()) - state.planned_done) * pace + unbegun * start
         longest = state.longest_left * pace + (start if unbegun else 0.0)  # at the end workers stand idle
         left = max(left / self.workers, longest, state.slowest_seconds) + ending
-        if self.split == "fit" and self.plan.target_seconds:
-            left += start + self.plan.target_seconds * pace + ending
+        for later in {"start": ("fit", "target"), "fit": ("target",)}.get(self.split, ()):
+            seconds = getattr(self.plan, f"{later}_seconds")
+            left += start + seconds * pace + ending if seconds else 0.0
         measured = (self.stepping_before + self.stepping) / self.workers
         doubt = 1 + DOUBT + TRUSTED_SECONDS / (measured + TRUSTED_SECONDS)
         return left / doubt, left * doubt
