@@ -18,6 +18,7 @@ DATA = ["botocore==1.44.5"]
 NOTEBOOK = ["matplotlib>=3.9", "jupytext>=1.16", "nbclient>=0.10", "nbconvert>=7.16", "ipykernel>=6.29"]
 TRACK = ["tensorboardX>=2.6.2"]
 QUERY = ["duckdb>=1.2"]
+PRUNE = ["optuna>=4"]
 SLURM = ["submitit>=1.5.2"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
 DEV += ["pandas>=2.2"]  # of tests alone: any table that speaks Arrow is read
@@ -31,10 +32,12 @@ setup(
         "notebook": NOTEBOOK,
         "track": TRACK,
         "query": QUERY,
+        "prune": PRUNE,
         "slurm": SLURM,
         "dev": DEV,
-        "all": DATA + NOTEBOOK + TRACK + QUERY + SLURM + DEV,
+        "all": DATA + NOTEBOOK + TRACK + QUERY + PRUNE + SLURM + DEV,
         "bench": ["torch>=2.6"],  # the peer of `kleiber bench`; nothing else imports it
+        "ray": ["ray>=2.50"],  # of `--launch ray` alone
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         # The compiler for TPUs alone (about 140 MB), as jax[tpu] of each release pins it: `kleiber compile --topology`.

@@ -8,6 +8,7 @@ import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated, Union
 
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
 from kleiber.experiments.terminal import accept_all_text, printable
@@ -24,6 +25,7 @@ VERBS = {
     "laws": "the registry of laws: formula, symbols, units, source, validity",
     "ledger": "verify a ledger of forecasts and show its scoreboard",
     "eval": "score the weights of a run: on its validation text, or on any other",
+    "score": "how often a run tells the label of a text, beside the majority and a linear model",
     "generate": "write text with the weights of a run",
     "export": "the weights of a run as a safetensors file",
     "ask": "what one factor of a sweep does, how sure that is, and what to run next",
@@ -39,6 +41,7 @@ VERBS = {
 }
 
 
+COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 NOT_UTF8 = "is not UTF-8, as a name or path must be"
 
 
@@ -50,6 +53,21 @@ def usage() -> str:
         f"usage: kleiber VERB [options]      (kleiber VERB --help shows the options and an example)\n\n{rows}\n\n"
         "example: kleiber plan quickstart && kleiber sweep quickstart --out out/quickstart"
     )
+
+
+def _completion(argv: list[str]) -> int:
+    """Prints what completes every verb and option in a shell; returns 0."""
+    import tyro
+
+    kinds = [
+        Annotated[
+            importlib.import_module(f"kleiber.experiments.commands.{verb}").Options,
+            tyro.conf.subcommand(verb, description=text),
+        ]
+        for verb, text in VERBS.items()
+    ]
+    tyro.cli(Union[tuple(kinds)], prog="kleiber", args=argv)  # type: ignore[call-overload]  # noqa: UP007
+    return EXIT_DONE
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     if verb == "--version":
         print(f"kleiber {version('kleiber')}")
         return EXIT_DONE
+    if verb.startswith(COMPLETION):
+        return _completion(argv)
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""

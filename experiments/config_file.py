@@ -235,7 +235,7 @@ def _parse(kind: Any, text: str, name: str) -> Any:
             return None if text.lower() == "none" and not is_named else _parse(args[0], text, name)
         if origin is tuple:
             if args[-1] is Ellipsis:
-                return tuple(_parse(args[0], item, name) for item in text.split(","))
+                return tuple(_parse(args[0], item, name) for item in text.split(",") if item)
             return tuple(_parse(kind, item, name) for kind, item in zip(args, text.split(":"), strict=True))
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]

@@ -64,6 +64,27 @@ class AssumedLaw:
 
 
 @dataclass(frozen=True)
+class Pruning:
+    """Which runs are cut early as hopeless, by a pruner of the package optuna (`kleiber[prune]`).
+
+    A run is judged at every tenth of its tokens before the cooldown, by the training losses so far, among the runs that
+    are alike in all but the searched fields and the seed. Which others have come as far depends on the workers: with
+    one the same runs are cut every time, with several their speeds have a say.
+    """
+
+    over: tuple[str, ...] = ()
+    """Fields that are searched, such as learning_rate; empty cuts nothing. Runs that differ in others, as in size, are
+    never judged by each other."""
+    pruner: str = "MedianPruner"
+    """A class of optuna.pruners."""
+    options: tuple[tuple[str, float | str], ...] = (("n_startup_trials", 2), ("n_warmup_steps", 20))
+    """Its arguments by their names in optuna; a step there is a percent of the run's tokens."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
 class Target:
     """A run that is forecast, with its interval written to the ledger, before it starts."""
 
@@ -102,6 +123,8 @@ class Experiment:
     keep_final: Literal["all", "targets", "none"] | None = None
     """Of which points the measured weights are kept (`kleiber plan` says how large they are). None: of all, while that
     takes no more than 2 GB, else of none."""
+    pruning: Pruning = field(default_factory=Pruning)
+    """Whether hopeless runs are cut early; they are in no fit, and count as tried and worse."""
 
     def __post_init__(self) -> None:
         check_fields(self, level="(0, 1)", population_size="[1, inf)")

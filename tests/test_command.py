@@ -312,7 +312,7 @@ def test_a_sweep_of_commands_that_was_killed_goes_on_to_the_same_table(program, 
     second.kill()
     for mark in killed.glob("runs/*/attempts.json"):  # and the workers that it has
         if pid := json.loads(mark.read_text())["pid"]:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(int(pid.rpartition(":")[2]), signal.SIGKILL)
     second.wait()
     assert first.wait() in (0, 3)
     assert sweep(killed, **quiet).wait() == first.returncode

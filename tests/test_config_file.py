@@ -187,6 +187,9 @@ def test_set_changes_every_trunk_and_target_and_grid_multiplies_the_trunks():
     assert len({trunk_id(trunk) for trunk in found.trunks}) == 6 * len(experiment.trunks)
     (lists,) = {t.num_tokens for t in changed(experiment, [], ["num_tokens=640+1280"]).trunks}
     assert lists == (640, 1_280)
+    searched = changed(experiment, ["pruning.over=learning_rate,batch_size"])
+    assert searched.pruning.over == ("learning_rate", "batch_size")
+    assert changed(searched, ["pruning.over="]) == experiment
 
 
 def test_plan_takes_set_and_grid_and_shows_the_bytes_of_the_weights_it_keeps(capsys):

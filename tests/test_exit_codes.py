@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kleiber.experiments import cli
-from kleiber.experiments.cli import main
+from kleiber.experiments.cli import VERBS, main
 from kleiber.experiments.commands import data as data_verb
 from kleiber.experiments.launch import local
 from kleiber.experiments.launch.launcher import Phase
@@ -197,3 +197,11 @@ def test_a_record_that_is_a_directory_is_told_and_ends_with_2(tmp_path, capsys):
         (out / "runs" / name / "record.json").mkdir(parents=True)
     assert main(["sweep", str(path), "--out", str(out), "--no-report"]) == 2
     assert "record.json is no file but a folder; move it out of the way" in capsys.readouterr().err
+
+
+def test_a_shell_is_told_every_verb_and_option(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--tyro-print-completion", "bash"])
+    script = capsys.readouterr().out
+    assert not end.value.code and "complete -F" in script
+    assert all(f"'{verb}'" in script for verb in VERBS) and "--retry-failed" in script

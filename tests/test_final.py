@@ -15,6 +15,7 @@ import kleiber as kb
 from kleiber.experiments.cli import main
 from kleiber.experiments.experiment import Experiment, Target
 from kleiber.experiments.planning.cells import kept_weights
+from kleiber.files import read_json, write_json
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.counts import num_params_total
 from kleiber.model.decode.generate import generate
@@ -103,6 +104,11 @@ def test_a_trunk_gives_the_weights_of_its_longest_point_and_a_point_that_kept_no
     shutil.rmtree(shutil.copytree(longest, tmp_path / longest.name) / "final")
     with pytest.raises(FileNotFoundError, match=rf"the weights of {longest.name} were not kept"):
         kb.load(tmp_path / longest.name).params  # noqa: B018
+    config = read_json(tmp_path / longest.name / "config.json")
+    config["trunk"]["command"] = {"line": "python mine.py"}
+    write_json(tmp_path / longest.name / "config.json", config)
+    with pytest.raises(FileNotFoundError, match="a program of yours trained it"):
+        kb.load(tmp_path / longest.name).generate()
 
 
 def test_eval_says_that_the_loss_is_the_recorded_one_and_generate_that_equal_seeds_write_alike(out, capsys):

@@ -10,6 +10,8 @@ import pytest
 from compiled_flops import program_flops
 
 import kleiber as kb
+from kleiber.experiments.api.peft_folder import write_peft
+from kleiber.experiments.cli import main
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.model.config import AdapterConfig, ModelConfig
@@ -149,9 +151,11 @@ def test_flops_are_the_products_of_the_compiled_gradient(name):
     batch = Batch(jax.ShapeDtypeStruct((4, 9), jnp.int32))
     compiled = jax.jit(lambda p, b: gradients(config, p, b, None)[1]).lower(abstract_params(config.model), batch)
     found = program_flops(compiled.compile().as_text()) / 32
-    # Attention adds up the columns of a head by products with zeros and ones, 4 N D a layer, half of them backward; and
-    # the lowest layer that moves needs no gradient of its own input.
-    assert found == pytest.approx(trained_flops_per_token(config), rel=0.06)
+    # On CPU attention adds up the columns of a head by products with zeros and ones, 4 N D = 128 a layer, half of them
+    # backward. And the lowest layer that moves needs no gradient of its input, which three matrices 16 x 16 would give,
+    # with LoRA through three of 16 x 2 besides: that is not counted out.
+    sums, spared = {"all": (256, 0), "head": (128, 0), "last layer": (192, 3 * 512)}.get(name, (256, 3 * (512 + 64)))
+    assert found == trained_flops_per_token(config) + sums - spared
 
 
 @pytest.mark.parametrize(
@@ -237,6 +241,57 @@ def test_a_finished_run_is_a_start_until_its_weights_are_others(swept):
         assert any(words in refusal for refusal in refusals), words
     with pytest.raises(ValueError, match="'blocks/07' means no weight"):
         kb.plan(Experiment("x", "?", (replace(trunk, trainable="blocks/07"),), laws=()), 1)
+
+
+def test_an_adapter_is_exported_as_peft_names_and_turns_it_and_merged_as_a_plain_model(swept, capsys):
+    folder, experiment = swept
+    name = next(iter(trunk_cells(Experiment("x", "?", (experiment.trunks[1],), laws=()), "fit")[0].run_ids.values()))
+    place = folder / "out" / "runs" / name
+    assert main(["export", str(place), "--to", str(folder / "adapter"), "--form", "peft"]) == 0
+    told = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert told["peft_type"] == "LORA" and (told["r"], told["lora_alpha"], told["use_dora"]) == (2, 4.0, False)
+    assert told["target_modules"] == ["down", "key", "output", "query", "up", "value"]
+    params = kb.load(place).params
+    found = read_safetensors(folder / "adapter" / "adapter_model.safetensors")
+    assert len(found) == 2 * 2 * 6
+    start = "base_model.model.blocks.01.feed_forward.up.lora_"
+    np.testing.assert_array_equal(found[f"{start}A.weight"], params["blocks/01/feed_forward/up/lora_a"].T)
+    np.testing.assert_array_equal(found[f"{start}B.weight"], params["blocks/01/feed_forward/up/lora_b"].T)
+    kb.load(place).export(folder / "merged.safetensors", "merged")
+    whole = read_safetensors(folder / "merged.safetensors")["blocks.01.feed_forward.up"]
+    matrices = {each: params[f"blocks/01/feed_forward/up/{each}"] for each in ("base", "lora_a", "lora_b")}
+    np.testing.assert_allclose(
+        whole, matrices["base"] + 2 * matrices["lora_a"] @ matrices["lora_b"], rtol=1e-5, atol=1e-6
+    )
+    plain = next((folder / "out" / "runs").glob("*-D1280"))
+    assert main(["export", str(plain), "--to", str(folder / "no"), "--form", "peft"]) == 2
+    assert "the run has no adapter, expected lora or dora" in capsys.readouterr().err
+
+
+def test_the_lengths_of_a_dora_are_exported_as_they_are_and_stacked_layers_one_by_one(tmp_path):
+    adapter = AdapterConfig("dora", rank=1, targets=("up",))
+    config = replace(tuned(adapter=adapter), model=replace(MODEL, adapter=adapter, has_scanned_layers=True), start=None)
+    base = np.array([[[3.0, 0.0], [4.0, 1.0]]] * 2, np.float32)
+    params = {
+        "blocks/feed_forward/up/base": base,
+        "blocks/feed_forward/up/magnitude": np.array([[2.0, 1.0], [1.0, 3.0]]),
+    }
+    write_peft(tmp_path, config, {name: array.astype(np.float32) for name, array in params.items()}, "base")
+    found = read_safetensors(tmp_path / "adapter_model.safetensors")
+    module = "base_model.model.blocks.01.feed_forward.up.lora_magnitude_vector"
+    np.testing.assert_array_equal(found[module], [5.0, 3.0])
+    np.testing.assert_array_equal(found[module.replace("01", "00")], [10.0, 1.0])
+
+
+def read_safetensors(path):
+    """The arrays of a file, by its format: eight bytes of length, a header, then the bytes."""
+    raw = path.read_bytes()
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = {name: each for name, each in json.loads(raw[8:end]).items() if name != "__metadata__"}
+    return {
+        name: np.frombuffer(raw[end:][slice(*each["data_offsets"])], np.float32).reshape(each["shape"])
+        for name, each in header.items()
+    }
 
 
 def test_weights_read_at_the_start_are_checked_and_of_another_tokenizer_refused(start):

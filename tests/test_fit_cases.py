@@ -120,6 +120,15 @@ def test_intervals_hold_where_short_runs_are_ten_times_noisier(kind: Objective):
     assert all(0.88 < rate < 0.99 for rate in found.values()), found  # .92 to .98, less two errors of 150
 
 
+@pytest.mark.parametrize(("objective", "spread"), [("huber", 0.0096), ("gaussian", 0.0160)])
+def test_the_standard_error_where_short_runs_are_noisier_is_the_spread_of_fits_of_fresh_noise(objective, spread):
+    params, tokens = grid(np.geomspace(6e7, 1e10, 20), np.geomspace(8e8, 3e11, 20))
+    used = (tokens / params > 0.4) & (tokens / params < 300) & (6 * params * tokens < 3e21)
+    noise = np.where(tokens < 2e9, 0.03, 0.003)[used] * np.random.default_rng(5).normal(size=used.sum())
+    table = a_table(params[used], tokens[used], additive(params, tokens)[used] * np.exp(noise))
+    assert quiet(table, objective=objective).parameters["beta"].standard_error == pytest.approx(spread, rel=0.1)
+
+
 @pytest.mark.parametrize("by_squares", [True, False])
 def test_intervals_hold_for_checkpoints_that_err_the_more_alike_the_nearer_they_are(by_squares: bool):
     rng, sizes, times = np.random.default_rng(6), np.geomspace(5e7, 2e9, 4), np.geomspace(2e9, 6e10, 10)
@@ -310,10 +319,45 @@ def test_a_forecast_no_surer_than_the_losses_themselves_is_alarmed():
     loss = additive(params, tokens) * np.exp(0.003 * np.random.default_rng(0).normal(size=20))
     rows = {"num_params_total": params, "num_tokens": tokens, "loss": loss}
     found = kb.fit(rows)
-    far = found.forecast(num_params_total=3e9, num_tokens=1e11)
+    far, near_run = found.forecast(num_params_total=3e9, num_tokens=1e11), {"num_params_total": 1e9, "num_tokens": 5e10}
     assert far.standard_error > np.std(np.log(loss)) * far.predicted_loss
     assert any(each.startswith("untold: ") for each in far.alarms)
-    near = found.forecast(num_params_total=1e9, num_tokens=5e10)
+    near = found.forecast(**near_run)
     assert not any(each.startswith("untold: ") for each in near.alarms)
+    noise = kb.fit({**rows, "loss": 3 * np.exp(0.1 * np.random.default_rng(0).normal(size=20))})
+    assert any(each.startswith("untold: the best law leaves ") for each in noise.forecast(**near_run).alarms)
     both = found.forecast_table({"num_params_total": [3e9, 1e9], "num_tokens": [1e11, 5e10]})
     assert both["alarms"].tolist() == ["; ".join(far.alarms), "; ".join(near.alarms)]
+
+
+def strange_tables() -> dict[str, dict[str, np.ndarray]]:
+    """Returns tables that say little, by what is odd about them."""
+    draw, (params, tokens) = np.random.default_rng(4), grid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 5e10, 6))
+    loss = additive(params, tokens) * np.exp(0.003 * draw.normal(size=36))
+    sizes, ends = np.geomspace(1e7, 1e9, 9), (params == params[0]) | (params == params[-1])
+    tables = {
+        "losses that are all one": (params, tokens, np.full(36, 2.5)),
+        "losses that saturate": (params, tokens, np.maximum(loss, np.median(loss))),
+        "nothing but noise": (params, tokens, np.exp(draw.normal(size=36))),
+        "one loss a thousand times too high": (params, tokens, np.where(np.arange(36) == 10, 1e3, 1) * loss),
+        "six rows": (params[::7], tokens[::7], loss[::7]),
+        "one ratio": (sizes, 20 * sizes, additive(sizes, 20 * sizes)),
+        "one budget": (sizes, 1e18 / sizes, additive(sizes, 1e18 / sizes)),
+        "two sizes": (params[ends], tokens[ends], loss[ends]),
+    }
+    names = ("num_params_total", "num_tokens", "loss")
+    return {name: dict(zip(names, each, strict=True)) for name, each in tables.items()}
+
+
+@pytest.mark.parametrize("name", strange_tables())
+def test_strange_tables_are_forecast_with_an_interval_and_a_useless_one_is_alarmed(name):
+    table = strange_tables()[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        warnings.simplefilter("ignore", TableWarning)
+        found = kb.fit(table)
+    far = {key: table[key].max() * np.array([1.0, 3.0, 30.0]) for key in ("num_params_total", "num_tokens")}
+    said = found.forecast_table(far)
+    low, middle, high = said["interval_low"], said["predicted_loss"], said["interval_high"]
+    assert np.isfinite([low, high]).all() and (low <= middle).all() and (middle <= high).all()
+    assert all(said["alarms"][high > 3 * low])

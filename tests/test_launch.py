@@ -3,6 +3,7 @@
 A true Slurm stands in launch/test_slurm.py; here a queue of a few lines takes its place.
 """
 
+import hashlib
 import json
 import os
 import stat
@@ -44,7 +45,6 @@ def ended(sign, code):
 
 @pytest.fixture
 def directory(tmp_path):
-    (tmp_path / "jobs").mkdir()
     (tmp_path / "runs").mkdir()
     return tmp_path
 
@@ -52,9 +52,10 @@ def directory(tmp_path):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("slrum:partition=x", "expected local, slurm, kubernetes.*did you mean 'slurm'"),
+        ("slrum:partition=x", "expected local, slurm, ray, kubernetes.*did you mean 'slurm'"),
         ("slurm:partition", "expected NAME=VALUE"),
         ("slurm:jobs=none", "jobs=none, expected a whole number"),
+        ("slurm:nodes=2,jobs=3", "nodes=2 train one run together.*not jobs=3"),
         ("local:nodes=3", "takes workers=NUMBER alone, not nodes"),
         ("kubernetes:image=x", "needs claim="),
         ("kubernetes:image=x,claim=y,kind=Jobset", "kind=Jobset, expected Job or JobSet"),
@@ -162,6 +163,9 @@ def test_a_node_begins_nothing_where_it_does_not_see_what_the_driver_sees(direct
     assert told_by(directory)[0] == 2 and "holds another experiment than the driver has" in told_by(directory)[1]
     assert node.main(order(directory, config_hash(experiment), split="target", ledger="f00d")) == 2
     assert "ledger.jsonl has no line f00d: no target begins before it" in told_by(directory)[1]
+    monkeypatch.setattr(node, "is_seen", lambda directory: False)
+    assert node.main(order(directory, config_hash(experiment))) == 2
+    assert "two workers would train one run" in told_by(directory)[1]
 
 
 def test_locks_that_do_not_hold_here_are_found_while_their_driver_lives(directory, monkeypatch):
@@ -193,7 +197,7 @@ def cluster(tmp_path, monkeypatch):
     folder.mkdir()
     programs = {
         "sbatch": 'case "$*" in *=debug*) ;; *) echo "invalid partition specified: x" >&2; exit 1;; esac',
-        "squeue": "printf '7_0 RUNNING\\n7_1 PENDING\\n'",
+        "squeue": "printf '7_0 RUNNING %s\\n7_1 PENDING %s\\n6 RUNNING %s-old\\n5 RUNNING other\\n' $NAME $NAME $PLACE",
         "scancel": "",
     }
     for name, program in programs.items():
@@ -226,15 +230,22 @@ def test_a_driver_takes_up_the_jobs_that_one_before_it_has_left_and_submits_the_
     submitted = []
     monkeypatch.setattr(slurm.Slurm, "_submit", lambda self, phase, count: submitted.append(count) or ["slurm-8"])
     launcher = open_launcher("slurm:partition=debug,time=5,jobs=3")
+    place = f"kleiber-e-fit-{hashlib.sha256(str(directory).encode()).hexdigest()[:6]}"
+    monkeypatch.setenv("PLACE", place)
+    monkeypatch.setenv("NAME", f"{place}-abc")
     launcher.check(directory)
-    phase = Phase(directory, "fit", "s", sys.stdout, num_trunks=24, experiment_name="e")
+    phase = Phase(directory, "fit", "s", sys.stdout, num_trunks=24, experiment_name="e", experiment_hash="abc")
     assert launcher.num_workers(24) == 3 and launcher.num_workers(2) == 2
     jobs = launcher.start(phase, range(3))
     assert [each.name for each in jobs] == ["slurm-7_0", "slurm-7_1", "slurm-8"] and submitted == [1]
     assert launcher.start(phase, [1])[0].name == "slurm-8" and submitted == [1, 1]  # in place of one that died
     jobs[1].terminate()
     called = (cluster / "called").read_text()
-    assert "sbatch --test-only --time=5 --requeue --partition=debug --wrap=true" in called and "scancel 7_1" in called
+    assert (
+        "sbatch --test-only --time=5 --nodes=1 --ntasks-per-node=1 --requeue --partition=debug --wrap=true" in called
+        and "scancel 7_1" in called
+    )
+    assert "scancel 6" in called and "scancel 5" not in called  # of a config that was changed since
 
 
 PROGRAM = """
@@ -294,8 +305,6 @@ def test_jobs_give_the_table_of_local_workers_and_a_lost_one_is_replaced(tmp_pat
     monkeypatch.chdir(tmp_path)
     assert main(["sweep", "own.py", "--out", "a", "--no-report", "--workers", "1"]) == 0
     monkeypatch.setattr(sweep, "open_launcher", lambda line, workers: NodesHere())
-    (tmp_path / "b" / "jobs").mkdir(parents=True)
-    (tmp_path / "b" / "experiment.json").write_text("{}")
     assert main(["sweep", "own.py", "--out", "b", "--no-report", "--launch", "here"]) == 0
     one, other = (read_file(tmp_path / name / "table.parquet") for name in "ab")
     assert set(one) == set(other)
@@ -320,7 +329,7 @@ def test_the_manifest_of_kubernetes_has_a_pod_an_index_that_goes_on_after_75_and
     assert actions == [("Ignore", None), ("Ignore", [75]), ("FailJob", [2])]
     assert worker["command"][2:] == [
         "kleiber.experiments.sweeping.node", "--name=kubernetes-fit-$(JOB_COMPLETION_INDEX)", "/data/out",
-        "--split=fit", "--session=5e55", "--experiment=abc",
+        "--split=fit", "--session=5e55", "--experiment=abc", f"--place={os.getcwd()}",
     ]  # fmt: skip
     assert worker["resources"]["limits"] == {"cpu": "4", "nvidia.com/gpu": "1"}
     assert worker["volumeMounts"] == [{"name": "sweep", "mountPath": "/data"}]

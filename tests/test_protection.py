@@ -138,6 +138,34 @@ def test_a_law_that_missed_the_tables_dear_runs_is_wider_and_alarmed():
     assert not sound.alarms and kinked.alarms[0].startswith("rolling-origin: ")
 
 
+def test_a_first_law_that_lies_far_from_all_together_is_noted(fits):
+    draw = np.random.default_rng(0)
+    params, tokens = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 8), np.geomspace(1e9, 1e11, 6)))
+    curved = (1.1 + ((60 * params**-0.2) ** 2.5 + (30 * tokens**-0.15) ** 2.5) ** 0.4) * np.exp(
+        0.001 * draw.standard_normal(48)
+    )
+    table = from_columns({"num_params_total": params, "num_tokens": tokens, "loss": curved})
+    bent = [fit_law(table, law) for law in ("chinchilla", "generalised_mean")]
+    far = combined_forecast(bent, 1e11, 1e13)
+    alone, both = (np.log(each.predicted_loss) for each in (combined_forecast(bent[:1], 1e11, 1e13), far))
+    half = np.log(combined_forecast(bent[:1], 1e11, 1e13).interval[1]) - alone
+    assert abs(alone - both) > 2 / 3 * half
+    assert any(f"chinchilla alone lies {abs(alone - both) / half:.1f} half-widths" in note for note in far.notes)
+    assert not any("alone lies" in note for note in combined_forecast(fits, 1e9, 1e11).notes)
+
+
+def test_a_dear_run_far_off_does_not_widen_forecasts_of_a_robust_fit():
+    table = _plain(grid_table(0.001))
+    dearest = np.arange(48) == np.argmax(table["num_params_total"] * table["num_tokens"])
+    off = from_columns({**table.columns, "loss": np.where(dearest, 9.0, table["loss"])})
+    sound, robust, plain = (
+        protect([fit_law(each, "chinchilla", objective=kind)])
+        for each, kind in ((table, "huber"), (off, "huber"), (off, "gaussian"))
+    )
+    assert robust.factor < 2 * sound.factor and not robust.alarms
+    assert plain.factor > 10 * sound.factor and plain.alarms
+
+
 def test_runs_too_few_for_an_origin_are_said_to_be():
     table = _plain(grid_table()).where(np.arange(48) % 6 == 0)
     found = protect([fit_law(table, "chinchilla")])

@@ -78,7 +78,11 @@ def test_a_record_of_before_a_column_stays_as_it_was_and_a_column_since_removed_
         ("flops", None, "flops is 'None', expected float or int"),
         ("seed", True, "seed is 'True', expected int"),
         ("device", 3, "device is '3', expected str or null"),
-        ("status", "finished", "its status is 'finished', expected one of done, failed, diverged, continued, pending"),
+        (
+            "status",
+            "finished",
+            "its status is 'finished', expected one of done, failed, diverged, pruned, continued, pending",
+        ),
         ("loss", None, "it is done, and its loss is None"),
         ("loss", float("inf"), "it is done, and its loss is inf"),
         ("bits", [8], "bits is '[8]', expected a number or text"),

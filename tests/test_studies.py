@@ -184,11 +184,9 @@ def test_experts_are_fitted_with_a_warning_for_the_router_and_the_dropped_choice
     )
     amounts = [float(each) for each in re.findall(r"0\.\d+", re.search(r"num_experts: 4 saves (.*?) nats", page)[1])]
     gains = [
-        loss_at(table, d_model=d, num_experts=1, num_tokens=n) - loss_at(table, d_model=d, num_experts=4, num_tokens=n)
-        for d in (16, 32, 48)
-        for n in sorted(set(table["num_tokens"]))
-    ]
-    assert amounts == pytest.approx([min(gains), max(gains)], abs=6e-4)
+        loss_at(table, d_model=d, num_experts=1) - loss_at(table, d_model=d, num_experts=4) for d in (16, 32, 48)
+    ]  # nine places: the size tells most of them apart
+    assert amounts == pytest.approx(gains, abs=6e-4)
 
 
 def test_arithmetic_that_cannot_be_told_apart_is_said_to_be_so(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -175,6 +177,22 @@ def test_a_start_that_was_stopped_from_outside_does_not_count(tmp_path):
         attempts.start(101)
         attempts.leave(was_stopped=True)
     assert Attempts(tmp_path, "a").count == 0
+
+
+def test_a_process_that_ends_at_once_gives_its_start_back_first(tmp_path):
+    program = f"""
+import os, signal, time
+from pathlib import Path
+from kleiber.experiments.sweeping.failures import Attempts
+from kleiber.train.watch.signals import StopRequest
+stop, attempts = StopRequest(), Attempts(Path({str(tmp_path)!r}), "a")
+attempts.start(101)
+stop.on_leaving = lambda: attempts.leave(was_stopped=True)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 75
+    assert (Attempts(tmp_path, "a").count, Attempts(tmp_path, "a").pid) == (0, None)
 
 
 def test_the_reason_of_a_death_is_kept_when_another_worker_was_faster_than_the_driver(tmp_path):

@@ -18,6 +18,9 @@ from filelock import FileLock
 from kleiber.experiments.config_file import load_experiment
 from kleiber.experiments.directory.doctor import diagnose
 from kleiber.experiments.directory.record import TIMING_COLUMNS
+from kleiber.experiments.report.drawing import Study
+from kleiber.experiments.report.results import read_results
+from kleiber.experiments.report.story import summary
 from kleiber.experiments.sweeping.ownership import own_directory
 from kleiber.files import read_json, write_json
 from kleiber.scaling.fitting.result import read_fits
@@ -135,6 +138,9 @@ def test_a_finished_sweep_starts_nothing_and_says_the_same(undisturbed):
     config, out = undisturbed
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")}
     again = sweep(config, out)
+    said = summary(Study(read_results(out)))["headline"]
+    assert again.stdout.splitlines()[-1] == said == read_json(out / "result.json")["headline"]
+    assert said.startswith(("The law held", "The result misses"))  # it has a target: that is the answer
     assert again.returncode == 0 and "forecast" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")} == before
 

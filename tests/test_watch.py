@@ -92,6 +92,10 @@ def test_what_comes_later_is_seen_at_the_next_look(directory):
     with open(directory / "runs" / cell.trunk_id / "metrics.jsonl", "a") as log:
         log.write(checked_line({"step": 3, "num_tokens": 3072, "loss": float("nan"), "segment": "trunk"}))
         log.write(checked_line({"step": 4, "num_tokens": 4096, "loss": 1.5, "segment": "trunk"}))
+    waiting = trunk_cells(EXPERIMENT, "fit")[3].trunk_id
+    (directory / "runs" / waiting).mkdir()
+    told = {"trained_tokens": 5, "loss": float("nan"), "tokens_per_second": 1.0}
+    (directory / "runs" / waiting / "progress.json").write_text(sealed_text(told))
     state = watch.look()
     assert state["points"] == [6, 9] and state["curves"][0]["points"][-1] == [4096, 1.5]
     assert json.loads(json.dumps(state, allow_nan=False)) == state

@@ -11,8 +11,9 @@ from kleiber.train.start import check_fine_tuning, check_start
 
 BYTES = 256
 """The default of ModelConfig.vocab_size, for the tokenizer `bytes`."""
-Objective = Literal["next_token", "masked"]
-"""What training may minimise; train/objective/table.py says where each stands."""
+Objective = Literal["next_token", "masked", "label"]
+"""What training may minimise; train/objective/table.py says where each stands. `label` is the next token of the last
+line of each document alone, such as a label below its text."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ class TrainConfig:
     """Whose weights it begins with; None draws them."""
     trainable: str = "all"
     """Which weights move: all; head, the table where it is tied to it; or patterns of paths with spaces between them,
-    such as "blocks/01 *norm*". Beside an adapter's, which always move, only what is named but for all."""
+    such as "blocks/01 head". Beside an adapter's, which always move, only what is named but for all."""
 
     def __post_init__(self) -> None:
         _, _, size = self.data.tokenizer.partition(":")
@@ -318,7 +319,7 @@ class TrainConfig:
 def _check_objective(config: TrainConfig) -> None:
     """Checks that model and objective fit each other. Raises ValueError that says what to set."""
     model, masking = config.model, config.masking
-    if model.is_causal != (config.objective == "next_token"):
+    if model.is_causal != (config.objective != "masked"):
         fitting = "next_token" if model.is_causal else "masked"
         raise ValueError(
             f"objective '{config.objective}' with model.family '{model.family}': a decoder sees nothing after a token "

@@ -60,7 +60,7 @@ def evaluate(config: TrainConfig, params: Any, data: HeldOut) -> Evaluation:
         padded = np.concatenate([array, np.repeat(array[-1:], padding, axis=0)])
         return padded.reshape(-1, size, *array.shape[1:])
 
-    batches = jax.tree.map(batched, Batch(data.windows, segments=data.segments))
+    batches = jax.tree.map(batched, Batch(data.windows, weights=data.weights, segments=data.segments))
     losses, weights = _window_losses(_evaluation_key(config), params, batches)
     losses = np.asarray(losses, np.float64)[:count]
     num_tokens = count * (data.windows.shape[1] - 1)
@@ -91,12 +91,30 @@ def token_losses(
     rows = -(-count // length)
     positions = np.arange(rows)[:, None] * length + np.arange(length + 1)
     positions = np.minimum(positions, count)  # the last token again, behind all that is counted
+    kept = None if segments is None else segments[positions]
+    return _row_losses(config, params, tokens[positions].astype(np.int32), kept).reshape(-1)[:count]
+
+
+def summed_losses(config: TrainConfig, params: Any, rows: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Returns the summed loss of the targets of each row that count, float64 [n] in nats.
+
+    Args:
+      config: the trunk.
+      params: parameters of one member.
+      rows: int32 [n, seq_len + 1], one document each.
+      counted: float [n, seq_len], 1 for a target that counts.
+    """
+    return (_row_losses(config, params, rows, None) * counted).sum(axis=1)
+
+
+def _row_losses(config: TrainConfig, params: Any, rows: np.ndarray, segments: np.ndarray | None) -> np.ndarray:
+    """Returns the loss of every target of rows [n, T + 1], float64 [n, T], evaluation.batch_size rows at a time."""
     key, losses, size = _evaluation_key(config), [], config.evaluation.batch_size
-    for start in range(0, rows, size):
-        index = positions[np.minimum(np.arange(start, start + size), rows - 1)]
-        batch = Batch(tokens[index].astype(np.int32), segments=None if segments is None else segments[index])
+    for start in range(0, len(rows), size):
+        index = np.minimum(np.arange(start, start + size), len(rows) - 1)
+        batch = Batch(rows[index], segments=None if segments is None else segments[index])
         losses.append(np.asarray(_losses_of_batch(key, params, batch), np.float64))
-    return np.concatenate(losses).reshape(-1)[:count]
+    return np.concatenate(losses)[: len(rows)]
 
 
 @partial(jax.jit, static_argnums=0)

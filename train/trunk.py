@@ -22,7 +22,7 @@ from kleiber.train.checkpoints.saver import Saver
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
 from kleiber.train.data.batches import TrainBatches, next_indices
-from kleiber.train.data.run_data import RunData
+from kleiber.train.data.run_data import RunData, batch_of
 from kleiber.train.evaluate import Evaluation, evaluate
 from kleiber.train.levels import Branch, split
 from kleiber.train.members import Members
@@ -231,10 +231,8 @@ class Trunk:
         return self.members.stack([np.pad(fractions, (0, self.config.steps_per_call - count))] * len(self.members))
 
     def _next_batches(self, run: Run, count: int) -> Batch:
-        source, has_segments = self.data.train, self.config.data.document_attention
-
         def read(indices: np.ndarray) -> Batch:
-            return Batch(source.windows(indices), segments=source.segment_ids(indices) if has_segments else None)
+            return batch_of(self.config, self.data.train, indices, self.data.newlines)
 
         chosen = [next_indices(self.config.guard, batches, run.step, count) for batches in run.batches]
         size, is_population = self.config.steps_per_call, self.members.is_population

@@ -1,28 +1,26 @@
 """The answer of a study: what each factor does, how sure that is and from what, and what to run next."""
 
 import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.answers import best_words, sentences
+from kleiber.experiments.answers import beside, best_words, sentences
+from kleiber.experiments.answers.asked import is_asked, words
 from kleiber.experiments.answers.best import BestLevels, best_levels
 from kleiber.experiments.answers.caveats import caveats
 from kleiber.experiments.answers.effects import TUNED_LEVELS, Effect, effect, tuned_factors
 from kleiber.experiments.answers.exchange import exchange_lines
+from kleiber.experiments.answers.next_runs import next_runs
 from kleiber.experiments.answers.study_runs import StudyRuns, study_runs
-from kleiber.experiments.answers.worth import worth_lines
+from kleiber.experiments.answers.worth import DENSE, worth_lines
 from kleiber.experiments.planning.varied import Factor, Level
 from kleiber.scaling.fitting.result import FitResult
 
+ONE_SEED = "(One seed: the noise of a run is not measured.)"
 SHAPE = ("d_model", "num_layers", "num_tokens")
 """Factors of size and length, which come last, and which a law tells of where one was fitted."""
-IN_WORDS = {"d_model": "width", "num_layers": "depth", "seq_len": "context", "dtype": "precision", "epochs": "passes"}
-"""What a question may call a factor besides its name."""
-SAYS_LITTLE = frozenset("num kind name model size steps data optimizer fraction has is".split())
-"""Parts of names that a question may hold without meaning that factor; a whole name always counts."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,11 @@ class Answer:
     """What to run next to be sure."""
     effects: tuple[Effect, ...] = ()
     best: BestLevels | None = None
+
+    @property
+    def says_something(self) -> bool:
+        """Whether runs tell anything of it, if only that they cannot be compared."""
+        return bool(self.effects or self.basis or (self.best and self.best.places))
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -71,7 +74,7 @@ class Answer:
                 for each in self.effects
             ],
             "best": [
-                {"at": dict(place), "level": each.level, "lead": each.lead, "is_at_edge": each.is_at_edge}
+                {"at": dict(place), "level": each.level, "lead": each.lead, "is_at_edge": bool(each.edge)}
                 | {"vertex": each.parabola.vertex if each.parabola else None}
                 for place, each in (self.best.places.items() if self.best else ())
             ],
@@ -93,7 +96,9 @@ class Answers:
     @property
     def headline(self) -> str:
         """The answer to the question: the sentences of the factors it names."""
-        return " ".join(each.sentence for each in self.answers[: self.num_asked])
+        asked = self.answers[: self.num_asked]
+        is_unsure = self.study.num_seeds == 1 and any(each.effects or each.best for each in asked)
+        return " ".join([*(each.sentence for each in asked), *[ONE_SEED] * is_unsure])
 
     @property
     def lines(self) -> list[str]:
@@ -138,9 +143,8 @@ def answers_of(
     """
     study = study_runs(experiment, records, directory)
     tuned = [each.name for each in tuned_factors(study)]
-    said = _words(str(experiment.get("question", "")))
-
-    asked = [each for each in study.factors if _is_asked(each, said)]
+    said = words(str(experiment.get("question", "")))
+    asked = [each for each in study.factors if is_asked(each, said)] or list(study.factors)
     asked = [each for each in asked if each.name not in SHAPE] or asked  # "at three sizes" asks for nothing else
 
     def rank(factor: Factor) -> tuple:
@@ -148,25 +152,14 @@ def answers_of(
 
     order = sorted(study.factors, key=rank)
     found = [each for each in (_answer(study, factor, fits) for factor in order) if each]
+    told = {each.factor for each in found if each.says_something}
+    found.sort(key=lambda each: each.factor not in told)
     if study.runs and (not found or said & {"seed", "noise"}):
         found.insert(0, _seeds(study))
     names = {"seed", *(each.name for each in asked)}
+    names &= {"seed", *told} or names
     num_asked = max(1, sum(each.factor in names for each in found))
     return Answers(study, tuple(found), tuple(caveats(experiment, study, directory)), num_asked)
-
-
-def _words(text: str) -> set[str]:
-    """Returns the words of a text, small, hyphens and a plural's s taken off."""
-    return {word.removesuffix("s") for word in re.findall(r"[a-z0-9]+", text.lower().replace("-", ""))}
-
-
-def _is_asked(factor: Factor, said: set[str]) -> bool:
-    """Returns whether words of a question name a factor or one of its levels."""
-    names = [name for name in (factor.name, *factor.goes_with) if "." not in name]
-    parts = set().union(*map(_words, names + [IN_WORDS[name] for name in names if name in IN_WORDS])) - SAYS_LITTLE
-    levels = set().union(*(_words(level) for level in factor.levels if isinstance(level, str)))
-    whole = any(_words(name.replace("_", " ")) <= said for name in names)
-    return whole or bool(said & {word for word in parts | levels if len(word) > 2 and not word.isdecimal()})
 
 
 def _seeds(study: StudyRuns) -> Answer:
@@ -175,18 +168,31 @@ def _seeds(study: StudyRuns) -> Answer:
     return Answer("seed", seeds, study.unit, *sentences.seeds_sentence(study))
 
 
+def _best(study: StudyRuns, factor: Factor) -> BestLevels:
+    """Returns the best levels of a factor, where other numbers of the optimizer are at their best: where it is such a
+    number itself only if it has too many best levels to be named beside theirs."""
+    tuned = {each.name for each in tuned_factors(study)}
+    found = best_levels(study, factor, () if factor.name in tuned else tuned)
+    is_plain = len(found.places) <= best_words.MOST_NAMED or len({each.level for each in found.places.values()}) == 1
+    return found if is_plain else best_levels(study, factor, tuned - {factor.name})
+
+
 def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answer | None:
-    is_grown = factor == study.length or factor.name in SHAPE  # more is better: what counts is by how much
-    best = best_levels(study, factor) if len(factor.levels) >= TUNED_LEVELS and not is_grown else None
-    before = factor.levels if is_grown else (factor.levels[0],) * len(factor.levels)
-    pairs = list(zip(before, factor.levels[1:], strict=False))
+    if factor.scales:
+        return Answer(factor.name, factor.levels, study.unit, *beside.other_scales(study, factor))
+    is_grown = factor == study.length or (factor.name in SHAPE and study.grows_with(factor))  # by how much is asked
+    best = _best(study, factor) if len(factor.levels) >= TUNED_LEVELS and not is_grown else None
+    before, after = (factor.levels[0],) * len(factor.levels), factor.levels[1:]
+    if is_grown:
+        before = factor.levels
+    if (dense := DENSE.get(factor.name)) in factor.levels:  # weights as they are, or none of what the others have
+        best, after = None, tuple(level for level in factor.levels if level != dense)
+        before = (dense,) * len(after)
+    pairs = list(zip(before, after, strict=False))
     effects = tuple(found for against, level in pairs if (found := effect(study, factor, level, against)))
-    law, worth = exchange_lines(fits, factor), worth_lines(study, factor)
+    law, (worth, of_worth) = exchange_lines(fits, factor), worth_lines(study, factor)
     is_law_only = bool(fits) and factor.name in SHAPE
-    if worth:
-        best = None  # more bits are better: what counts is by how much
-        sentence, basis = " ".join(worth[0]), list(worth[1])
-    elif best and best.places:
+    if best and best.places:
         sentence, basis = best_words.best_sentence(study, factor, best), best_words.best_basis(study, factor, best)
     elif effects and not is_law_only:
         sentence, basis = (
@@ -198,7 +204,12 @@ def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answ
     elif is_law_only:
         return None
     else:
-        sentence, basis = f"{factor.name}: no two runs differ in it alone, so its effect cannot be told.", []
-    basis += [*law, *([] if worth else sentences.company(study, factor))]
-    following = sentences.next_runs(study, factor, effects, best)
+        sentence, basis = beside.untold(study, factor), []
+    sentence = "; ".join([sentence.removesuffix("."), *beside.with_it(study, factor)]) + "."
+    if equal := study.by_steps(factor):
+        other = _answer(equal, factor, ())
+        sentence += f" At equal steps, {other.sentence}" if other else ""
+    sentence = " ".join([sentence, *worth])
+    basis += [*law, *of_worth, *(beside.company(study, factor) if basis else [])]
+    following = next_runs(study, factor, effects, best)
     return Answer(factor.name, factor.levels, study.unit, sentence, tuple(basis), tuple(following), effects, best)

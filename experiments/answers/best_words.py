@@ -1,11 +1,20 @@
 """The words on the best level of a factor: where it lies, how far it leads, how it moves with the others."""
 
-import math
 from collections.abc import Mapping
 
 from kleiber.experiments.answers.best import Best, BestLevels, Place
-from kleiber.experiments.answers.effects import seed_noise, t_value
-from kleiber.experiments.answers.sentences import MOST_PLACES, at, listing, short_places, size, unmeasured
+from kleiber.experiments.answers.effects import effect, seed_noise
+from kleiber.experiments.answers.sentences import (
+    MOST_PLACES,
+    at,
+    at_the_best_of,
+    effect_clause,
+    listing,
+    short_places,
+    size,
+    span,
+    unmeasured,
+)
 from kleiber.experiments.answers.study_runs import StudyRuns
 from kleiber.experiments.planning.varied import Factor, Level, level_words
 
@@ -15,32 +24,61 @@ MOST_NAMED = 8
 
 def best_sentence(study: StudyRuns, factor: Factor, best: BestLevels) -> str:
     """Returns the best level at every combination, and how it moves."""
-    parts = [f"best {factor.name}: {_levels_by_place(best.places)}"]
-    edges = dict.fromkeys(each.level for each in best.places.values() if each.is_at_edge)
-    for level in edges:
-        end = "largest" if level == max(factor.levels) else "smallest"  # type: ignore[type-var]
-        parts.append(f"{level_words(level)} is the {end} tried, so that the best may lie beyond")
-    noise, degrees = seed_noise(study)
-    unsure = [
-        place
-        for place, each in best.places.items()
-        if degrees and each.lead < t_value(degrees) * noise * math.sqrt(sum(1 / n for n in each.num_runs))
-    ]
-    if unsure:
-        where = "" if len(unsure) == len(best.places) else f" at {' and '.join(map(at, unsure))}"
-        parts.append(f"its lead over the second is within the noise of seeds{where}")
+    if best.untold:
+        levels, (difference, reach) = listing(map(level_words, factor.levels)), best.untold
+        return (
+            f"{factor.name}: {levels} cannot be told apart: no two differ by more than {size(difference)} ± "
+            f"{size(reach)} {study.unit} ({len(study.runs)} runs)."
+        )
+    parts = _tied(study, factor, best) or _leading(study, factor, best)
     for each in best.moves:
         by = f"× {each.found.factor:.2f}"
         if each.found.interval:
             by += f" [{each.found.interval[0]:.2f}, {each.found.interval[1]:.2f}]"
-        span = f"from {each.other} {level_words(each.ends[0])} to {level_words(each.ends[1])}"
+        ends = f"from {each.other} {level_words(each.ends[0])} to {level_words(each.ends[1])}"
         if each.found.is_seen:
-            parts.append(f"it moves by {by} {span}")
+            parts.append(f"it moves by {by} {ends}")
         elif each.found.is_seen is None:
-            parts.append(f"by parabola {by} {span}, and nothing here says how sure that is")
+            parts.append(f"by parabola {by} {ends}, and nothing here says how sure that is")
         else:
-            parts.append(f"no move with {each.other} can be told ({by} {span})")
+            parts.append(f"no move with {each.other} can be told ({by} {ends})")
     return "; ".join(parts) + "."
+
+
+def _tied(study: StudyRuns, factor: Factor, best: BestLevels) -> list[str]:
+    """Returns, where no lead is more than the noise of seeds, which levels share the best and what the others cost."""
+    if not all(each.is_tied for each in best.places.values()):
+        return []
+    means = {level: [r.value for r in study.runs if r.levels[factor.name] == level] for level in factor.levels}
+    top = min((level for level in means if means[level]), key=lambda level: sum(means[level]) / len(means[level]))
+    effects = [each for level in factor.levels if level != top and (each := effect(study, factor, level, top))]
+    worse = [each for each in effects if each.is_seen and each.mean > 0]
+    tied = [level for level in factor.levels if level not in {each.level for each in worse}]
+    if not worse or len(tied) < 2:
+        return []
+    if len(worse) <= MOST_PLACES:
+        costs = [effect_clause(study, factor, each) for each in worse]
+    else:
+        costs = [f"the others cost {span(each.mean for each in worse)} {study.unit} against {level_words(top)}"]
+    return [f"best {factor.name}: {' or '.join(map(level_words, tied))}, which cannot be told apart", *costs]
+
+
+def _leading(study: StudyRuns, factor: Factor, best: BestLevels) -> list[str]:
+    """Returns the best level at every combination, by how much it leads, and whether it lies at an end."""
+    parts = [f"best {factor.name}: {_levels_by_place(best.places)}"]
+    if len({each.level for each in best.places.values()}) == 1:
+        seconds = {level_words(each.second) for each in best.places.values()}
+        over = seconds.pop() if len(seconds) == 1 else "the second"
+        amount = span(each.lead for each in best.places.values())
+        reach = max(each.reach for each in best.places.values())
+        parts.append(f"it leads {over} by {amount}{f' ± {size(reach)}' if reach else ''} {study.unit}")
+    for level, end in dict.fromkeys((each.level, each.edge) for each in best.places.values() if each.edge):
+        parts.append(f"{level_words(level)} is the {end} tried, so that the best may lie beyond")
+    tied = [place for place, each in best.places.items() if each.is_tied]
+    if tied:
+        where = "" if len(tied) == len(best.places) else f" at {' and '.join(map(at, tied))}"
+        parts.append(f"its lead over the second is within the noise of seeds{where}")
+    return parts
 
 
 def _levels_by_place(places: Mapping[Place, Best]) -> str:
@@ -51,7 +89,8 @@ def _levels_by_place(places: Mapping[Place, Best]) -> str:
         levels = listing(level_words(level) for place in places for _, level in place) if len(names) == 1 else ""
         everywhere = f"at every {names[0]} ({levels})" if levels else f"at all {len(places)} combinations of "
         everywhere += "" if levels or not names else listing(names)
-        return level_words(found.pop()) + (f" {everywhere}" if names and len(places) > 1 else "")
+        everywhere = everywhere if len(places) > 1 else f"at {at(next(iter(places)))}"
+        return level_words(found.pop()) + (f" {everywhere}" if names else "")
     for name in names:
         by_level: dict[Level, set[Level]] = {}
         for place, best in places.items():
@@ -85,8 +124,8 @@ def best_basis(study: StudyRuns, factor: Factor, best: BestLevels) -> list[str]:
     if len(leads) <= MOST_PLACES:
         said = listing(size(lead) + (names[place] and f" ({names[place]})") for place, lead in leads.items())
     else:
-        said = f"{size(min(leads.values()))} to {size(max(leads.values()))}"
-    lines = [f"The best {factor.name} tried leads the second by {said} {study.unit}."]
+        said = span(leads.values())
+    lines = [] if best.untold else [f"The best {factor.name} tried leads the second by {said} {study.unit}."]
     noise, degrees = seed_noise(study)
     if degrees:
         lines.append(f"One run varies by {size(noise)} between seeds ({degrees} degrees of freedom).")
@@ -97,4 +136,4 @@ def best_basis(study: StudyRuns, factor: Factor, best: BestLevels) -> list[str]:
         )
     else:
         lines.append(unmeasured(min(leads.values()), "a lead of"))
-    return lines
+    return lines + at_the_best_of(study, factor, best.places)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from kleiber.scaling.fitting.estimates import t_quantile
 LEVEL = 0.95
 MOST_PAIRS = 200
 """Pairs up to which it is said how many would tell."""
+FEW_PAIRS = 4
+"""Pairs below which their own spread says little of the noise: at two of them an interval is six times too wide."""
 TUNED_LEVELS = 3
 """Levels of an optimizer's number from which on other factors are compared at the best of them."""
 
@@ -25,7 +27,8 @@ class Pair:
 
     place: tuple[tuple[str, Level], ...]
     """Levels of the other factors."""
-    seed: int
+    seed: int | None
+    """None where no seed is shared: the runs of all seeds there are averaged."""
     difference: float
     """At the level less at the level compared with."""
     trunks: tuple[str, str]
@@ -40,9 +43,12 @@ class Effect:
     pairs: tuple[Pair, ...]
     mean: float
     interval: tuple[float, float] | None
-    """t interval over pairs of trunks; None where no seed was repeated and fewer than three pairs of trunks exist."""
+    """t interval over pairs of trunks, of fewer than FEW_PAIRS by the noise of seeds; None where no seed was repeated
+    and fewer than three pairs of trunks exist."""
     num_units: int
     """Pairs of trunks: points of one trunk share its noise and count once."""
+    spread: float | None = None
+    """Standard deviation of the difference of one pair, behind the interval."""
 
     @property
     def places(self) -> dict[tuple[tuple[str, Level], ...], float]:
@@ -64,12 +70,15 @@ def tuned_factors(study: StudyRuns) -> list[Factor]:
     ]
 
 
-def effect(study: StudyRuns, factor: Factor, level: Level, against: Level) -> Effect | None:
+def effect(
+    study: StudyRuns, factor: Factor, level: Level, against: Level, at_their_best: Collection[str] = ()
+) -> Effect | None:
     """Returns the paired difference of two levels, None where no two runs differ in this factor alone.
 
-    Other numbers of the optimizer that were tried at three levels or more are each at their best.
+    Other numbers of the optimizer that were tried at three levels or more are each at their best, as are those named.
     """
     tuned = {each.name for each in tuned_factors(study)} - {factor.name} if factor != study.length else set()
+    tuned |= set(at_their_best)
     cells: dict[tuple[Any, ...], dict[Level, tuple[float, str]]] = {}
     for run in study.in_order:
         if run.levels[factor.name] not in (level, against):
@@ -85,12 +94,41 @@ def effect(study: StudyRuns, factor: Factor, level: Level, against: Level) -> Ef
         if level in cell and against in cell
     )
     if not pairs:
-        return None
+        return _unpaired(study, level, against, cells)
     units = _means((pair.trunks, pair.difference) for pair in pairs)
     differences = np.array(list(units.values()))
-    has_seeds = len({pair.seed for pair in pairs}) > 1
-    reach = interval(differences) if len(units) >= (2 if has_seeds else 3) else None
-    return Effect(level, against, pairs, float(differences.mean()), reach, len(units))
+    mean, (noise, degrees) = float(differences.mean()), seed_noise(study)
+    if degrees >= len(units) and len(units) < FEW_PAIRS:  # the runs of all levels together know the noise better
+        spread = noise * math.sqrt(2)
+    elif len(units) >= (2 if len({pair.seed for pair in pairs}) > 1 else 3):
+        spread, degrees = float(differences.std(ddof=1)), len(units) - 1
+    else:
+        return Effect(level, against, pairs, mean, None, len(units))
+    half = t_value(degrees) * spread / math.sqrt(len(units))
+    return Effect(level, against, pairs, mean, (mean - half, mean + half), len(units), spread)
+
+
+def _unpaired(
+    study: StudyRuns, level: Level, against: Level, cells: dict[tuple[Any, ...], dict[Level, tuple[float, str]]]
+) -> Effect | None:
+    """Returns the difference of means over seeds at each place where the two levels share none; None where they share
+    no place either. Its interval comes from the noise of seeds."""
+    places: dict[Any, dict[Level, list[tuple[float, str]]]] = {}
+    for (place, _), cell in cells.items():
+        for each, run in cell.items():
+            places.setdefault(place, {}).setdefault(each, []).append(run)
+    both = {place: (here[level], here[against]) for place, here in places.items() if level in here and against in here}
+    if not both:
+        return None
+    differences = [float(np.mean([v for v, _ in a]) - np.mean([v for v, _ in b])) for a, b in both.values()]
+    trunks = [(" ".join(t for _, t in a), " ".join(t for _, t in b)) for a, b in both.values()]
+    pairs = tuple(Pair(p, None, d, t) for p, d, t in zip(both, differences, trunks, strict=True))
+    mean, (noise, degrees) = float(np.mean(differences)), seed_noise(study)
+    if not degrees:
+        return Effect(level, against, pairs, mean, None, len(pairs))
+    error = noise * math.sqrt(sum(1 / len(a) + 1 / len(b) for a, b in both.values())) / len(both)
+    half = t_value(degrees) * error
+    return Effect(level, against, pairs, mean, (mean - half, mean + half), len(pairs), error * math.sqrt(len(both)))
 
 
 def _means(values: Iterable[tuple[Any, float]]) -> dict[Any, float]:
@@ -117,24 +155,24 @@ def pairs_to_tell(found: Effect) -> int:
 
     Raises ValueError where the effect has no interval.
     """
-    if found.interval is None:
+    if found.spread is None:
         raise ValueError("an effect without an interval has no spread to reckon with.")
-    spread = (found.interval[1] - found.mean) * math.sqrt(found.num_units) / t_value(found.num_units - 1)
-    count = found.num_units
-    while count <= MOST_PAIRS and t_value(count - 1) * spread > abs(found.mean) * math.sqrt(count):
+    count = max(2, found.num_units)
+    while count <= MOST_PAIRS and t_value(count - 1) * found.spread > abs(found.mean) * math.sqrt(count):
         count += 1
     return count
 
 
-def differs_by_place(study: StudyRuns, found: Effect) -> bool:
-    """Returns whether the difference is another at one combination of the other factors than at another one: by more
-    than seeds explain. False where none was repeated."""
+def differs_by_place(study: StudyRuns, pairs: Sequence[Pair]) -> bool:
+    """Returns whether the difference of pairs is another at one combination of the other factors than at another one:
+    by more than seeds explain. False where none was repeated."""
     noise, degrees = seed_noise(study)
-    counts = Counter(pair.place for pair in found.pairs)
+    counts = Counter(pair.place for pair in pairs)
     if not degrees or len(counts) < 2:
         return False
     reach = t_value(degrees, len(counts) * (len(counts) - 1) // 2) * noise * math.sqrt(4 / min(counts.values()))
-    return max(found.places.values()) - min(found.places.values()) > reach
+    means = _means((pair.place, pair.difference) for pair in pairs).values()
+    return max(means) - min(means) > reach
 
 
 def seed_noise(study: StudyRuns) -> tuple[float, int]:

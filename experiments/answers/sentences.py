@@ -1,22 +1,21 @@
 """The words of an answer; every number is taken from the paired differences and the best levels."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from kleiber.experiments.answers.best import BestLevels, Place
+from kleiber.experiments.answers.best import Place
 from kleiber.experiments.answers.effects import (
-    MOST_PAIRS,
+    FEW_PAIRS,
     Effect,
     differs_by_place,
-    pairs_to_tell,
+    effect,
     seed_noise,
     t_value,
     tuned_factors,
 )
-from kleiber.experiments.answers.study_runs import EPOCHS, StudyRuns
+from kleiber.experiments.answers.study_runs import StudyRuns
 from kleiber.experiments.planning.varied import Factor, Level, is_number, level_words
 
 MOST_PLACES = 4
@@ -34,6 +33,13 @@ def size(difference: float) -> str:
     return f"{abs(difference):.{3 if abs(difference) >= 0.0095 else 4}f}"
 
 
+def span(differences: Iterable[float]) -> str:
+    """Returns `0.013 to 0.024`, or one size where both ends read alike."""
+    sizes = sorted(map(abs, differences))
+    low, high = size(sizes[0]), size(sizes[-1])
+    return low if low == high else f"{low} to {high}"
+
+
 def at(place: Iterable[tuple[str, Level]]) -> str:
     """Returns `d_model 32, batch_size 2`."""
     return ", ".join(f"{name} {level_words(level)}" for name, level in place)
@@ -41,51 +47,100 @@ def at(place: Iterable[tuple[str, Level]]) -> str:
 
 def effect_sentence(study: StudyRuns, factor: Factor, effects: Sequence[Effect]) -> str:
     """Returns what each level costs against the one it is compared with."""
-    return f"{factor.name}: {'; '.join(_effect_clause(study, each) for each in effects)}."
+    return f"{factor.name}: {'; '.join(effect_clause(study, factor, each) for each in effects)}."
 
 
-def _effect_clause(study: StudyRuns, found: Effect) -> str:
+def _each_at_its_best(study: StudyRuns, factor: Factor, found: Effect, names: Sequence[str]) -> str:
+    """Returns what a level does where each has the best of the optimizer's numbers tried; nothing where none flips."""
+    numbers = {name for name in names if (each := study.factor(name)) and each.path.startswith("optimizer.")}
+    numbers = {name for name in numbers if all(map(is_number, study.factor(name).levels))}  # type: ignore[union-attr]
+    best = effect(study, factor, found.level, found.against, numbers) if numbers else None
+    if best is None or factor.path.startswith("optimizer.") and all(map(is_number, factor.levels)):
+        return ""
+    verb, half = "costs" if best.mean > 0 else "saves", best.interval and (best.interval[1] - best.interval[0]) / 2
+    amount = f"{size(best.mean)} ± {size(half)}" if half else size(best.mean)
+    return f"; each at its best {listing(sorted(numbers))} of those tried, {level_words(found.level)} {verb} {amount}"
+
+
+def effect_clause(study: StudyRuns, factor: Factor, found: Effect) -> str:
+    """Returns what one level costs against another: `256 costs 0.112 ± 0.033 nats per token against 64`."""
     names = f"{level_words(found.level)}", f"{level_words(found.against)}"
-    verb = "costs" if found.mean > 0 else "saves"
-    if not _says_interval(study, found):
-        return f"{names[0]} {_place_by_place(study, found)} {study.unit} against {names[1]}"
-    low, high = found.interval or (0.0, 0.0)
-    clause = f"{names[0]} {verb} {size(found.mean)} ± {size((high - low) / 2)} {study.unit} against {names[1]}"
-    if found.is_seen:
-        return clause
-    return f"{clause}: cannot be told from none ({found.num_units} pairs, {2 * found.num_units} runs)"
+    mean = f"{'costs' if found.mean > 0 else 'saves'} {size(found.mean)}"
+    unseen = f": cannot be told from none ({found.num_units} pairs, {2 * found.num_units} runs)"
+    if _says_interval(study, found):
+        low, high = found.interval or (0.0, 0.0)
+        clause = f"{names[0]} {mean} ± {size((high - low) / 2)} {study.unit} against {names[1]}"
+        return clause if found.is_seen else clause + unseen
+    said, names_of_flip = _place_by_place(study, found)
+    clause = f"{names[0]} {said} {study.unit} against {names[1]}"
+    if names_of_flip:
+        clause = f"which is better depends on {listing(names_of_flip)}: {clause}"
+        clause += _each_at_its_best(study, factor, found, names_of_flip)
+    if study.num_seeds == 1 and found.interval and len({d > 0 for d in found.places.values()}) > 1:
+        half = (found.interval[1] - found.interval[0]) / 2
+        clause += f"; on average it {mean} ± {size(half)}{'' if found.is_seen else unseen}"
+    return clause
 
 
 def _says_interval(study: StudyRuns, found: Effect) -> bool:
     """Returns whether one interval answers: it does with seeds, unless they tell that the difference is another from
-    place to place, and where pairs of one seed differ in sign."""
-    if found.interval is None or differs_by_place(study, found):
-        return False
-    return study.num_seeds > 1 or len({d > 0 for d in found.places.values()}) > 1
+    place to place."""
+    return found.interval is not None and study.num_seeds > 1 and not differs_by_place(study, found.pairs)
 
 
-def _place_by_place(study: StudyRuns, found: Effect) -> str:
-    """Returns `saves 0.255 (d_model 32) and 0.169 (d_model 64)`, by ranges where there are many places; with the
-    interval of each where seeds give their noise."""
-    said = []
+def _place_by_place(study: StudyRuns, found: Effect) -> tuple[str, list[str]]:
+    """Returns (`saves 0.255 (d_model 32) and 0.169 (d_model 64)`, the factors that tell which of the two it does, where
+    seeds show that it does both).
+
+    It says the mean at each level of the factor that tells most, where places are many or seeds tell no more than
+    that; else ranges of many. Seeds give intervals.
+    """
     noise, degrees = seed_noise(study)
-    seeds = Counter(pair.place for pair in found.pairs)
-
-    def amount(place: Place) -> str:
-        half = t_value(degrees) * noise * math.sqrt(2 / seeds[place]) if degrees else 0.0
-        return size(found.places[place]) + (f" ± {size(half)}" if degrees else "")
-
+    places = _differences(found, None)
+    places = _most_telling(study, found) or places
+    half = {p: t_value(degrees) * noise * math.sqrt(2 / len(d)) if degrees else 0.0 for p, d in places.items()}
+    means = {place: float(np.mean(differences)) for place, differences in places.items()}
+    said, names = [], short_places(list(means), list(means))
     for verb, chosen in (("saves", lambda d: d <= 0), ("costs", lambda d: d > 0)):
-        here = {place: each for place, each in found.places.items() if chosen(each)}
-        if not here:
-            continue
+        here = {place: each for place, each in means.items() if chosen(each)}
         if len(here) > MOST_PLACES:
-            amounts = sorted(abs(each) for each in here.values())
-            said.append(f"{verb} {size(amounts[0])} to {size(amounts[-1])} at {len(here)} combinations")
-            continue
-        names = short_places(list(here), list(found.places))
-        said.append(f"{verb} {listing(amount(p) + (names[p] and f' ({names[p]})') for p in here)}")
-    return " and ".join(said)
+            said.append(f"{verb} {span(here.values())} at {len(here)} combinations")
+        elif here:
+            amounts_of = {p: size(d) + (f" ± {size(half[p])}" if degrees else "") for p, d in here.items()}
+            said.append(f"{verb} {listing(each + (names[p] and f' ({names[p]})') for p, each in amounts_of.items())}")
+    seen = {place: mean > 0 for place, mean in means.items() if degrees and abs(mean) > half[place]}
+    if len(set(seen.values())) < 2:
+        return " and ".join(said), []
+    others = list(dict.fromkeys(name for place in seen for name, _ in place))
+    telling = [n for n in others if len({(dict(p)[n], s) for p, s in seen.items()}) == len({dict(p)[n] for p in seen})]
+    return " and ".join(said), telling[:1] or others
+
+
+def _differences(found: Effect, name: str | None) -> dict[Place, list[float]]:
+    """Returns the differences of the pairs at each place, or at each level of one other factor."""
+    places: dict[Place, list[float]] = {}
+    for pair in found.pairs:
+        place = tuple(each for each in pair.place if name in (None, each[0]))
+        places.setdefault(place, []).append(pair.difference)
+    return places
+
+
+def _most_telling(study: StudyRuns, found: Effect) -> dict[Place, list[float]]:
+    """Returns the differences at each level of the factor over whose levels they vary most; {} where none has so few
+    levels that they can be named, or few places are better named one by one."""
+
+    def range_of(places: dict[Place, list[float]]) -> float:
+        means = [float(np.mean(each)) for each in places.values()]
+        return max(means) - min(means)
+
+    by_name = {name: _differences(found, name) for name, _ in found.pairs[0].place}
+    by_name = {name: places for name, places in by_name.items() if 1 < len(places) <= MOST_PLACES}
+    best = max(by_name, key=lambda name: range_of(by_name[name]), default="")
+    if len(found.places) > MOST_PLACES or not by_name:
+        return by_name.get(best, {})
+    rest = ([p for p in found.pairs if each in p.place] for place in by_name[best] for each in place)
+    tells_all = study.num_seeds > 1 and not any(differs_by_place(study, pairs) for pairs in rest)
+    return by_name[best] if tells_all else {}
 
 
 def short_places(wanted: Sequence[Place], all_places: Sequence[Place]) -> dict[Place, str]:
@@ -97,25 +152,35 @@ def short_places(wanted: Sequence[Place], all_places: Sequence[Place]) -> dict[P
 def effect_basis(study: StudyRuns, factor: Factor, effects: Sequence[Effect]) -> list[str]:
     """Returns how sure effects are, and from what."""
     lines = []
-    tuned = [each.name for each in tuned_factors(study)]
     noise, degrees = seed_noise(study)
     most = max(each.num_units for each in effects)
     if degrees:
+        few = "" if most >= FEW_PAIRS else ", from the noise of seeds, as so few pairs say little of their own"
+        what = f"{most} paired differences, alike in everything else, seeds included{few}"
+        if all(pair.seed is None for each in effects for pair in each.pairs):
+            what = "the difference of means, from the noise of seeds, as no two levels share a seed"
         lines.append(
-            f"± is the 95 % interval of {most} paired differences, alike in everything else, seeds included; one run "
-            f"varies by {size(noise)} between seeds ({degrees} degrees of freedom)."
+            f"± is the 95 % interval of {what}; one run varies by {size(noise)} between seeds ({degrees} degrees of "
+            "freedom)."
         )
     else:
         smallest = min((abs(each) for e in effects for each in e.places.values()), default=0.0)
         lines.append(unmeasured(smallest, f"the smallest difference of {factor.name},"))
-        if any(_says_interval(study, each) for each in effects):
+        if any(each.interval and len({d > 0 for d in each.places.values()}) > 1 for each in effects):
             lines.append("An interval from one seed holds the noise and what the other factors change alike.")
-    if tuned and all(name not in dict(place) for e in effects for place in e.places for name in tuned):
-        lines.append(
-            f"Each level is taken at its best {listing(tuned)} of those tried; where that is the largest or the "
-            "smallest, the level may do better than it did here."
-        )
-    return lines
+    return lines + at_the_best_of(study, factor, [place for each in effects for place in each.places])
+
+
+def at_the_best_of(study: StudyRuns, factor: Factor, places: Iterable[Place]) -> list[str]:
+    """Returns a line on the numbers of the optimizer that each level is taken at the best of: those no place names."""
+    named = {factor.name, *(name for place in places for name, _ in place)}
+    tuned = [each.name for each in tuned_factors(study) if each.name not in named]
+    if not tuned:
+        return []
+    return [
+        f"Each level is taken at its best {listing(tuned)} of those tried; where that is the largest or the smallest, "
+        "the level may do better than it did here."
+    ]
 
 
 def seeds_sentence(study: StudyRuns) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
@@ -148,87 +213,3 @@ def unmeasured(difference: float, words: str) -> str:
         f"One seed, so the noise of a run is not measured: {words} {size(difference)} stands only if runs repeat "
         f"within about {size(difference / (2 * math.sqrt(2)))} (one standard deviation)."
     )
-
-
-def company(study: StudyRuns, factor: Factor) -> list[str]:
-    """Returns what else changed with a factor: fields that go with it, parameters, the amount of text."""
-    lines: list[str] = []
-    fields = [name for name in factor.goes_with if "." not in name]
-    if factor.name in ("d_model", "num_layers") or not study.runs:
-        return lines
-    fields = [name for name in fields if name not in (factor.name, "tokenizer") or "tokenizer" not in factor.name]
-    if fields:
-        lines.append(f"Changed with {factor.name}, and not told apart from it: {listing(fields)}.")
-    means = {level: [run.record for run in study.runs if run.levels[factor.name] == level] for level in factor.levels}
-    params = {
-        level: np.exp(np.mean([np.log(r["num_params_total"]) for r in rows])) for level, rows in means.items() if rows
-    }
-    if len(params) > 1 and max(params.values()) > 1.005 * min(params.values()):
-        said = listing(f"{level_words(level)} {p:,.0f}" for level, p in params.items())
-        lines.append(f"Parameters differ too (geometric means): {said}.")
-    if study.unit == "bits per byte" and any("tokenizer" in w for w in (factor.name, *factor.goes_with)):
-        text = {
-            level: np.mean([r["num_tokens"] * r["loss"] / math.log(2) / r["bits_per_byte"] for r in rows])
-            for level, rows in means.items()
-            if rows
-        }
-        said = listing(f"{level_words(level)} {t:,.0f}" for level, t in text.items())
-        lines.append(f"Trained on about so many bytes of text: {said}.")
-        scored = {r.get("num_validation_bytes") for rows in means.values() for r in rows}
-        lines.append(
-            f"All are scored on the same {next(iter(scored)):,} bytes of text."
-            if len(scored) == 1 and None not in scored
-            else "They are not known to be scored on the same text: measure again with this release to be sure."
-        )
-    return lines
-
-
-def next_runs(study: StudyRuns, factor: Factor, effects: Sequence[Effect], best: BestLevels | None) -> list[str]:
-    """Returns what to run next to be sure."""
-    lines = []
-    found = best.places.values() if best else ()
-    edges = {float(each.level) for each in found if each.is_at_edge and is_number(each.level)}  # type: ignore[arg-type]
-    numbers = [float(level) for level in factor.levels if is_number(level) and level]  # type: ignore[arg-type]
-    for level in sorted(edges):
-        if len(numbers) > 1 and factor is not study.length:
-            is_top = level == max(numbers)
-            near = sorted(numbers, key=lambda other: abs(math.log(other / level)))[1]
-            beyond = f"{level * (level / near):.3g}"
-            end = "largest" if is_top else "smallest"
-            lines.append(f"{factor.name} {beyond}, as the best, {level_words(level)}, is the {end} tried.")
-    if factor.name == EPOCHS or "num_unique_tokens" in (factor.name, *factor.goes_with):
-        lines += _fresh(study)
-    if not effects and not (best and best.places):
-        lines.append(f"two runs alike in everything but {factor.name}, seed included.")
-    if study.num_seeds == 1:
-        lines.append(
-            "two more seeds of every run (seed=1 and seed=2 beside seed=0), so that their spread gives the noise."
-        )
-    for each in effects if study.num_seeds > 1 else ():
-        if each.is_seen is False and each.mean and each.interval:
-            pairs = pairs_to_tell(each)
-            if pairs <= MOST_PAIRS:
-                lines.append(
-                    f"{pairs} pairs in place of {each.num_units} (more seeds), to tell a difference as small as "
-                    f"{size(each.mean)} of {factor.name} {level_words(each.level)}."
-                )
-            else:
-                lines.append(
-                    f"nothing more, unless a difference below {size(max(map(abs, each.interval)))} matters: "
-                    f"{4 * each.num_units} pairs would halve the interval of {factor.name} {level_words(each.level)}."
-                )
-    return lines
-
-
-def _fresh(study: StudyRuns) -> list[str]:
-    """Returns the runs on fresh text that are missing to say what repeats cost."""
-    repeated = {r.record["num_tokens"] for r in study.runs if (r.record.get("epochs") or 0) > 1.01}
-    fresh = {r.record["num_tokens"] for r in study.runs if (r.record.get("epochs") or 0) <= 1.01}
-    missing = sorted(repeated - fresh)
-    if not missing:
-        return []
-    lengths = listing(f"{tokens:,}" for tokens in missing)
-    return [
-        f"the same model on {lengths} tokens of fresh text (data.num_unique_tokens=None): there is no fresh-data line "
-        "to compare with, so what repeats cost against fresh text cannot be told."
-    ]

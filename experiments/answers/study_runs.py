@@ -5,11 +5,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kleiber.experiments.planning.varied import LENGTH, Factor, Level, varied_fields
+import numpy as np
+
+from kleiber.experiments.answers.asked import is_named, words
+from kleiber.experiments.directory.record import LOST
+from kleiber.experiments.planning.varied import COLUMN_OF, LENGTH, Factor, Level, varied_fields
 from kleiber.files import read_json
 
 EPOCHS = "epochs"
-LOST = ("diverged", "failed", "pruned")
+STEPS = "num_steps"
+LARGER = 1.5
+"""Times the parameters from which on models count as of different size."""
+OF_A_STEP = ("batch_size", "model.seq_len")
+"""Fields that say how many tokens a step has."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,30 @@ class StudyRuns:
         ranks = {each.name: {level: rank for rank, level in enumerate(each.levels)} for each in self.factors}
         return sorted(self.runs, key=lambda run: [ranks[name].get(level, -1) for name, level in run.levels.items()])
 
+    def grows_with(self, factor: Factor) -> bool:
+        """Returns whether the models of a factor's levels are larger from level to level, embeddings apart."""
+        sizes = [
+            np.mean([run.record["num_params_non_embedding"] for run in self.runs if run.levels[factor.name] == level])
+            for level in {run.levels[factor.name]: None for run in self.in_order}
+        ]
+        return len(sizes) > 1 and sizes == sorted(sizes) and sizes[-1] > LARGER * sizes[0]
+
+    def by_steps(self, factor: Factor) -> "StudyRuns | None":
+        """Returns the runs by their steps in place of their tokens; None where that brings no levels together."""
+        if self.length is None or self.length.name != LENGTH or factor.path not in OF_A_STEP:
+            return None
+        steps = tuple(run.record["num_steps"] for run in self.runs)
+        alike = {(count, run.levels[factor.name]) for count, run in zip(steps, self.runs, strict=True)}
+        if len({count for count, _ in alike}) == len(alike):
+            return None
+
+        def told(run: StudyRun) -> StudyRun:
+            others = {name: level for name, level in run.levels.items() if name != LENGTH}
+            return replace(run, levels={**others, STEPS: run.record["num_steps"]})
+
+        factors = tuple(Factor(STEPS, STEPS, steps) if each == self.length else each for each in self.factors)
+        return replace(self, factors=factors, runs=tuple(map(told, self.runs)), lost=tuple(map(told, self.lost)))
+
     def factor(self, word: str) -> Factor | None:
         """Returns the factor that a word names, or None."""
         return next((each for each in self.factors if each.is_called(word)), None)
@@ -71,10 +103,14 @@ def study_runs(experiment: dict[str, Any], records: Sequence[dict[str, Any]], di
       directory: of the sweep; where a record has no column for a factor, the run's own config.json there tells.
     """
     done = [r for r in records if r["status"] == "done" and r["split"] == "fit"]
-    trunks = [replace(each) for each in varied_fields(experiment.get("trunks", []))]
-    factors = [each for each in trunks if each.name != LENGTH and _is_known(each, done, directory)]
-    words = [word for each in factors for word in (each.path, *each.goes_with)]
-    in_bytes = "data.tokenizer" in words and all(r.get("bits_per_byte") for r in done)
+    said = words(str(experiment.get("question", "")))
+    configs = experiment.get("trunks", [])
+    found = varied_fields(configs, lambda path: is_named([COLUMN_OF.get(path, path.rpartition(".")[2])], said))
+    if not all(_is_known(each, done, directory) for each in found):
+        found = varied_fields(configs)  # named as the records' columns are
+    factors = [each for each in found if each.name != LENGTH and _is_known(each, done, directory)]
+    varied = [word for each in factors for word in (each.path, *each.goes_with)]
+    in_bytes = "data.tokenizer" in varied and all(r.get("bits_per_byte") for r in done)
     name, lengths = _lengths(done, factors)
     known = {_asked_tokens(r): level for r, level in zip(done, lengths, strict=True)}
 
@@ -136,7 +172,7 @@ def _config_path(record: dict[str, Any], directory: Path) -> Path:
 def _level(factor: Factor, record: dict[str, Any], directory: Path) -> Level:
     """Returns the level of a run: of its column, else of its config."""
     if factor.column in record:
-        return record[factor.column]
+        return factor.of_column.get(record[factor.column], record[factor.column])
     found: Any = read_json(_config_path(record, directory))["trunk"]
     for name in factor.path.split("."):
         found = dict(found).get(name) if found is not None else None

@@ -14,6 +14,8 @@ DENSE = {"weight_bits": 32, "sparsity": 0}
 """The factors of compression and the level of each at which weights are as they are."""
 SMALL = 0.01
 """Change of a worth that counts as none."""
+UNTOLD = 0.5
+"""Change of a worth that nothing has been said of where an interval reaches so far."""
 Key = tuple[tuple[str, Level], ...]
 
 
@@ -78,14 +80,14 @@ def _means(rows: Sequence[tuple], column: int) -> dict[int, float]:
     return {seed: float(np.mean([row[column] for row in rows if row[0] == seed])) for seed in seeds}
 
 
-def worth_lines(study: StudyRuns, factor: Factor) -> tuple[list[str], list[str]] | None:
+def worth_lines(study: StudyRuns, factor: Factor) -> tuple[list[str], list[str]]:
     """Returns (a sentence on each level: its worth at every size and whether that is constant; what these rest on),
-    None where no dense runs tell."""
+    empty where no dense runs tell."""
     by_level: dict[Level, list[Worth]] = {}
     for each in worths(study, factor):
         by_level.setdefault(each.level, []).append(each)
     if not by_level:
-        return None
+        return [], []
     basis = [
         "A worth is the share of the parameters with which a dense model, of the same seed and length, has the same "
         "loss; brackets are 95 % intervals over seeds."
@@ -109,6 +111,8 @@ def _level_line(level: Level, found: Sequence[Worth]) -> str:
         return line + "; one seed, so whether that is constant cannot be told."
     low, high = np.exp(interval(moved))
     most, ends = max(1 - low, high - 1), f"from d_model {found[0].d_model} to {found[-1].d_model}"
+    if low <= 1 <= high and most > UNTOLD:
+        return f"{line}; whether that is constant {ends} cannot be told."
     if low <= 1 <= high or most < SMALL:
         return f"{line}; constant within {max(most, SMALL):.0%} {ends}."
     return f"{line}; not constant: × {np.exp(moved.mean()):.2f} [{low:.2f}, {high:.2f}] {ends}."

@@ -204,11 +204,10 @@ class Run:
         """
         if self._final:
             return {name[7:]: array for name, array in self._kept.items() if name.startswith("params/")}
-        if self.name != self.trunk_id:
-            raise FileNotFoundError(
-                f"the weights of {self.name} were not kept (keep_final of the experiment says of which points they "
-                f"are); the newest checkpoint of its trunk is that of {self.trunk_id}."
-            )
+        if self.config.command or self.name != self.trunk_id:
+            newest = f"keep_final says of which points they are; the newest checkpoint is that of {self.trunk_id}"
+            why = "a program of yours trained it, and has them" if self.config.command else newest
+            raise FileNotFoundError(f"the weights of {self.name} were not kept: {why}.")
         from kleiber.train.checkpoints.checkpoint import load_arrays
 
         place, member = self._newest_checkpoint()

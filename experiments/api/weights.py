@@ -61,7 +61,7 @@ def score_text(config: TrainConfig, tree: Any, tokenizer: Tokenizer, text: str) 
     from kleiber.train.data.corpora.text_file.reading import cut_text
     from kleiber.train.evaluate import cluster_standard_error, token_losses
 
-    _check_causal(config)
+    check_causal(config)
     documents = [document.encode() for document in cut_text(text)]
     if not any(documents):
         raise ValueError("the text is empty; expected some to score.")
@@ -74,7 +74,8 @@ def score_text(config: TrainConfig, tree: Any, tokenizer: Tokenizer, text: str) 
     return Score(float(losses.mean()), error, float(losses.sum()) / math.log(2) / num_bytes, len(losses))
 
 
-def _check_causal(config: TrainConfig) -> None:
+def check_causal(config: TrainConfig) -> None:
+    """Raises ValueError where a run says nothing of what comes next."""
     if not config.model.is_causal:
         raise ValueError(
             f"this run is an {config.model.family} trained by '{config.objective}': it says what is hidden in a text, "
@@ -89,7 +90,7 @@ def continue_text(
     as for generate."""
     from kleiber.model.decode.generate import generate
 
-    _check_causal(config)
+    check_causal(config)
     *ids, separator = tokenizer.encode([prompt.encode()])[0].tolist()
     if not (config.data.document_attention and ids):  # else no document has seen the end of the one before
         ids = [separator, *ids]

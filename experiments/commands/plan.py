@@ -51,6 +51,7 @@ def run(options: Options) -> int:
 
 def _print_table(plan) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from kleiber.experiments.planning.cells import IN_NAME
@@ -58,7 +59,7 @@ def _print_table(plan) -> None:
 
     data = plan.to_json()
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    console.print(f"[bold]{plan.experiment.name}[/bold]: {plan.experiment.question}", highlight=False)
+    console.print(f"[bold]{plan.experiment.name}[/bold]: {escape(plan.experiment.question)}", highlight=False)
     levels = {cell.trunk_id: dict(cell.levels) for cell in plan.fit_cells}
     varied = [name for name in next(iter(levels.values())) if name not in IN_NAME]
     has_tuning = any("num_params_trained" in p for p in data["points"])
@@ -93,9 +94,9 @@ def _print_table(plan) -> None:
     )
     _print_expected(data["expected"], plan.experiment.assumed, console)
     for warning in data["warnings"]:
-        console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
+        console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
     for refusal in data["refusals"]:
-        console.print(f"[red]refused:[/red] {refusal}", highlight=False)
+        console.print(f"[red]refused:[/red] {escape(refusal)}", highlight=False)
 
 
 def _print_expected(expected, law, console) -> None:

@@ -21,6 +21,7 @@ from kleiber.experiments.directory.findings import (
     without,
 )
 from kleiber.experiments.directory.record import (
+    LOST,
     RunRecord,
     cell_problem,
     planned_records,
@@ -203,7 +204,7 @@ class _Doctor:
             self.sealed.add(folder.name)
         if (kept := record.final_checkpoint) and not (folder / kept).is_dir():
             yield self.finding(folder / kept, "note", "the measured weights are not here; the record is whole")
-        if record.status in ("failed", "diverged"):
+        if record.status in LOST:
             remedy = "kleiber sweep ... --retry-failed tries it again" if record.status == "failed" else ""
             yield self.finding(path, "note", f"{record.status}: {record.reason}", remedy)
 

@@ -20,7 +20,9 @@ from kleiber.train.update.exchanged_bytes import exchanged_bytes
 
 TIMING_COLUMNS = ("wall_seconds", "tokens_per_second", "ledger_head")
 """The only columns that may differ between two runs of one experiment on one machine."""
-STATUSES = ("done", "failed", "diverged", "continued", "pending")
+LOST = ("failed", "diverged", "pruned")
+"""How a point may end without a loss; `pruned`: cut early as hopeless, by the experiment's pruning."""
+STATUSES = ("done", *LOST, "continued", "pending")
 """`continued`: measured, but trained for a part by another config (--allow): no run of its own, and in no fit."""
 
 
@@ -41,7 +43,7 @@ class RunRecord:
     status: str
     """One of STATUSES."""
     reason: str
-    """Why it failed, diverged, or is no run of its own config; else empty."""
+    """Why it failed, diverged, was cut, or is no run of its own config; else empty."""
     family: str
     """Parametrisation and number of layers: runs that a ladder of widths may compare."""
     d_model: int
@@ -94,7 +96,7 @@ class RunRecord:
     """12 hexadecimal digits of the trunk's whole config."""
     dtype: str
     """Of the arithmetic."""
-    factors: tuple[tuple[str, float | str], ...] = ()
+    factors: tuple[tuple[str, float | str | None], ...] = ()
     """What else the experiment varies, (name, level) each: a column of its own for each, here in the order."""
     code_version: str | None = None
     """Of kleiber; this and all below are None, and not written, where nothing was trained."""
@@ -343,9 +345,14 @@ def read_records(directory: Path) -> list[RunRecord]:
 
 
 def record_columns(records: list[RunRecord]) -> dict[str, list[Any]]:
-    """Returns the records as columns: the union of theirs in order of appearance, None where a record has no value."""
+    """Returns the records as columns: the union of theirs in order of appearance, None where a record has no value; a
+    factor of numbers and texts is all text."""
     rows = [record.to_json() for record in records]
-    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    for name, values in columns.items():
+        if len({isinstance(each, str) for each in values if each is not None}) > 1:
+            columns[name] = [each if each is None else str(each) for each in values]
+    return columns
 
 
 def write_table(directory: Path, records: list[RunRecord]) -> None:

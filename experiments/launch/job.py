@@ -55,6 +55,7 @@ class Sign:
         self.words: list[str] = []
         self.exit_code: int | None = None
         self._lock, self._leave = threading.Lock(), threading.Event()
+        self.path.parent.mkdir(exist_ok=True)
         self.write()
 
     def __enter__(self) -> "Sign":

@@ -11,7 +11,7 @@ from typing import IO, Protocol
 
 from kleiber.experiments.arguments import pairs
 
-LAUNCHERS = ("local", "slurm", "kubernetes")
+LAUNCHERS = ("local", "slurm", "ray", "kubernetes")
 """Each is a file here."""
 
 
@@ -41,6 +41,7 @@ class Phase:
           workers: of each job; None is one for each core of its node.
         """
         given = {"split": self.split, "session": self.session, "experiment": self.experiment_hash}
+        given |= {"place": str(Path.cwd())}
         given |= {"ledger": self.ledger_hash} if self.ledger_hash else {}
         given |= {"workers": str(workers)} if workers else {}
         return [str(self.directory.absolute()), *(f"--{name}={value}" for name, value in given.items())]

@@ -5,6 +5,7 @@ that was killed finds them again by their name.
 it is (account=..., gpus-per-node=1, cpus-per-task=4, requeue=no).
 """
 
+import contextlib
 import getpass
 import hashlib
 import importlib.util
@@ -31,10 +32,22 @@ MANY = 1_000_000
 
 def launcher(options: dict[str, str], workers: int | None) -> "Slurm":
     """Returns the launcher of the options of --launch."""
-    minutes, jobs = whole_number(options, "time", 60), whole_number(options, "jobs")
+    minutes, nodes = whole_number(options, "time", 60), whole_number(options, "nodes", 1)
+    jobs = whole_number(options, "jobs", 1 if nodes != 1 else None)
     container = options.pop("container", "")
-    assert minutes
-    return Slurm(minutes, jobs, workers, container, {name.replace("_", "-"): value for name, value in options.items()})
+    assert minutes and nodes
+    if nodes > 1 and jobs != 1:
+        raise ValueError(
+            f"--launch slurm: nodes={nodes} train one run together, in one job at a time, not jobs={jobs}."
+        )
+    return Slurm(
+        minutes,
+        nodes,
+        jobs,
+        1 if nodes > 1 else workers,
+        container,
+        {name.replace("_", "-"): value for name, value in options.items()},
+    )
 
 
 @dataclass
@@ -42,6 +55,8 @@ class Slurm:
     """Starts jobs of Slurm."""
 
     minutes: int
+    nodes: int
+    """Of each job: several train one run together."""
     jobs: int | None
     workers: int | None
     container: str
@@ -50,6 +65,7 @@ class Slurm:
     _states: dict[str, str] = field(default_factory=dict)
     _looked: float = 0.0
     _name: str = ""
+    _outdated: list[str] = field(default_factory=list)
     _known: set[str] = field(default_factory=set)
 
     def check(self, directory: Path) -> None:
@@ -66,7 +82,7 @@ class Slurm:
             raise ValueError(f"--launch slurm: Slurm does not take such a job: {problem}. (sinfo lists partitions.)")
 
     def _sbatch(self) -> dict[str, Any]:
-        return {"time": self.minutes, "requeue": True, **self.options}
+        return {"time": self.minutes, "nodes": self.nodes, "ntasks-per-node": 1, "requeue": True, **self.options}
 
     def num_workers(self, num_trunks: int) -> int:
         """Returns the jobs of a phase."""
@@ -75,10 +91,12 @@ class Slurm:
     def start(self, phase: Phase, indices: Sequence[int]) -> list[Job]:
         """Takes up the jobs of this phase that are in the queue already, and submits what is missing, as an array."""
         place = hashlib.sha256(str(phase.directory.absolute()).encode()).hexdigest()[:6]
-        name = f"kleiber-{phase.experiment_name}-{phase.split}-{place}"
+        name = f"kleiber-{phase.experiment_name}-{phase.split}-{place}-{phase.experiment_hash}"
         if name != self._name:
             self._name, self._known = name, set()
         self._look()
+        for outdated in self._outdated:  # of a driver that was killed, and a config that was changed since
+            self.cancel(outdated)
         names = [name for name in self._states if name not in self._known][: len(indices)]
         if missing := len(indices) - len(names):
             names += self._submit(phase, missing)
@@ -94,10 +112,13 @@ class Slurm:
         executor.update_parameters(
             job_name=self._name,
             time=self.minutes,
+            nodes=self.nodes,
             signal_delay_s=SIGNAL_SECONDS,
             stderr_to_stdout=True,
             array_parallelism=count,
-            additional_parameters={name: value for name, value in self._sbatch().items() if name != "time"},
+            additional_parameters={
+                name: value for name, value in self._sbatch().items() if name not in ("time", "nodes")
+            },
             srun_args=[f"--container-image={self.container}"] if self.container else [],
         )
         with executor.batch():
@@ -107,10 +128,13 @@ class Slurm:
     def _look(self) -> None:
         """Asks the queue for the jobs of this phase; where it does not answer, what was known counts."""
         self._looked = time.monotonic()
-        asked = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", f"--name={self._name}"]
-        found = subprocess.run([*asked, "--format=%i %T"], capture_output=True, text=True)
+        asked = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i %T %j"]
+        found = subprocess.run(asked, capture_output=True, text=True)
         if found.returncode == 0:
-            self._states = {f"slurm-{line.split()[0]}": line.split()[1] for line in found.stdout.splitlines()}
+            jobs = [line.split(maxsplit=2) for line in found.stdout.splitlines()]
+            same = self._name.rpartition("-")[0] + "-"
+            self._states = {f"slurm-{number}": state for number, state, name in jobs if name == self._name}
+            self._outdated = [number for number, _, name in jobs if name.startswith(same) and name != self._name]
 
     def state(self, name: str) -> str:
         """Returns the state of a job in the queue; nothing once it has left."""
@@ -153,5 +177,8 @@ class OnNode:
         from submitit.helpers import DelayedSubmission
 
         self.process.terminate()
-        self.process.wait()
+        with contextlib.suppress(
+            ChildProcessError
+        ):  # the signal that led here has interrupted wait(), which has a lock
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(OnNode(self.arguments))

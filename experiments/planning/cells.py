@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from kleiber.experiments.directory.record import (
 )
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.law_columns import filled_columns, laws_variables
-from kleiber.experiments.planning.varied import LENGTH, Level, is_number, level_words, varied_fields
+from kleiber.experiments.planning.varied import LENGTH, Level, level_words, varied_fields
 from kleiber.model.counts import num_params_total
 from kleiber.train.config import TrainConfig
 from kleiber.train.levels import plateau, trained_steps
@@ -42,7 +43,7 @@ class TrunkCell:
     experiment: str = ""
     levels: tuple[tuple[str, Level], ...] = ()
     """Of every field that varies over the experiment's trunks, by name."""
-    columns: tuple[tuple[str, float | str], ...] = ()
+    columns: tuple[tuple[str, float | str | None], ...] = ()
     """Columns of its records besides those that every run has, and its own factors."""
     shares: tuple[TrainConfig, ...] = ()
     """The configs of its trunk, its own among them, where it is one of several levels."""
@@ -90,15 +91,10 @@ class TrunkCell:
         """Returns the token counts that have no record yet."""
         return [n for n, name in self.run_ids.items() if not record_path(directory, name).exists()]
 
-    def failed(self, directory: Path) -> list[str]:
-        """Returns the run ids whose record says failed."""
+    def ended_as(self, statuses: Sequence[str], directory: Path) -> list[str]:
+        """Returns the run ids whose record has one of some statuses."""
         paths = (record_path(directory, name) for name in self.run_ids.values())
-        return [p.parent.name for p in paths if p.exists() and read_record(p).status == "failed"]
-
-
-def _plain(level: Level, levels: tuple[Level, ...]) -> float | str:
-    """Returns a level as a column holds it: a number where all levels are, else in words."""
-    return level if isinstance(level, str) or all(map(is_number, levels)) else level_words(level)  # type: ignore
+        return [p.parent.name for p in paths if p.exists() and read_record(p).status in statuses]
 
 
 def populations(cells: list[TrunkCell], size: int) -> list[list[TrunkCell]]:
@@ -166,8 +162,9 @@ def trunk_cells(experiment: Experiment, split: str) -> list[TrunkCell]:
     cells, variables = [], laws_variables(experiment)
     for index, (target, config) in enumerate(chosen):
         levels = tuple((each.name, each.values[index]) for each in factors)
-        extra = [(f.column, _plain(f.values[index], f.values)) for f in factors if f.column == f"factor.{f.name}"]
-        columns = (*filled_columns(variables, config), *extra)
+        extra = [each for each in factors if each.column == f"factor.{each.name}"]
+        own = ((each.column, each.in_column[each.values[index]]) for each in extra)
+        columns = (*filled_columns(variables, config), *own)
         cells.append(TrunkCell(split, config, target, experiment.name, levels, columns))
     for name, count in Counter(cell.trunk_id for cell in cells).items():
         if count > 1:

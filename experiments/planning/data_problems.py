@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.planning.varied import varied_fields
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.corpora.catalogue import Corpus, find_corpus, prepared_folder
 from kleiber.train.data.corpora.text_file.reading import read_documents
@@ -29,7 +30,7 @@ def data_problems(experiment: Experiment) -> list[str]:
             f"runs of the objectives {' and '.join(objectives)}, whose losses are of unlike targets and cannot be "
             "compared: give each an experiment of its own"
         ] = None
-    for config in configs:
+    for config in [*experiment.starts, *configs]:  # a start's own objective may be another
         key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.batch_size)
         if (key, config.evaluation) in seen or config.command:  # a command has data of its own
             continue
@@ -72,6 +73,17 @@ def _check_file(corpus: Corpus, config: TrainConfig, vocab_size: int) -> None:
 def _encoded_documents(path: str, key: str, keeps_copies: bool) -> tuple[bytes, ...]:
     documents = read_documents(Path(path), key)
     return tuple(each.encode() for each in (documents if keeps_copies else dict.fromkeys(documents)))
+
+
+def scale_warnings(experiment: Experiment) -> list[str]:
+    """Returns a warning where runs are scored on texts of their own, or by tasks of their own."""
+    fields = [path for factor in varied_fields(experiment.trunks) for path in factor.scales]
+    if not fields:
+        return []
+    return [
+        f"runs differ in {' and '.join(fields)}, which says what a run is scored on: their losses cannot be compared; "
+        "where the text alone differs, `kleiber eval RUN --text FILE` scores the kept weights of all on one"
+    ]
 
 
 def router_warnings(experiment: Experiment) -> list[str]:

@@ -12,9 +12,10 @@ from kleiber.experiments.directory.record import RunRecord
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, all_cells, kept_weights, trunk_cells
 from kleiber.experiments.planning.command_problems import command_problems
-from kleiber.experiments.planning.data_problems import data_problems, router_warnings
+from kleiber.experiments.planning.data_problems import data_problems, router_warnings, scale_warnings
 from kleiber.experiments.planning.expected import expectation
 from kleiber.experiments.planning.law_columns import law_problems
+from kleiber.experiments.planning.pruning import pruning_problems
 from kleiber.experiments.planning.speed import SpeedEstimate, estimate_speed
 from kleiber.experiments.planning.start_problems import start_problems
 from kleiber.parallel.environment import runs_on_cpu
@@ -162,7 +163,8 @@ def _objections(
     experiment: Experiment, points: list[RunRecord], configs: list[TrainConfig]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns (refusals, warnings) of a design."""
-    refusals, warnings = [*command_problems(experiment), *data_problems(experiment)], router_warnings(experiment)
+    refusals = [*command_problems(experiment), *data_problems(experiment), *pruning_problems(experiment)]
+    warnings = [*router_warnings(experiment), *scale_warnings(experiment)]
     refusals += start_problems(experiment)
     short = [p for p in points if p.num_steps < MIN_STEPS_AFTER_WARMUP]
     if short:

@@ -11,7 +11,7 @@ from kleiber.train.start import difference, kept_weights_of, weights_digest
 
 def start_problems(experiment: Experiment) -> list[str]:
     """Returns why trunks could not begin with the weights they name, or train those they name."""
-    configs = [*experiment.trunks, *(target.train for target in experiment.targets)]
+    configs = [*experiment.starts, *experiment.trunks, *(target.train for target in experiment.targets)]
     return list(dict.fromkeys(found for config in configs if (found := _problem(config))))
 
 

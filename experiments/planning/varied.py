@@ -1,8 +1,10 @@
 """What an experiment varies: every field in which its trunks differ is a factor, the seed alone is none."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 COLUMN_OF = {
@@ -24,6 +26,8 @@ FIRST = ("factors", "data", "model", "optimizer")
 """Of two fields that vary together the one that stands first here names the factor."""
 NO_FACTOR = ("seed", "evaluation.num_bytes", "command.num_params_total", "command.num_params_non_embedding")
 LENGTH = "num_tokens"
+SCALES = ("data.corpus", "objective", "masking.rate", "masking.span")
+"""Fields that say which text a run is scored on, and by which task."""
 Level = float | int | str | bool | tuple | None
 
 
@@ -40,12 +44,12 @@ class Factor:
     goes_with: tuple[str, ...] = ()
     """Other fields that change with it and only with it: names and paths."""
 
-    @property
+    @cached_property
     def levels(self) -> tuple[Level, ...]:
-        """The distinct levels: numbers increasing, anything else in the order of the trunks."""
+        """The distinct levels: numbers increasing, no before yes, anything else in the order of the trunks."""
         distinct = list(dict.fromkeys(self.values))
-        numbers = [each for each in distinct if isinstance(each, int | float) and is_number(each)]
-        return tuple(sorted(numbers)) if len(numbers) == len(distinct) else tuple(distinct)
+        ordered = [each for each in distinct if isinstance(each, int | float)]
+        return tuple(sorted(ordered)) if len(ordered) == len(distinct) else tuple(distinct)
 
     @property
     def column(self) -> str:
@@ -53,9 +57,26 @@ class Factor:
         own = self.path.startswith("factors.")
         return self.name if own or self.path in COLUMN_OF or self.path == LENGTH else f"factor.{self.name}"
 
+    @cached_property
+    def in_column(self) -> dict[Level, float | str | None]:
+        """Each level as its column holds it: a number or None, or text where any level is no number."""
+        if all(each is None or is_number(each) for each in self.levels):
+            return {level: level for level in self.levels}  # type: ignore[misc]
+        return {level: str(level) if is_number(level) else level_words(level) for level in self.levels}
+
+    @cached_property
+    def of_column(self) -> dict[float | str | None, Level]:
+        """Each level by what its column holds."""
+        return {held: level for level, held in self.in_column.items()}
+
+    @property
+    def scales(self) -> list[str]:
+        """What tells that losses of its levels cannot be compared: fields that change what a run is scored on."""
+        return [path for path in (self.path, *self.goes_with) if path in SCALES]
+
     def is_called(self, word: str) -> bool:
-        """Returns whether a word names this factor: itself, its path, its column, or what goes with it."""
-        return word in (self.name, self.path, self.column, *self.goes_with)
+        """Returns whether a word names this factor: itself, its path or field, its column, or what goes with it."""
+        return word in (self.name, self.path, self.path.rpartition(".")[2], self.column, *self.goes_with)
 
 
 def is_number(value: Any) -> bool:
@@ -63,21 +84,30 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def varied_fields(trunks: Sequence[Any]) -> list[Factor]:
+def varied_fields(trunks: Sequence[Any], is_asked: Callable[[str], bool] = lambda path: False) -> list[Factor]:
     """Returns the factors of an experiment, num_tokens among them where trunks differ in length.
 
     What only follows from another field, as heads from the width, is no factor of its own: it is named in `goes_with`.
 
     Args:
       trunks: TrainConfigs, or the same as JSON data (experiment.json).
+      is_asked: of two fields that vary together, none of them a factor of the experiment's own, the one of which this
+        holds names the factor.
     """
     columns = {path: values for path, values in _columns(list(trunks), "").items() if path not in NO_FACTOR}
-    order = sorted(columns, key=lambda path: (path == LENGTH, *(path.split(".")[0] != each for each in FIRST)))
+
+    def rank(path: str) -> tuple[bool, ...]:
+        own, *rooms = (path.split(".")[0] != each for each in FIRST)
+        return (path == LENGTH, own, not is_asked(path), *rooms)
+
+    order = sorted(columns, key=rank)
     order = [path for path in order if not _is_label(path, columns)]
     distinct = len(set(zip(*columns.values(), strict=True))) if columns else 0
+    is_named = {path: path.startswith("factors.") and isinstance(columns[path][0], str) for path in order}
+    above = {path: math.inf if is_named[path] else distinct for path in order}  # a name given on purpose tells all
     leaders: dict[str, list[str]] = {}
     for path in order:
-        leader = next((each for each in leaders if _follows(columns[path], columns[each], distinct)), None)
+        leader = next((each for each in leaders if _follows(columns[path], columns[each], above[each])), None)
         if leader is None:
             leaders[path] = []
         else:
@@ -112,7 +142,11 @@ def _columns(configs: list[Any], path: str) -> dict[str, list[Level]]:
             own = [dict(value or ()) for value in values]
             found |= _columns(own, "factors.")
         elif any(_names(value) for value in values):
-            found |= _columns(values, f"{place}.")
+            inner = _columns(values, f"{place}.")
+            if any(value is None for value in values):  # what is the same wherever it is there tells no more than that
+                several = {path: each for path, each in inner.items() if len(set(each) - {None}) > 1}
+                inner = several or dict(list(inner.items())[:1])
+            found |= inner
         else:
             plain = [_frozen(value) for value in values]
             if any(value != plain[0] for value in plain):
@@ -145,7 +179,7 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
-def _follows(values: list[Level], leader: list[Level], distinct: int) -> bool:
+def _follows(values: list[Level], leader: list[Level], distinct: float) -> bool:
     """Returns whether values are told by those of another field.
 
     A field with a level of its own in every trunk tells all others; only what goes one to one with it follows it.
@@ -155,13 +189,19 @@ def _follows(values: list[Level], leader: list[Level], distinct: int) -> bool:
 
 
 def _is_label(path: str, columns: dict[str, list[Level]]) -> bool:
-    """Returns whether one of the experiment's own factors only names the combination of two others or more."""
+    """Returns whether one of the experiment's own factors only names the combination of two others or more.
+
+    They are then crossed, more than half of their grid: fields that change together, as those of a method do, are what
+    the factor stands for.
+    """
     others = [values for name, values in columns.items() if name != path]
     if not path.startswith("factors.") or len(others) < 2:
         return False
     combinations = set(zip(*others, strict=True))
     pairs = set(zip(columns[path], zip(*others, strict=True), strict=True))
     is_name = len(set(columns[path])) == len(combinations) == len(pairs)
+    leaders = [v for i, v in enumerate(others) if not any(_follows(v, w, len(combinations)) for w in others[:i])]
+    is_name = is_name and 2 * len(combinations) > math.prod(len(set(values)) for values in leaders)
     return is_name and not any(len(set(zip(columns[path], each, strict=True))) == len(set(each)) for each in others)
 
 

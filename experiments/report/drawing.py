@@ -35,6 +35,8 @@ from kleiber.scaling.forecasting.rolling import read_protection
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_OF_CLAIM = 150
+"""Characters of a figure's head, two lines of it."""
 DPI = 140
 """Sharp on a dense screen at the width of the page, and a tenth of a megabyte a figure."""
 NUM_DRAWS = 200
@@ -197,36 +199,51 @@ def series_of(study: Study, knob: Factor) -> list[Series]:
     found, runs = study.answers.study, study.answers.study.in_order
     of_shape = {"d_model", "num_layers", "num_tokens", "epochs", knob.name}
     groups: dict[tuple, list[tuple[float, float]]] = {}
-    for run in runs:
+    lost = [run for run in found.lost if run.record["status"] != "failed"]
+    for run in (*runs, *lost):
         panel = ", ".join(
             f"{each.name} {level_words(run.levels[each.name])}" for each in found.factors if each.name not in of_shape
         )
         key = (panel, float(run.record["num_params_total"]), float(run.record["num_tokens"]))
         groups.setdefault(key, []).append((float(run.levels[knob.name]), run.value))  # type: ignore[arg-type]
-    return [Series(*key, *np.array(sorted(pairs)).T) for key, pairs in groups.items()]
+    series = []
+    for key, pairs in groups.items():
+        level, loss = np.array(sorted(pairs)).T
+        is_measured = np.isfinite(loss)
+        series.append(Series(*key, level[is_measured], loss[is_measured], level[~is_measured]))
+    return [each for each in series if each.level.size]
 
 
 def _levels(study: Study) -> "Figure":
     knob = varied_knob(study)
     if knob is None:
         raise NotThereYet("no number takes three levels at equal size and length")
-    claim = study.answers.of(knob.name).sentence.rstrip(".")
+    claim = _claim(study.answers.of(knob.name))
     words, unit, sizes = knob.name.replace("_", " "), study.answers.study.unit, study.results.sizes
-    return level_figures.varied_levels(series_of(study, knob), words, sizes, claim[:1].upper() + claim[1:], unit)
+    return level_figures.varied_levels(series_of(study, knob), words, sizes, claim, unit)
 
 
-def compared_answer(study: Study) -> Answer | None:
-    """Returns the first answer of paired differences that no figure of levels shows."""
+def _claim(*answers: Answer) -> str:
+    """Returns the head of a figure: so much of answers, whole clauses from the beginning, as is read at a glance."""
+    first, *more = "; ".join(each.sentence.split(". ")[0].rstrip(".") for each in answers).split("; ")
+    while more and len(first) + len(more[0]) < MOST_OF_CLAIM:
+        first += f"; {more.pop(0)}"
+    return first[:1].upper() + first[1:]
+
+
+def compared_answers(study: Study) -> list[Answer]:
+    """Returns the answers of paired differences that no figure of levels shows: those asked for, or the first."""
     knob, shape = varied_knob(study), ("d_model", "num_layers", "num_tokens")
     paired = [each for each in study.answers.answers if each.effects and each.factor not in shape]
-    return next((each for each in paired if knob is None or each.factor != knob.name), None)
+    paired = [each for each in paired if knob is None or each.factor != knob.name]
+    return [each for each in paired if each in study.answers.answers[: study.answers.num_asked]] or paired[:1]
 
 
 def leading_figures(study: Study) -> list[str]:
     """Returns the figures that answer, by the shape of the design: of forecasts, of a law, of a knob, of pairs."""
     names = ["hero"] if study.targets or study.results.experiment.get("laws", True) else []
     names += ["levels"] if varied_knob(study) else []
-    names += ["differences"] if compared_answer(study) else []
+    names += ["differences"] if compared_answers(study) else []
     return names or ["hero"]
 
 
@@ -236,17 +253,18 @@ def is_of_size_and_length(study: Study) -> bool:
 
 
 def _differences(study: Study) -> "Figure":
-    answer = compared_answer(study)
-    if answer is None:
+    answers = compared_answers(study)
+    if not answers:
         raise NotThereYet("no two runs differ in one factor alone")
     compared = []
-    for each in answer.effects:
-        places: dict[str, list[float]] = {}
-        for pair in each.pairs:
-            places.setdefault(at(pair.place) or "all runs", []).append(pair.difference)
+    for answer, each in [(told, each) for told in answers for each in told.effects]:
         name = f"{level_words(each.level)} against {level_words(each.against)}"
+        places: dict[str, list[float]] = {}
+        for pair in each.pairs:  # of one factor a row for each place, of several one for each comparison
+            row = at(pair.place) or "all runs" if len(answers) == 1 else f"{answer.factor} {name}"
+            places.setdefault(row, []).append(pair.difference)
         compared.append(Compared(name, places, each.interval if study.answers.study.num_seeds > 1 else None))
-    return differences_figure(compared, answer.sentence.rstrip("."), answer.unit)
+    return differences_figure(compared, _claim(*answers), answers[0].unit)
 
 
 def _time(study: Study) -> "Figure":

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kleiber.collector import collector_paused
+from kleiber.experiments.directory.record import LOST
 from kleiber.files import read_json
 from kleiber.scaling.figures.study import MOST_SIZES, Curve, ForecastRun, Points, even_rows
 from kleiber.scaling.forecasting.anchor import check_heads
@@ -54,8 +55,8 @@ class SweepResults:
 
     @property
     def lost(self) -> list[dict[str, Any]]:
-        """Records of runs that failed or diverged."""
-        return [r for r in self.records if r["status"] in ("failed", "diverged")]
+        """Records of runs that ended without a loss."""
+        return [r for r in self.records if r["status"] in LOST]
 
     @property
     def forecasts(self) -> dict[str, tuple[dict[str, Any], dict[str, Any] | None]]:
@@ -190,7 +191,7 @@ def _unmeasured(results: SweepResults) -> list[str]:
     waiting = results.num_planned - len(results.records) + states["pending"]
     if waiting > 0:
         sentences.append(f"{waiting} of {results.num_planned} planned points have not been measured yet")
-    for status in ("failed", "diverged", "continued"):
+    for status in (*LOST, "continued"):
         if states[status]:
             sentences.append(
                 f"{states[status]} point{'s' if states[status] > 1 else ''} {status}: see the list of runs"

@@ -168,10 +168,10 @@ def run_table(study: Study) -> Markup:
 
 
 def lost_table(study: Study) -> Markup:
-    """Returns the runs that failed or diverged, with the reason of each."""
+    """Returns the runs that ended without a loss, with the reason of each."""
     lost = study.results.lost
     if not lost:
-        return callout("No run failed or diverged.", "good")
+        return callout("No run failed, diverged or was cut.", "good")
     rows = [(code(r["run_id"]), r["split"], badge(False, no=r["status"]), r["reason"]) for r in lost[:MOST_ROWS]]
     listed = table(("run", "split", "status", "reason"), rows).html
     note = f"The first {MOST_ROWS:,} of {len(lost):,}; table.parquet holds them all." if len(lost) > MOST_ROWS else ""

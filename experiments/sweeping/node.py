@@ -3,6 +3,7 @@
 A sign in the sweep's directory (launch/job.py) tells the driver, and whoever comes after it, how it goes.
 """
 
+import contextlib
 import os
 import platform
 import re
@@ -11,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
 import tyro
@@ -21,14 +23,17 @@ from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.launch.job import Sign
 from kleiber.experiments.launch.launcher import Phase
 from kleiber.experiments.launch.local import IDLE_SECONDS, WARNING, Local
-from kleiber.experiments.planning.cells import cell_records, trunk_cells
+from kleiber.experiments.planning.cells import all_cells, cell_records, trunk_cells
+from kleiber.experiments.sweeping.follow import follow, lead_launch
 from kleiber.experiments.sweeping.inventory import check_release, made_with
 from kleiber.experiments.sweeping.lock import is_seen
 from kleiber.experiments.sweeping.workers import WorkerPool, default_workers, num_devices
 from kleiber.files import read_json
-from kleiber.parallel.environment import NUM_PROCESSES
+from kleiber.parallel.environment import NUM_PROCESSES, process_in_environment
 from kleiber.scaling.forecasting.ledger import Ledger
 
+STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Of a cluster that preempts a job, or nears its time limit."""
 PATIENCE_SECONDS = 30.0
 """That a network file system may take to show what another machine has written, and that a worker waits for work."""
 
@@ -45,6 +50,8 @@ class Order:
     session: str
     experiment: str
     """config_hash of what the driver runs."""
+    place: Path = Path()
+    """Where the driver was started, from which paths of its config count."""
     ledger: str = ""
     """Hash of a line of the ledger that must be there before a target begins."""
     workers: int | None = None
@@ -58,10 +65,16 @@ def main(order: Order) -> int:
     if not (order.directory / "experiment.json").exists():
         print(f"{host} sees no sweep in {order.directory}: use an --out that all nodes share", flush=True)
         return EXIT_USAGE  # nothing is written where another sweep, or none, may be
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, _stop)
-    os.environ[NUM_PROCESSES] = "1"  # its job is one of many that work by themselves
-    os.environ.setdefault(IDLE_SECONDS, str(PATIENCE_SECONDS))
+    for stop in STOPS:
+        signal.signal(stop, _stop)
+    if order.place.is_dir():
+        os.chdir(order.place)
+    number, count = process_in_environment()
+    if count > 1 and number > 0:  # of a run over several nodes
+        experiment = _checked(order)
+        with contextlib.suppress(KeyboardInterrupt):
+            return follow(order.directory, num_devices(cell.config for cell in all_cells(experiment)), experiment)
+        return EXIT_RESUMABLE
     with Sign(order.directory, order.name, host) as sign:
         try:
             sign.exit_code = _work(order, sign, host)
@@ -88,7 +101,17 @@ def _work(order: Order, sign: Sign, host: str) -> int:
         sign.say(f"{WARNING}{host}: {line.removeprefix(WARNING)}")
 
     pool = WorkerPool(phase, say, (Local(workers, first),))
-    code = pool.run(lambda: None)
+    parent = os.getppid()
+
+    def work() -> SimpleNamespace:
+        return SimpleNamespace(exit_code=pool.run(lambda: _leave_with(parent)))
+
+    if process_in_environment()[1] > 1:
+        code = lead_launch(order.directory, work).exit_code
+    else:
+        os.environ[NUM_PROCESSES] = "1"  # its job is one of many that work by themselves
+        os.environ.setdefault(IDLE_SECONDS, str(PATIENCE_SECONDS))
+        code = work().exit_code
     for line in pool.messages:
         sign.say(f"{host}: {line}")
     return code
@@ -126,10 +149,16 @@ def _has(directory: Path, line: str) -> bool:
     return any(entry["hash"] == line for entry in Ledger(directory / "ledger.jsonl").entries())
 
 
+def _leave_with(parent: int) -> None:
+    """Ends the work once the process that started this one is gone, and with it the job: another may take it up."""
+    if os.getppid() != parent:
+        raise KeyboardInterrupt
+
+
 def _stop(number: int, frame: object) -> None:
     """Ends the work at the first signal; those after it, while workers save, change nothing."""
-    for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(each, signal.SIG_IGN)
+    for stop in STOPS:
+        signal.signal(stop, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

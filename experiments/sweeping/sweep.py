@@ -16,9 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from kleiber.experiments.answers.answer import answers_of
-from kleiber.experiments.config_file import config_hash, to_data
-from kleiber.experiments.directory.record import STATUSES, RunRecord, record_path, write_table
+from kleiber.experiments.config_file import config_hash
+from kleiber.experiments.directory.record import LOST, STATUSES, RunRecord, record_path, write_table
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.gate import gate_verdict
@@ -47,7 +46,6 @@ from kleiber.experiments.tracking.follower import following
 from kleiber.experiments.tracking.tracker import check_tracker, found_trackers
 from kleiber.files import open_to_append, read_json, write_json
 from kleiber.parallel.environment import process_in_environment, start_seconds
-from kleiber.scaling.fitting.result import read_fits
 from kleiber.scaling.forecasting.anchor import check_heads
 from kleiber.scaling.forecasting.ledger import Ledger
 from kleiber.train.config import TrainConfig
@@ -144,7 +142,7 @@ def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
     from kleiber.train.data.run_data import open_run_data
 
     seen: set[tuple] = set()
-    for config in [cell.config for cell in all_cells(experiment)]:
+    for config in [*experiment.starts, *experiment.trunks, *(target.train for target in experiment.targets)]:
         key = (config.data, config.model.vocab_size, config.model.seq_len, config.num_tokens[-1], config.evaluation)
         if key not in seen and not config.command:
             if not seen:
@@ -200,8 +198,8 @@ class _Sweep:
         start_cells, fit_cells, target_cells = (trunk_cells(self.experiment, s) for s in ("start", "fit", "target"))
         cells = all_cells(self.experiment)
         self._arrange(cells)
-        if retry_failed:
-            self._forget_failed(cells)
+        anew = ["failed"] * retry_failed + ["pruned"] * (not self.experiment.pruning.over)
+        self._forget(anew, cells)
         if found := self._finished(cells):
             if self.has_report and not (self.directory / "report.html").exists():
                 self._report(found)
@@ -251,16 +249,20 @@ class _Sweep:
             summary["gate"] = [{"claim": claim, "value": None, "limit": None, "passed": False}]
         elif self.experiment.laws:
             summary["gate"] = gate_verdict(self.experiment, summary)
-        fits = read_fits(self.directory)[0] if self.experiment.laws and not summary.get("fit_problem") else ()
-        rows = [record.to_json() for record in records]
-        found = answers_of(to_data(self.experiment), rows, self.directory, list(fits))
-        summary |= {"question": self.experiment.question, "answer": found.lines, "headline": found.headline}
         passed = all(item["passed"] for item in summary["gate"])
         measured = summary["runs"]["done"] + summary["runs"]["continued"]
         is_whole = measured > 0 and not summary["runs"]["failed"]
         summary["exit_code"] = EXIT_DONE if passed and is_whole else EXIT_GATE
         summary["wall_seconds_this_launch"] = round(time.monotonic() - started, 1)
         summary["made_from"] = self._made_from(cells)
+        write_json(self.directory / "result.json", summary)
+        from kleiber.experiments.report.drawing import Study  # loads scipy, which no run waits for
+        from kleiber.experiments.report.results import read_results
+        from kleiber.experiments.report.story import verdict
+
+        found = Study(read_results(self.directory))
+        headline = verdict(found)[1] if self.experiment.targets else found.answers.headline
+        summary |= {"question": self.experiment.question, "answer": found.answers.lines, "headline": headline}
         write_json(self.directory / "result.json", summary)
         if self.has_report:
             self._report(summary)
@@ -331,7 +333,7 @@ class _Sweep:
         models = {cell.trunk_id: speed_key(cell.config) for cell in cells}
         done = (r for r in records if r.trunk_id in models and r.status == "done")
         remember_speed({models[r.trunk_id]: r.tokens_per_second for r in done if r.tokens_per_second is not None})
-        self._tell_bad_ends([r for r in records if r.split == split and r.status in ("failed", "diverged")])
+        self._tell_bad_ends([r for r in records if r.split == split and r.status in LOST])
         missing = [name for cell in cells for name in cell.missing(self.directory)]
         return code if not missing or code != EXIT_DONE else EXIT_RESUMABLE
 
@@ -352,11 +354,11 @@ class _Sweep:
                 f"kleiber rewind {self.directory} --run {diverged[0]} --skip-batches FIRST:END --out NEW"
             )
 
-    def _forget_failed(self, cells: list[TrunkCell]) -> None:
-        for cell in cells:
-            for name in cell.failed(self.directory):
-                record_path(self.directory, name).unlink()
-        (self.directory / "result.json").unlink(missing_ok=True)
+    def _forget(self, statuses: list[str], cells: list[TrunkCell]) -> None:
+        """Has points that ended in these ways trained again."""
+        for name in [name for cell in cells for name in cell.ended_as(statuses, self.directory)]:
+            record_path(self.directory, name).unlink()
+            (self.directory / "result.json").unlink(missing_ok=True)
 
     def _report(self, summary: dict[str, Any]) -> None:
         try:

@@ -11,6 +11,7 @@ from kleiber.experiments.config_file import to_data
 from kleiber.experiments.directory.record import RunRecord, record_path, start_columns, start_folder, versions
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, group_id, kept_weights
+from kleiber.experiments.planning.pruning import Hopeless, percent_done, rivals, why_hopeless
 from kleiber.experiments.sweeping.compiled import cache_of_programs, seal_new
 from kleiber.experiments.sweeping.ownership import allowed_fields
 from kleiber.files import read_json, replacing, sealed_text, write_json
@@ -45,6 +46,7 @@ def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, s
 
     Raises:
       Stopped, Diverged: as `Trunk.run`.
+      Hopeless: it is cut, as the experiment asks for.
     """
     from kleiber.train.data.run_data import open_run_data
     from kleiber.train.trunk import Point, Trunk, TrunkIO
@@ -59,7 +61,9 @@ def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, s
     start = start_folder(group[0].config, directory)
     common |= start_columns(start)
     heads = {cell.trunk_id: ledger_head(cell, directory) for cell in group}
-    last_write = [0.0]
+    last_write, judged_at = [0.0], [0]
+    is_judged = experiment.pruning.over and len(group) == 1 and group[0].split == "fit"
+    among = rivals(experiment, group[0]) if is_judged else []
     splices = [_splice(folder) for folder in folders]
 
     def on_point(point: Point) -> None:
@@ -99,6 +103,11 @@ def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, s
             for folder in folders:
                 with replacing(folder / "progress.json", is_durable=False) as partial:
                     partial.write_text(sealed_text(progress))
+        percent = percent_done(group[0], progress.get("num_tokens", 0))
+        if len(among) > 1 and percent > judged_at[0] and progress["segment"] == "trunk":
+            judged_at[0] = percent
+            if reason := why_hopeless(experiment, group[0], among, directory):
+                raise Hopeless(reason)
 
     def is_measured(num_tokens: int) -> bool:
         return not any(num_tokens in cell.missing(directory) for cell in group)

@@ -30,6 +30,7 @@ from kleiber.experiments.exit_codes import (
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.launch.local import DRIVER_PIPE, IDLE_SECONDS, WARNING
 from kleiber.experiments.planning.cells import TrunkCell, group_id, populations, trunk_cells
+from kleiber.experiments.planning.pruning import Hopeless
 from kleiber.experiments.sweeping.command_run import run_command
 from kleiber.experiments.sweeping.compiled import cache_of_programs, remove_damaged
 from kleiber.experiments.sweeping.failures import (
@@ -240,7 +241,7 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
         return
     _note_beginning(group, directory)
     attempts.start(here(os.getpid()))
-    was_stopped = False
+    was_stopped, stop.on_leaving = False, lambda: attempts.leave(was_stopped=True)
     try:
         _run(experiment, group, directory, stop)
     except Stopped as stopped:
@@ -248,6 +249,8 @@ def _train(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
         print(f"{group_id(group)}: {stopped}", flush=True)
     except Diverged as problem:
         _record_failure(experiment, group, directory, "diverged", problem)
+    except Hopeless as cut:
+        _record_failure(experiment, group, directory, "pruned", str(cut))
     except (Exception, MemoryError) as problem:
         if cannot_write(problem):
             raise

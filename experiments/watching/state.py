@@ -69,7 +69,15 @@ class Watch:
                 "ledger": [
                     {
                         name: entry.get(name)
-                        for name in ("event", "target", "registered_at", "scored_at", "reason", "hash")
+                        for name in (
+                            "event",
+                            "target",
+                            "registered_at",
+                            "predicted_loss",
+                            "observed_loss",
+                            "reason",
+                            "hash",
+                        )
                     }
                     for entry in ledger
                 ],

@@ -26,7 +26,8 @@ class Compared:
 
 
 def differences_figure(compared: Sequence[Compared], claim: str, unit: str) -> "Figure":
-    """Draws one row a place and one dot a pair; left of the line of zero the level has the lower loss.
+    """Draws one row a place and one dot a pair; left of the line of zero the level has the lower loss. Rows that are of
+    one comparison each need no legend.
 
     Args:
       compared: at least one.
@@ -35,6 +36,7 @@ def differences_figure(compared: Sequence[Compared], claim: str, unit: str) -> "
     """
     places = list(dict.fromkeys(place for each in compared for place in each.differences))
     shown = places[:MOST_PLACES]
+    has_shared_rows = len(places) < sum(len(each.differences) for each in compared) or len(compared) == 1
     more = f"; {len(shown)} of {len(places)} combinations drawn" if len(places) > len(shown) else ""
     band = "; band: 95 % interval of the mean" if any(each.interval for each in compared) else ""
     detail = f"dot: a pair of runs alike in everything else{band}{more}"
@@ -44,9 +46,11 @@ def differences_figure(compared: Sequence[Compared], claim: str, unit: str) -> "
         axis.axvline(0, color=INK, linewidth=1.2)
         for index, each in enumerate(compared):
             color = COLORS[index % len(COLORS)]
-            if each.interval:
-                axis.axvspan(*each.interval, color=color, alpha=0.13, linewidth=0)
-            offset = 0.5 * ((index + 0.5) / len(compared) - 0.5)
+            rows = [shown.index(place) for place in each.differences if place in shown]
+            if each.interval and rows:
+                ends = (min(rows) - 0.5, max(rows) + 0.5)
+                axis.fill_betweenx(ends, *each.interval, color=color, alpha=0.13, linewidth=0)
+            offset = 0.5 * ((index + 0.5) / len(compared) - 0.5) if has_shared_rows else 0.0
             dots = [(d, shown.index(p) + offset) for p, ds in each.differences.items() if p in shown for d in ds]
             x, y = zip(*dots, strict=True)
             draw_dots(axis, x, y, color, label=plain(each.name), markersize=8)
@@ -56,5 +60,6 @@ def differences_figure(compared: Sequence[Compared], claim: str, unit: str) -> "
         axis.grid(axis="y", visible=False)
         value_ticks(axis.xaxis, most=8)
         axis.spines["left"].set_color(QUIET)
-        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        if has_shared_rows:
+            axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure

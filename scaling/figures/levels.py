@@ -1,8 +1,8 @@
 """The figure of a varied knob: loss against a learning rate, a batch size or any numeric factor, size by size."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LINES = ("-", (0, (5, 1, 1, 1)), ":")
+"""Of the longest runs of a size, the next, and so on: its colour says the size."""
 MOST_COLUMNS = 4
 """Panels side by side; more go below."""
 
@@ -30,6 +32,8 @@ class Series:
     """[runs], the knob."""
     loss: Floats
     """[runs], nats per token, or bits per byte."""
+    lost: Floats = field(default_factory=lambda: np.empty(0))
+    """[lost runs], the knob of those that diverged or were cut early."""
 
     @property
     def parabola(self) -> Parabola | None:
@@ -74,11 +78,13 @@ def varied_levels(
       unit: of the losses.
     """
     panels = list(dict.fromkeys(s.panel for s in all_series))
-    levels = np.unique(np.concatenate([s.level for s in all_series]))
+    levels = np.unique(np.concatenate([each for s in all_series for each in (s.level, s.lost)]))
     one_size = len({s.num_params for s in all_series}) == 1
     key = "num_tokens" if one_size else "num_params"
+    lengths = sorted({s.num_tokens for s in all_series}, reverse=True)
     colors = style.size_colors([*(() if one_size else sizes), *(getattr(s, key) for s in all_series)])
     detail = "dot: a run; line: mean of seeds; diamond and dashes: best by parabola"
+    detail += "; cross: diverged, or cut early" if any(s.lost.size for s in all_series) else ""
     columns = min(len(panels), MOST_COLUMNS)
     rows = -(-len(panels) // columns)
     height = 4.8 if rows == 1 else 2.9 * rows
@@ -98,7 +104,8 @@ def varied_levels(
         for axis, panel in zip(axes, panels, strict=False):
             mine = [s for s in all_series if s.panel == panel]
             for series in sorted(mine, key=lambda s: (s.num_params, s.num_tokens)):
-                _draw(axis, series, colors[getattr(series, key)], levels)
+                style_of = "-" if one_size else LINES[lengths.index(series.num_tokens) % len(LINES)]
+                _draw(axis, series, colors[getattr(series, key)], levels, style_of)
             # one level of a factor a line, or titles of neighbours run into each other
             title = style.plain(panel).replace(", ", "\n" if columns > 2 else ", ")
             axis.set_title(title, loc="left", fontweight="bold")
@@ -110,7 +117,7 @@ def varied_levels(
     return figure
 
 
-def _draw(axis: "Axes", series: Series, color: str, every_level: Floats) -> None:
+def _draw(axis: "Axes", series: Series, color: str, every_level: Floats, line: Any) -> None:
     levels, means = _means(series)
     is_even = every_level[0] <= 0
 
@@ -118,8 +125,10 @@ def _draw(axis: "Axes", series: Series, color: str, every_level: Floats) -> None
         return np.searchsorted(every_level, values).astype(np.float64) if is_even else values
 
     name = f"{style.count(series.num_params)}, {style.count(series.num_tokens)}"
-    axis.plot(place(levels), means, color=color, linewidth=1.6, zorder=2, label=name)
+    axis.plot(place(levels), means, color=color, linestyle=line, linewidth=1.6, zorder=2, label=name)
     style.draw_dots(axis, place(series.level), series.loss, color)
+    lost = place(series.lost)
+    axis.plot(lost, np.full(lost.shape, 0.97), "x", color=color, transform=axis.get_xaxis_transform(), clip_on=False)
     found = None if is_even else series.parabola
     if found is not None:
         reach = np.geomspace(levels.min(), levels.max(), 60)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from kleiber.scaling.fitting.noise import make_clusters
-from kleiber.scaling.fitting.objective import Objective
 from kleiber.scaling.fitting.refit import Refits, fit_many, simulate_losses
 from kleiber.scaling.fitting.result import FitResult
 
@@ -105,7 +104,6 @@ def _refits(fit: FitResult, kind: str, count: int, seed: int) -> np.ndarray:
     clusters = make_clusters(np.arange(fit.num_points) if fit.clusters is None else np.array(fit.clusters))
     members = np.split(np.argsort(clusters.index, kind="stable"), np.cumsum(clusters.sizes)[:-1])
     losses, rng = fit.measure.of(fit.points["loss"]), np.random.default_rng(seed)
-    objective = Objective(fit.objective_name, np.inf if fit.delta is None else fit.delta)
     is_shared = fit.clusters is not None and fit.objective_name == "gaussian" and not fit.intervals_only
     points = []
     for _ in range(count):
@@ -116,6 +114,6 @@ def _refits(fit: FitResult, kind: str, count: int, seed: int) -> np.ndarray:
             rows = rng.integers(0, fit.num_points, fit.num_points)
             labels = clusters.index[rows]
         shared = labels if is_shared else None
-        found = fit_many(fit.scaled.on(rows), losses[None, rows], fit.z[None], cluster=shared, objective=objective)
+        found = fit_many(fit.scaled.on(rows), losses[None, rows], fit.z[None], cluster=shared, objective=fit.summed)
         points.append(np.where(np.isfinite(found.cost[0]), found.z[0], np.nan))
     return np.array(points)

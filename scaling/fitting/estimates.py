@@ -15,9 +15,10 @@ def transformed_gradient(scaled: ScaledLaw, z: np.ndarray, name: str) -> tuple[f
     """Returns a constant's value, the gradient [P] of it (of its logarithm if positive by nature), and which."""
     shifted = scaled.reported(z + 1j * STEP * np.eye(len(z)))[name]
     value = float(shifted[0].real) if len(z) else float(scaled.reported(z)[name])
-    gradient = shifted.imag / STEP
     is_log = scaled.law[name].transform == "log"
-    return value, gradient / value if is_log else gradient, is_log
+    with np.errstate(over="ignore", invalid="ignore"):  # of a constant that the runs say nothing about
+        gradient = shifted.imag / STEP
+        return value, gradient / value if is_log else gradient, is_log
 
 
 def t_quantile(degrees: float | np.ndarray, share: float | np.ndarray) -> np.ndarray:

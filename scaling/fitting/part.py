@@ -7,7 +7,6 @@ import numpy as np
 
 from kleiber.scaling.fitting.fit import fit_uncertainty
 from kleiber.scaling.fitting.noise import information, make_clusters
-from kleiber.scaling.fitting.objective import Objective
 from kleiber.scaling.fitting.refit import fit_many
 from kleiber.scaling.fitting.result import FitResult
 from kleiber.scaling.fitting.scaled_law import ScaledLaw, solution_at
@@ -43,11 +42,10 @@ def fit_part(fit: FitResult, rows: np.ndarray, starts: Sequence[np.ndarray] = ()
     clusters = None if labels is None else make_clusters(labels)
     if clusters is not None and (clusters.count < 3 or clusters.sizes.max() == 1):
         labels, clusters = None, None
-    objective = Objective(fit.objective_name, np.inf if fit.delta is None else fit.delta)
-    found = fit_many(scaled, log_loss[None], np.stack([fit.z, *starts]), cluster=labels, objective=objective)
+    found = fit_many(scaled, log_loss[None], np.stack([fit.z, *starts]), cluster=labels, objective=fit.summed)
     ratio, solution = float(found.ratio[0]), solution_at(scaled, found.z[0], log_loss)
     if not np.isfinite(found.cost[0]) or not np.isfinite(solution.jacobian).all():
         return None
-    uncertainty = fit_uncertainty(solution, objective, clusters, ratio)
+    uncertainty = fit_uncertainty(solution, fit.summed, clusters, ratio)
     _, aicc = information(solution.residual, clusters, ratio, int(solution.free.sum()))
     return PartFit(fit.law, scaled, solution.z, uncertainty, aicc, len(rows))

@@ -7,7 +7,7 @@ import numpy as np
 from kleiber.scaling.fitting.estimates import t_quantile
 from kleiber.scaling.fitting.minimise import levenberg_marquardt
 from kleiber.scaling.fitting.noise import make_clusters
-from kleiber.scaling.fitting.objective import Objective, influence
+from kleiber.scaling.fitting.objective import influence
 from kleiber.scaling.fitting.result import Estimate, FitResult
 from kleiber.scaling.fitting.search import LONG, residual_function
 
@@ -49,7 +49,7 @@ def profile(fit: FitResult, name: str) -> Profile:
     Raises:
       ValueError: for a constant that cannot be profiled this way.
     """
-    scaled, kind = fit.scaled, Objective(fit.objective_name, np.inf if fit.delta is None else fit.delta)
+    scaled, kind = fit.scaled, fit.summed
     if not can_be_profiled(fit, name):
         choices = [each for each in scaled.free if not scaled.law[each].scale]
         raise ValueError(f"constant {name!r} cannot be profiled; choose one of {', '.join(choices)}.")

@@ -13,6 +13,7 @@ from kleiber.files import json_of, read_plain
 from kleiber.scaling.fitting.identifiability import Identifiability
 from kleiber.scaling.fitting.measure import Measure
 from kleiber.scaling.fitting.noise import RunNoise
+from kleiber.scaling.fitting.objective import Objective
 from kleiber.scaling.fitting.scaled_law import ScaledLaw
 from kleiber.scaling.fitting.uncertainty import Uncertainty
 from kleiber.scaling.law import Law
@@ -112,6 +113,11 @@ class FitResult:
     def noise(self) -> RunNoise:
         """The noise of one log loss, apart from its trunk and shared along it."""
         return RunNoise(*np.sqrt(self.uncertainty.variances).tolist())
+
+    @property
+    def summed(self) -> Objective:
+        """What was summed over the residuals."""
+        return Objective(self.objective_name, np.inf if self.delta is None else self.delta)
 
     @property
     def interval_method(self) -> str:

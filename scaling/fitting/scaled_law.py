@@ -112,13 +112,14 @@ class ScaledLaw:
         return values
 
     def reported(self, z: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns every constant in the units of the columns, [...] for z [..., P]."""
+        """Returns every constant in the units of the columns, [...] for z [..., P]; infinite where it is too large."""
         values = self.constants(z)
         out = {}
         for name in self.law.names:
             value = values[name]
-            for variable, exponent in self.turning[name]:
-                value = value * self._unit(variable, exponent, values, 1.0)
+            with np.errstate(over="ignore"):
+                for variable, exponent in self.turning[name]:
+                    value = value * self._unit(variable, exponent, values, 1.0)
             out[name] = np.broadcast_to(value, (*z.shape[:-1], 1))[..., 0]
         return out
 

@@ -61,6 +61,7 @@ class Uncertainty:
         variance = ((turned @ self.metric) * turned).sum(axis=1) + new_run * float(self.variances.sum())
         slope = np.stack([((turned @ each) * turned).sum(axis=1) for each in self.slopes], axis=1)
         slope = slope + np.asarray(new_run)[..., None]
+        slope = slope / np.maximum(np.abs(slope).max(axis=1, keepdims=True), 1e-300)  # degrees depend on no unit
         doubt = ((slope @ self.variance_covariance) * slope).sum(axis=1)
         plain = slope @ self.variances  # the variance is homogeneous in phi, so this is it without the addition
         known = (doubt > 0) & (plain > 0)

@@ -17,8 +17,12 @@ REJECTED = 10.0
 """A form whose AICc is this much above the best is rejected by the runs and has no say in the interval
 (Burnham and Anderson 2002, section 2.6: essentially no support)."""
 
-UNTOLD = 1.0
-"""Alarm from a standard error on that is so many times what the fitted losses themselves differ by."""
+UNTOLD = (1.0, 2 / 3)
+"""Of what the fitted losses themselves differ by: alarm from a standard error of a forecast, or from residuals of the
+best law, of that size on."""
+APART = 2 / 3
+"""Half-widths of the first law's own interval between what it says alone and what all say together, from which on a
+note says so: on public tables that goes before three in four of its misses (docs/truth.md)."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,7 @@ def combined_forecast(
         rival_losses=dict(zip(names, singles, strict=True)) if len(fits) > 1 else {},
         compute_ratio=float(said.compute_ratio[0]),
         alarms=said.alarms[0],
-        notes=tuple(_notes(fits[0], run)),
+        notes=(*_notes(fits[0], run), *_apart(fits, point, said)),
         residual_kind=measure.kind,
     )
 
@@ -238,7 +242,7 @@ def combined_forecasts(
     if protection:
         drift, degrees = drift_of(mixed, reach), np.full_like(reach, protection.degrees_of_freedom)
         deviation = protection.deviation(mixed, reach)
-    untold = _untold(measure.of(fits[0].points["loss"]), deviation)
+    untold = _untold(fits, deviation)
     predicted, half = measure.back(mixed.log_loss), t_quantile(degrees, 0.5 + level / 2) * deviation
     return Forecasts(
         predicted,
@@ -253,14 +257,17 @@ def combined_forecasts(
     )
 
 
-def _untold(losses: np.ndarray, deviation: np.ndarray) -> list[tuple[str, ...]]:
-    """Returns an alarm, or none, for each forecast: those no surer than the fitted losses, as they are compared."""
-    share = deviation / max(float(np.std(losses)), 1e-300)
-    text = (
-        "untold: the standard error is {} what the fitted losses differ by; they hardly say what such a run will lose"
-    )
+def _untold(fits: Sequence[FitResult], deviation: np.ndarray) -> list[tuple[str, ...]]:
+    """Returns an alarm, or none, for each forecast of which the runs tell hardly more than that they differ."""
+    spread = max(float(np.std(fits[0].measure.of(fits[0].points["loss"]))), 1e-300)
+    left = min(min(fit.residual_rms, fit.noise.new_run) for fit in fits) / spread  # a robust fit's noise is of the bulk
+    share = deviation / spread
+    end = "what the fitted losses differ by; they hardly say what such a run will lose"
+    if left >= UNTOLD[1]:
+        return [(f"untold: the best law leaves {left:.1f} times {end}",)] * len(share)
     sizes = (f"{each:.1f} times" if each < 100 else "far beyond" for each in share.tolist())
-    return [(text.format(size),) if each >= UNTOLD else () for size, each in zip(sizes, share, strict=True)]
+    texts = (f"untold: the standard error is {size} {end}" for size in sizes)
+    return [(text,) if each >= UNTOLD[0] else () for text, each in zip(texts, share, strict=True)]
 
 
 def _compute_ratio(fit: FitResult, columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -279,6 +286,19 @@ def _notes(fit: FitResult, point: Mapping[str, float]) -> list[str]:
         elif point[name] < low:
             notes.append(f"extrapolates {name} {low / point[name]:.3g} times below the smallest fitted")
     return notes
+
+
+def _apart(fits: Sequence[FitResult], point: Mapping[str, np.ndarray], said: "Forecasts") -> list[str]:
+    """Returns a note where the first law alone, which constants and optimum are told of, lies far from all together."""
+    alone = mix(fits[:1], with_derived(point))
+    half = float(t_quantile(alone.degrees_of_freedom, 0.95)[0] * np.sqrt(alone.own[0]))
+    apart = abs(float(alone.log_loss[0] - said.mixed.log_loss[0])) / max(half, 1e-300)
+    if apart < APART:
+        return []
+    return [
+        f"{fits[0].law} alone lies {apart:.1f} half-widths of its own 90% interval from all together: "
+        "its constants and optimum may not hold so far out"
+    ]
 
 
 def baseline_losses(fit: FitResult, num_params: float, num_tokens: float) -> dict[str, float]:

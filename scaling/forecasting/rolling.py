@@ -33,6 +33,9 @@ CAUTION_ALONE = 0.85
 """The same of one form, which has no others whose errors have opposite signs."""
 PRIOR_ORIGINS = 2.0
 """As many origins are taken to have been as good as they said, before a table says anything."""
+MEDIAN_SQUARE = 0.4549
+"""Of a standard normal error. A robust objective expects some runs to be far off, so the median of an origin's squares
+stands for their mean."""
 LARGE_ERROR = 1.2
 """Alarm from this many of their own standard errors in the forecasts of the table's own runs."""
 
@@ -59,7 +62,7 @@ class Protection:
 
     origins: tuple[Mapping[str, float], ...]
     """Of each: `fitted` and `scored` runs, `reach` (e-folds beyond the fitted runs), `relative_error` (rms) and
-    `standardised_error` (rms, in standard errors that were said)."""
+    `standardised_error` (rms, or of their bulk after a robust objective, in standard errors that were said)."""
     factor: float
     """What standard errors are multiplied by."""
     degrees_of_freedom: float
@@ -183,7 +186,8 @@ def protect(fits: Sequence[FitResult], origins: Sequence[Origin] | None = None) 
     """Returns how well the forms of a table forecast its own dearer runs together, and what follows for intervals.
 
     The squared standard errors of forecasts are scaled by the mean squared standardised error of the origins, each
-    counted once because its errors go together, and shrunk to CAUTION as if PRIOR_ORIGINS more had said 1.
+    counted once because its errors go together (their bulk, after a robust objective), and shrunk to CAUTION as if
+    PRIOR_ORIGINS more had said 1.
 
     Args:
       fits: of the same runs.
@@ -191,6 +195,7 @@ def protect(fits: Sequence[FitResult], origins: Sequence[Origin] | None = None) 
     """
     points = {name: values for fit in fits for name, values in fit.scaled.columns.items()}
     measure, found, squares = fits[0].measure, [], []
+    is_plain = fits[0].objective_name == "gaussian"
     for origin in roll_origin(fits) if origins is None else origins:
         parts = [part for part in origin.fits if part is not None]
         if not parts:
@@ -200,7 +205,8 @@ def protect(fits: Sequence[FitResult], origins: Sequence[Origin] | None = None) 
         reach = reach_of({name: values[origin.rows] for name, values in points.items()}, columns)
         mixed = mix(parts, columns, measure.on(rows).noise)
         error = measure.of(fits[0].points["loss"][rows]) - mixed.log_loss
-        squares.append(float(np.mean(error**2 / (mixed.variance + drift_of(mixed, reach) ** 2))))
+        each = error**2 / (mixed.variance + drift_of(mixed, reach) ** 2)
+        squares.append(float(np.mean(each) if is_plain else np.median(each) / MEDIAN_SQUARE))
         said = {"fitted": len(origin.rows), "scored": len(rows), "reach": float(reach.max())}
         relative = float(np.sqrt(np.mean((error / mixed.per_log) ** 2)))
         found.append({**said, "relative_error": relative, "standardised_error": squares[-1] ** 0.5})

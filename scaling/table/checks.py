@@ -29,7 +29,8 @@ from kleiber.scaling.table.warned import (
 CHOSEN = {
     "status": (
         ("done", "finished", "completed", "complete", "success", "succeeded", "successful", "ok"),
-        "failed diverged pending continued crashed killed running canceled cancelled error preempted timeout queued",
+        "failed diverged pruned pending continued crashed killed running canceled cancelled error preempted timeout "
+        "queued",
     ),
     "split": (("fit", "train", "training"), "target pilot"),
 }

@@ -36,7 +36,7 @@ CHECKS: dict[str, Callable[..., Check]] = {
 }
 COUNTED = ("T2", "T3", "T4", "T5", "T6", "misfit", "T9", "T10", "design")
 """Checks that simulate, so that --replicates means something."""
-DRAWN = ("T2", "T3", "T4", "T5", "misfit", "T9")
+DRAWN = ("T2", "T3", "T4", "T5", "T9")
 """Checks with a part in the figure of all, which is drawn from all of them or not at all."""
 
 
@@ -67,6 +67,7 @@ def text(check: Check) -> str:
     """Returns a check for the terminal."""
     lines = [f"{check.id}: {check.claim}"]
     lines += [f"  {what:<52} {measured}   [{required}]" for what, measured, required in check.rows]
+    lines += [f"  {check.words}"] * bool(check.words)
     lines += [f"  {cells[0]:<27}" + "".join(f"{cell:>16}" for cell in cells[1:]) for cells in check.board]
     return "\n".join(lines)
 
@@ -110,6 +111,7 @@ def section(check: Check) -> list[str]:
     verdict = "pass" if check.passed else "**FAIL**"
     lines = [f"## {check.id}: {check.claim} ({verdict})", "", "| what | measured | required |", "|---|---|---|"]
     lines += [f"| {what} | {measured} | {required} |" for what, measured, required in check.rows] + [""]
+    lines += [check.words, ""] * bool(check.words)
     if check.shares:
         lines += [f"![shares inside by distance](truth_{check.id}.svg)", ""]
     if check.board:

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from kleiber.scaling.fitting.result import FitResult
-from kleiber.scaling.forecasting.forecast import Forecasts
+from kleiber.scaling.forecasting.forecast import APART, Forecasts
 from kleiber.scaling.forecasting.mixture import mix
 from kleiber.scaling.forecasting.rolling import Origin, Protection, compute_of
 
@@ -26,8 +26,6 @@ SIGNALS = (
 ROUNDS = 30
 WANTED = (0.7, 0.2)
 """Of an alarm: the least share of misses, and the most of good fits, that it should stand on."""
-APART = 2 / 3
-"""Half-widths of the additive law from what five forms say together, from which on an alarm could stand on it."""
 
 
 def signals_of(

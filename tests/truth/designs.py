@@ -33,6 +33,8 @@ class Check:
     """For the figure: label to (rate, Monte Carlo error, lowest, highest allowed)."""
     board: list[tuple[str, ...]] = field(default_factory=list)
     """A wider table below, its heading first."""
+    words: str = ""
+    """What the rows mean, where that is not plain."""
     shares: dict[str, list[float]] = field(default_factory=dict)
     """For a figure of its own: by rule, the share inside at each distance."""
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from kleiber.files import read_json
 from kleiber.train.config import TrainConfig
+from kleiber.train.data.batch import Batch
 from kleiber.train.data.batches import check_enough
 from kleiber.train.data.cache import cache_folder
 from kleiber.train.data.corpora.catalogue import find_corpus, prepared_folder
 from kleiber.train.data.corpora.prepared import read_corpus_manifest
-from kleiber.train.data.tokenizers import read_model, tokenizer_home
+from kleiber.train.data.tokenizers import read_model, stored_tokenizer, tokenizer_home
 from kleiber.train.data.tokens import open_token_file
 from kleiber.train.data.windows import TokenSource, check_vocabulary, open_tokens, validation_windows
 
@@ -29,6 +30,8 @@ class HeldOut:
     """int32 [windows], document group of each window."""
     segments: np.ndarray | None
     """int32 [windows, seq_len + 1] document of each token, when attention stops at document boundaries."""
+    weights: np.ndarray | None = None
+    """float32 [windows, seq_len] of each target, where they do not count alike."""
 
     @property
     def num_validation_bytes(self) -> int:
@@ -55,6 +58,8 @@ class RunData(HeldOut):
     was prepared; None where that was not."""
     tokenizer_model: bytes = b""
     """That text is encoded with, for whoever keeps the weights; none for bytes."""
+    newlines: frozenset[int] = frozenset()
+    """Ids of the tokens that end a line, for the objective `label`."""
 
 
 def open_run_data(config: TrainConfig) -> RunData:
@@ -65,14 +70,16 @@ def open_run_data(config: TrainConfig) -> RunData:
     check_vocabulary(train, config.model)
     last = (config.guard.batch_number(config.steps_at(config.num_tokens[-1]) - 1) + 1) * config.tokens_per_step
     check_enough(train, last, config.data.max_epochs, config.data.num_unique_tokens)
+    if config.evaluation.num_bytes and config.data.tokenizer != "bytes":  # by which the text of all is measured off
+        open_tokens(replace(config.data, tokenizer="bytes"), "validation", config.model.seq_len)
     folder = prepared_folder(find_corpus(config.data.corpus))
-    has_model = folder is not None and config.data.tokenizer != "bytes"
     return RunData(
         **_held_out(config, validation, folder),
         train=train,
         num_unique_tokens=train.num_unique_tokens(config.data),
         split_overlap=_split_overlap(folder),
-        tokenizer_model=read_model(tokenizer_home(folder, config.data.tokenizer)) if has_model and folder else b"",
+        tokenizer_model=_tokenizer_model(config, folder),
+        newlines=line_ends(config, folder),
     )
 
 
@@ -101,8 +108,35 @@ def _held_out(config: TrainConfig, validation: TokenSource, folder: Path | None)
         validation = _same_text(config, validation, folder)
         wanted = validation.num_tokens
     chosen = validation_windows(validation, wanted)
-    segments = validation.segment_ids(chosen.indices) if config.data.document_attention else None
-    return {"validation": validation, "windows": chosen.tokens, "groups": chosen.groups, "segments": segments}
+    told = batch_of(config, validation, chosen.indices, line_ends(config, folder))
+    if told.weights is not None and not told.weights.any():
+        raise ValueError(
+            f"objective 'label' learns the last line of documents of several lines, and {config.data.corpus} has none "
+            f"to be measured on; give a file such as train.jsonl#text+label, or objective='next_token'."
+        )
+    kept = {"segments": told.segments, "weights": told.weights}
+    return {"validation": validation, "windows": chosen.tokens, "groups": chosen.groups, **kept}
+
+
+def batch_of(config: TrainConfig, source: TokenSource, indices: np.ndarray, newlines: frozenset[int]) -> Batch:
+    """Returns the windows [...] of a source as a Batch, with all that the objective needs of them."""
+    segments = source.segment_ids(indices) if config.data.document_attention else None
+    weights = source.label_weights(indices, newlines) if config.objective == "label" else None
+    return Batch(source.windows(indices), weights=weights, segments=segments)
+
+
+def line_ends(config: TrainConfig, folder: Path | None) -> frozenset[int]:
+    """Returns the ids of the tokens that end a line, where the objective asks for them."""
+    if config.objective != "label":
+        return frozenset()
+    name = config.data.tokenizer
+    return stored_tokenizer(name, _tokenizer_model(config, folder)).line_ends
+
+
+def _tokenizer_model(config: TrainConfig, folder: Path | None) -> bytes:
+    """Returns the model of a tokenizer that was trained on the corpus in a folder; none for bytes."""
+    name = config.data.tokenizer
+    return b"" if name == "bytes" or folder is None else read_model(tokenizer_home(folder, name))
 
 
 def _same_text(config: TrainConfig, validation: TokenSource, folder: Path) -> TokenSource:

@@ -22,6 +22,10 @@ class Tokenizer(Protocol):
     name: str
     vocab_size: int
 
+    @property
+    def line_ends(self) -> frozenset[int]:
+        """The ids of the tokens whose text ends with a newline."""
+
     def encode(self, documents: list[bytes]) -> list[np.ndarray]:
         """Returns the ids of each UTF-8 document, its separator included."""
 
@@ -34,6 +38,7 @@ class ByteTokenizer:
 
     name = "bytes"
     vocab_size = 256
+    line_ends = frozenset(b"\n")
 
     def encode(self, documents: list[bytes]) -> list[np.ndarray]:
         """Returns uint8 arrays, one a document."""
@@ -53,6 +58,12 @@ class SentencePieceTokenizer:
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size = self._processor.get_piece_size()
         self.name = f"sentencepiece:{self.vocab_size}"
+
+    @property
+    def line_ends(self) -> frozenset[int]:
+        """The ids of the tokens whose text ends with a newline."""
+        pieces = map(self._processor.id_to_piece, range(self.vocab_size))
+        return frozenset(place for place, piece in enumerate(pieces) if piece == "<0x0A>" or piece.endswith("\n"))
 
     def encode(self, documents: list[bytes]) -> list[np.ndarray]:
         """Returns uint16 arrays, one a document."""

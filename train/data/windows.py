@@ -6,6 +6,7 @@ there (DataConfig.document_attention); without it a packed window sees the docum
 needs numpy only.
 """
 
+import functools
 import sys
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -89,6 +90,27 @@ class TokenSource:
         counted from 0; a separator ends its document."""
         documents = self._documents(self._positions(indices))
         return (documents - documents[..., :1]).astype(np.int32)
+
+    def label_weights(self, indices: np.ndarray, newlines: frozenset[int]) -> np.ndarray:
+        """Returns 1 for each target of windows [...] that belongs to the last line of a document of several lines, its
+        separator included, else 0: float32 [..., seq_len].
+
+        Args:
+          indices: of the windows.
+          newlines: ids of the tokens that end a line.
+        """
+        starts = self._label_starts(newlines)
+        targets = self._positions(indices)[..., 1:]
+        return (targets >= starts[self._documents(targets)]).astype(np.float32)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 (a source lives as long as its run)
+    def _label_starts(self, newlines: frozenset[int]) -> np.ndarray:
+        """Returns where the last line of each document begins, int64 [documents]; its end where it has but one."""
+        ends = self.file.offsets[1:]
+        lines = np.flatnonzero(np.isin(self.file.tokens, list(newlines)))
+        lines = np.concatenate([[-1], lines[~np.isin(lines + 1, ends)]])  # a separator ends no line before the last
+        last = lines[np.searchsorted(lines, ends) - 1] + 1
+        return np.where(last > self.file.offsets[:-1], last, ends)
 
     def window_groups(self, indices: np.ndarray) -> np.ndarray:
         """Returns the group of the document in the middle of each window [windows], int32 [windows]."""

@@ -5,11 +5,13 @@ minutes. So the signals are read from a pipe by a thread, which can end the proc
 been trained since the last checkpoint, at a second signal, and GRACE_SECONDS after the first.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 GRACE_SECONDS = 30.0
 EXIT_STOPPED = 75
@@ -31,6 +33,8 @@ class StopRequest:
         self.grace_seconds = grace_seconds
         self.has_work = False
         """Whether something would be lost if the process ended now; set by whoever trains."""
+        self.on_leaving: Callable[[], None] = lambda: None
+        """Called before the process ends at once."""
         self.parent = os.getppid() if watches_parent else None
         self._asked = 0.0
         read, write = os.pipe()
@@ -75,4 +79,6 @@ class StopRequest:
     def _leave(self, reason: str) -> None:
         print(f"stopped at once: {reason}. Saved checkpoints are kept; the same line goes on.", flush=True)
         sys.stderr.flush()
+        with contextlib.suppress(Exception):  # whatever it is, it is time to leave
+            self.on_leaving()
         os._exit(EXIT_STOPPED)

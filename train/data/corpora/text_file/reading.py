@@ -12,6 +12,7 @@ import json
 import lzma
 import re
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def read_documents(path: Path, key: str = "text") -> list[str]:
 
     Args:
       path: the file.
-      key: of the text in each JSON object.
+      key: of the text in each JSON object; `text+label` puts what stands under label below it.
     """
     text = read_text(path)
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -97,11 +98,30 @@ def _is_json(text: str, key: str) -> bool:
         first, _ = json.JSONDecoder().raw_decode(start)
     except ValueError:
         return False
-    return isinstance(first, dict) and isinstance(first.get(key), str)
+    return isinstance(first, dict) and text_of(first, key) is not None
+
+
+def text_of(record: dict[str, Any], key: str) -> str | None:
+    """Returns the text under a key, or of several joined by `+` one under the other; None where one has none."""
+    parts = [record.get(name) for name in key.split("+")]
+    return "\n".join(map(str, parts)) if all(isinstance(part, str) for part in parts) else None
+
+
+def read_json_records(path: Path, keys: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Returns the texts under these keys of every object of a JSON file. Raises ValueError: an object lacks one."""
+    text = read_text(path)
+    columns = [[each for _, each in _texts(path, text, key)] for key in keys]
+    return list(zip(*columns, strict=True))
 
 
 def read_json_documents(path: Path, text: str, key: str) -> list[str]:
-    """Returns the text under `key` of every object: of each non-empty line, or of one JSON array or object."""
+    """Returns the text under `key` of every object that has more than blanks there: of each non-empty line, or of one
+    JSON array or object."""
+    return [each for _, each in _texts(path, text, key) if each.strip()]
+
+
+def _texts(path: Path, text: str, key: str) -> Iterator[tuple[str, str]]:
+    """Yields (where it stands, the text under the key) of every object."""
     try:
         whole = json.loads(text)
     except ValueError:
@@ -109,18 +129,16 @@ def read_json_documents(path: Path, text: str, key: str) -> list[str]:
         records = ((place, _parsed(path, place, line)) for place, line in lines)
     else:
         records = ((f"entry {n}", each) for n, each in enumerate(whole if isinstance(whole, list) else [whole], 1))
-    documents = []
     for place, record in records:
-        if not isinstance(record, dict) or not isinstance(record.get(key), str):
+        found = text_of(record, key) if isinstance(record, dict) else None
+        if found is None:
             keys = sorted(record) if isinstance(record, dict) else type(record).__name__
             raise ValueError(
                 f"{path}, {place} has no text under the key '{key}', found {keys}; name another key as {path.name}#KEY."
             )
-        if any("\ud800" <= character <= "\udfff" for character in record[key]):
+        if any("\ud800" <= character <= "\udfff" for character in found):
             raise ValueError(f"{path}, {place} has half a character (an unpaired surrogate), which no UTF-8 holds.")
-        if record[key].strip():
-            documents.append(record[key])
-    return documents
+        yield place, found
 
 
 def _parsed(path: Path, place: str, line: str) -> Any:
