@@ -512,3 +512,11 @@ def test_a_flipped_bit_of_a_compiled_program_that_still_unpacks_is_found_whateve
         assert remove_damaged(tmp_path, is_ours=True) == ["jit_step-cache"]
         (tmp_path / "jit_step-cache").write_bytes(packed)
         seal_new(tmp_path)
+
+
+@pytest.mark.parametrize("content", ['{"name": "of another tool"}', "[]", '"text"'])
+def test_an_experiment_of_another_program_is_not_written_over(tmp_path, content):
+    (tmp_path / "experiment.json").write_text(content)
+    with pytest.raises(ValueError, match=r"is not empty and holds no sweep \(it has experiment\.json\)"):
+        typed(tmp_path)
+    assert (tmp_path / "experiment.json").read_text() == content

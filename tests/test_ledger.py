@@ -125,6 +125,15 @@ def test_a_line_half_written_by_a_crash_is_removed_by_the_next_append(ledger):
     assert len(ledger.entries()) == 4
 
 
+@pytest.mark.parametrize("content", [b"a thesis, in one line", b"\0" * 99, b'{"loss": 2.5}', b"\xff\xfe"])
+def test_a_file_that_is_no_ledger_is_left_as_it_is(tmp_path, content):
+    path = tmp_path / "notes"
+    path.write_bytes(content)
+    with pytest.raises(LedgerError, match="notes is no ledger, and what it holds is left as it is"):
+        Ledger(path).register(target="big", **FORECAST)
+    assert path.read_bytes() == content
+
+
 def test_a_crash_between_line_and_head_is_no_tampering(ledger):
     head = ledger.head_path.read_text()
     ledger.outcome("big", "run-9", 1.24)

@@ -82,7 +82,7 @@ def own_directory(experiment: Experiment, directory: Path, allow: tuple[str, ...
         raise ValueError(f"{links[0]} leads elsewhere, being a symbolic link; kleiber writes inside --out only.")
     trained = runs.is_dir() and any(item.name[0] != "." for item in runs.iterdir())
     if not (path.exists() and trained):
-        if path.exists():  # nothing was trained there yet: whoever corrects a config starts over
+        if path.exists() and not _is_strangers(path):  # nothing was trained: whoever corrects a config starts over
             (directory / "result.json").unlink(missing_ok=True)
         elif others := _not_of_a_sweep(directory):
             raise ValueError(f"{directory} is not empty and holds no sweep (it has {others[0]}); use another --out.")
@@ -143,6 +143,14 @@ def _seal_as_it_stands(directory: Path) -> str:
     for path, data in old:
         write_json(path, data)
     return f"{len(old)} files of a release that sealed none are sealed from here on, as they stood" if old else ""
+
+
+def _is_strangers(path: Path) -> bool:
+    """Returns whether an experiment.json is whole, and of another program."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        data = json.loads(read_plain(path))
+        return not (has_seal(data) or (isinstance(data, dict) and {"name", "trunks"} <= data.keys()))
+    return False
 
 
 def _unsealed_object(path: Path) -> dict[str, Any]:

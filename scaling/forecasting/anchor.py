@@ -32,8 +32,8 @@ def head_note(ledger: Ledger) -> dict[str, Any]:
 def note_head(ledger: Ledger, path: Path) -> dict[str, Any]:
     """Adds a head_note, as a line of JSON, to a file, and returns it."""
     note = head_note(ledger)
-    before = read_plain(path).decode() if path.exists() else ""
-    write_whole(path, before + json.dumps(note) + "\n")
+    before = read_plain(path) if path.exists() else b""
+    write_whole(path, before + json.dumps(note).encode() + b"\n")
     return note
 
 

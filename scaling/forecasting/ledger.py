@@ -25,6 +25,8 @@ KEYS = {
     "withdrawn": ("target", "reason"),
 }
 """What each event must hold to be read."""
+BEGINNING = b'{"event": "'
+"""Of every line."""
 CLOCK_MINUTES = 5.0
 """How far the clocks of machines that write one ledger, and of its file system, may be apart."""
 
@@ -241,6 +243,8 @@ class Ledger:
         if not self.path.exists():
             return [], False
         *whole, rest = read_plain(self.path).split(b"\n")
+        if not whole and rest[: len(BEGINNING)] != BEGINNING[: len(rest)]:  # nor the half line that a crash leaves
+            raise LedgerError(f"{self.path} is no ledger, and what it holds is left as it is; give another file.")
         return [line.decode(errors="replace") for line in whole], bool(rest)
 
     def _head(self) -> tuple[int | None, str]:
