@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import time
 from dataclasses import replace
@@ -41,7 +42,9 @@ def test_the_pace_is_the_geometric_mean_of_plan_and_measurement_when_both_count_
 @pytest.fixture
 def progress(tmp_path):
     cells = trunk_cells(Experiment("e", "?", (TRUNK,), laws=()), "fit")
-    plan = SimpleNamespace(trunk_seconds=lambda cell: 100.0, num_workers=1, target_seconds=400.0)
+    plan = SimpleNamespace(
+        trunk_seconds=lambda cell: 100.0, num_workers=1, target_seconds=400.0, target_cells=cells[:1]
+    )
     return SweepProgress(Experiment("e", "?", (TRUNK,), laws=()), tmp_path, "fit", cells, plan, print)
 
 
@@ -136,7 +139,21 @@ def test_starting_is_no_part_of_the_pace_and_is_counted_once_for_each_run_to_com
     progress.cells.append(other)
     progress.plateaus[other.trunk_id] = other.config
     progress.planned_seconds[other.trunk_id] = 100.0
+    progress.costs[other.trunk_id] = progress.costs[progress.cells[0].trunk_id]
     assert middle(progress) == pytest.approx(125 * progress.pace() + 40 + 40, rel=1e-3)
+
+
+def test_a_target_is_expected_at_the_pace_of_its_cost_a_token(progress):
+    # A machine four times slower than planned for tokens of 1e-4 s and as planned for those of 4e-4: pace ~ cost^-1.
+    small, large = (replace(progress.cells[0], config=replace(TRUNK, seed=seed)) for seed in (1, 2))
+    now = time.time()
+    for cell, cost, seconds in ((small, 1e-4, 40_000.0), (large, 4e-4, 10_000.0)):
+        progress.costs[cell.trunk_id], progress.planned_seconds[cell.trunk_id] = math.log(cost), 20_000.0
+        progress.seen[cell.trunk_id] = ((now - seconds, 0.0), (now, 0.5))
+    progress.stepping, progress.won = 50_000.0, 20_000.0
+    pace_at = progress.pace_by_cost()
+    assert pace_at(math.log(4e-4)) / pace_at(math.log(1e-4)) == pytest.approx(1 / 4, rel=1e-3)
+    assert pace_at(math.log(8e-4)) / pace_at(math.log(4e-4)) == pytest.approx(1 / 2, rel=1e-3)
 
 
 def test_the_pace_measured_before_is_what_the_next_phase_starts_from_as_is_the_time_of_a_start(progress):

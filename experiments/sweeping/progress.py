@@ -1,12 +1,15 @@
 """What a sweep shows while it runs: runs done, tokens per second, time left, and the forecast so far."""
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell
@@ -56,10 +59,10 @@ class PhaseState:
     tokens_per_second: float
     running: tuple[str, ...]
     """What each worker that has begun its steps is at."""
+    seconds_left: float
+    """Wall seconds of steps that are left, summed over the runs, each at the pace of its cost."""
     longest_left: float
-    """Seconds on one worker that the plan gives what is left of the run with most of it left."""
-    slowest_seconds: float = 0.0
-    """Wall seconds until the slowest of the runs at their steps is through, each at its own measured pace."""
+    """Those of the run with most of them left; of one at its steps, at its own pace where that is slower."""
 
 
 class SweepProgress:
@@ -86,6 +89,8 @@ class SweepProgress:
         )
         self.is_quiet = is_quiet
         self.planned_seconds = {cell.trunk_id: plan.trunk_seconds(cell) for cell in cells}
+        self.costs = {cell.trunk_id: self._cost(cell) for cell in cells}
+        """ln of the planned seconds of a token, by trunk."""
         self.total_points = sum(len(cell.config.num_tokens) for cell in cells)
         self.started = self.looked = time.time()
         self.workers = min(plan.num_workers, len(cells))
@@ -94,7 +99,7 @@ class SweepProgress:
         """Wall seconds, summed over the workers, at steps; with no run at its steps; planned seconds won by steps."""
         self.begun: set[TrainConfig] = set()
         """Plateaus that are through or have been seen at their steps."""
-        self.expected_pace = before.pace() if before else 1.0
+        self.expected_pace = before.pace_by_cost()(self._cost(max(cells, key=plan.trunk_seconds))) if before else 1.0
         self.stepping_before = before.stepping if before else 0.0
         self.starting_before = before.start_seconds() if before else 0.0
         self.through_before: int | None = None
@@ -132,12 +137,13 @@ class SweepProgress:
 
     def look(self) -> PhaseState:
         """Reads where the phase is off its directory."""
-        done, planned_done, running, longest_left, slowest = 0, 0.0, {}, 0.0, 0.0
-        now, unfinished, stepped = time.time(), set(), []
+        done, planned_done, running, left, longest = 0, 0.0, {}, 0.0, 0.0
+        now, unfinished, stepped, pace_at = time.time(), set(), [], self.pace_by_cost()
         for cell in self.cells:
             missing, trunk = cell.missing(self.directory), self.plateaus[cell.trunk_id]
             done += len(cell.config.num_tokens) - len(missing)
             planned, share = self.planned_seconds[cell.trunk_id], 1.0
+            pace = pace_at(self.costs[cell.trunk_id])
             if missing:
                 unfinished.add(trunk)
                 progress = self._progress(cell) or {"is_fresh": False}
@@ -153,10 +159,11 @@ class SweepProgress:
                         self.seen[cell.trunk_id] = (first, (now, share))
                         stepped.append(now - last[0])
                         self.won += (share - last[1]) * planned
-                        own = measured_pace(self.pace(), (share - first[1]) * planned, now - first[0])
-                        slowest = max(slowest, (1 - share) * planned * own)
+                        own = measured_pace(pace, (share - first[1]) * planned, now - first[0])
+                        longest = max(longest, (1 - share) * planned * own)
             planned_done += share * planned
-            longest_left = max(longest_left, (1 - share) * planned)
+            left += (1 - share) * planned * pace
+            longest = max(longest, (1 - share) * planned * pace)
         through = set(self.plateaus.values()) - unfinished
         self.begun |= through
         self.through_before = len(through) if self.through_before is None else self.through_before
@@ -165,13 +172,32 @@ class SweepProgress:
         self.waiting += max(0.0, min(len(unfinished), self.workers) * (now - self.looked) - at_steps)
         self.looked = now
         speeds = sum(speed for _, speed in running.values())
-        return PhaseState(
-            done, planned_done, speeds, tuple(told for told, _ in running.values()), longest_left, slowest
-        )
+        told_all = tuple(told for told, _ in running.values())
+        return PhaseState(done, planned_done, speeds, told_all, left, longest)
 
     def pace(self) -> float:
         """Returns the wall seconds a worker at its steps needs for a planned second, as far as it has been measured."""
         return measured_pace(self.expected_pace, self.won / self.workers, self.stepping / self.workers)
+
+    def pace_by_cost(self) -> Callable[[float], float]:
+        """Returns the pace of a run as a function of the ln of its planned seconds a token: a power of that, fitted to
+        the runs seen at their steps, as a machine may be slower than planned for small ones and faster for large."""
+        rows = [
+            (self.costs[trunk], last[0] - first[0], (last[1] - first[1]) * self.planned_seconds[trunk])
+            for trunk, (first, last) in self.seen.items()
+            if last[0] > first[0] and last[1] > first[1]
+        ]
+        pace = self.pace()
+        if len(rows) < 2:
+            return lambda cost: pace
+        costs, seconds, won = np.array(rows).T
+        middle, paces = np.average(costs, weights=seconds), np.log(seconds / won)
+        off = costs - middle
+        power = float(np.clip((seconds * off * paces).sum() / ((seconds * off**2).sum() + TRUSTED_SECONDS), -1, 1))
+        return lambda cost: pace * math.exp(power * (cost - middle))
+
+    def _cost(self, cell: TrunkCell) -> float:
+        return math.log(self.plan.trunk_seconds(cell) / cell.trained_tokens)
 
     def start_seconds(self) -> float:
         """Returns the wall seconds from taking up a run to its steps: a mean, or the last phase's if that was more."""
@@ -205,15 +231,13 @@ class SweepProgress:
     def seconds_left(self, state: PhaseState) -> tuple[float, float]:
         """Returns the fewest and the most wall seconds that this phase and those after it may still take: the closer
         to each other, the longer steps have been measured."""
-        pace, start = self.pace(), self.start_seconds()
-        least, most = ENDING_SECONDS
+        start, (least, most) = self.start_seconds(), ENDING_SECONDS
         ending, unbegun = min(max(start, least), most), len(set(self.plateaus.values())) - len(self.begun)
-        left = (sum(self.planned_seconds.values()) - state.planned_done) * pace + unbegun * start
-        longest = state.longest_left * pace + (start if unbegun else 0.0)  # at the end workers stand idle
-        left = max(left / self.workers, longest, state.slowest_seconds) + ending
-        for later in {"start": ("fit", "target"), "fit": ("target",)}.get(self.split, ()):
-            seconds = getattr(self.plan, f"{later}_seconds")
-            left += start + seconds * pace + ending if seconds else 0.0
+        longest = state.longest_left + (start if unbegun else 0.0)  # at the end workers stand idle
+        left = max((state.seconds_left + unbegun * start) / self.workers, longest) + ending
+        if self.split == "fit" and self.plan.target_seconds:
+            cost = self._cost(max(self.plan.target_cells, key=self.plan.trunk_seconds))
+            left += start + self.plan.target_seconds * self.pace_by_cost()(cost) + ending
         measured = (self.stepping_before + self.stepping) / self.workers
         doubt = 1 + DOUBT + TRUSTED_SECONDS / (measured + TRUSTED_SECONDS)
         return left / doubt, left * doubt
