@@ -291,6 +291,27 @@ def test_where_the_best_two_are_alike_the_third_is_told_to_be_worse_and_seeds_ar
     )
 
 
+def test_an_effect_of_one_place_alone_has_the_interval_of_its_pairs_and_none_is_claimed_at_the_other():
+    pairs = {8_000: (-0.50, -0.45, -0.43), 200_000: (0.03, 0.05, 0.04)}  # seeds move both runs of a pair alike, by .2
+    trunks = tuple(
+        trunk(shape={"dropout": rate}, seed=s, data=DataConfig(num_unique_tokens=unique, max_epochs=99))
+        for unique in pairs for rate in (0.0, 0.1) for s in range(3)
+    )  # fmt: skip
+    experiment = Experiment("dropout", "Does dropout help?", trunks, laws=())
+
+    def loss(cell: TrunkCell, _: int) -> float:
+        config = cell.config
+        return 2 + 0.2 * config.seed + (config.model.dropout > 0) * pairs[config.data.num_unique_tokens][config.seed]
+
+    found = answered(experiment, measured(experiment, loss)).of("dropout")
+    # pooled: squares .0026 + .0002 over 4 degrees, .02646; t 2.776; of three pairs: .0424
+    assert found.sentence == (
+        "dropout: 0.1 saves 0.460 ± 0.042 (num_unique_tokens 8000) and cannot be told from none by +0.040 ± 0.042 "
+        "(num_unique_tokens 200,000) nats per token against 0."
+    )
+    assert found.to_json()["effects"][0]["differs_by_place"] and not found.next
+
+
 def test_a_batch_or_a_row_that_sets_the_steps_says_how_many_they_are():
     trunks = tuple(trunk(shape={"seq_len": length}, batch_size=8, tokens=(131_072,)) for length in (64, 256))
     experiment = Experiment("context", "Does a longer context help?", trunks, laws=())

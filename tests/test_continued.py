@@ -71,5 +71,7 @@ def test_the_record_of_a_run_that_went_on_with_another_rate_says_so_and_counts_a
     assert main([*line, "--set", "optimizer.learning_rate=0.5", "--allow", "optimizer.learning_rate"]) == 0
     (second,) = json.loads(capsys.readouterr().out)["records"]
     assert second["status"] == "continued" and second["loss"] != first["loss"]
-    assert read_json(out / "result.json", "runs")["runs"] == {"done": 0, "failed": 0, "diverged": 0, "continued": 1}
+    assert read_json(out / "result.json", "runs")["runs"] == {
+        "done": 0, "failed": 0, "diverged": 0, "pruned": 0, "continued": 1,
+    }  # fmt: skip
     assert second["reason"].startswith(f"went on from {first['trunk_id']} with optimizer.learning_rate: ")

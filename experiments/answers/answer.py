@@ -69,6 +69,7 @@ class Answer:
                     "difference": each.mean,
                     "interval_95": None if each.interval is None else list(each.interval),
                     "num_pairs": each.num_units,
+                    "differs_by_place": each.differs,
                     "pairs": [{"at": dict(p.place), "seed": p.seed, "difference": p.difference} for p in each.pairs],
                 }
                 for each in self.effects

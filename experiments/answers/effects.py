@@ -1,8 +1,7 @@
 """The effect of a factor by paired differences: pairs of runs alike in everything else, seeds included."""
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +48,8 @@ class Effect:
     """Pairs of trunks: points of one trunk share its noise and count once."""
     spread: float | None = None
     """Standard deviation of the difference of one pair, behind the interval."""
+    differs: bool = False
+    """Whether seeds tell that the difference is another at one combination of the other factors than at another."""
 
     @property
     def places(self) -> dict[tuple[tuple[str, Level], ...], float]:
@@ -105,7 +106,8 @@ def effect(
     else:
         return Effect(level, against, pairs, mean, None, len(units))
     half = t_value(degrees) * spread / math.sqrt(len(units))
-    return Effect(level, against, pairs, mean, (mean - half, mean + half), len(units), spread)
+    differs = differs_by_place(study, pairs)
+    return Effect(level, against, pairs, mean, (mean - half, mean + half), len(units), spread, differs)
 
 
 def _unpaired(
@@ -163,15 +165,37 @@ def pairs_to_tell(found: Effect) -> int:
     return count
 
 
+def _spread(study: StudyRuns, places: Mapping[Any, Sequence[float]]) -> tuple[float, int, bool]:
+    """Returns (standard deviation of the difference of one pair between seeds, degrees of freedom, whether it is that
+    of the pairs around the mean of their place): of few pairs it is the noise of seeds. No degrees without seeds."""
+    pooled = sum(len(each) - 1 for each in places.values())
+    noise, degrees = seed_noise(study)
+    spread = math.sqrt(sum(float(np.var(each)) * len(each) for each in places.values()) / max(1, pooled))
+    is_paired = degrees > 0 and pooled >= FEW_PAIRS - 1 and spread > 0
+    return (spread, pooled, True) if is_paired else (noise * math.sqrt(2), degrees, False)
+
+
+def half_intervals(study: StudyRuns, places: Mapping[Any, Sequence[float]]) -> tuple[dict[Any, float], int]:
+    """Returns (half of the 95 % interval of the mean difference at each place, degrees of freedom of the spread that
+    the pairs of all places share; 0 where the noise of seeds is taken instead). Halves are 0 where no seed was repeated.
+    """
+    spread, degrees, is_paired = _spread(study, places)
+    halves = {p: t_value(degrees) * spread / math.sqrt(len(d)) if degrees else 0.0 for p, d in places.items()}
+    return halves, degrees if is_paired else 0
+
+
 def differs_by_place(study: StudyRuns, pairs: Sequence[Pair]) -> bool:
     """Returns whether the difference of pairs is another at one combination of the other factors than at another one:
     by more than seeds explain. False where none was repeated."""
-    noise, degrees = seed_noise(study)
-    counts = Counter(pair.place for pair in pairs)
-    if not degrees or len(counts) < 2:
+    places: dict[tuple[tuple[str, Level], ...], list[float]] = {}
+    for pair in pairs:
+        places.setdefault(pair.place, []).append(pair.difference)
+    spread, degrees, _ = _spread(study, places)
+    if not degrees or len(places) < 2:
         return False
-    reach = t_value(degrees, len(counts) * (len(counts) - 1) // 2) * noise * math.sqrt(4 / min(counts.values()))
-    means = _means((pair.place, pair.difference) for pair in pairs).values()
+    looks = len(places) * (len(places) - 1) // 2
+    reach = t_value(degrees, looks) * spread * math.sqrt(2 / min(map(len, places.values())))
+    means = [float(np.mean(each)) for each in places.values()]
     return max(means) - min(means) > reach
 
 

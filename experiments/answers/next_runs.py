@@ -32,7 +32,7 @@ def next_runs(study: StudyRuns, factor: Factor, effects: Sequence[Effect], best:
         leads = {frozenset((each.second, each.level)): (each.second, each.level) for each in found}
         effects = [each for second, first in leads.values() if (each := effect(study, factor, second, first))]
     for each in effects if study.num_seeds > 1 else ():
-        if each.is_seen is False and each.mean and each.interval:
+        if each.is_seen is False and each.mean and each.interval and not each.differs:
             pairs = pairs_to_tell(each)
             if pairs <= MOST_PAIRS:
                 lines.append(

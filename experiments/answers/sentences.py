@@ -11,6 +11,7 @@ from kleiber.experiments.answers.effects import (
     Effect,
     differs_by_place,
     effect,
+    half_intervals,
     seed_noise,
     t_value,
     tuned_factors,
@@ -67,7 +68,7 @@ def effect_clause(study: StudyRuns, factor: Factor, found: Effect) -> str:
     names = f"{level_words(found.level)}", f"{level_words(found.against)}"
     mean = f"{'costs' if found.mean > 0 else 'saves'} {size(found.mean)}"
     unseen = f": cannot be told from none ({found.num_units} pairs, {2 * found.num_units} runs)"
-    if _says_interval(study, found):
+    if says_interval(study, found):
         low, high = found.interval or (0.0, 0.0)
         clause = f"{names[0]} {mean} ± {size((high - low) / 2)} {study.unit} against {names[1]}"
         return clause if found.is_seen else clause + unseen
@@ -82,7 +83,7 @@ def effect_clause(study: StudyRuns, factor: Factor, found: Effect) -> str:
     return clause
 
 
-def _says_interval(study: StudyRuns, found: Effect) -> bool:
+def says_interval(study: StudyRuns, found: Effect) -> bool:
     """Returns whether one interval answers: it does with seeds, unless they tell that the difference is another from
     place to place."""
     return found.interval is not None and study.num_seeds > 1 and not differs_by_place(study, found.pairs)
@@ -95,25 +96,32 @@ def _place_by_place(study: StudyRuns, found: Effect) -> tuple[str, list[str]]:
     It says the mean at each level of the factor that tells most, where places are many or seeds tell no more than
     that; else ranges of many. Seeds give intervals.
     """
-    noise, degrees = seed_noise(study)
-    places = _differences(found, None)
-    places = _most_telling(study, found) or places
-    half = {p: t_value(degrees) * noise * math.sqrt(2 / len(d)) if degrees else 0.0 for p, d in places.items()}
+    places = _told_places(study, found)
+    half, _ = half_intervals(study, places)
     means = {place: float(np.mean(differences)) for place, differences in places.items()}
     said, names = [], short_places(list(means), list(means))
+    untold = {place: mean for place, mean in means.items() if abs(mean) <= half[place]}
     for verb, chosen in (("saves", lambda d: d <= 0), ("costs", lambda d: d > 0)):
-        here = {place: each for place, each in means.items() if chosen(each)}
+        here = {place: each for place, each in means.items() if chosen(each) and place not in untold}
         if len(here) > MOST_PLACES:
             said.append(f"{verb} {span(here.values())} at {len(here)} combinations")
         elif here:
-            amounts_of = {p: size(d) + (f" ± {size(half[p])}" if degrees else "") for p, d in here.items()}
+            amounts_of = {p: size(d) + (f" ± {size(half[p])}" if half[p] else "") for p, d in here.items()}
             said.append(f"{verb} {listing(each + (names[p] and f' ({names[p]})') for p, each in amounts_of.items())}")
-    seen = {place: mean > 0 for place, mean in means.items() if degrees and abs(mean) > half[place]}
+    if untold:
+        nothing = {p: f"{'-' if d < 0 else '+'}{size(d)} ± {size(half[p])}" for p, d in untold.items()}
+        told = listing(each + (names[p] and f" ({names[p]})") for p, each in nothing.items())
+        said.append(f"cannot be told from none by {told}")
+    seen = {place: mean > 0 for place, mean in means.items() if half[place] and place not in untold}
     if len(set(seen.values())) < 2:
         return " and ".join(said), []
     others = list(dict.fromkeys(name for place in seen for name, _ in place))
     telling = [n for n in others if len({(dict(p)[n], s) for p, s in seen.items()}) == len({dict(p)[n] for p in seen})]
     return " and ".join(said), telling[:1] or others
+
+
+def _told_places(study: StudyRuns, found: Effect) -> dict[Place, list[float]]:
+    return _most_telling(study, found) or _differences(found, None)
 
 
 def _differences(found: Effect, name: str | None) -> dict[Place, list[float]]:
@@ -157,6 +165,11 @@ def effect_basis(study: StudyRuns, factor: Factor, effects: Sequence[Effect]) ->
     if degrees:
         few = "" if most >= FEW_PAIRS else ", from the noise of seeds, as so few pairs say little of their own"
         what = f"{most} paired differences, alike in everything else, seeds included{few}"
+        by_place = [each for each in effects if not says_interval(study, each)]
+        if by_place:
+            pooled = half_intervals(study, _told_places(study, by_place[0]))[1]
+            what = "the paired differences at each place, seeds included"
+            what += f", whose spread is pooled ({pooled} degrees of freedom)" if pooled else ", from the noise of seeds"
         if all(pair.seed is None for each in effects for pair in each.pairs):
             what = "the difference of means, from the noise of seeds, as no two levels share a seed"
         lines.append(

@@ -8,7 +8,6 @@ from kleiber.experiments.planning.varied import varied_fields
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.corpora.catalogue import Corpus, find_corpus, prepared_folder
 from kleiber.train.data.corpora.text_file.reading import read_documents
-from kleiber.train.data.run_data import open_run_data
 from kleiber.train.data.tokenizers import train_sentencepiece, vocabulary_size
 from kleiber.train.data.tokens import has_tokens
 
@@ -47,6 +46,8 @@ def data_problems(experiment: Experiment) -> list[str]:
             folder = prepared_folder(corpus)
             needed = {config.data.tokenizer, "bytes"} if config.evaluation.num_bytes else {config.data.tokenizer}
             if folder and all(has_tokens(folder, each) for each in needed):
+                from kleiber.train.data.run_data import open_run_data  # loads jax
+
                 open_run_data(config)
             elif corpus.kind == "file":
                 _check_file(corpus, config, size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kleiber.experiments.answers.answer import Answer, Answers, answers_of
-from kleiber.experiments.answers.sentences import at
+from kleiber.experiments.answers.sentences import at, says_interval
 from kleiber.experiments.planning.varied import Factor, is_number, level_words
 from kleiber.experiments.report.results import (
     MIN_LEVELS,
@@ -256,14 +256,14 @@ def _differences(study: Study) -> "Figure":
     answers = compared_answers(study)
     if not answers:
         raise NotThereYet("no two runs differ in one factor alone")
-    compared = []
+    compared, runs = [], study.answers.study
     for answer, each in [(told, each) for told in answers for each in told.effects]:
         name = f"{level_words(each.level)} against {level_words(each.against)}"
         places: dict[str, list[float]] = {}
         for pair in each.pairs:  # of one factor a row for each place, of several one for each comparison
             row = at(pair.place) or "all runs" if len(answers) == 1 else f"{answer.factor} {name}"
             places.setdefault(row, []).append(pair.difference)
-        compared.append(Compared(name, places, each.interval if study.answers.study.num_seeds > 1 else None))
+        compared.append(Compared(name, places, each.interval if says_interval(runs, each) else None))
     return differences_figure(compared, _claim(*answers), answers[0].unit)
 
 
