@@ -177,8 +177,7 @@ def _spread(study: StudyRuns, places: Mapping[Any, Sequence[float]]) -> tuple[fl
 
 def half_intervals(study: StudyRuns, places: Mapping[Any, Sequence[float]]) -> tuple[dict[Any, float], int]:
     """Returns (half of the 95 % interval of the mean difference at each place, degrees of freedom of the spread that
-    the pairs of all places share; 0 where the noise of seeds is taken instead). Halves are 0 where no seed was repeated.
-    """
+    pairs of all places share; 0 where the noise of seeds is taken instead). Halves are 0 where no seed was repeated."""
     spread, degrees, is_paired = _spread(study, places)
     halves = {p: t_value(degrees) * spread / math.sqrt(len(d)) if degrees else 0.0 for p, d in places.items()}
     return halves, degrees if is_paired else 0
