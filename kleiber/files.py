@@ -16,6 +16,8 @@ MAX_TEXT_BYTES = 500_000_000
 """More than the fit of a million runs takes."""
 CHECK = "check"
 """The last key of a line of a log: the first digits of the digest of the rest."""
+SEALED_LATER = ("progress.json", "goodput.jsonl", ".head")
+"""Ends of names of files from which no number of a result is read: beside sealed records they may be plain."""
 LOST = "it has no seal, and the files of its directory were sealed: it was changed by hand"
 MARKS = ("sealed", "seal")
 """The first and the last key of a sealed object."""
@@ -162,7 +164,9 @@ def has_seal(data: Any) -> bool:
 
 def must_be_sealed(path: Path) -> bool:
     """Returns whether a file, with a seal or without, lies in a sweep's directory, or in a run's folder of one, whose
-    files were sealed: what has no seal there lost it."""
+    files were sealed: what has no seal there lost it. The kinds of SEALED_LATER had none when others had already."""
+    if path.name.endswith(SEALED_LATER):
+        return False
     homes = (path.parent, *path.parents[2:3])
     return any(_begins_sealed(home / name) for home in homes for name in HOME)
 

@@ -307,3 +307,14 @@ def test_the_line_that_the_doctor_says_for_a_damaged_step_log_ends_in_health(dir
     subprocess.run(finding.remedy.removeprefix("take it out: "), shell=True, check=True)
     assert damaged(directory) == set() and path.read_text() == whole.replace(lines[1] + "\n", "")
     path.write_text(whole)
+
+
+def test_files_whose_kind_was_sealed_later_are_read_plain_beside_sealed_ones_and_a_record_is_not(tmp_path):
+    write_json(tmp_path / "made_with.json", {"versions": {}})
+    folder = tmp_path / "runs" / "d8-L1-s0"
+    folder.mkdir(parents=True)
+    for path in (folder / "progress.json", tmp_path / "ledger.jsonl.head", folder / "record.json"):
+        path.write_text('{"loss": 2.5}')
+    assert read_json(folder / "progress.json") == read_json(tmp_path / "ledger.jsonl.head") == {"loss": 2.5}
+    with pytest.raises(ValueError, match="it has no seal"):
+        read_json(folder / "record.json")
