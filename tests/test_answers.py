@@ -306,8 +306,9 @@ def test_an_effect_of_one_place_alone_has_the_interval_of_its_pairs_and_none_is_
     found = answered(experiment, measured(experiment, loss)).of("dropout")
     # pooled: squares .0026 + .0002 over 4 degrees, .02646; t 2.776; of three pairs: .0424
     assert found.sentence == (
-        "dropout: 0.1 saves 0.460 ± 0.042 (num_unique_tokens 8000) and cannot be told from none by +0.040 ± 0.042 "
-        "(num_unique_tokens 200,000) nats per token against 0."
+        "dropout: what it does depends on num_unique_tokens: 0.1 saves 0.460 ± 0.042 (num_unique_tokens 8000) and has "
+        "an effect that cannot be told from none (num_unique_tokens 200,000: costs 0.040 ± 0.042) nats per token "
+        "against 0."
     )
     assert found.to_json()["effects"][0]["differs_by_place"] and not found.next
 

@@ -77,6 +77,8 @@ def effect_clause(study: StudyRuns, factor: Factor, found: Effect) -> str:
     if names_of_flip:
         clause = f"which is better depends on {listing(names_of_flip)}: {clause}"
         clause += _each_at_its_best(study, factor, found, names_of_flip)
+    elif found.differs and (others := _varied(_told_places(study, found))):
+        clause = f"what it does depends on {listing(others)}: {clause}"
     if study.num_seeds == 1 and found.interval and len({d > 0 for d in found.places.values()}) > 1:
         half = (found.interval[1] - found.interval[0]) / 2
         clause += f"; on average it {mean} ± {size(half)}{'' if found.is_seen else unseen}"
@@ -109,15 +111,24 @@ def _place_by_place(study: StudyRuns, found: Effect) -> tuple[str, list[str]]:
             amounts_of = {p: size(d) + (f" ± {size(half[p])}" if half[p] else "") for p, d in here.items()}
             said.append(f"{verb} {listing(each + (names[p] and f' ({names[p]})') for p, each in amounts_of.items())}")
     if untold:
-        nothing = {p: f"{'-' if d < 0 else '+'}{size(d)} ± {size(half[p])}" for p, d in untold.items()}
-        told = listing(each + (names[p] and f" ({names[p]})") for p, each in nothing.items())
-        said.append(f"cannot be told from none by {told}")
+        nothing = {p: f"{'costs' if d > 0 else 'saves'} {size(d)} ± {size(half[p])}" for p, d in untold.items()}
+        told = listing((names[p] and f"{names[p]}: ") + each for p, each in nothing.items())
+        said.append(f"has an effect that cannot be told from none ({told})")
     seen = {place: mean > 0 for place, mean in means.items() if half[place] and place not in untold}
     if len(set(seen.values())) < 2:
         return " and ".join(said), []
     others = list(dict.fromkeys(name for place in seen for name, _ in place))
     telling = [n for n in others if len({(dict(p)[n], s) for p, s in seen.items()}) == len({dict(p)[n] for p in seen})]
     return " and ".join(said), telling[:1] or others
+
+
+def _varied(places: Iterable[Place]) -> list[str]:
+    """Returns the factors in whose levels places differ."""
+    levels: dict[str, set[Level]] = {}
+    for place in places:
+        for name, level in place:
+            levels.setdefault(name, set()).add(level)
+    return [name for name, each in levels.items() if len(each) > 1]
 
 
 def _told_places(study: StudyRuns, found: Effect) -> dict[Place, list[float]]:
