@@ -10,12 +10,12 @@ from test_launch import EXPERIMENT, PROGRAM
 from kleiber.experiments.directory.record import TIMING_COLUMNS
 from kleiber.scaling.table.reading import read_file
 
-ray = pytest.importorskip("ray", reason="Ray is not here: pip install 'kleiber[ray]'")
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
 def cluster():
+    pytest.importorskip("ray", reason="Ray is not here: pip install 'kleiber[ray]'")
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resources": {"head": 1}})
