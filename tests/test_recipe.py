@@ -85,6 +85,13 @@ def test_what_a_recipe_loses_is_told_where_the_best_is_off_its_power():
     assert "at batch_size 8: the recipe says 0.0113, the best is 0.0226: it loses 0.97% of the loss" in str(found)
 
 
+def test_of_an_exponent_that_two_sweeps_measure_the_recipe_takes_the_one_of_the_widest_range():
+    found = tuned(over(batch_size=(2, 32)), over(batch_size=(2, 8)), off=lambda c: 2.0 if c.batch_size == 8 else 1.0)
+    assert len(found.measured) == 2 and "of the widest range" in str(found)
+    (power,) = found.recipe.powers
+    assert power.exponent == pytest.approx(0.5, abs=1e-6)  # of 2 to 32; 2 to 8 alone has 1, for its 8 is off
+
+
 def test_width_that_changes_with_tokens_is_not_taken_for_its_cause():
     trunks = [
         t

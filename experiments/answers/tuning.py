@@ -45,13 +45,13 @@ class Tuning:
     measured: tuple[MeasuredPower, ...]
     regrets: tuple[tuple[str, float, float, float], ...]
     """(where, the recipe's level, the best by parabola, share of the loss that the recipe loses) of each place."""
-    tied: tuple[str, ...] = ()
-    """Sentences about what changed together, so that no exponent can be told."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what changed together, so that no exponent can be told, and on what was measured twice."""
 
     def __str__(self) -> str:
         """What `kleiber tune` prints."""
         missing = [cause for cause in get_args(Cause) if cause not in {each.power.cause for each in self.measured}]
-        lines = [*map(str, self.measured), *self.tied]
+        lines = [*map(str, self.measured), *self.notes]
         lines += [f"not measured, kept as it is: how it follows {listing(missing)}"] if missing else []
         lines += [
             f"at {place}: the recipe says {level:.3g}, the best is {best:.3g}: it loses {lost:.2%} of the loss"
@@ -86,7 +86,7 @@ def tuning_of(studies: Sequence[tuple[StudyRuns, dict[str, TrainConfig]]], quant
     """
     measured: list[MeasuredPower] = []
     bowls: list[tuple[float, Place, Parabola, TrainConfig]] = []
-    tied: list[str] = []
+    notes: list[str] = []
     for study, configs in studies:
         factor = study.factor(quantity)
         if factor is None:
@@ -105,7 +105,7 @@ def tuning_of(studies: Sequence[tuple[StudyRuns, dict[str, TrainConfig]]], quant
                 other = study.factor(move.other)
                 beside = [each for each in other.goes_with if each in CAUSE_OF] if other else []
                 if beside:
-                    tied.append(
+                    notes.append(
                         f"{move.other} changes with {listing(beside)}: which of them the best follows is not told"
                     )
                 else:
@@ -118,14 +118,17 @@ def tuning_of(studies: Sequence[tuple[StudyRuns, dict[str, TrainConfig]]], quant
     _, _, parabola, config = max(bowls, key=lambda each: each[0])
     best_there: dict[str, Any] = {quantity: parabola.vertex}
     tuned = replace(config, optimizer=replace(config.optimizer, **best_there))
-    recipe = Recipe.tuned_at(tuned, tuple({m.power.cause: m.power for m in measured}.values()), "measured")
+    widest = {m.power.cause: m.power for m in sorted(measured, key=lambda each: each.ends[1] / each.ends[0])}
+    if len(widest) < len(measured):
+        notes.append("where sweeps measure the same exponent, the recipe takes that of the widest range")
+    recipe = Recipe.tuned_at(tuned, tuple(widest.values()), "measured")
     regrets = []
     for _, place, bowl, there in bowls:
         level = float(getattr(recipe(there).optimizer, quantity))
         regrets.append(
             (at(place) or "the only place", level, bowl.vertex, bowl.loss(level) / bowl.loss(bowl.vertex) - 1)
         )
-    return Tuning(recipe, tuple(measured), tuple(regrets), tuple(tied))
+    return Tuning(recipe, tuple(measured), tuple(regrets), tuple(notes))
 
 
 def _power(quantity: Quantity, move: BestMove) -> MeasuredPower:
