@@ -190,6 +190,10 @@ def make_builder(corpus: Corpus, folder: Path) -> Any:
         from kleiber.train.data.corpora.wiki_passages.wiki_passages_builder import WikiPassages
 
         return WikiPassages(downloads=cache_folder() / "downloads", **options)
+    if corpus.name == "cloud-docs-large":
+        from kleiber.train.data.corpora.large_cloud_docs.large_cloud_docs_builder import LargeCloudDocs
+
+        return LargeCloudDocs(downloads=cache_folder() / "downloads", **options)
     from kleiber.train.data.corpora.cloud_docs.cloud_docs_builder import CloudDocs
 
     return CloudDocs(**options)
