@@ -375,6 +375,7 @@ CLAIMS = {
     "optimizer.has_fixed_norms": elsewhere(
         "test_step.py", "test_a_matrix_of_fixed_norm_takes_steps_relative_to_it_and_other_weights_move_as_without"
     ),
+    "measures_noise_scale": elsewhere("test_noise_scale.py", "test_the_record_tells_it_and_training_is_the_same"),
     "trainable": elsewhere(
         "test_fine_tuning.py",
         "test_weights_that_stay_are_those_of_the_start_to_the_last_bit_and_the_others_move",

@@ -261,6 +261,9 @@ class TrainConfig:
     trainable: str = "all"
     """Which weights move: all; head, the table where it is tied to it; or patterns of paths with spaces between them,
     such as "blocks/01 head". Beside an adapter's, which always move, only what is named but for all."""
+    measures_noise_scale: bool = False
+    """Whether the step log and the records tell the gradient noise scale (train/update/noise_scale.py): the batch, in
+    tokens, beyond which a larger one saves ever fewer steps. Needs accumulation_steps of 2 or more."""
 
     def __post_init__(self) -> None:
         _, _, size = self.data.tokenizer.partition(":")
@@ -305,6 +308,11 @@ class TrainConfig:
             self.command.arguments(self)
         _check_compression(self)
         check_fine_tuning(self)
+        if self.measures_noise_scale and (self.accumulation_steps or 1) < 2:
+            raise ValueError(
+                f"measures_noise_scale with accumulation_steps {self.accumulation_steps}: it compares "
+                "micro-batches with their mean; set accumulation_steps to 2 or more, a divisor of batch_size."
+            )
 
     @property
     def tokens_per_step(self) -> int:

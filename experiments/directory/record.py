@@ -141,6 +141,10 @@ class RunRecord:
     """All parameters of that point."""
     pretrained_loss: float | None = None
     """Its loss, on its own validation text."""
+    noise_scale_tokens: float | None = None
+    """Gradient noise scale over the last half of the steps at the plateau, where the config measures it."""
+    noise_scale_standard_error: float | None = None
+    """Of it, in tokens."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the columns by name, as record.json and a row of table.parquet hold them."""
@@ -176,6 +180,7 @@ _LATER = (
     *("exchanged_bytes", "split_overlap", "ledger_head", "final_checkpoint"),
     *("num_validation_tokens", "num_validation_bytes", "num_params_trained", "start_run"),
     *("pretrained_tokens", "pretrained_params", "pretrained_loss"),
+    *("noise_scale_tokens", "noise_scale_standard_error"),
 )
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
 _KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunRecord).items() if name != "factors"}
