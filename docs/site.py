@@ -1,7 +1,8 @@
 """What the site shows beside the pages of docs/: mkdocs calls these functions (`hooks` of mkdocs.yml; `make docs`).
 
 A page of docs/ names a file outside by its place (`../examples/own_trainer.py`), which a code host follows; here such a
-file becomes a page of its own. `<!-- verbs -->` of cli.md becomes a section a verb, made from the argument parsers.
+file becomes a page of its own. `<!-- verbs -->` of cli.md becomes a section a verb, made from the argument parsers, and
+`<!-- api: NAME -->` of api.md the docstrings of a name.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from mkdocs.structure.pages import Page
 from kleiber.experiments.cli import VERBS
 
 HOUSE = Path(__file__).parent.parent
-ROOT_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+ROOT_PAGES = {"README.md": "readme.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 """Files of the repository that are pages as they are."""
 SHOWN = ("examples/*.py", "experiments/configs/[a-z]*.py")
 """Programs that are shown on a page of their own, below the docstring that says what they ask."""
@@ -58,6 +59,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Returns the page with what is made from the source in it, and links that stay within the site."""
     if page.file.src_uri == "cli.md":
         markdown = markdown.replace("<!-- verbs -->", "\n".join(map(verb_section, VERBS)))
+    markdown = re.sub("<!-- api: (.+?) -->", r"\n::: \1\n", markdown)
     root = "" if page.file.src_uri in ROOT_PAGES.values() else "docs/"
     here = posixpath.dirname(page.file.src_uri)
 
