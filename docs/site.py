@@ -2,7 +2,8 @@
 
 A page of docs/ names a file outside by its place (`../examples/own_trainer.py`), which a code host follows; here such a
 file becomes a page of its own. `<!-- verbs -->` of cli.md becomes a section a verb, made from the argument parsers, and
-`<!-- api: NAME -->` of api.md the docstrings of a name.
+`<!-- api: NAME -->` of api.md the docstrings of a name; what stands between `<!-- elsewhere -->` and
+`<!-- /elsewhere -->` is for a code host alone.
 """
 
 import argparse
@@ -52,13 +53,15 @@ def program_page(path: Path, place: str) -> str:
     """Returns the page of a program."""
     text = path.read_text(encoding="utf-8")
     said = ast.get_docstring(ast.parse(text)) or ""
-    return f"# {path.name}\n\n{said.splitlines()[0]}\n\n```python title=\"{place}\"\n{text}```\n"
+    return f'# {path.name}\n\n{said.splitlines()[0]}\n\n```python title="{place}"\n{text}```\n'
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Returns the page with what is made from the source in it, and links that stay within the site."""
     if page.file.src_uri == "cli.md":
         markdown = markdown.replace("<!-- verbs -->", "\n".join(map(verb_section, VERBS)))
+    markdown = re.sub(r"(?s)<!-- elsewhere -->.*?<!-- /elsewhere -->\n*", "", markdown)
+    markdown = re.sub(r"`[^`\n]*`", lambda code: code[0].replace("\\|", "|"), markdown)  # needed there, shown here
     markdown = re.sub("<!-- api: (.+?) -->", r"\n::: \1\n", markdown)
     root = "" if page.file.src_uri in ROOT_PAGES.values() else "docs/"
     here = posixpath.dirname(page.file.src_uri)
@@ -86,9 +89,9 @@ def verb_section(verb: str) -> str:
 
 def option_row(action: argparse.Action) -> str:
     """Returns an option as a row of a table."""
-    value = "" if action.nargs == 0 else f" {action.metavar}"
+    value = "" if action.nargs == 0 else f" {action.metavar}".replace("{None}|", "")
     words = [f"{word}{value}" for word in action.option_strings] or [value.strip()]
-    shown = "<br>".join(f"`{word}`" for word in words).replace("|", "\\|")
+    shown = "<br>".join(f"`{word}`" for word in words)
     said = " ".join((action.help or "").split())
     for mark in "\\|*_<[":
         said = said.replace(mark, f"\\{mark}")
