@@ -1,7 +1,7 @@
 # make help lists the targets. PYTHON=python3.12 chooses the interpreter the first time.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test install-all lint miniature truth chaos cluster lock clean
+.PHONY: help install quickstart test install-all lint miniature truth chaos cluster docs tutorials lock clean
 .NOTPARALLEL:
 
 OUT ?= out/quickstart
@@ -41,6 +41,13 @@ chaos: install-all ## kill, damage, fill, freeze: the failure tests R1 to R24 in
 
 cluster: install-all ## one sweep on a Slurm of two nodes, made here; needs root, and on Debian slurmctld, slurmd, slurm-client, munge
 	@.ci/step cluster $(BIN)/python -m pytest -m cluster tests/launch
+
+docs: ## set up .venv with mkdocs in it, then build the site of docs/ into build/site/index.html, every link checked
+	@.ci/step install .ci/install docs
+	@.ci/step "mkdocs build --strict" env NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+tutorials: install-all ## run docs/tutorials, and write what is printed into them
+	@.ci/step tutorials $(BIN)/python tests/tutorial.py docs/tutorials/[a-hj-z]*.md
 
 lock: install-all ## renew constraints.txt: the newest versions that fit together, for Python 3.11 and later
 	@.ci/lock
