@@ -209,6 +209,14 @@ class ModelConfig:
     """Fewer bits and fewer weights."""
     adapter: AdapterConfig | None = None
     """Small weights beside the matrices; None is none."""
+    rotary_base: float = 10_000.0
+    """Longest wavelength of rotary positions over 2 pi, in tokens."""
+    norm_epsilon: float = 1e-6
+    """Added to the mean square by which a norm divides, that of queries and keys included."""
+    has_qk_norm_gain: bool = False
+    """Whether the norms of queries and keys learn a gain, one for all heads."""
+    head_width: int | None = None
+    """Width of one head; None means d_model / num_heads."""
 
     def __post_init__(self) -> None:
         sizes = ("d_model", "num_layers", "num_heads", "num_kv_heads", "vocab_size", "seq_len", "attention_blocks")
@@ -217,21 +225,27 @@ class ModelConfig:
             self,
             d_ff="[1, inf); None is the usual width",
             dropout="[0, 1)",
+            rotary_base="(0, inf)",
+            norm_epsilon="(0, inf)",
+            head_width="[1, inf); None is d_model / num_heads",
             **dict.fromkeys((*sizes, *bases), "[1, inf)"),
         )
-        if self.d_model % self.num_heads:
+        if self.head_width is None and self.d_model % self.num_heads:
             divisors = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             near = sorted(sorted(divisors, key=lambda n: abs(n - self.num_heads))[:3])
             raise ValueError(
                 f"num_heads {self.num_heads} does not divide d_model {self.d_model}; try num_heads in {near}."
             )
         if self.positions == "rotary" and self.d_head % 2:
+            whence = f"d_model / num_heads = {self.d_model} / {self.num_heads}" if not self.head_width else "head_width"
             raise ValueError(
-                f"rotary positions need an even d_head, got d_model / num_heads = {self.d_model} / {self.num_heads} = "
-                f"{self.d_head}; change num_heads or use positions='learned'."
+                f"rotary positions need an even d_head, got {whence} = {self.d_head}; change num_heads or use "
+                "positions='learned'."
             )
         if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}.")
+        if self.has_qk_norm_gain and not self.has_qk_norm:
+            raise ValueError("has_qk_norm_gain is a gain of has_qk_norm; set has_qk_norm=True too.")
         if self.has_next_token_mix and self.is_causal:
             raise ValueError("has_next_token_mix shows a decoder the token it should predict; use family='encoder'.")
         if self.remat_keeps != "nothing" and not self.has_remat:
@@ -274,13 +288,13 @@ class ModelConfig:
 
     @property
     def d_head(self) -> int:
-        """Width of one head."""
-        return self.d_model // self.num_heads
+        """Width of one head, resolved."""
+        return self.head_width or self.d_model // self.num_heads
 
     @property
     def base_d_head(self) -> float:
-        """Width of one head of the base shape."""
-        return self.base_d_model / (self.base_num_heads or self.num_heads)
+        """Width of one head of the base shape; one that is given is that of all shapes."""
+        return self.head_width or self.base_d_model / (self.base_num_heads or self.num_heads)
 
     @property
     def kv_heads(self) -> int:

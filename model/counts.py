@@ -92,6 +92,7 @@ def num_params_non_embedding(config: ModelConfig) -> int:
     vectors = (2 * config.num_layers + 1) * vectors_per_norm
     vectors += config.has_previous_token_mix + config.has_next_token_mix
     of_layer = num_params_block_matrices(config) + _num_magnitudes(config)
+    of_layer += 2 * config.d_head * config.has_qk_norm_gain
     return config.num_layers * of_layer + vectors * config.d_model
 
 

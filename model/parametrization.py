@@ -40,6 +40,8 @@ ROLE_OF_WEIGHT: dict[str, Role] = {
     "router": "router",  # scores of the experts
     "head": "head",
     "gain": "gain",
+    "query_gain": "gain",  # of the norms of queries and keys
+    "key_gain": "gain",
     "bias": "bias",
     "mix": "mix",
     "next_mix": "mix",

@@ -27,6 +27,7 @@ VARIANTS = [
     {"norm": "layernorm", "has_norm_gain": True},
     {"has_norm_gain": True, "has_previous_token_mix": True},
     {"has_scanned_layers": True, "has_norm_gain": True, "has_qk_norm": True, "norm": "layernorm"},
+    {"has_qk_norm": True, "has_qk_norm_gain": True, "head_width": 10},
     {"has_tied_head": False, "positions": "learned", "is_gated": True, "has_previous_token_mix": True, "d_ff": 10},
 ]
 

@@ -233,6 +233,10 @@ CLIPPING = elsewhere("test_step.py", "test_gradients_above_the_limit_are_brought
 REPLICAS = elsewhere("test_delayed_sync.py", "test_replicas_part_between_synchronisations_and_meet_at_them")
 HIDDEN = elsewhere("test_masked.py", "test_a_row_hides_just_as_many_tokens_in_whole_spans_and_keeps_the_others")
 OUTER_STEP = elsewhere("test_delayed_sync.py", "test_one_inner_step_and_a_plain_outer_step_is_data_parallel_sgd")
+HUGGING_FACE = elsewhere(
+    "test_huggingface.py",
+    "test_the_architecture_that_a_folder_names_has_the_logits_of_the_model_and_of_what_is_read",
+)
 OF_COMMAND = elsewhere(
     "test_command.py", "test_a_record_holds_what_the_program_measured_and_the_sizes_that_it_was_given"
 )
@@ -328,6 +332,10 @@ CLAIMS = {
     "guard.spike_window": differs(128),
     "guard.skip_batches": differs(()),
     "objective": elsewhere("test_objective.py", "test_the_names_in_the_config_are_the_rows_of_the_table"),
+    "model.rotary_base": HUGGING_FACE,
+    "model.norm_epsilon": HUGGING_FACE,
+    "model.has_qk_norm_gain": HUGGING_FACE,
+    "model.head_width": HUGGING_FACE,
     "model.family": elsewhere("test_families.py", "test_another_row_is_another_model_with_its_own_weights"),
     "model.has_next_token_mix": elsewhere(
         "test_masked.py", "test_the_next_token_mix_adds_the_embedding_after_each_place_within_its_document"

@@ -25,6 +25,9 @@ LOST = ("failed", "diverged", "pruned")
 STATUSES = ("done", *LOST, "continued", "pending")
 """`continued`: measured, but trained for a part by another config (--allow): no run of its own, and in no fit."""
 
+CONVERTED = "converted"
+"""Status of a run whose weights were read of a folder of others, and not measured: never one of a sweep."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
@@ -41,7 +44,7 @@ class RunRecord:
     target: str
     """Name of the target, in split `target`; else empty."""
     status: str
-    """One of STATUSES."""
+    """One of STATUSES, or CONVERTED."""
     reason: str
     """Why it failed, diverged, was cut, or is no run of its own config; else empty."""
     family: str
@@ -204,7 +207,7 @@ def record_problem(data: Any) -> str:
             return f"{name[:60]} has more than 63 bits, which no table holds"
         if name not in _KINDS and isinstance(value, dict | list):
             return f"{name[:60]} is {str(value)[:60]!r}, expected a number or text"
-    if data["status"] not in STATUSES:
+    if data["status"] not in (*STATUSES, CONVERTED):
         return f"its status is {data['status'][:60]!r}, expected one of {', '.join(STATUSES)}"
     loss = data.get("loss")
     if data["status"] == "done" and (loss is None or not 0 <= loss < math.inf):
