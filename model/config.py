@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from kleiber.fields import check_fields
+from kleiber.model.image import ImageConfig, check_image
 
 Activation = Literal["relu_squared", "silu", "gelu"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Parametrization = Literal["standard", "inverse_width", "mup", "completep"]
-Family = Literal["decoder", "encoder"]
+Family = Literal["decoder", "encoder", "vision_transformer", "residual_network"]
 """What a model may be; model/families/table.py says where each stands."""
 AttentionKernel = Literal["plain", "splash", "interpreted_splash", "cudnn"]
 RematKeeps = Literal["nothing", "attention", "products", "products_on_host"]
@@ -134,7 +135,8 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A Transformer. Every field changes the function or its cost; nothing here names a device."""
+    """A Transformer, or a network of convolutions. Every field changes the function or its cost; nothing here names a
+    device."""
 
     d_model: int
     """Width of the residual stream."""
@@ -217,6 +219,11 @@ class ModelConfig:
     """Whether the norms of queries and keys learn a gain, one for all heads."""
     head_width: int | None = None
     """Width of one head; None means d_model / num_heads."""
+    image: ImageConfig | None = None
+    """What the families vision_transformer and residual_network read, None of the others. Each image is one target of
+    vocab_size labels: seq_len is then 1, and the head is not tied, as there is no table of tokens. Of a
+    residual_network d_model is the width of the first stage, num_layers counts the residual blocks of all stages, and
+    num_heads the groups that its norms normalise apart."""
 
     def __post_init__(self) -> None:
         sizes = ("d_model", "num_layers", "num_heads", "num_kv_heads", "vocab_size", "seq_len", "attention_blocks")
@@ -236,7 +243,8 @@ class ModelConfig:
             raise ValueError(
                 f"num_heads {self.num_heads} does not divide d_model {self.d_model}; try num_heads in {near}."
             )
-        if self.positions == "rotary" and self.d_head % 2:
+        check_image(self)
+        if self.positions == "rotary" and self.has_attention and self.d_head % 2:
             whence = f"d_model / num_heads = {self.d_model} / {self.num_heads}" if not self.head_width else "head_width"
             raise ValueError(
                 f"rotary positions need an even d_head, got {whence} = {self.d_head}; change num_heads or use "
@@ -264,12 +272,29 @@ class ModelConfig:
     @property
     def is_causal(self) -> bool:
         """Whether a position sees nothing after itself, so that the model can predict the next token."""
-        return self.family != "encoder"
+        return self.family == "decoder"
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the blocks are those of a Transformer."""
+        return self.family != "residual_network"
+
+    @property
+    def num_positions(self) -> int:
+        """Places of a row that pass the blocks for each of its targets: one of text, all patches of an image."""
+        return self.image.num_patches if self.image and self.has_attention else 1
+
+    @property
+    def context(self) -> int:
+        """Places that attention looks at together."""
+        return self.num_positions * self.seq_len
 
     def on_platform(self, platform: str) -> "ModelConfig":
         """Returns the config with the attention kernel that a platform has: splash for `tpu`; cudnn for `gpu` where its
         kernel takes the numbers (16 bits, heads of 8, 16, ... 128); plain elsewhere. Raises ValueError if the config
         forces a kernel of another platform, or cudnn where it cannot."""
+        if not self.has_attention:
+            return self
         fits_cudnn = self.compute_dtype != "float32" and self.d_head % 8 == 0 and self.d_head <= 128
         kernels: dict[str, AttentionKernel] = {"tpu": "splash", "gpu": "cudnn" if fits_cudnn else "plain"}
         own = kernels.get(platform, "plain")

@@ -399,6 +399,13 @@ CLAIMS = {
             "test_a_sweep_trains_what_its_trunks_begin_with_once_and_says_so_in_each_record",
         ),
     ),
+    **dict.fromkeys(
+        ("model.image.side", "model.image.channels", "model.image.patch_size", "model.image.num_stages"),
+        elsewhere("test_vision.py", "test_parameters_are_those_of_the_tree_and_flops_those_of_the_compiler"),
+    ),
+    "data.augment": elsewhere(
+        "test_vision.py", "test_a_shift_moves_an_image_by_at_most_an_eighth_and_a_flip_mirrors_it"
+    ),
     "factors": elsewhere("test_counts.py", "test_a_planned_record_is_that_worked_out_by_hand"),
 }
 

