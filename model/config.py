@@ -56,6 +56,9 @@ class ExpertsConfig:
         if self.num_active > self.num_experts:
             raise ValueError(f"experts: {self.num_active} active of {self.num_experts}, expected at most all of them.")
 
+AdapterTarget = Literal["query", "key", "value", "output", "up", "gate", "down"]
+"""The matrices of a layer."""
+
 
 @dataclass(frozen=True)
 class CompressionConfig:
@@ -75,9 +78,19 @@ class CompressionConfig:
     """Share of the weights inside the layers that are zero, the smallest; tables and the router stay whole."""
     pattern: Literal["matrix", "global", "1:4", "2:4", "4:8"] = "matrix"
     """Which weights compete to stay: those of a matrix, of all of them, or n of every m inputs of an output."""
+    rank_share: float = 1.0
+    """Rank of the matrices inside the layers, over the smaller side of each: two narrow factors stand in the place of a
+    matrix; 1 leaves it."""
+    factored: tuple[AdapterTarget, ...] | None = None
+    """Which matrices rank_share is of; None is all of them."""
+    approximation: Literal["whitened", "plain"] = "whitened"
+    """Of a trained matrix, the factors that come nearest to what it gives of its inputs, as training has them; or those
+    that come nearest to its entries, the truncated singular value decomposition."""
 
     def __post_init__(self) -> None:
-        check_fields(self, sparsity="[0, 1)", group_size="[1, inf); None is all inputs")
+        check_fields(self, sparsity="[0, 1)", rank_share="(0, 1]", group_size="[1, inf); None is all inputs")
+        if self.factored == ():
+            raise ValueError("factored is empty, expected matrices such as up,down, or None for all of them.")
         for name, bits in (("weight_bits", self.weight_bits), ("table_bits", self.table_bits)):
             if bits is not None and bits != 32 and not 2 <= bits <= 8:
                 raise ValueError(f"{name} is {bits}, expected 2 to 8, or 32 for weights as they are.")
@@ -98,10 +111,14 @@ class CompressionConfig:
     @property
     def is_none(self) -> bool:
         """Whether the model stays as it is."""
-        return not self.rounds and not self.sparsity
+        return not self.rounds and not self.sparsity and not self.is_low_rank
+
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether factors stand in the place of any matrix."""
+        return self.rank_share != 1
 
 
-AdapterTarget = Literal["query", "key", "value", "output", "up", "gate", "down"]
 LOW_RANK = ("lora", "dora")
 """Kinds of adapters that are a change of their weight, and can be merged into it."""
 
@@ -259,14 +276,17 @@ class ModelConfig:
         if self.remat_keeps != "nothing" and not self.has_remat:
             raise ValueError(f"remat_keeps is '{self.remat_keeps}' without has_remat=True, which keeps everything.")
         _check_adapter(self)
+        _check_ranks(self)
         pattern = self.compression.pattern
         parts = {"group_size": self.compression.group_size, f"pattern {pattern}": int(pattern.partition(":")[2] or 1)}
         for name, part in parts.items():
-            for what, inputs in (("d_model", self.d_model), ("the feed-forward width", self.feed_forward_width)):
+            widths = {"d_model": self.d_model, "the feed-forward width": self.feed_forward_width}
+            widths |= {f"the rank of {matrix}": rank for matrix, rank in self.ranks().items()}
+            for what, inputs in widths.items():
                 if part and inputs % part:
                     raise ValueError(
                         f"compression: {name} takes {part} inputs at a time and does not divide {what} {inputs}; "
-                        f"choose one that divides {self.d_model} and {self.feed_forward_width}."
+                        f"choose one that divides {' and '.join(map(str, dict.fromkeys(widths.values())))}."
                     )
 
     @property
@@ -340,6 +360,36 @@ class ModelConfig:
         attention = {"query": (self.d_model, d_query), "key": (self.d_model, d_kv), "value": (self.d_model, d_kv)}
         gate = {"gate": into} if self.is_gated else {}
         return attention | {"output": (d_query, self.d_model), "up": into} | gate | {"down": back}
+
+    def ranks(self) -> dict[str, int]:
+        """Returns the inner width of the factors of each matrix of a layer that has them, by name."""
+        compression = self.compression
+        if not compression.is_low_rank:
+            return {}
+        chosen = compression.factored or get_args(AdapterTarget)
+        shapes = {name: shape for name, shape in self.matrix_shapes().items() if name in chosen}
+        return {name: round(compression.rank_share * min(shape)) for name, shape in shapes.items()}
+
+
+def _check_ranks(config: ModelConfig) -> None:
+    if not config.compression.is_low_rank:
+        return
+    if config.experts or config.adapter:
+        other = "experts" if config.experts else "adapter"
+        raise ValueError(f"compression.rank_share with model.{other}: factors are of plain matrices; set one to None.")
+    if not config.ranks():
+        named = config.compression.factored
+        raise ValueError(f"compression.factored {named} names no matrix of this shape: gate needs is_gated=True.")
+    for name, rank in config.ranks().items():
+        inputs, outputs = config.matrix_shapes()[name]
+        most = inputs * outputs // (inputs + outputs)
+        if not 1 <= rank <= most:
+            what = "is none" if rank < 1 else "changes nothing" if rank == min(inputs, outputs) else "makes it larger"
+            raise ValueError(
+                f"compression.rank_share {config.compression.rank_share:g} of the matrix {name} {inputs} x {outputs} "
+                f"is a rank of {rank}, which {what}; expected ranks of 1 to {most}, shares of at most "
+                f"{most / min(inputs, outputs):.3g}, or leave {name} out of compression.factored."
+            )
 
 
 def _check_adapter(config: ModelConfig) -> None:

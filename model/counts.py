@@ -44,13 +44,12 @@ def count(config: ModelConfig) -> Counts:
 
 
 def num_params_block_matrices(config: ModelConfig, is_active: bool = False) -> int:
-    """Returns the parameters of one layer that enter matrix products: 2DNH + 2DKH, and 2DF (3DF when gated), and those
-    of adapters.
+    """Returns the parameters of one layer that enter matrix products: 2DNH + 2DKH, and 2DF (3DF when gated), less where
+    they are of low rank, and those of adapters.
 
     With experts the feed-forward part is that of all experts, or of those one token passes (is_active), and the router.
     """
-    d_query, d_kv = config.num_heads * config.d_head, config.kv_heads * config.d_head
-    attention = 2 * config.d_model * (d_query + d_kv) + num_params_adapter(config)
+    attention = _matrices(config, "query", "key", "value", "output") + num_params_adapter(config)
     if (experts := config.experts) is None:
         return attention + _feed_forward_matrices(config)
     num = (experts.num_active if is_active else experts.num_experts) + experts.num_shared
@@ -95,7 +94,19 @@ def _num_magnitudes(config: ModelConfig) -> int:
 
 def _feed_forward_matrices(config: ModelConfig) -> int:
     """Parameters of the products of one feed-forward, or of one expert."""
-    return (3 if config.is_gated else 2) * config.d_model * config.feed_forward_width
+    return _matrices(config, "up", "gate", "down")
+
+
+def _matrices(config: ModelConfig, *names: str) -> int:
+    """Parameters of matrices of one layer, those that it has: inputs x outputs, or (inputs + outputs) x rank."""
+    shapes, ranks = config.matrix_shapes(), config.ranks()
+    held = [(shapes[name], ranks.get(name)) for name in names if name in shapes]
+    return sum((inputs + outputs) * rank if rank else inputs * outputs for (inputs, outputs), rank in held)
+
+
+def _last_product(config: ModelConfig) -> int:
+    """Parameters of the last product of a feed-forward."""
+    return config.d_model * config.ranks().get("down", config.feed_forward_width)
 
 
 def num_params_embedding(config: ModelConfig) -> int:
@@ -222,12 +233,12 @@ def _repeated_flops(config: ModelConfig, matrices: int, attention: float) -> flo
     num_last = config.experts.num_shared if config.experts else 1  # results of routed experts are needed: they weigh
     of_attention = num_params_block_matrices(replace(config, experts=None)) - _feed_forward_matrices(config)
     if config.remat_keeps == "nothing":
-        repeated = matrices - num_last * config.d_model * config.feed_forward_width
+        repeated = matrices - num_last * _last_product(config)
         return 2 * config.num_positions * config.num_layers * repeated + attention
     scores = 0 if config.has_fused_attention else attention / 2
     if config.remat_keeps != "attention":
         return scores
-    repeated = matrices - of_attention - num_last * config.d_model * config.feed_forward_width
+    repeated = matrices - of_attention - num_last * _last_product(config)
     return 2 * config.num_positions * config.num_layers * repeated + scores
 
 

@@ -41,6 +41,7 @@ ROLE_OF_WEIGHT: dict[str, Role] = {
     "down": "output",  # of feed-forward, back to the residual stream
     "shortcut": "hidden",  # of a residual network, where the width changes
     "router": "router",  # scores of the experts
+    "left": "hidden",  # the first factor of a matrix of low rank; the second has the role of the matrix
     "head": "head",
     "gain": "gain",
     "query_gain": "gain",  # of the norms of queries and keys
@@ -56,6 +57,8 @@ ROLE_OF_WEIGHT: dict[str, Role] = {
 }
 BASE = "base"
 """The name of a weight that an adapter stands beside, in the folder of its own name."""
+RIGHT = "right"
+"""The name of the second factor of a matrix of low rank, in the folder of the matrix's own name."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Rule:
 
 def name_of(path: tuple[Any, ...]) -> str:
     """Returns the key of ROLE_OF_WEIGHT of a weight, by its path in the tree."""
-    return path[-2 if path[-1].key == BASE else -1].key
+    return path[-2 if path[-1].key in (BASE, RIGHT) else -1].key
 
 
 def rules(config: ModelConfig) -> dict[Role, Rule]:

@@ -367,6 +367,13 @@ CLAIMS = {
     "model.compression.pattern": elsewhere(
         "test_compress.py", "test_pruning_leaves_the_largest_of_a_matrix_or_of_all_and_tables_whole"
     ),
+    **dict.fromkeys(
+        [f"model.compression.{name}" for name in ("rank_share", "factored")],
+        elsewhere("test_low_rank.py", "test_a_model_of_low_rank_holds_narrow_factors_and_no_more_numbers_than_counted"),
+    ),
+    "model.compression.approximation": elsewhere(
+        "test_low_rank.py", "test_whitened_factors_come_nearest_to_what_a_matrix_gives_and_plain_ones_to_its_entries"
+    ),
     "compressed_from": elsewhere(
         "test_compress.py", "test_levels_that_share_a_trunk_have_the_losses_of_trunks_of_their_own"
     ),

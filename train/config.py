@@ -377,6 +377,11 @@ def _check_compression(config: TrainConfig) -> None:
             f"compressed_from is cooldown with schedule kind '{config.schedule.kind}', which has none; expected 'wsd', "
             f"or compressed_from 'start' or 'end'."
         )
+    if config.delayed_sync and compression.is_low_rank and when == "cooldown":
+        raise ValueError(
+            f"rank_share {compression.rank_share:g} with compressed_from 'cooldown' and delayed_sync: the factors of "
+            f"each replica would be others; expected compressed_from 'start' or 'end', or no delayed_sync."
+        )
     if compression.sparsity and (when == "start" or config.delayed_sync):
         raise ValueError(
             f"sparsity {compression.sparsity:g} with compressed_from '{when}'"

@@ -14,8 +14,8 @@ from kleiber.experiments.directory.release import PACKAGES
 from kleiber.files import read_json, replacing
 from kleiber.model.counts import num_params_active, num_params_non_embedding, num_params_total
 from kleiber.train.config import DataConfig, TrainConfig
-from kleiber.train.levels import plateau
-from kleiber.train.trained import moves_all, num_params_trained, trained_flops_per_token
+from kleiber.train.levels import flops_of, plateau
+from kleiber.train.trained import moves_all, num_params_trained
 from kleiber.train.update.exchanged_bytes import exchanged_bytes
 
 TIMING_COLUMNS = ("wall_seconds", "tokens_per_second", "ledger_head")
@@ -314,7 +314,7 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
             run_id=f"{name}-D{num_tokens}",
             num_tokens=trained,
             num_steps=num_steps,
-            flops=trained_flops_per_token(config) * trained if total == counted else 6.0 * total * trained,
+            flops=flops_of(config, num_tokens) if total == counted else 6.0 * total * trained,
             flops_6nd=6.0 * total * trained,
             exchanged_bytes=None if command else exchanged_bytes(config, num_steps),
             tokens_per_parameter=trained / total,
