@@ -1,7 +1,7 @@
 # make help lists the targets. PYTHON=python3.12 chooses the interpreter the first time.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test install-all lint miniature truth chaos cluster lock clean
+.PHONY: help install quickstart test install-all lint miniature truth chaos cluster browser lock clean
 .NOTPARALLEL:
 
 OUT ?= out/quickstart
@@ -41,6 +41,9 @@ chaos: install-all ## kill, damage, fill, freeze: the failure tests R1 to R24 in
 
 cluster: install-all ## one sweep on a Slurm of two nodes, made here; needs root, and on Debian slurmctld, slurmd, slurm-client, munge
 	@.ci/step cluster $(BIN)/python -m pytest -m cluster tests/launch
+
+browser: install-all ## the page of kleiber watch in Chromium, over a sweep that runs; needs chromium (Debian: apt-get install chromium)
+	@.ci/step browser $(BIN)/python -m pytest -m cluster tests/launch/test_page.py
 
 lock: install-all ## renew constraints.txt: the newest versions that fit together, for Python 3.11 and later
 	@.ci/lock
