@@ -1,7 +1,7 @@
 # make help lists the targets. PYTHON=python3.12 chooses the interpreter the first time.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test install-all lint miniature truth chaos cluster docs tutorials lock clean
+.PHONY: help install quickstart test install-all lint miniature truth chaos cluster docs tutorials browser lock clean
 .NOTPARALLEL:
 
 OUT ?= out/quickstart
@@ -48,6 +48,9 @@ docs: ## set up .venv with mkdocs in it, then build the site of docs/ into build
 
 tutorials: install-all ## run docs/tutorials, and write what is printed into them
 	@.ci/step tutorials $(BIN)/python tests/tutorial.py docs/tutorials/[a-hj-z]*.md
+
+browser: install-all ## the page of kleiber watch in Chromium, over a sweep that runs; needs chromium (Debian: apt-get install chromium)
+	@.ci/step browser $(BIN)/python -m pytest -m cluster tests/launch/test_page.py
 
 lock: install-all ## renew constraints.txt: the newest versions that fit together, for Python 3.11 and later
 	@.ci/lock

@@ -11,14 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from kleiber.experiments.cli import main
 from kleiber.experiments.config_file import config_hash, load_experiment, to_data
 from kleiber.experiments.directory.record import TIMING_COLUMNS
-from kleiber.experiments.launch import job, kubernetes, slurm
+from kleiber.experiments.launch import job, slurm
 from kleiber.experiments.launch.job import Job, Sign
 from kleiber.experiments.launch.launcher import Phase, open_launcher
 from kleiber.experiments.sweeping import lock, node, sweep
@@ -52,10 +51,15 @@ def directory(tmp_path):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("slrum:partition=x", "expected local, slurm, ray, kubernetes.*did you mean 'slurm'"),
+        ("slrum:partition=x", "expected local, slurm, ray, kubernetes, skypilot, xpk.*did you mean 'slurm'"),
         ("slurm:partition", "expected NAME=VALUE"),
         ("slurm:jobs=none", "jobs=none, expected a whole number"),
         ("slurm:nodes=2,jobs=3", "nodes=2 train one run together.*not jobs=3"),
+        ("slurm:container=a,apptainer=b", "container= is an image of pyxis and apptainer= one of Apptainer: give one"),
+        ("skypilot:image=x", "needs volume=.*sky volumes apply"),
+        ("skypilot:image=x,volume=y,gpu=2", "not gpu"),
+        ("xpk:cluster=c,tpu-type=v5p-8,image=x", "needs storage="),
+        ("xpk:hosts=0", "hosts=0, expected a whole number"),
         ("local:nodes=3", "takes workers=NUMBER alone, not nodes"),
         ("kubernetes:image=x", "needs claim="),
         ("kubernetes:image=x,claim=y,kind=Jobset", "kind=Jobset, expected Job or JobSet"),
@@ -310,28 +314,3 @@ def test_jobs_give_the_table_of_local_workers_and_a_lost_one_is_replaced(tmp_pat
     assert set(one) == set(other)
     assert all(list(one[name]) == list(other[name]) for name in one if name not in TIMING_COLUMNS)
     assert "killed by SIGKILL" in (tmp_path / "b" / "log.txt").read_text()
-
-
-def test_the_manifest_of_kubernetes_has_a_pod_an_index_that_goes_on_after_75_and_stops_at_2(tmp_path):
-    phase = Phase(Path("/data/out"), "fit", "5e55", sys.stdout, experiment_name="My_own", experiment_hash="abc")
-    options = {"image": "me/kleiber:1", "claim": "shared", "cpu": "4", "gpu": "1", "kind": "Job"}
-    found = kubernetes.manifest(phase, options, 3, None)
-    assert (found["apiVersion"], found["kind"]) == ("batch/v1", "Job")
-    assert found["metadata"] == {"name": "kleiber-my-own-fit-5e55"}
-    spec = found["spec"]
-    pod = spec["template"]["spec"]
-    (worker,) = pod["containers"]
-    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
-    assert pod["restartPolicy"] == "Never"  # the API refuses a podFailurePolicy with any other
-    actions = [
-        (rule["action"], rule.get("onExitCodes", {}).get("values")) for rule in spec["podFailurePolicy"]["rules"]
-    ]
-    assert actions == [("Ignore", None), ("Ignore", [75]), ("FailJob", [2])]
-    assert worker["command"][2:] == [
-        "kleiber.experiments.sweeping.node", "--name=kubernetes-fit-$(JOB_COMPLETION_INDEX)", "/data/out",
-        "--split=fit", "--session=5e55", "--experiment=abc", f"--place={os.getcwd()}",
-    ]  # fmt: skip
-    assert worker["resources"]["limits"] == {"cpu": "4", "nvidia.com/gpu": "1"}
-    assert worker["volumeMounts"] == [{"name": "sweep", "mountPath": "/data"}]
-    both = kubernetes.manifest(phase, {**options, "kind": "JobSet"}, 3, None)
-    assert both["spec"]["replicatedJobs"][0]["template"]["spec"] == spec

@@ -11,7 +11,7 @@ from typing import IO, Protocol
 
 from kleiber.experiments.arguments import pairs
 
-LAUNCHERS = ("local", "slurm", "ray", "kubernetes")
+LAUNCHERS = ("local", "slurm", "ray", "kubernetes", "skypilot", "xpk")
 """Each is a file here."""
 
 

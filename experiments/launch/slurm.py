@@ -1,7 +1,8 @@
 """Workers in jobs of Slurm, submitted as an array by submitit. Slurm's own queue says which there are, so that a driver
 that was killed finds them again by their name.
 
-`slurm:partition=debug,time=60,jobs=8,container=IMAGE,...`: time is in minutes; what else stands there goes to sbatch as
+`slurm:partition=debug,time=60,jobs=8,container=IMAGE,...`: time is in minutes; container=IMAGE is one of pyxis, and
+apptainer=IMAGE one of Apptainer; what else stands there goes to sbatch as
 it is (account=..., gpus-per-node=1, cpus-per-task=4, requeue=no).
 """
 
@@ -10,6 +11,7 @@ import getpass
 import hashlib
 import importlib.util
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -34,8 +36,10 @@ def launcher(options: dict[str, str], workers: int | None) -> "Slurm":
     """Returns the launcher of the options of --launch."""
     minutes, nodes = whole_number(options, "time", 60), whole_number(options, "nodes", 1)
     jobs = whole_number(options, "jobs", 1 if nodes != 1 else None)
-    container = options.pop("container", "")
+    images = {kind: options.pop(kind) for kind in ("container", "apptainer") if kind in options}
     assert minutes and nodes
+    if len(images) > 1:
+        raise ValueError("--launch slurm: container= is an image of pyxis and apptainer= one of Apptainer: give one.")
     if nodes > 1 and jobs != 1:
         raise ValueError(
             f"--launch slurm: nodes={nodes} train one run together, in one job at a time, not jobs={jobs}."
@@ -45,7 +49,7 @@ def launcher(options: dict[str, str], workers: int | None) -> "Slurm":
         nodes,
         jobs,
         1 if nodes > 1 else workers,
-        container,
+        images,
         {name.replace("_", "-"): value for name, value in options.items()},
     )
 
@@ -59,7 +63,8 @@ class Slurm:
     """Of each job: several train one run together."""
     jobs: int | None
     workers: int | None
-    container: str
+    images: dict[str, str]
+    """Of a container, by its kind."""
     options: dict[str, str]
     """Of sbatch."""
     _states: dict[str, str] = field(default_factory=dict)
@@ -108,7 +113,8 @@ class Slurm:
         import submitit
 
         folder = phase.directory.absolute() / "jobs" / "slurm"
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=MANY)
+        python, srun_args = in_container(self.images, phase.directory)
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=MANY, python=python)
         executor.update_parameters(
             job_name=self._name,
             time=self.minutes,
@@ -119,7 +125,7 @@ class Slurm:
             additional_parameters={
                 name: value for name, value in self._sbatch().items() if name not in ("time", "nodes")
             },
-            srun_args=[f"--container-image={self.container}"] if self.container else [],
+            srun_args=srun_args,
         )
         with executor.batch():
             jobs = [executor.submit(OnNode(phase.arguments(self.workers))) for _ in range(count)]
@@ -146,6 +152,21 @@ class Slurm:
         """Cancels a job: SIGTERM, and KillWait of slurm.conf to save."""
         subprocess.run(["scancel", name.removeprefix("slurm-")], capture_output=True)
         self._looked = 0.0
+
+
+def in_container(images: dict[str, str], directory: Path) -> tuple[str | None, list[str]]:
+    """Returns the command of Python and what srun is told, so that a job runs in a container that sees the sweep.
+
+    Args:
+      images: an image by its kind, `container` or `apptainer`; empty where a job runs as the driver does.
+      directory: of the sweep, which the container sees at the same path.
+    """
+    place = str(directory.absolute())
+    if "container" in images:
+        return "python", [f"--container-image={images['container']}", f"--container-mounts={place}:{place}"]
+    if "apptainer" in images:
+        return shlex.join(["apptainer", "exec", "--bind", place, images["apptainer"], "python"]), []
+    return None, []
 
 
 def look_seconds() -> float:
