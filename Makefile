@@ -45,6 +45,7 @@ cluster: install-all ## one sweep on a Slurm of two nodes, made here; needs root
 docs: ## set up .venv with mkdocs in it, then build the site of docs/ into build/site/index.html, every link checked
 	@.ci/step install .ci/install docs
 	@.ci/step "mkdocs build --strict" env NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open build/site/index.html; with its search: $(BIN)/python -m http.server --directory build/site"
 
 tutorials: install-all ## run docs/tutorials, and write what is printed into them
 	@.ci/step tutorials $(BIN)/python tests/tutorial.py docs/tutorials/[a-hj-z]*.md

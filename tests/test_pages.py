@@ -1,5 +1,7 @@
-"""Claims about the pages: links lead somewhere on a code host too, and what is typed in them exists. (`make docs` checks
-the same of the site that is built of them, and this needs none of its packages.)"""
+"""Claims about the pages: links lead somewhere on a code host too, and what is typed in them exists.
+
+`make docs` checks the same of the site that is built of them; this needs none of its packages.
+"""
 
 import importlib
 import re
