@@ -1,6 +1,6 @@
 """Runs the tutorials of docs/tutorials as a reader would, from top to bottom in an empty folder.
 
-Command: python tests/tutorial.py docs/tutorials/*.md     (writes what was printed into the pages)
+Command: python tests/tutorial.py [PAGE ...]     (writes what was printed into these pages, or all)
 
     ```python title="rates.py"     is written to that file, and so is any other block with a title
     ```sh                          is typed into a shell
@@ -147,6 +147,6 @@ def write(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for each in map(Path, sys.argv[1:]):
+    for each in map(Path, sys.argv[1:] or PAGES):
         print(each)
         write(each)
