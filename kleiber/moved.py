@@ -41,6 +41,7 @@ _MOVES = {
         "experiments": "errors>exit_codes",
     },
     "experiments.report": {"": "files"},
+    "experiments.api": {"experiments.exchange": "safetensors_file peft_folder"},
     "experiments.bench": {"experiments.bench": "block>timed_steps"},
 }
 

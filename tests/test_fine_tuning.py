@@ -10,8 +10,8 @@ import pytest
 from compiled_flops import program_flops
 
 import kleiber as kb
-from kleiber.experiments.api.peft_folder import write_peft
 from kleiber.experiments.cli import main
+from kleiber.experiments.exchange.peft_folder import write_peft
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.model.config import AdapterConfig, ModelConfig

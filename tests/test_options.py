@@ -233,6 +233,10 @@ CLIPPING = elsewhere("test_step.py", "test_gradients_above_the_limit_are_brought
 REPLICAS = elsewhere("test_delayed_sync.py", "test_replicas_part_between_synchronisations_and_meet_at_them")
 HIDDEN = elsewhere("test_masked.py", "test_a_row_hides_just_as_many_tokens_in_whole_spans_and_keeps_the_others")
 OUTER_STEP = elsewhere("test_delayed_sync.py", "test_one_inner_step_and_a_plain_outer_step_is_data_parallel_sgd")
+HUGGING_FACE = elsewhere(
+    "test_huggingface.py",
+    "test_the_architecture_that_a_folder_names_has_the_logits_of_the_model_and_of_what_is_read",
+)
 OF_COMMAND = elsewhere(
     "test_command.py", "test_a_record_holds_what_the_program_measured_and_the_sizes_that_it_was_given"
 )
@@ -328,6 +332,10 @@ CLAIMS = {
     "guard.spike_window": differs(128),
     "guard.skip_batches": differs(()),
     "objective": elsewhere("test_objective.py", "test_the_names_in_the_config_are_the_rows_of_the_table"),
+    "model.rotary_base": HUGGING_FACE,
+    "model.norm_epsilon": HUGGING_FACE,
+    "model.has_qk_norm_gain": HUGGING_FACE,
+    "model.head_width": HUGGING_FACE,
     "model.family": elsewhere("test_families.py", "test_another_row_is_another_model_with_its_own_weights"),
     "model.has_next_token_mix": elsewhere(
         "test_masked.py", "test_the_next_token_mix_adds_the_embedding_after_each_place_within_its_document"
@@ -359,6 +367,13 @@ CLAIMS = {
     "model.compression.pattern": elsewhere(
         "test_compress.py", "test_pruning_leaves_the_largest_of_a_matrix_or_of_all_and_tables_whole"
     ),
+    **dict.fromkeys(
+        [f"model.compression.{name}" for name in ("rank_share", "factored")],
+        elsewhere("test_low_rank.py", "test_a_model_of_low_rank_holds_narrow_factors_and_no_more_numbers_than_counted"),
+    ),
+    "model.compression.approximation": elsewhere(
+        "test_low_rank.py", "test_whitened_factors_come_nearest_to_what_a_matrix_gives_and_plain_ones_to_its_entries"
+    ),
     "compressed_from": elsewhere(
         "test_compress.py", "test_levels_that_share_a_trunk_have_the_losses_of_trunks_of_their_own"
     ),
@@ -375,6 +390,7 @@ CLAIMS = {
     "optimizer.has_fixed_norms": elsewhere(
         "test_step.py", "test_a_matrix_of_fixed_norm_takes_steps_relative_to_it_and_other_weights_move_as_without"
     ),
+    "measures_noise_scale": elsewhere("test_noise_scale.py", "test_the_record_tells_it_and_training_is_the_same"),
     "trainable": elsewhere(
         "test_fine_tuning.py",
         "test_weights_that_stay_are_those_of_the_start_to_the_last_bit_and_the_others_move",
@@ -389,6 +405,13 @@ CLAIMS = {
             "test_fine_tuning.py",
             "test_a_sweep_trains_what_its_trunks_begin_with_once_and_says_so_in_each_record",
         ),
+    ),
+    **dict.fromkeys(
+        ("model.image.side", "model.image.channels", "model.image.patch_size", "model.image.num_stages"),
+        elsewhere("test_vision.py", "test_parameters_are_those_of_the_tree_and_flops_those_of_the_compiler"),
+    ),
+    "data.augment": elsewhere(
+        "test_vision.py", "test_a_shift_moves_an_image_by_at_most_an_eighth_and_a_flip_mirrors_it"
     ),
     "factors": elsewhere("test_counts.py", "test_a_planned_record_is_that_worked_out_by_hand"),
 }

@@ -113,7 +113,8 @@ def test_every_weight_of_the_tree_has_a_role_and_an_unknown_one_is_refused():
     mixed = dataclasses.replace(WIDE, experts=ExpertsConfig(num_experts=2))
     encoder = dataclasses.replace(WIDE, family="encoder", has_next_token_mix=True)
     adapted = [dataclasses.replace(BASE, adapter=AdapterConfig(kind, rank=2)) for kind in ("dora", "bottleneck")]
-    weights = [weight for each in (mixed, encoder, *adapted) for weight in named(init_params(each, 0))]
+    gained = dataclasses.replace(BASE, has_qk_norm=True, has_qk_norm_gain=True)
+    weights = [weight for each in (mixed, encoder, gained, *adapted) for weight in named(init_params(each, 0))]
     assert {weight for weight, _ in weights} - {"base"} == set(ROLE_OF_WEIGHT)
     with pytest.raises(ValueError, match="'novel'"):
         learning_rate_multipliers(WIDE, {"novel": np.zeros(3)})

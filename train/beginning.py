@@ -8,7 +8,7 @@ import numpy as np
 
 from kleiber.model.adapters.tree import put_on
 from kleiber.model.functional import abstract_params, init_params
-from kleiber.train.checkpoints.checkpoint import load_arrays, named_leaves
+from kleiber.train.checkpoints.checkpoint import load_arrays, named_leaves, tree_of
 from kleiber.train.config import TrainConfig
 from kleiber.train.start import weights_digest
 
@@ -40,22 +40,10 @@ def first_weights(config: TrainConfig, start: Path | None, tokenizer_model: byte
             f"the start in {start} read text by another model of the tokenizer '{config.data.tokenizer}' than "
             f"'{config.data.corpus}' has, so that its table is of other tokens; use the tokenizer 'bytes' for both."
         )
-    params = put_on(drawn, _tree({name.removeprefix("params/"): array for name, array in arrays.items()}))
+    params = put_on(drawn, tree_of({name.removeprefix("params/"): array for name, array in arrays.items()}))
     expected, got = named_leaves(abstract_params(config.model)), named_leaves(params)
     wrong = [name for name in expected if name in got and np.shape(got[name]) != expected[name].shape]
     if wrong or got.keys() != expected.keys():
         names = (wrong + sorted(got.keys() ^ expected.keys()))[:5]
         raise ValueError(f"the start in {start} is of another shape: {', '.join(names)}.")
     return jax.tree.map(lambda leaf, like: np.asarray(leaf).astype(like.dtype), params, drawn)
-
-
-def _tree(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns arrays by path as nested dictionaries."""
-    tree: dict[str, Any] = {}
-    for name, array in arrays.items():
-        *folders, last = name.split("/")
-        place = tree
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = array
-    return tree

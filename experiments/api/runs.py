@@ -232,14 +232,9 @@ class Run:
     @cached_property
     def tree(self) -> dict[str, Any]:
         """The same weights as the nested dictionaries that kleiber's functions take."""
-        tree: dict[str, Any] = {}
-        for name, array in self.params.items():
-            *folders, last = name.split("/")
-            place = tree
-            for folder in folders:
-                place = place.setdefault(folder, {})
-            place[last] = array
-        return tree
+        from kleiber.train.checkpoints.checkpoint import tree_of
+
+        return tree_of(self.params)
 
     @property
     def model(self) -> "nnx.Module":
@@ -251,12 +246,13 @@ class Run:
     @cached_property
     def tokenizer(self) -> "Tokenizer":
         """What turns text into its tokens and back: .encode(list of bytes), .decode(ids)."""
-        from kleiber.train.data.tokenizers import stored_tokenizer
+        from kleiber.train.data.tokenizers import UNKNOWN, stored_tokenizer
 
         name = self.config.data.tokenizer
-        if name != "bytes" and "tokenizer_model" not in self._kept:
+        has_model = name not in ("bytes", UNKNOWN)
+        if has_model and "tokenizer_model" not in self._kept:
             raise FileNotFoundError(f"{self.name} kept no weights, and with them no model of its tokenizer {name}.")
-        return stored_tokenizer(name, self._kept["tokenizer_model"].tobytes() if name != "bytes" else b"")
+        return stored_tokenizer(name, self._kept["tokenizer_model"].tobytes() if has_model else b"")
 
     def evaluate(self, text: str | None = None) -> "Score":
         """Returns the loss of these weights on a text, or on the validation text of its experiment: to the last digit
@@ -289,19 +285,21 @@ class Run:
         drawn = {"num_tokens": num_tokens, "sampling": Sampling(temperature, top_k, top_p), "seed": seed}
         return weights.continue_text(self.config, self.tree, self.tokenizer, prompt, stops_at_end, **drawn)
 
-    def export(self, path: str | Path, form: "Form" = "weights") -> None:
-        """Writes the weights as a safetensors file, with config and record as JSON in its metadata.
+    def export(self, path: str | Path, form: "Form" = "weights") -> Path:
+        """Writes the weights as a safetensors file, with config and record as JSON in its metadata; returns the file.
 
         Args:
-          path: the file; with form peft a folder.
-          form: weights as they are; merged, with the adapter in its matrices; or peft, the adapter alone.
+          path: the file; with form peft or huggingface a folder.
+          form: weights as they are; merged, with the adapter in its matrices; peft, the adapter alone; huggingface,
+            the folder that transformers opens (docs/hugging_face.md).
 
         Raises:
-          ValueError: the run has no adapter of the kind that the form needs.
+          ValueError: the run has no adapter of the kind that the form needs, or a field of its model has no counterpart
+            in the form.
         """
         from kleiber.experiments.api import weights
 
-        weights.export(self, Path(path), form)
+        return weights.export(self, Path(path), form)
 
     def _newest_checkpoint(self) -> tuple[Path, int | None]:
         """Returns a checkpoint's folder and, in one of a population, which member the run is."""

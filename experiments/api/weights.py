@@ -12,7 +12,7 @@ from kleiber.parallel.config import MeshConfig
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.tokenizers import Tokenizer
 
-Form = Literal["weights", "merged", "peft"]
+Form = Literal["weights", "merged", "peft", "huggingface"]
 """How weights are written."""
 
 
@@ -28,14 +28,19 @@ class Score:
     num_tokens: int
 
 
-def score(config: TrainConfig, tree: Any, fingerprint: str) -> Score:
+def score(config: TrainConfig, tree: Any, fingerprint: str | None) -> Score:
     """Returns what weights score on the validation text of their experiment, computed as when they were measured.
 
     Args:
       config: of the run; where there are fewer devices than its mesh has, one of them computes all.
       tree: weights.
       fingerprint: data_fingerprint of its record.
+
+    Raises:
+      ValueError: the run was converted, and has no validation text; or that text is not prepared here.
     """
+    if not fingerprint:
+        raise ValueError("this run was converted, and has no validation text of its own: give a text (--text FILE).")
     import jax
 
     from kleiber.parallel.mesh import make_mesh, use_mesh
@@ -98,17 +103,19 @@ def continue_text(
     return tokenizer.decode(np.array(found)).decode(errors="replace")
 
 
-def export(run: Any, path: Path, form: Form) -> None:
-    """Writes the weights of a Run in a form, as Run.export says."""
-    from kleiber.experiments.api.peft_folder import write_peft
-    from kleiber.experiments.api.safetensors_file import write_safetensors
+def export(run: Any, path: Path, form: Form) -> Path:
+    """Writes the weights of a Run in a form, as Run.export says; returns the file that holds them."""
     from kleiber.experiments.config_file import to_data
+    from kleiber.experiments.exchange.huggingface_folder import write_huggingface
+    from kleiber.experiments.exchange.peft_folder import write_peft
+    from kleiber.experiments.exchange.safetensors_file import write_safetensors
     from kleiber.train.checkpoints.checkpoint import named_leaves
 
     config, params = run.config, run.params
     if form == "peft":
-        write_peft(path, config, params, run.record.get("start_run") or "")
-        return
+        return write_peft(path, config, params, run.record.get("start_run") or "")
+    if form == "huggingface":
+        return write_huggingface(path, config, run.tree, run.tokenizer)
     if form == "merged":
         from kleiber.model.adapters.tree import merge
 
@@ -118,3 +125,4 @@ def export(run: Any, path: Path, form: Form) -> None:
     arrays = {name.replace("/", "."): array for name, array in params.items()}
     told = {"config": json.dumps(to_data(config)), "record": json.dumps(run.record)}
     write_safetensors(path, arrays, {"format": "kleiber", **told})
+    return path

@@ -1,7 +1,7 @@
 """Writes the weights of a finished run as a safetensors file, with its config and record in the metadata; or merged
-with their adapter, or the adapter alone as peft reads it.
+with their adapter; or the adapter alone as peft reads it; or the folder that transformers opens.
 
-example: kleiber export out/quickstart/runs/d64-L2-s0-2ad14a-D102400 --to d64.safetensors
+example: kleiber export out/quickstart/runs/d64-L2-s0-2ad14a-D102400 --to d64 --form huggingface
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,10 @@ class Options:
     run: tyro.conf.Positional[Path]
     """Folder of a run, in a sweep or copied elsewhere, or DIRECTORY/NAME with the beginning of its name."""
     to: Path
-    """The file to write; with --form peft the folder."""
-    form: Literal["weights", "merged", "peft"] = "weights"
-    """weights as they are; merged, with the adapter (lora, dora) in its matrices; peft, the adapter alone."""
+    """The file to write; with --form peft or huggingface the folder."""
+    form: Literal["weights", "merged", "peft", "huggingface"] = "weights"
+    """weights as they are; merged, with the adapter (lora, dora) in its matrices; peft, the adapter alone; huggingface,
+    config.json, model.safetensors and the tokenizer as transformers reads them."""
 
 
 def run(options: Options) -> int:
@@ -30,7 +31,6 @@ def run(options: Options) -> int:
     from kleiber.experiments.api.runs import load
 
     found = load(options.run)
-    found.export(options.to, options.form)
-    written = options.to / "adapter_model.safetensors" if options.form == "peft" else options.to
+    written = found.export(options.to, options.form)
     print(f"{written}: {options.form} of {found.name}, {written.stat().st_size:,} bytes")
     return EXIT_DONE

@@ -14,8 +14,8 @@ from kleiber.experiments.directory.release import PACKAGES
 from kleiber.files import read_json, replacing
 from kleiber.model.counts import num_params_active, num_params_non_embedding, num_params_total
 from kleiber.train.config import DataConfig, TrainConfig
-from kleiber.train.levels import plateau
-from kleiber.train.trained import moves_all, num_params_trained, trained_flops_per_token
+from kleiber.train.levels import flops_of, plateau
+from kleiber.train.trained import moves_all, num_params_trained
 from kleiber.train.update.exchanged_bytes import exchanged_bytes
 
 TIMING_COLUMNS = ("wall_seconds", "tokens_per_second", "ledger_head")
@@ -24,6 +24,9 @@ LOST = ("failed", "diverged", "pruned")
 """How a point may end without a loss; `pruned`: cut early as hopeless, by the experiment's pruning."""
 STATUSES = ("done", *LOST, "continued", "pending")
 """`continued`: measured, but trained for a part by another config (--allow): no run of its own, and in no fit."""
+
+CONVERTED = "converted"
+"""Status of a run whose weights were read of a folder of others, and not measured: never one of a sweep."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +44,7 @@ class RunRecord:
     target: str
     """Name of the target, in split `target`; else empty."""
     status: str
-    """One of STATUSES."""
+    """One of STATUSES, or CONVERTED."""
     reason: str
     """Why it failed, diverged, was cut, or is no run of its own config; else empty."""
     family: str
@@ -141,6 +144,10 @@ class RunRecord:
     """All parameters of that point."""
     pretrained_loss: float | None = None
     """Its loss, on its own validation text."""
+    noise_scale_tokens: float | None = None
+    """Gradient noise scale over the last half of the steps at the plateau, where the config measures it."""
+    noise_scale_standard_error: float | None = None
+    """Of it, in tokens."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the columns by name, as record.json and a row of table.parquet hold them."""
@@ -176,6 +183,7 @@ _LATER = (
     *("exchanged_bytes", "split_overlap", "ledger_head", "final_checkpoint"),
     *("num_validation_tokens", "num_validation_bytes", "num_params_trained", "start_run"),
     *("pretrained_tokens", "pretrained_params", "pretrained_loss"),
+    *("noise_scale_tokens", "noise_scale_standard_error"),
 )
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
 _KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunRecord).items() if name != "factors"}
@@ -199,7 +207,7 @@ def record_problem(data: Any) -> str:
             return f"{name[:60]} has more than 63 bits, which no table holds"
         if name not in _KINDS and isinstance(value, dict | list):
             return f"{name[:60]} is {str(value)[:60]!r}, expected a number or text"
-    if data["status"] not in STATUSES:
+    if data["status"] not in (*STATUSES, CONVERTED):
         return f"its status is {data['status'][:60]!r}, expected one of {', '.join(STATUSES)}"
     loss = data.get("loss")
     if data["status"] == "done" and (loss is None or not 0 <= loss < math.inf):
@@ -306,7 +314,7 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
             run_id=f"{name}-D{num_tokens}",
             num_tokens=trained,
             num_steps=num_steps,
-            flops=trained_flops_per_token(config) * trained if total == counted else 6.0 * total * trained,
+            flops=flops_of(config, num_tokens) if total == counted else 6.0 * total * trained,
             flops_6nd=6.0 * total * trained,
             exchanged_bytes=None if command else exchanged_bytes(config, num_steps),
             tokens_per_parameter=trained / total,

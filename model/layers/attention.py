@@ -19,7 +19,7 @@ from kleiber.model.kernels.fused_attention import FUSED
 from kleiber.model.kernels.weighted_values import float32_einsum, weighted_values
 from kleiber.model.layers.mask import Mask
 from kleiber.model.layers.norm import rms_normalise
-from kleiber.model.layers.product import product
+from kleiber.model.layers.product import product, read
 from kleiber.model.layers.weight import declare
 from kleiber.model.parametrization import attention_scale
 from kleiber.parallel.ring import context_size, ring_attention
@@ -55,21 +55,24 @@ class Recall:
     """int32, where the first of them goes."""
 
 
-ROTARY_BASE = 10_000.0  # longest wavelength over 2 pi, in tokens; Su et al. 2021 (arXiv:2104.09864)
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array | None = None, base: float = 10_000.0) -> jax.Array:
+    """Returns x with each pair (h, h + H/2) turned by position / base^(2h/H); positions_BT None means 0 .. T-1.
 
-
-def rotate(x_BTNH: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
-    """Returns x with each pair (h, h + H/2) turned by position / ROTARY_BASE^(2h/H); positions_BT None means 0 .. T-1.
-
-    The product of a rotated query and a rotated key depends on their positions through the distance alone."""
+    The product of a rotated query and a rotated key depends on their positions through the distance alone (Su et al.
+    2021, arXiv:2104.09864). Of a grid, positions [B, T, 2], the first half of the pairs turns by the row, the
+    other by the column."""
     half = x_BTNH.shape[3] // 2
-    turns_H = ROTARY_BASE ** -(np.arange(half) / half)
+    is_grid = positions_BT is not None and positions_BT.ndim == 3
+    of_axis = half // 2 if is_grid else half
+    turns_H = base ** -(np.arange(of_axis) / of_axis)
     turned: tuple[Any, Any]
     if positions_BT is None:  # in float64, once, while compiling
         angle_TH = np.arange(x_BTNH.shape[1])[:, None] * turns_H
         turned = np.cos(angle_TH), np.sin(angle_TH)
     else:
         angle_BTH = positions_BT[..., None] * turns_H.astype(np.float32)
+        if is_grid:  # [B, T, 2, H]
+            angle_BTH = angle_BTH.reshape(*angle_BTH.shape[:2], half)
         turned = jnp.cos(angle_BTH), jnp.sin(angle_BTH)
     cos_TNH, sin_TNH = (jnp.asarray(part[..., None, :], x_BTNH.dtype) for part in turned)
     first, second = x_BTNH[..., :half], x_BTNH[..., half:]
@@ -142,6 +145,9 @@ class Attention(nnx.Module):
         self.key = declare(config, rngs, "key", (d_model, d_kv), ("embed", "kv_heads"), num_stacked)
         self.value = declare(config, rngs, "value", (d_model, d_kv), ("embed", "kv_heads"), num_stacked)
         self.output = declare(config, rngs, "output", (d_query, d_model), ("heads", "embed"), num_stacked)
+        if config.has_qk_norm_gain:
+            self.query_gain = declare(config, rngs, "query_gain", (config.d_head,), (None,), num_stacked)
+            self.key_gain = declare(config, rngs, "key_gain", (config.d_head,), (None,), num_stacked)
 
     def __call__(
         self,
@@ -160,9 +166,11 @@ class Attention(nnx.Module):
         k_BSKH = product(self.config, x_BTD, self.key).reshape(heads)
         v_BSKH = product(self.config, x_BTD, self.value).reshape(heads)
         if self.config.has_qk_norm:
-            q_BTNH, k_BSKH = rms_normalise(q_BTNH), rms_normalise(k_BSKH)
+            q_BTNH, k_BSKH = (rms_normalise(x, self.config.norm_epsilon) for x in (q_BTNH, k_BSKH))
+        if self.config.has_qk_norm_gain:
+            q_BTNH, k_BSKH = q_BTNH * read(self.query_gain, q_BTNH.dtype), k_BSKH * read(self.key_gain, k_BSKH.dtype)
         if self.config.positions == "rotary":
-            q_BTNH, k_BSKH = rotate(q_BTNH, positions_BT), rotate(k_BSKH, positions_BT)
+            q_BTNH, k_BSKH = (rotate(x, positions_BT, self.config.rotary_base) for x in (q_BTNH, k_BSKH))
         q_BTNH, k_BSKH = checkpoint_name(q_BTNH, "query"), checkpoint_name(k_BSKH, "key")
         v_BSKH = checkpoint_name(v_BSKH, "value")
         q_BTNH = constrain(q_BTNH, ("batch", "seq", "heads", None))

@@ -11,13 +11,11 @@ from kleiber.model.config import ModelConfig
 from kleiber.model.layers.product import read
 from kleiber.model.layers.weight import declare
 
-EPSILON = 1e-6  # on the mean square; far below the activations, which are of order one
 
-
-def rms_normalise(x: jax.Array) -> jax.Array:
-    """Returns x divided by its root mean square over the last dimension, in x's dtype."""
+def rms_normalise(x: jax.Array, epsilon: float) -> jax.Array:
+    """Returns x divided by its root mean square over the last dimension, epsilon added to the square, in x's dtype."""
     x32 = x.astype(jnp.float32)  # squares of bfloat16 lose the small entries
-    scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + EPSILON)
+    scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + epsilon)
     return (x32 * scale).astype(x.dtype)
 
 
@@ -36,7 +34,7 @@ class Norm(nnx.Module):
         x32_BTD = x_BTD.astype(jnp.float32)
         if self.config.norm == "layernorm":
             x32_BTD = x32_BTD - jnp.mean(x32_BTD, axis=-1, keepdims=True)
-        y_BTD = rms_normalise(x32_BTD)
+        y_BTD = rms_normalise(x32_BTD, self.config.norm_epsilon)
         if self.config.has_norm_gain:
             y_BTD = y_BTD * read(self.gain, jnp.float32)
             if self.config.norm == "layernorm":

@@ -61,6 +61,18 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+def tree_of(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Returns leaves by path as nested dictionaries: what named_leaves is of."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *folders, last = name.split("/")
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = leaf
+    return tree
+
+
 def save(
     folder: Path,
     step: int,

@@ -12,6 +12,9 @@ import numpy as np
 from kleiber.files import read_json, write_json
 from kleiber.train.data.cache import build_folder
 
+UNKNOWN = "unknown"
+"""Name of the tokenizer of a model that was converted without one of KNOWN."""
+KNOWN = "bytes and SentencePiece"
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 1_000, 65_536
 TRAINING_BYTES = 64_000_000  # enough text to learn merges from; more only takes longer
 
@@ -55,15 +58,21 @@ class SentencePieceTokenizer:
     def __init__(self, model: bytes) -> None:
         import sentencepiece
 
+        self.model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size = self._processor.get_piece_size()
         self.name = f"sentencepiece:{self.vocab_size}"
 
+    def pieces(self) -> list[tuple[str, float]]:
+        """Returns (text, score) of each token, by its id; the better the score, the sooner it is merged."""
+        return [(self._processor.id_to_piece(each), self._processor.get_score(each)) for each in range(self.vocab_size)]
+
     @property
     def line_ends(self) -> frozenset[int]:
         """The ids of the tokens whose text ends with a newline."""
-        pieces = map(self._processor.id_to_piece, range(self.vocab_size))
-        return frozenset(place for place, piece in enumerate(pieces) if piece == "<0x0A>" or piece.endswith("\n"))
+        return frozenset(
+            place for place, (piece, _) in enumerate(self.pieces()) if piece == "<0x0A>" or piece.endswith("\n")
+        )
 
     def encode(self, documents: list[bytes]) -> list[np.ndarray]:
         """Returns uint16 arrays, one a document."""
@@ -164,6 +173,10 @@ def prepare_tokenizer(folder: Path, tokenizer: str, documents: Iterable[bytes]) 
 
 def stored_tokenizer(name: str, model: bytes) -> Tokenizer:
     """Returns the tokenizer of a name; any but `bytes` is what its trained model says."""
+    if name == UNKNOWN:
+        raise ValueError(
+            f"the tokenizer of this model is none of kleiber's, which are {KNOWN}: its token ids alone work."
+        )
     return ByteTokenizer() if name == "bytes" else SentencePieceTokenizer(model)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kleiber.experiments.api.safetensors_file import write_safetensors
+from kleiber.experiments.exchange.safetensors_file import write_safetensors
 from kleiber.files import write_whole
 from kleiber.model.config import LOW_RANK
 from kleiber.model.families.decoder import block_name
@@ -21,8 +21,8 @@ THEIRS = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "magnitude": "lo
 """Names of the weights beside another, ours and peft's."""
 
 
-def write_peft(folder: Path, config: TrainConfig, params: Mapping[str, np.ndarray], base: str) -> None:
-    """Writes the folder.
+def write_peft(folder: Path, config: TrainConfig, params: Mapping[str, np.ndarray], base: str) -> Path:
+    """Writes the folder; returns the file of its weights.
 
     Args:
       folder: made if it is missing.
@@ -56,6 +56,7 @@ def write_peft(folder: Path, config: TrainConfig, params: Mapping[str, np.ndarra
     write_whole(folder / "adapter_config.json", json.dumps(told, indent=2) + "\n")
     arrays = {f"base_model.model.{name}": np.ascontiguousarray(array) for name, array in layout.items()}
     write_safetensors(folder / "adapter_model.safetensors", arrays, {"format": "pt"})
+    return folder / "adapter_model.safetensors"
 
 
 def _layers(config: TrainConfig, module: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:

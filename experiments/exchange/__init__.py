@@ -1,0 +1,1 @@
+"""Models leave and enter: files of weights as other programs write and read them."""
