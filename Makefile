@@ -45,9 +45,10 @@ cluster: install-all ## one sweep on a Slurm of two nodes, made here; needs root
 docs: ## set up .venv with mkdocs in it, then build the site of docs/ into build/site/index.html, every link checked
 	@.ci/step install .ci/install docs
 	@.ci/step "mkdocs build --strict" env NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open build/site/index.html; with its search: $(BIN)/python -m http.server --directory build/site"
 
 tutorials: install-all ## run docs/tutorials, and write what is printed into them
-	@.ci/step tutorials $(BIN)/python tests/tutorial.py docs/tutorials/[a-hj-z]*.md
+	@.ci/step tutorials $(BIN)/python tests/tutorial.py
 
 browser: install-all ## the page of kleiber watch in Chromium, over a sweep that runs; needs chromium (Debian: apt-get install chromium)
 	@.ci/step browser $(BIN)/python -m pytest -m cluster tests/launch/test_page.py

@@ -21,7 +21,7 @@ QUERY = ["duckdb>=1.2"]
 PRUNE = ["optuna>=4"]
 SLURM = ["submitit>=1.5.2"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
-DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]
 DEV += ["pandas>=2.2"]  # of tests alone: any table that speaks Arrow is read
 
 setup(

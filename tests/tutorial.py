@@ -1,6 +1,6 @@
 """Runs the tutorials of docs/tutorials as a reader would, from top to bottom in an empty folder.
 
-Command: python tests/tutorial.py docs/tutorials/*.md     (writes what was printed into the pages)
+Command: python tests/tutorial.py [PAGE ...]     (writes what was printed into these pages, or all)
 
     ```python title="rates.py"     is written to that file, and so is any other block with a title
     ```sh                          is typed into a shell
@@ -24,8 +24,8 @@ NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?(?![\w-])")
 SECONDS = re.compile(rf"{NUMBER.pattern} (?=s\b|ms\b|min\b|h\b|tokens/s|workers)")
 HASH = re.compile(r"hash [0-9a-f]{12}")
 """Of an entry of a ledger, which holds the time."""
-TOLERANCE = 0.05
-"""Of a number, relative: losses of one program differ from one kind of processor to another, by far less."""
+TOLERANCE = re.compile(r"<!-- numbers within (\d+) %")
+"""What a page may say of its numbers, 5 % if it does not: losses differ from one kind of processor to another."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,19 @@ def renewed(said: str, printed: str) -> str:
     return "\n".join(out) + "\n"
 
 
+def tolerance_of(page: str) -> float:
+    """Returns by how much numbers may differ from those of a page, relative."""
+    found = TOLERANCE.search(page)
+    return int(found[1]) / 100 if found else 0.05
+
+
 def words_of(line: str) -> str:
     """Returns a line with # for each number."""
     return " ".join(NUMBER.sub("#", HASH.sub("hash", line)).split())
 
 
-def check(said: str, printed: str) -> None:
-    """Raises Different unless all that a page says is printed, numbers within TOLERANCE of each other, times any."""
+def check(said: str, printed: str, tolerance: float = 0.05) -> None:
+    """Raises Different unless all that a page says is printed, numbers within a relative tolerance, times any."""
     now = renewed(said, printed)
     is_timed = False
     for old, new in zip(said.rstrip().splitlines(), now.rstrip().splitlines(), strict=True):
@@ -126,7 +132,7 @@ def check(said: str, printed: str) -> None:
         is_timed = old.endswith("  seconds") or (is_timed and bool(old))  # their last column
         for was, became in zip(*(each[: -1 if is_timed else None] for each in numbers), strict=True):
             first, second = (float(each.replace(",", "")) for each in (was, became))
-            if abs(first - second) > TOLERANCE * max(abs(first), abs(second)):
+            if abs(first - second) > tolerance * max(abs(first), abs(second)):
                 raise Different(f"{was} has become {became} in\n{new}")
 
 
@@ -141,6 +147,6 @@ def write(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for each in map(Path, sys.argv[1:]):
+    for each in map(Path, sys.argv[1:] or PAGES):
         print(each)
         write(each)
