@@ -1,7 +1,7 @@
 # make help lists the targets. PYTHON=python3.12 chooses the interpreter the first time.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test install-all lint miniature truth chaos cluster lock clean
+.PHONY: help install quickstart test install-all lint miniature truth chaos cluster huggingface lock clean
 .NOTPARALLEL:
 
 OUT ?= out/quickstart
@@ -42,9 +42,13 @@ chaos: install-all ## kill, damage, fill, freeze: the failure tests R1 to R24 in
 cluster: install-all ## one sweep on a Slurm of two nodes, made here; needs root, and on Debian slurmctld, slurmd, slurm-client, munge
 	@.ci/step cluster $(BIN)/python -m pytest -m cluster tests/launch
 
+huggingface: ## models out and in beside transformers, scores beside lm-evaluation-harness, in .venv-huggingface
+	@VENV=.venv-huggingface .ci/step install .ci/install huggingface,dev
+	@.ci/step huggingface env HF_HUB_OFFLINE=1 .venv-huggingface/bin/python -m pytest -m huggingface tests/huggingface
+
 lock: install-all ## renew constraints.txt: the newest versions that fit together, for Python 3.11 and later
 	@.ci/lock
 
 clean: ## remove .venv and the tools' caches; results in out/ stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build kleiber.egg-info
+	rm -rf .venv .venv-huggingface .mypy_cache .ruff_cache .pytest_cache .hypothesis build kleiber.egg-info
 	find model train parallel scaling experiments kleiber tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
