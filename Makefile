@@ -1,7 +1,7 @@
 # make help lists the targets. PYTHON=python3.12 chooses the interpreter the first time.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test install-all lint miniature truth chaos cluster huggingface lock clean
+.PHONY: help install quickstart test install-all lint miniature truth chaos cluster huggingface docs tutorials lock clean
 .NOTPARALLEL:
 
 OUT ?= out/quickstart
@@ -45,6 +45,13 @@ cluster: install-all ## one sweep on a Slurm of two nodes, made here; needs root
 huggingface: ## models out and in beside transformers, scores beside lm-evaluation-harness, in .venv-huggingface
 	@VENV=.venv-huggingface .ci/step install .ci/install huggingface,dev
 	@.ci/step huggingface env HF_HUB_OFFLINE=1 .venv-huggingface/bin/python -m pytest -m huggingface tests/huggingface
+
+docs: ## set up .venv with mkdocs in it, then build the site of docs/ into build/site/index.html, every link checked
+	@.ci/step install .ci/install docs
+	@.ci/step "mkdocs build --strict" env NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+tutorials: install-all ## run docs/tutorials, and write what is printed into them
+	@.ci/step tutorials $(BIN)/python tests/tutorial.py docs/tutorials/[a-hj-z]*.md
 
 lock: install-all ## renew constraints.txt: the newest versions that fit together, for Python 3.11 and later
 	@.ci/lock

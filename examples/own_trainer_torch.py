@@ -1,16 +1,16 @@
 """Does a law fitted to runs of a PyTorch program forecast its larger ones? The program is gpt_torch.py beside this.
 
 Command:   kleiber sweep examples/own_trainer_torch.py --out out/own_trainer_torch
-Hardware:  two CPU cores, about ten minutes when they do nothing else; PyTorch, in this interpreter or in the one that
-           the variable TRAINER_PYTHON names.
-Expected:  two forecasts with wide intervals. One run: +6.3 % (5.0 times the largest fitted compute) and +7.2 %, both
-           inside; runs of some hundred steps scatter by more than one percent, and the gate asks no more than that.
+Hardware:  two CPU cores; PyTorch, in this interpreter or in the one that the variable TRAINER_PYTHON names.
+Expected:  two forecasts, registered before their runs begin, and what these measured.
+
+The design is the quickstart's: five widths, two seeds, and several lengths of each start by branches that cool down.
 """
 
 import os
 from pathlib import Path
 
-from kleiber.experiments.experiment import Experiment, Gate, Target
+from kleiber.experiments.experiment import Experiment, Target
 from kleiber.model.config import ModelConfig
 from kleiber.train.command import Command
 from kleiber.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
@@ -19,33 +19,40 @@ PROGRAM = Path(__file__).parent / "gpt_torch.py"
 PYTHON = os.environ.get("TRAINER_PYTHON", "{python}")
 """An interpreter with PyTorch; kleiber's own if it has that."""
 LAYERS, SEQUENCE = 2, 128
+TOKENS = {
+    24: (700_000, 1_200_000, 2_200_000, 4_000_000),
+    32: (700_000, 1_200_000, 2_200_000, 3_500_000),
+    48: (600_000, 1_100_000, 2_000_000),
+    64: (500_000, 850_000, 1_300_000),
+    96: (420_000, 520_000, 650_000),
+}
+SEEDS = (0, 1)
 
 
-def train(width: int, num_tokens: int, seed: int) -> TrainConfig:
-    """Returns one run: the program counts its own parameters, and its record is held against this count."""
+def train(width: int, num_tokens: tuple[int, ...], seed: int) -> TrainConfig:
+    """Returns one start: the program counts its own parameters, and its record is held against this count."""
+    in_blocks = LAYERS * (12 * width**2 + 2 * width) + 2 * width
     return TrainConfig(
         model=ModelConfig(width, LAYERS, num_heads=4, seq_len=SEQUENCE),
         optimizer=OptimizerConfig(learning_rate=0.008 * 32 / width),
-        num_tokens=(num_tokens,),
+        num_tokens=num_tokens,
         batch_size=4,
         seed=seed,
-        schedule=ScheduleConfig("cosine", warmup_steps=50),
+        schedule=ScheduleConfig("wsd", warmup_steps=50, cooldown_fraction=0.2, cooldown_shape="linear"),
         command=Command(
             f"'{PYTHON}' '{PROGRAM}' --width {{d_model}} --layers {{num_layers}} --heads {{num_heads}} "
-            "--tokens {num_tokens} --learning-rate {learning_rate} --seed {seed} --out {folder}",
-            num_params_total=(256 + SEQUENCE) * width + LAYERS * (12 * width**2 + 2 * width) + 2 * width,
-            num_params_non_embedding=LAYERS * (12 * width**2 + 2 * width) + 2 * width,
+            "--tokens {all_num_tokens} --learning-rate {learning_rate} --seed {seed} --out {folder}",
+            num_params_total=(256 + SEQUENCE) * width + in_blocks,
+            num_params_non_embedding=in_blocks,
         ),
     )
 
 
 def experiment() -> Experiment:
-    """Four widths at three lengths, two targets of two and five times the largest fitted compute."""
-    lengths = (400_000, 800_000, 1_600_000)
+    """Five widths, two seeds, two registered targets: one near the frontier, one far off it."""
     return Experiment(
         name="own_trainer_torch",
         question="Does a law fitted to runs of a PyTorch program forecast its larger ones?",
-        trunks=tuple(train(w, n, 10 * w + i) for w in (16, 24, 32, 48) for i, n in enumerate(lengths)),
-        targets=(Target("larger", train(80, 3_200_000, 7)), Target("longer", train(32, 6_400_000, 7))),
-        gate=Gate(max_error=0.1, max_interval=0.25, max_residual_rms=0.03),
+        trunks=tuple(train(width, tokens, 1000 * seed + width) for seed in SEEDS for width, tokens in TOKENS.items()),
+        targets=(Target("larger", train(128, (2_600_000,), 7)), Target("longer", train(48, (9_000_000,), 7))),
     )

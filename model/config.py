@@ -4,27 +4,15 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from kleiber.fields import check_fields
+from kleiber.model.image import ImageConfig, check_image
 
 Activation = Literal["relu_squared", "silu", "gelu"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Parametrization = Literal["standard", "inverse_width", "mup", "completep"]
-Family = Literal["decoder", "encoder"]
+Family = Literal["decoder", "encoder", "vision_transformer", "residual_network"]
 """What a model may be; model/families/table.py says where each stands."""
 AttentionKernel = Literal["plain", "splash", "interpreted_splash", "cudnn"]
 RematKeeps = Literal["nothing", "attention", "products", "products_on_host"]
-SPLASH_BLOCKS = (512, 256, 128)
-"""Sides of the squares that splash attention computes whole or skips."""
-
-
-def splash_blocks(length: int) -> tuple[int, int]:
-    """Returns (the side of the squares of splash attention, the keys of a block of its backward pass, twice as many
-    where that divides) for so many positions, filled up to a multiple of the smallest side.
-
-    One backward kernel makes all gradients; that of the queries comes as a part for each block of keys, to be summed.
-    """
-    filled = -(-length // SPLASH_BLOCKS[-1]) * SPLASH_BLOCKS[-1]
-    side = next(block for block in SPLASH_BLOCKS if filled % block == 0)
-    return side, side if filled % (2 * side) else 2 * side
 
 
 @dataclass(frozen=True)
@@ -56,6 +44,10 @@ class ExpertsConfig:
             raise ValueError(f"experts: {self.num_active} active of {self.num_experts}, expected at most all of them.")
 
 
+AdapterTarget = Literal["query", "key", "value", "output", "up", "gate", "down"]
+"""The matrices of a layer."""
+
+
 @dataclass(frozen=True)
 class CompressionConfig:
     """Fewer bits and fewer weights (model/compress/); as it stands here nothing is compressed."""
@@ -74,9 +66,19 @@ class CompressionConfig:
     """Share of the weights inside the layers that are zero, the smallest; tables and the router stay whole."""
     pattern: Literal["matrix", "global", "1:4", "2:4", "4:8"] = "matrix"
     """Which weights compete to stay: those of a matrix, of all of them, or n of every m inputs of an output."""
+    rank_share: float = 1.0
+    """Rank of the matrices inside the layers, over the smaller side of each: two narrow factors stand in the place of a
+    matrix; 1 leaves it."""
+    factored: tuple[AdapterTarget, ...] | None = None
+    """Which matrices rank_share is of; None is all of them."""
+    approximation: Literal["whitened", "plain"] = "whitened"
+    """Of a trained matrix, the factors that come nearest to what it gives of its inputs, as training has them; or those
+    that come nearest to its entries, the truncated singular value decomposition."""
 
     def __post_init__(self) -> None:
-        check_fields(self, sparsity="[0, 1)", group_size="[1, inf); None is all inputs")
+        check_fields(self, sparsity="[0, 1)", rank_share="(0, 1]", group_size="[1, inf); None is all inputs")
+        if self.factored == ():
+            raise ValueError("factored is empty, expected matrices such as up,down, or None for all of them.")
         for name, bits in (("weight_bits", self.weight_bits), ("table_bits", self.table_bits)):
             if bits is not None and bits != 32 and not 2 <= bits <= 8:
                 raise ValueError(f"{name} is {bits}, expected 2 to 8, or 32 for weights as they are.")
@@ -97,10 +99,14 @@ class CompressionConfig:
     @property
     def is_none(self) -> bool:
         """Whether the model stays as it is."""
-        return not self.rounds and not self.sparsity
+        return not self.rounds and not self.sparsity and not self.is_low_rank
+
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether factors stand in the place of any matrix."""
+        return self.rank_share != 1
 
 
-AdapterTarget = Literal["query", "key", "value", "output", "up", "gate", "down"]
 LOW_RANK = ("lora", "dora")
 """Kinds of adapters that are a change of their weight, and can be merged into it."""
 
@@ -134,7 +140,8 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A Transformer. Every field changes the function or its cost; nothing here names a device."""
+    """A Transformer, or a network of convolutions. Every field changes the function or its cost; nothing here names a
+    device."""
 
     d_model: int
     """Width of the residual stream."""
@@ -217,6 +224,11 @@ class ModelConfig:
     """Whether the norms of queries and keys learn a gain, one for all heads."""
     head_width: int | None = None
     """Width of one head; None means d_model / num_heads."""
+    image: ImageConfig | None = None
+    """What the families vision_transformer and residual_network read, None of the others. Each image is one target of
+    vocab_size labels: seq_len is then 1, and the head is not tied, as there is no table of tokens. Of a
+    residual_network d_model is the width of the first stage, num_layers counts the residual blocks of all stages, and
+    num_heads the groups that its norms normalise apart."""
 
     def __post_init__(self) -> None:
         sizes = ("d_model", "num_layers", "num_heads", "num_kv_heads", "vocab_size", "seq_len", "attention_blocks")
@@ -236,7 +248,8 @@ class ModelConfig:
             raise ValueError(
                 f"num_heads {self.num_heads} does not divide d_model {self.d_model}; try num_heads in {near}."
             )
-        if self.positions == "rotary" and self.d_head % 2:
+        check_image(self)
+        if self.positions == "rotary" and self.has_attention and self.d_head % 2:
             whence = f"d_model / num_heads = {self.d_model} / {self.num_heads}" if not self.head_width else "head_width"
             raise ValueError(
                 f"rotary positions need an even d_head, got {whence} = {self.d_head}; change num_heads or use "
@@ -251,25 +264,45 @@ class ModelConfig:
         if self.remat_keeps != "nothing" and not self.has_remat:
             raise ValueError(f"remat_keeps is '{self.remat_keeps}' without has_remat=True, which keeps everything.")
         _check_adapter(self)
+        _check_ranks(self)
         pattern = self.compression.pattern
         parts = {"group_size": self.compression.group_size, f"pattern {pattern}": int(pattern.partition(":")[2] or 1)}
         for name, part in parts.items():
-            for what, inputs in (("d_model", self.d_model), ("the feed-forward width", self.feed_forward_width)):
+            widths = {"d_model": self.d_model, "the feed-forward width": self.feed_forward_width}
+            widths |= {f"the rank of {matrix}": rank for matrix, rank in self.ranks().items()}
+            for what, inputs in widths.items():
                 if part and inputs % part:
                     raise ValueError(
                         f"compression: {name} takes {part} inputs at a time and does not divide {what} {inputs}; "
-                        f"choose one that divides {self.d_model} and {self.feed_forward_width}."
+                        f"choose one that divides {' and '.join(map(str, dict.fromkeys(widths.values())))}."
                     )
 
     @property
     def is_causal(self) -> bool:
         """Whether a position sees nothing after itself, so that the model can predict the next token."""
-        return self.family != "encoder"
+        return self.family == "decoder"
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the blocks are those of a Transformer."""
+        return self.family != "residual_network"
+
+    @property
+    def num_positions(self) -> int:
+        """Places of a row that pass the blocks for each of its targets: one of text, all patches of an image."""
+        return self.image.num_patches if self.image and self.has_attention else 1
+
+    @property
+    def context(self) -> int:
+        """Places that attention looks at together."""
+        return self.num_positions * self.seq_len
 
     def on_platform(self, platform: str) -> "ModelConfig":
         """Returns the config with the attention kernel that a platform has: splash for `tpu`; cudnn for `gpu` where its
         kernel takes the numbers (16 bits, heads of 8, 16, ... 128); plain elsewhere. Raises ValueError if the config
         forces a kernel of another platform, or cudnn where it cannot."""
+        if not self.has_attention:
+            return self
         fits_cudnn = self.compute_dtype != "float32" and self.d_head % 8 == 0 and self.d_head <= 128
         kernels: dict[str, AttentionKernel] = {"tpu": "splash", "gpu": "cudnn" if fits_cudnn else "plain"}
         own = kernels.get(platform, "plain")
@@ -315,6 +348,36 @@ class ModelConfig:
         attention = {"query": (self.d_model, d_query), "key": (self.d_model, d_kv), "value": (self.d_model, d_kv)}
         gate = {"gate": into} if self.is_gated else {}
         return attention | {"output": (d_query, self.d_model), "up": into} | gate | {"down": back}
+
+    def ranks(self) -> dict[str, int]:
+        """Returns the inner width of the factors of each matrix of a layer that has them, by name."""
+        compression = self.compression
+        if not compression.is_low_rank:
+            return {}
+        chosen = compression.factored or get_args(AdapterTarget)
+        shapes = {name: shape for name, shape in self.matrix_shapes().items() if name in chosen}
+        return {name: round(compression.rank_share * min(shape)) for name, shape in shapes.items()}
+
+
+def _check_ranks(config: ModelConfig) -> None:
+    if not config.compression.is_low_rank:
+        return
+    if config.experts or config.adapter:
+        other = "experts" if config.experts else "adapter"
+        raise ValueError(f"compression.rank_share with model.{other}: factors are of plain matrices; set one to None.")
+    if not config.ranks():
+        named = config.compression.factored
+        raise ValueError(f"compression.factored {named} names no matrix of this shape: gate needs is_gated=True.")
+    for name, rank in config.ranks().items():
+        inputs, outputs = config.matrix_shapes()[name]
+        most = inputs * outputs // (inputs + outputs)
+        if not 1 <= rank <= most:
+            what = "is none" if rank < 1 else "changes nothing" if rank == min(inputs, outputs) else "makes it larger"
+            raise ValueError(
+                f"compression.rank_share {config.compression.rank_share:g} of the matrix {name} {inputs} x {outputs} "
+                f"is a rank of {rank}, which {what}; expected ranks of 1 to {most}, shares of at most "
+                f"{most / min(inputs, outputs):.3g}, or leave {name} out of compression.factored."
+            )
 
 
 def _check_adapter(config: ModelConfig) -> None:

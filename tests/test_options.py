@@ -367,6 +367,13 @@ CLAIMS = {
     "model.compression.pattern": elsewhere(
         "test_compress.py", "test_pruning_leaves_the_largest_of_a_matrix_or_of_all_and_tables_whole"
     ),
+    **dict.fromkeys(
+        [f"model.compression.{name}" for name in ("rank_share", "factored")],
+        elsewhere("test_low_rank.py", "test_a_model_of_low_rank_holds_narrow_factors_and_no_more_numbers_than_counted"),
+    ),
+    "model.compression.approximation": elsewhere(
+        "test_low_rank.py", "test_whitened_factors_come_nearest_to_what_a_matrix_gives_and_plain_ones_to_its_entries"
+    ),
     "compressed_from": elsewhere(
         "test_compress.py", "test_levels_that_share_a_trunk_have_the_losses_of_trunks_of_their_own"
     ),
@@ -383,6 +390,7 @@ CLAIMS = {
     "optimizer.has_fixed_norms": elsewhere(
         "test_step.py", "test_a_matrix_of_fixed_norm_takes_steps_relative_to_it_and_other_weights_move_as_without"
     ),
+    "measures_noise_scale": elsewhere("test_noise_scale.py", "test_the_record_tells_it_and_training_is_the_same"),
     "trainable": elsewhere(
         "test_fine_tuning.py",
         "test_weights_that_stay_are_those_of_the_start_to_the_last_bit_and_the_others_move",
@@ -397,6 +405,13 @@ CLAIMS = {
             "test_fine_tuning.py",
             "test_a_sweep_trains_what_its_trunks_begin_with_once_and_says_so_in_each_record",
         ),
+    ),
+    **dict.fromkeys(
+        ("model.image.side", "model.image.channels", "model.image.patch_size", "model.image.num_stages"),
+        elsewhere("test_vision.py", "test_parameters_are_those_of_the_tree_and_flops_those_of_the_compiler"),
+    ),
+    "data.augment": elsewhere(
+        "test_vision.py", "test_a_shift_moves_an_image_by_at_most_an_eighth_and_a_flip_mirrors_it"
     ),
     "factors": elsewhere("test_counts.py", "test_a_planned_record_is_that_worked_out_by_hand"),
 }

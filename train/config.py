@@ -7,13 +7,16 @@ from kleiber.fields import check_fields
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.command import Command
+from kleiber.train.fitting import check_images, check_objective
 from kleiber.train.start import check_fine_tuning, check_start
 
 BYTES = 256
 """The default of ModelConfig.vocab_size, for the tokenizer `bytes`."""
 Objective = Literal["next_token", "masked", "label"]
 """What training may minimise; train/objective/table.py says where each stands. `label` is the next token of the last
-line of each document alone, such as a label below its text."""
+line of each document alone, such as a label below its text; of an image, its label."""
+
+Augmentation = Literal["shift", "flip"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class DataConfig:
     """Where the tokens come from."""
 
     corpus: str = "cloud-docs"
-    """A corpus of `kleiber data list`, `tfds:NAME`, or the path of a text or JSON file."""
+    """A corpus of `kleiber data list`, `tfds:NAME`, or the path of a text or JSON file, or of images (.npz)."""
     tokenizer: str = "bytes"
     """`bytes` (256 ids), or `sentencepiece:SIZE` for a model trained on the corpus by `kleiber data prepare`."""
     document_attention: bool = False
@@ -31,6 +34,9 @@ class DataConfig:
     """Train on this many tokens of the corpus only, repeated as needed; None means the whole corpus."""
     max_epochs: float = 1.0
     """Passes over the (unique) tokens that are allowed; a plan that needs more is refused."""
+    augment: tuple[Augmentation, ...] = ()
+    """What is drawn anew of each image at every step of training: `shift` moves it by up to an eighth of its side each
+    way, and the pixels at its edge fill what becomes free; `flip` mirrors every other one, left to right."""
 
     def __post_init__(self) -> None:
         check_fields(self, num_unique_tokens="[1, inf); None is the whole corpus", max_epochs="(0, inf)")
@@ -261,6 +267,9 @@ class TrainConfig:
     trainable: str = "all"
     """Which weights move: all; head, the table where it is tied to it; or patterns of paths with spaces between them,
     such as "blocks/01 head". Beside an adapter's, which always move, only what is named but for all."""
+    measures_noise_scale: bool = False
+    """Whether the step log and the records tell the gradient noise scale (train/update/noise_scale.py): the batch, in
+    tokens, beyond which a larger one saves ever fewer steps. Needs accumulation_steps of 2 or more."""
 
     def __post_init__(self) -> None:
         _, _, size = self.data.tokenizer.partition(":")
@@ -299,12 +308,18 @@ class TrainConfig:
                 f"optimizer.has_fixed_norms with model.parametrization '{self.model.parametrization}', where some "
                 f"matrices start at zero and would stay there; set parametrization='standard'."
             )
-        _check_objective(self)
+        check_objective(self)
+        check_images(self)
         _check_mesh(self)
         if self.command:
             self.command.arguments(self)
         _check_compression(self)
         check_fine_tuning(self)
+        if self.measures_noise_scale and (self.accumulation_steps or 1) < 2:
+            raise ValueError(
+                f"measures_noise_scale with accumulation_steps {self.accumulation_steps}: it compares "
+                "micro-batches with their mean; set accumulation_steps to 2 or more, a divisor of batch_size."
+            )
 
     @property
     def tokens_per_step(self) -> int:
@@ -314,27 +329,6 @@ class TrainConfig:
     def steps_at(self, num_tokens: int) -> int:
         """Returns the optimizer steps that train on num_tokens tokens, rounded to the nearest step."""
         return max(1, round(num_tokens / self.tokens_per_step))
-
-
-def _check_objective(config: TrainConfig) -> None:
-    """Checks that model and objective fit each other. Raises ValueError that says what to set."""
-    model, masking = config.model, config.masking
-    if model.is_causal != (config.objective != "masked"):
-        fitting = "next_token" if model.is_causal else "masked"
-        raise ValueError(
-            f"objective '{config.objective}' with model.family '{model.family}': a decoder sees nothing after a token "
-            f"and predicts the next one, an encoder sees both sides and predicts what is hidden; set "
-            f"objective='{fitting}', or the other family."
-        )
-    if config.objective == "masked":
-        free = model.seq_len // masking.span - (masking.span > 1)
-        if not 1 <= masking.num_spans(model.seq_len) <= free - 1:
-            raise ValueError(
-                f"masking hides {masking.num_spans(model.seq_len)} spans of {masking.span} in a row of "
-                f"{model.seq_len} tokens, expected 1 to {free - 1}; change masking.rate, masking.span or seq_len."
-            )
-        if config.mesh.context > 1:
-            raise ValueError(f"mesh {config.mesh}: an encoder's rows are not split over `context`; set context=1.")
 
 
 def _check_mesh(config: TrainConfig) -> None:
@@ -382,6 +376,11 @@ def _check_compression(config: TrainConfig) -> None:
         raise ValueError(
             f"compressed_from is cooldown with schedule kind '{config.schedule.kind}', which has none; expected 'wsd', "
             f"or compressed_from 'start' or 'end'."
+        )
+    if config.delayed_sync and compression.is_low_rank and when == "cooldown":
+        raise ValueError(
+            f"rank_share {compression.rank_share:g} with compressed_from 'cooldown' and delayed_sync: the factors of "
+            f"each replica would be others; expected compressed_from 'start' or 'end', or no delayed_sync."
         )
     if compression.sparsity and (when == "start" or config.delayed_sync):
         raise ValueError(

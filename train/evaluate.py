@@ -60,10 +60,10 @@ def evaluate(config: TrainConfig, params: Any, data: HeldOut) -> Evaluation:
         padded = np.concatenate([array, np.repeat(array[-1:], padding, axis=0)])
         return padded.reshape(-1, size, *array.shape[1:])
 
-    batches = jax.tree.map(batched, Batch(data.windows, weights=data.weights, segments=data.segments))
+    batches = jax.tree.map(batched, data.rows)
     losses, weights = _window_losses(_evaluation_key(config), params, batches)
     losses = np.asarray(losses, np.float64)[:count]
-    num_tokens = count * (data.windows.shape[1] - 1)
+    num_tokens = data.rows.with_targets().targets.size
     if weights is not None:  # the terms of the ratio sum(weight * loss) / sum(weight), whose mean is the ratio itself
         share = np.asarray(weights, np.float64)[:count]
         num_tokens = round(float(share.sum()))

@@ -11,6 +11,7 @@ from kleiber.train.data.batch import Batch
 from kleiber.train.objective.mean import weighted_mean
 from kleiber.train.objective.table import OBJECTIVES
 from kleiber.train.trained import join, separate
+from kleiber.train.update.noise_scale import NOISE, logged_names, noise_and_signal, squared_norm
 
 
 def gradients(config: TrainConfig, params: Any, batch: Batch, key: jax.Array | None, scale: jax.Array | None = None):
@@ -36,6 +37,8 @@ def gradients(config: TrainConfig, params: Any, batch: Batch, key: jax.Array | N
     def of_part(params: Any, batch: Batch, key: jax.Array | None):
         """Returns the sums that micro-batches add up to: (gradients, logged, weight), the first two times the third."""
         grads, (logged, weights) = jax.grad(trained_on, has_aux=True)(*separate(config, params), batch, key)
+        if config.measures_noise_scale:
+            logged |= {NOISE: squared_norm(grads)}
         if not is_weighted:
             return grads, logged, None
         weight = jnp.sum(weights)
@@ -51,7 +54,7 @@ def gradients(config: TrainConfig, params: Any, batch: Batch, key: jax.Array | N
             return jnp.swapaxes(array.reshape(-1, parts, *array.shape[1:]), 0, 1)
 
         zero = jnp.zeros((), jnp.float32)
-        logged = {name: zero for name in ("loss", *objective.logged(config))}
+        logged = {name: zero for name in ("loss", *objective.logged(config), *logged_names(config)[:1])}
         zeros = (jax.tree.map(jnp.zeros_like, separate(config, params)[0]), logged, zero if is_weighted else None)
         return jax.lax.scan(add, zeros, (jnp.arange(parts), jax.tree.map(split, batch)))[0]
 
@@ -61,7 +64,8 @@ def gradients(config: TrainConfig, params: Any, batch: Batch, key: jax.Array | N
             return grads, logged
         return jax.tree.map(lambda x: x / (parts if weight is None else weight.astype(x.dtype)), (grads, logged))
 
-    if _is_plain_mean(config, batch):  # each device adds up its rows, and devices are summed once
+    is_plain_mean = _is_plain_mean(config, batch)
+    if is_plain_mean:  # each device adds up its rows, and devices are summed once
         whole, rows = PartitionSpec(), PartitionSpec("data")
 
         def of_device(params: Any, batch: Batch):
@@ -74,6 +78,11 @@ def gradients(config: TrainConfig, params: Any, batch: Batch, key: jax.Array | N
         grads, logged = of_devices(params, batch)
     else:
         grads, logged = mean_of(of_part(params, batch, key) if parts == 1 else sum_of_parts(params, batch))
+    if config.measures_noise_scale:
+        num_parts = parts * (jax.sharding.get_abstract_mesh().size if is_plain_mean else 1)
+        logged |= noise_and_signal(logged[NOISE], grads, len(jax.tree.leaves(batch)[0]), num_parts)
+        if scale is not None:
+            logged |= {name: logged[name] / jnp.square(scale) for name in logged_names(config)}
     return logged, grads if scale is None else jax.tree.map(lambda g: g / scale, grads)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from kleiber.model.config import CompressionConfig
 from kleiber.train.checkpoints.identity import said
 from kleiber.train.config import TrainConfig
+from kleiber.train.trained import trained_flops_per_token
 
 NONE = CompressionConfig()
 
@@ -60,15 +61,35 @@ def split(configs: Sequence[TrainConfig]) -> tuple[list[TrainConfig], list[Branc
     return plateaus[:1], [Branch(config, tuple(places)) for config, places in branches.items()]
 
 
+def flops_of(config: TrainConfig, num_tokens: int) -> float:
+    """Returns counted FLOPs of training one run of so many tokens: each part by the config in force."""
+    from kleiber.train.update.schedule import cooldown_start
+
+    before, after = (trained_flops_per_token(each) for each in (plateau(config), cooldown(config)))
+    total = config.steps_at(num_tokens)
+    start = cooldown_start(config.schedule, total) if before != after else total
+    return float((before * start + after * (total - start)) * config.tokens_per_step)
+
+
 def trained_steps(configs: Sequence[TrainConfig]) -> int:
     """Returns the optimizer steps of a trunk of one member, each shared part counted once."""
+    return sum(steps for _, steps in _phases(configs))
+
+
+def trained_flops(configs: Sequence[TrainConfig]) -> float:
+    """Returns counted FLOPs of a trunk of one member, each shared part counted once."""
+    return float(sum(trained_flops_per_token(each) * steps * each.tokens_per_step for each, steps in _phases(configs)))
+
+
+def _phases(configs: Sequence[TrainConfig]) -> list[tuple[TrainConfig, int]]:
+    """Returns the configs in force one after another in a trunk, and the steps of each."""
     from kleiber.train.update.schedule import cooldown_start
 
     plateaus, branches = split(configs)
-    steps, shared = 0, 0
+    found, shared = [], 0
     for num_tokens in plateaus[0].num_tokens:
         total = plateaus[0].steps_at(num_tokens)
         start = cooldown_start(plateaus[0].schedule, total)
-        steps += (total - start) * len(branches)
+        found += [(branch.config, total - start) for branch in branches]
         shared = max(shared, start)
-    return steps + shared
+    return [(plateaus[0], shared), *found]

@@ -117,6 +117,12 @@ def initial_state(
     return jax.jit(start, out_shardings=shardings)(place(params, one_replica))
 
 
+def state_of(config: TrainConfig, optimizer: Optimizer, mesh: Mesh, params: Any, num_members: int = 1) -> TrainState:
+    """Returns the state at step 0 of weights that lie on the mesh already, each array where it belongs."""
+    shardings = state_shardings(config, mesh, abstract_state(config, optimizer, num_members), num_members)
+    return jax.jit(_start(config, optimizer, num_members), out_shardings=shardings)(params)
+
+
 def place_batches(
     mesh: Mesh, read: Callable[[np.ndarray], Batch], indices: np.ndarray, num_steps: int, is_population: bool
 ) -> Batch:
@@ -153,4 +159,7 @@ def abstract_batches(config: TrainConfig, mesh: Mesh, num_members: int = 1) -> B
     """Returns what a call of the steps trains on as jax.ShapeDtypeStruct, placed on the mesh."""
     shape = (num_members,) * (num_members > 1) + (config.steps_per_call, config.batch_size)
     where = batch_sharding(mesh, shape, num_members > 1)
+    if image := config.model.image:
+        pixels = jax.ShapeDtypeStruct((*shape, image.side, image.side, image.channels), jnp.uint8, sharding=where)
+        return Batch(pixels, jax.ShapeDtypeStruct((*shape, 1), jnp.int32, sharding=where))
     return Batch(jax.ShapeDtypeStruct((*shape, config.model.seq_len + 1), jnp.int32, sharding=where))

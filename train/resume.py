@@ -27,6 +27,8 @@ class Run:
     step: int
     batches: list[TrainBatches]
     skips: SkipCounts
+    initial: TrainState
+    """A state like its own, each array where it lies: what stands for members that have stopped."""
 
 
 @dataclass
@@ -51,7 +53,6 @@ class SavedRuns:
     metrics: Sequence[Metrics]
     """Of each member; empty but in the lead process."""
     clock: Goodput
-    initial: TrainState
     allow: tuple[str, ...]
     """Fields in which a checkpoint may differ from the config that resumes it."""
     notes: dict[str, Any] = field(default_factory=dict)
@@ -88,11 +89,11 @@ class SavedRuns:
         def chosen(leaf: Any, initial: Any) -> np.ndarray:
             return np.where(stopped.reshape(-1, *[1] * (np.ndim(leaf) - 1)), np.asarray(initial), np.asarray(leaf))
 
-        return jax.tree.map(chosen, run.state, self.initial)
+        return jax.tree.map(chosen, run.state, run.initial)
 
     def take_up(self, branch: str, run: Run, totals: Totals) -> Run:
         """Returns the newest checkpoint of a branch if it is ahead of run, and sets totals to it; else run."""
-        saved = self._newest(self.folder / branch)
+        saved = self._newest(self.folder / branch, run.initial)
         if saved is None or saved.step <= run.step:
             self.forget_metrics(branch, run.step)
             return run
@@ -102,12 +103,12 @@ class SavedRuns:
         totals.seconds, totals.trained_tokens = saved.extra["seconds"], saved.extra["trained_tokens"]
         run.skips.restore(saved.extra)
         self.forget_metrics(branch, saved.step)
-        shardings = jax.tree.map(lambda array: array.sharding, self.initial)
-        return Run(place(saved.state, shardings), saved.step, run.batches, run.skips)
+        shardings = jax.tree.map(lambda array: array.sharding, run.initial)
+        return Run(place(saved.state, shardings), saved.step, run.batches, run.skips, run.initial)
 
-    def _newest(self, folder: Path) -> checkpoint.Checkpoint | None:
+    def _newest(self, folder: Path, initial: TrainState) -> checkpoint.Checkpoint | None:
         """Returns the newest sound checkpoint; the lead looks, and the other processes read the one it found."""
-        like, identity = jax.eval_shape(lambda: self.initial), self.saver.identity
+        like, identity = jax.eval_shape(lambda: initial), self.saver.identity
         saved = checkpoint.restore_newest(folder, like, identity, self.allow) if hosts.is_lead() else None
         step = hosts.from_lead(-1 if saved is None else saved.step)
         return saved if hosts.is_lead() or step < 0 else checkpoint.restore(folder, step, like, identity, self.allow)

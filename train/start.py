@@ -59,6 +59,12 @@ def difference(before: Any, after: Any) -> str:
         is_free = field.name in FREE or (field.name == "seq_len" and after.model.positions != "learned")
         if old != new and not is_free:
             return f"model.{field.name} {old!r}, and this run {new!r}: a start has the same shape; set it to {old!r}"
+    begun = after.model.ranks() if after.compressed_from == "start" else {}
+    if before.model.ranks() != begun:
+        return (
+            f"ranks {before.model.ranks() or 'of whole matrices'}, and this run begins with {begun or 'whole ones'}: "
+            f"set compression.rank_share, factored and compressed_from so that it begins as the start ended"
+        )
     if before.data.tokenizer != after.data.tokenizer:
         old, new = before.data.tokenizer, after.data.tokenizer
         return f"data.tokenizer {old!r}, and this run {new!r}: its table is of other tokens; set it to {old!r}"

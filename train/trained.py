@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from kleiber.model.counts import flops_per_token, num_params_matmul, num_params_total
+from kleiber.model.counts import (
+    flops_per_token,
+    matmul_flops_per_token,
+    multiplied_in_layers,
+    num_params_head,
+    num_params_layers,
+    num_params_total,
+)
 from kleiber.train.config import TrainConfig
 
 
@@ -69,14 +76,14 @@ def trained_flops_per_token(config: TrainConfig) -> int:
 
     sizes, paths = weight_sizes(model), trained_paths(config)
     is_moving_head = ("input/embedding" if model.has_tied_head else "head") in paths
-    head = model.vocab_size * model.d_model
-    layers = num_params_matmul(model) - head
+    head, layers = num_params_head(model), multiplied_in_layers(model)
     in_layers = sum(sizes[path] for path in paths if path.startswith("blocks/"))
-    attention = whole - 6 * num_params_matmul(model)
+    in_layers = min(in_layers * layers // num_params_layers(model, is_active=True), layers)  # as often as it is used
+    attention = whole - matmul_flops_per_token(model)
     share = _share_flowed_through(config, paths)  # of the layers
     forward = 2 * (layers + head) + attention // 3
     back = 2 * round(share * layers) + round(share * attention * 2 / 3) + (2 * head if share else 0)
-    return forward + back + 2 * (min(in_layers, layers) + is_moving_head * head)
+    return forward + back + 2 * (in_layers + is_moving_head * head)
 
 
 def _share_flowed_through(config: TrainConfig, paths: frozenset[str]) -> float:

@@ -14,19 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kleiber.model.compress.tree import begin
+from kleiber.model.compress.tree import begin, needs_moments
+from kleiber.model.config import ModelConfig
 from kleiber.parallel import hosts
 from kleiber.parallel.mesh import make_mesh, use_mesh
+from kleiber.train.calibration import calibrate, calibration_steps
 from kleiber.train.checkpoints.identity import run_identity
 from kleiber.train.checkpoints.saver import Saver
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
 from kleiber.train.data.batches import TrainBatches, next_indices
-from kleiber.train.data.run_data import RunData, batch_of
+from kleiber.train.data.run_data import RunData
 from kleiber.train.evaluate import Evaluation, evaluate
 from kleiber.train.levels import Branch, split
 from kleiber.train.members import Members
-from kleiber.train.placement import initial_state, place_batches
+from kleiber.train.placement import initial_state, place_batches, state_of
 from kleiber.train.resume import Run, SavedRuns, Totals
 from kleiber.train.state import optimizer_of
 from kleiber.train.step import compile_steps
@@ -117,9 +119,7 @@ class Trunk:
             config.checks_replicas,
             config.checkpoint_seconds,
         )
-        self.saved = SavedRuns(
-            io.folder / "checkpoints", self.saver, self.metrics, io.clock, self.initial, io.allow, io.notes
-        )
+        self.saved = SavedRuns(io.folder / "checkpoints", self.saver, self.metrics, io.clock, io.allow, io.notes)
         self.totals = Totals()
         self.compiled: set[TrainConfig] = set()
         self.speed = 0.0
@@ -162,8 +162,7 @@ class Trunk:
     def _cool_down(self, run: Run, branch: Branch, num_tokens: int, total: int) -> None:
         """Trains one branch from the plateau to its end and measures it; a diverged level leaves the others be."""
         name = branch.name(num_tokens)
-        params = begin(self.config.model, branch.config.model, run.state.params, self.members.is_population)
-        run.state = replace(run.state, params=params)
+        self._compress(run, branch.config)
         run = self.saved.take_up(name, run, self.totals)
         try:
             self._advance(run, total, total, name, branch.config)
@@ -173,6 +172,32 @@ class Trunk:
         self._measure(run, branch, num_tokens)
         self.saved.remove(name)
 
+    def _compress(self, run: Run, config: TrainConfig) -> None:
+        """Puts weights as config has them in the place of the plateau's. Where they are other arrays, the optimizer
+        begins anew: what it knew was of those before."""
+        before, params, num = self.config.model, run.state.params, len(self.members)
+        moments = self._moments(before, config.model, params)
+        params = begin(before, config.model, params, self.members.is_population, moments)
+        if jax.tree.structure(params) == jax.tree.structure(run.state.params):
+            run.state = replace(run.state, params=params)
+            return
+        begun = state_of(config, optimizer_of(config), self.mesh, params, num)
+        run.state = replace(run.state, params=begun.params, opt_state=begun.opt_state)
+        run.initial = jax.tree.map(jnp.copy, run.state)
+
+    def _moments(self, before: ModelConfig, model: ModelConfig, params: Any, member: int | None = None) -> Any:
+        """Returns the second moments of what matrices read of the first training windows, where a model that goes on
+        from another's weights asks for them: of one member, or of all with a leading member axis."""
+        if not needs_moments(before, model):
+            return None
+        config, count = replace(self.config, model=before), calibration_steps(self.config)
+        each = [next_indices(config.guard, batches, 0, count) for batches in self._first_batches()]
+        if member is None and self.members.is_population:
+            batches = place_batches(self.mesh, self._read, np.stack(each), count, True)
+            return jax.vmap(lambda params, batches: calibrate(config, params, batches))(params, batches)
+        batches = place_batches(self.mesh, self._read, each[member or 0], count, False)
+        return calibrate(config, params, batches)
+
     def _is_done(self, branch: Branch, num_tokens: int) -> bool:
         return bool(hosts.from_lead(int(all(self.io.is_done(place, num_tokens) for place in branch.places))))
 
@@ -180,17 +205,20 @@ class Trunk:
         return bool(hosts.from_lead(int(self.io.is_measured(num_tokens))))
 
     def _fresh(self) -> Run:
-        batches = [
+        skips = SkipCounts(self.config.guard, len(self.members))
+        return Run(jax.tree.map(jnp.copy, self.initial), 0, self._first_batches(), skips, self.initial)
+
+    def _first_batches(self) -> list[TrainBatches]:
+        return [
             TrainBatches(self.data.train, m.batch_size, m.seed, m.data.num_unique_tokens, m.data.max_epochs)
             for m in self.members.configs
         ]
-        return Run(jax.tree.map(jnp.copy, self.initial), 0, batches, SkipCounts(self.config.guard, len(self.members)))
 
     def _copy(self, run: Run) -> Run:
         copied = self._fresh()
         for batches, original in zip(copied.batches, run.batches, strict=True):
             batches.restore(original.state())
-        return Run(jax.tree.map(jnp.copy, run.state), run.step, copied.batches, run.skips.copy())
+        return Run(jax.tree.map(jnp.copy, run.state), run.step, copied.batches, run.skips.copy(), run.initial)
 
     def _advance(self, run: Run, stop: int, total: int, branch: str, phase: TrainConfig) -> None:
         """Trains run up to step stop under the schedule of a run of total steps; phase is the config in force."""
@@ -230,13 +258,13 @@ class Trunk:
         fractions = learning_rate_fraction(self.config.schedule, np.arange(first, first + count), total)
         return self.members.stack([np.pad(fractions, (0, self.config.steps_per_call - count))] * len(self.members))
 
-    def _next_batches(self, run: Run, count: int) -> Batch:
-        def read(indices: np.ndarray) -> Batch:
-            return batch_of(self.config, self.data.train, indices, self.data.newlines)
+    def _read(self, indices: np.ndarray) -> Batch:
+        return self.data.train.batch(self.config, indices, self.data.newlines)
 
+    def _next_batches(self, run: Run, count: int) -> Batch:
         chosen = [next_indices(self.config.guard, batches, run.step, count) for batches in run.batches]
         size, is_population = self.config.steps_per_call, self.members.is_population
-        return place_batches(self.mesh, read, self.members.stack(chosen), size, is_population)
+        return place_batches(self.mesh, self._read, self.members.stack(chosen), size, is_population)
 
     def _look(self, run: Run, call: tuple[int, int, StepLog], branch: str, total: int, started: float) -> float:
         """Fetches one call's losses, records them, and notices divergence. Returns the time it was done."""
@@ -278,7 +306,9 @@ class Trunk:
                 params, outer = self.members.member((run.state.params, run.state.outer), index)
                 if delayed := self.config.delayed_sync:
                     params = common_params(delayed, params, outer, run.step)
-                params = begin(branch.config.model, config.model, params)
+                before = branch.config.model
+                moments = self._moments(before, config.model, params, index)
+                params = begin(before, config.model, params, moments=moments)
                 with self.io.clock.doing("evaluate"):
                     evaluation, reason = evaluate(config, params, self.data), ""
                 if not np.isfinite(evaluation.loss):

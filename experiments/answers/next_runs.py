@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from kleiber.experiments.answers.best import BestLevels
 from kleiber.experiments.answers.effects import MOST_PAIRS, Effect, effect, pairs_to_tell
-from kleiber.experiments.answers.sentences import listing, size
+from kleiber.experiments.answers.sentences import MORE_SEEDS, listing, size
 from kleiber.experiments.answers.study_runs import EPOCHS, StudyRuns
 from kleiber.experiments.planning.varied import Factor, is_number, level_words
 
@@ -25,9 +25,7 @@ def next_runs(study: StudyRuns, factor: Factor, effects: Sequence[Effect], best:
     if not effects and not (best and best.places) and len(measured) > 1:
         lines.append(f"two runs alike in everything but {factor.name}, seed included.")
     if study.num_seeds == 1:
-        lines.append(
-            "two more seeds of every run (seed=1 and seed=2 beside seed=0), so that their spread gives the noise."
-        )
+        lines.append(MORE_SEEDS)
     if found:  # whether the best leads the second is then in question, not what each level does against the first
         leads = {frozenset((each.second, each.level)): (each.second, each.level) for each in found}
         effects = [each for second, first in leads.values() if (each := effect(study, factor, second, first))]

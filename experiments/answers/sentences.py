@@ -21,6 +21,7 @@ from kleiber.experiments.planning.varied import Factor, Level, is_number, level_
 
 MOST_PLACES = 4
 """Combinations that a sentence names one by one; of more it says the range."""
+MORE_SEEDS = "two more seeds of every run (seed=1 and seed=2 beside seed=0), so that their spread gives the noise."
 
 
 def listing(words: Iterable[str]) -> str:
@@ -218,7 +219,7 @@ def seeds_sentence(study: StudyRuns) -> tuple[str, tuple[str, ...], tuple[str, .
             f"{len(values)} runs, none repeated with another seed: the noise of a run is not measured."
             if study.factors
             else f"one run: {values[0]:.4f} {study.unit}; nothing varies, so there is nothing to compare."
-        ), (), ("two more seeds of every run (seed=1 and seed=2), so that their spread gives the noise.",)  # fmt: skip
+        ), (), (MORE_SEEDS,)  # fmt: skip
     low, high = noise * np.sqrt(degrees / chdtri(degrees, np.array([0.025, 0.975])))
     sentence = (
         f"seed: one run varies by {size(noise)} [{size(low)}, {size(high)}] {study.unit} between seeds (one standard "

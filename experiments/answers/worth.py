@@ -1,5 +1,5 @@
 """What a level of compression is worth in parameters: the size at which a dense model of the same seed and length has
-the loss of the compressed one, over the size of the latter."""
+the loss of the compressed one, over the size of that one before it was compressed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from kleiber.experiments.answers.effects import interval
 from kleiber.experiments.answers.study_runs import StudyRun, StudyRuns
 from kleiber.experiments.planning.varied import Factor, Level, level_words
 
-DENSE = {"weight_bits": 32, "sparsity": 0}
+DENSE = {"weight_bits": 32, "sparsity": 0, "rank_share": 1}
 """The factors of compression and the level of each at which weights are as they are."""
 SMALL = 0.01
 """Change of a worth that counts as none."""
@@ -38,21 +38,21 @@ def worths(study: StudyRuns, factor: Factor) -> list[Worth]:
     straight line in ln parameters between one trained size and the next."""
     if factor.name not in DENSE or not any(each.name == "d_model" for each in study.factors):
         return []
-    dense: dict[tuple[Key, int], dict[float, tuple[float, int]]] = {}
+    dense: dict[tuple[Key, int], dict[int, tuple[float, float]]] = {}  # (parameters, loss) by width
     for run in study.runs:
         if run.levels[factor.name] == DENSE[factor.name]:
             sizes = dense.setdefault(_place(run, factor), {})
-            sizes[float(run.record["num_params_total"])] = (run.value, int(run.levels["d_model"]))  # type: ignore[arg-type]
+            sizes[int(run.levels["d_model"])] = (float(run.record["num_params_total"]), run.value)  # type: ignore[arg-type]
     found: dict[tuple[Level, int], list[tuple[int, float, float, bool]]] = {}
     for run in study.runs:
-        line = sorted((n, loss) for n, (loss, _) in dense.get(_place(run, factor), {}).items())
-        size, level = float(run.record["num_params_total"]), run.levels[factor.name]
-        if level == DENSE[factor.name] or len(line) < 2 or size not in dict(line):
+        line = dense.get(_place(run, factor), {})
+        width, level = int(run.levels["d_model"]), run.levels[factor.name]  # type: ignore[arg-type]
+        if level == DENSE[factor.name] or len(line) < 2 or width not in line:
             continue
-        sizes, losses = np.log(np.array(line)).T
+        (size, loss), (sizes, losses) = line[width], np.log(sorted(line.values())).T
         share = _size_of(sizes, losses, np.log(run.value)) - np.log(size)
-        row = (run.seed, float(share), run.value - dict(line)[size], bool(np.log(run.value) > losses[0]))
-        found.setdefault((level, int(run.levels["d_model"])), []).append(row)  # type: ignore[arg-type]
+        row = (run.seed, float(share), run.value - loss, bool(np.log(run.value) > losses[0]))
+        found.setdefault((level, width), []).append(row)
     return [
         Worth(level, width, _means(rows, 1), _means(rows, 2), any(row[3] for row in rows))
         for (level, width), rows in sorted(

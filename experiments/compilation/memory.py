@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from kleiber.experiments.compilation.roofline import layer_params
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import BYTES, num_params_total
+from kleiber.model.image import FILTER_PLACES, residual_shapes
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.config import TrainConfig
 from kleiber.train.micro_batches import num_micro_batches
@@ -83,7 +84,7 @@ def step_memory(config: TrainConfig, platform: str, state_bytes: float | None = 
     held = model.num_layers * (dense + experts / mesh.expert) / (mesh.fsdp * mesh.tensor * mesh.stage)
     held += (num_params_total(model) - model.num_layers * (dense + experts)) / (mesh.fsdp * mesh.tensor)
     slots = 4 * SLOTS[config.optimizer.name] * held
-    layer = _layer(model, mesh, tokens, compute)
+    layer = (_layer if model.has_attention else _residual_layer)(model, mesh, tokens * model.num_positions, compute)
     # Unrolled layers are one program to XLA's compiler for CPUs: it finds what was computed before and keeps that.
     is_recomputed = model.has_remat and (model.has_scanned_layers or not on_cpu)
     saved = model.num_layers / mesh.stage * (layer.stream + layer.kept_by_name if is_recomputed else layer.kept)
@@ -105,6 +106,17 @@ def step_memory(config: TrainConfig, platform: str, state_bytes: float | None = 
     )
 
 
+def _residual_layer(model: ModelConfig, mesh: MeshConfig, images: float, size: int) -> _Layer:
+    """Returns the activations of a mean block of a residual network; size is the bytes of a number."""
+    shapes = residual_shapes(model)
+    before = [images * (each.side * each.stride) ** 2 * each.channels for each in shapes]
+    after = [images * each.side**2 * each.width for each in shapes]
+    seen = [(images * each.side**2) * FILTER_PLACES * (each.channels + each.width) for each in shapes]
+    stream, width = size * sum(before) / len(shapes), size * sum(after) / len(shapes)
+    kept = size * sum(seen) / len(shapes) + 2 * stream + 3 * width
+    return _Layer(stream, width, 0.0, (0.0, 0.0), kept, 2 * stream, 3 * width, 0.0)
+
+
 def _layer(model: ModelConfig, mesh: MeshConfig, tokens: float, size: int) -> _Layer:
     """Returns the activations of a layer; size is the bytes of a number."""
     stream, width = size * tokens * model.d_model, size * tokens * model.feed_forward_width / mesh.tensor
@@ -112,7 +124,7 @@ def _layer(model: ModelConfig, mesh: MeshConfig, tokens: float, size: int) -> _L
     keys = size * tokens * model.kv_heads * model.d_head / mesh.tensor
     blocks = model.attention_blocks
     square = (
-        0 if model.has_fused_attention else 4 * tokens * model.num_heads / mesh.tensor * model.seq_len / mesh.context
+        0 if model.has_fused_attention else 4 * tokens * model.num_heads / mesh.tensor * model.context / mesh.context
     )
     scores = square * (blocks + 1) / (2 * blocks)
     # The residual stream before, between and normed (scanned, each in two layouts); queries, their output and its

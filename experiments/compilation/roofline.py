@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kleiber.experiments.compilation.topology import Chip, Links
 from kleiber.model.config import ModelConfig
-from kleiber.model.counts import BYTES, flops_per_token_computed, num_params_block_matrices
+from kleiber.model.counts import BYTES, flops_per_token_computed, num_params_layers
 from kleiber.train.config import TrainConfig
 
 OVERLAPPING = ("replica", "stage", "data", "fsdp", "context")
@@ -71,7 +71,7 @@ def sent_bytes(config: TrainConfig) -> dict[str, float]:
     gathers = 2 if model.has_remat else 1
     gathered = size * (layers * gathers * layer + (1 + (config.loss_blocks > 1)) * head / mesh.tensor)
     summed = size * (layers * layer + head / mesh.tensor)
-    activations = size * tokens * model.d_model
+    activations = size * tokens * model.num_positions * model.d_model
     # A layer: two forward, two backward, one recomputed if the output of attention is.
     reduced = 5 if model.has_remat and model.remat_keeps == "nothing" else 4
     sent = {
@@ -108,7 +108,7 @@ def _share(size: int) -> float:
 
 def layer_params(model: ModelConfig) -> tuple[float, float]:
     """Returns the parameters of one layer's products: all but those of routed experts, and those."""
-    total = num_params_block_matrices(model)
+    total = num_params_layers(model) / model.num_layers
     if model.experts is None:
         return total, 0.0
     routed = model.experts.num_experts * (3 if model.is_gated else 2) * model.d_model * model.feed_forward_width
@@ -133,9 +133,10 @@ def hbm_traffic(config: TrainConfig, state_bytes: float) -> float:
         width = int(width * (model.experts.num_active * model.experts.capacity_factor + model.experts.num_shared))
     heads = model.num_heads * model.d_head + 2 * model.kv_heads * model.d_head
     per_token = 6 * model.d_model + (2 * heads + width) / mesh.tensor
-    activations = 4 * 2 * size * layers * tokens * per_token
-    seen = model.seq_len * (model.attention_blocks + 1) / (2 * model.attention_blocks) / mesh.context
-    scores = 0 if model.has_fused_attention else 4 * 2 * 4 * layers * tokens * seen * model.num_heads / mesh.tensor
+    places = tokens * model.num_positions
+    activations = 4 * 2 * size * layers * places * per_token
+    seen = model.context * (model.attention_blocks + 1) / (2 * model.attention_blocks) / mesh.context
+    scores = 0 if model.has_fused_attention else 4 * 2 * 4 * layers * places * seen * model.num_heads / mesh.tensor
     logits = 4 * 3 * tokens * model.vocab_size / mesh.tensor
     return 2 * state_bytes + weights + activations + scores + logits
 

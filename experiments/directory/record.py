@@ -14,8 +14,8 @@ from kleiber.experiments.directory.release import PACKAGES
 from kleiber.files import read_json, replacing
 from kleiber.model.counts import num_params_active, num_params_non_embedding, num_params_total
 from kleiber.train.config import DataConfig, TrainConfig
-from kleiber.train.levels import plateau
-from kleiber.train.trained import moves_all, num_params_trained, trained_flops_per_token
+from kleiber.train.levels import flops_of, plateau
+from kleiber.train.trained import moves_all, num_params_trained
 from kleiber.train.update.exchanged_bytes import exchanged_bytes
 
 TIMING_COLUMNS = ("wall_seconds", "tokens_per_second", "ledger_head")
@@ -144,6 +144,10 @@ class RunRecord:
     """All parameters of that point."""
     pretrained_loss: float | None = None
     """Its loss, on its own validation text."""
+    noise_scale_tokens: float | None = None
+    """Gradient noise scale over the last half of the steps at the plateau, where the config measures it."""
+    noise_scale_standard_error: float | None = None
+    """Of it, in tokens."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the columns by name, as record.json and a row of table.parquet hold them."""
@@ -179,6 +183,7 @@ _LATER = (
     *("exchanged_bytes", "split_overlap", "ledger_head", "final_checkpoint"),
     *("num_validation_tokens", "num_validation_bytes", "num_params_trained", "start_run"),
     *("pretrained_tokens", "pretrained_params", "pretrained_loss"),
+    *("noise_scale_tokens", "noise_scale_standard_error"),
 )
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
 _KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunRecord).items() if name != "factors"}
@@ -309,7 +314,7 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
             run_id=f"{name}-D{num_tokens}",
             num_tokens=trained,
             num_steps=num_steps,
-            flops=trained_flops_per_token(config) * trained if total == counted else 6.0 * total * trained,
+            flops=flops_of(config, num_tokens) if total == counted else 6.0 * total * trained,
             flops_6nd=6.0 * total * trained,
             exchanged_bytes=None if command else exchanged_bytes(config, num_steps),
             tokens_per_parameter=trained / total,

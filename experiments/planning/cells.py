@@ -23,8 +23,7 @@ from kleiber.experiments.planning.law_columns import filled_columns, laws_variab
 from kleiber.experiments.planning.varied import LENGTH, Level, level_words, varied_fields
 from kleiber.model.counts import num_params_total
 from kleiber.train.config import TrainConfig
-from kleiber.train.levels import plateau, trained_steps
-from kleiber.train.trained import trained_flops_per_token
+from kleiber.train.levels import plateau, trained_flops, trained_steps
 
 KEPT_BYTES = 2_000_000_000
 """Of measured weights that are kept where the experiment leaves it open."""
@@ -78,8 +77,9 @@ class TrunkCell:
 
     @property
     def trained_flops(self) -> float:
-        """FLOPs actually spent on training, counted."""
-        return trained_flops_per_token(self.config) * self.trained_tokens
+        """FLOPs actually spent on training, counted; of levels that share a trunk an equal part."""
+        levels = self.shares or (self.config,)
+        return trained_flops(levels) / len(levels)
 
     @cached_property
     def planned(self) -> dict[int, RunRecord]:

@@ -35,6 +35,9 @@ def data_problems(experiment: Experiment) -> list[str]:
             continue
         seen.add((key, config.evaluation))
         try:
+            if config.model.image:
+                _check_images(config)
+                continue
             size = vocabulary_size(config.data.tokenizer)
             if size != config.model.vocab_size:
                 problems[
@@ -54,6 +57,20 @@ def data_problems(experiment: Experiment) -> list[str]:
         except ValueError as problem:
             problems[str(problem).rstrip(".")] = None
     return list(problems)
+
+
+def _check_images(config: TrainConfig) -> None:
+    """Raises ValueError where a run could not read its images, as far as that can be told without preparing them."""
+    corpus = find_corpus(config.data.corpus)
+    if prepared_folder(corpus) or (corpus.kind != "tfds" and not corpus.has_images):
+        from kleiber.train.data.run_data import open_run_data  # loads jax
+
+        open_run_data(config)
+    elif corpus.kind == "file":
+        from kleiber.train.data.corpora.images.labelled import check_images
+        from kleiber.train.data.corpora.images.reading import read_image_file
+
+        check_images(read_image_file(Path(corpus.location)), corpus.location)
 
 
 def _check_file(corpus: Corpus, config: TrainConfig, vocab_size: int) -> None:

@@ -16,7 +16,10 @@ from kleiber.experiments.sweeping.compiled import cache_of_programs, seal_new
 from kleiber.experiments.sweeping.ownership import allowed_fields
 from kleiber.files import read_json, replacing, sealed_text, write_json
 from kleiber.parallel import hosts
+from kleiber.train.config import TrainConfig
 from kleiber.train.start import kept_weights_of
+from kleiber.train.update.noise_scale import noise_scale
+from kleiber.train.watch.metrics import whole_rows
 from kleiber.train.watch.signals import StopRequest
 
 
@@ -41,6 +44,16 @@ def _splice(folder: Path) -> str:
     return f"went on from {continued['from']} with {'; '.join(changed)}" if changed else ""
 
 
+def noise_columns(config: TrainConfig, folder: Path, num_steps: int) -> dict[str, float]:
+    """Returns the columns of the gradient noise scale, from the last half of the plateau's steps in a step log."""
+    if not config.measures_noise_scale:
+        return {}
+    rows = [row for row in whole_rows(folder / "metrics.jsonl") if row["segment"] == "trunk"]
+    rows = [row for row in rows if num_steps / 2 <= row["step"] <= num_steps]
+    found = noise_scale(rows, config.model.seq_len)
+    return dict(zip(("noise_scale_tokens", "noise_scale_standard_error"), found, strict=True)) if found else {}
+
+
 def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
     """Trains what is missing of a trunk or population by kleiber's own trainer, and writes the record of each point.
 
@@ -55,6 +68,8 @@ def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, s
 
     data = open_run_data(group[0].config)
     folders = [directory / "runs" / cell.trunk_id for cell in group]
+    own = directory / "runs" / group_id(group)
+    logs = folders if own.name.startswith("population-") else [own]
     device = jax.devices()[0]
     common: dict[str, Any] = {**versions(), "device": f"{device.platform}:{device.device_kind}"}
     common["data_fingerprint"] = data.train.fingerprint
@@ -88,6 +103,7 @@ def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, s
             final_checkpoint=f"final/step_{point.num_steps}" if point.is_kept else None,
             num_validation_tokens=evaluation.num_tokens if evaluation else None,
             num_validation_bytes=data.num_validation_bytes if evaluation else None,
+            **noise_columns(cell.config, logs[point.member % len(logs)], point.num_steps),
         )
         write_record(directory, cell, point.num_tokens, record)
 
@@ -120,8 +136,6 @@ def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, s
     def final_folder(member: int, num_tokens: int) -> Path | None:
         return directory / "runs" / group[member].run_ids[num_tokens] / "final" if is_kept else None
 
-    own = directory / "runs" / group_id(group)
-    logs = folders if own.name.startswith("population-") else [own]
     clock = Goodput(own / "goodput.jsonl" if hosts.is_lead() else None)
     stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
     watchdog = Watchdog(clock, own / stacks)

@@ -6,10 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kleiber.model.compress.low_rank import factors
 from kleiber.model.compress.pruning import global_threshold, kept
 from kleiber.model.compress.rounding import rounded, rounding_of
 from kleiber.model.config import ModelConfig
 from kleiber.model.parametrization import ROLE_OF_WEIGHT, name_of
+
+Moments = dict[str, jax.Array]
+"""Mean x^T x of the inputs of each matrix, [D, D], by the path of the matrix."""
 
 
 def compress(config: ModelConfig, params: Any) -> Any:
@@ -38,14 +42,49 @@ def prune(config: ModelConfig, params: Any) -> Any:
     return jax.tree.map(one, params, chosen)
 
 
-def begin(before: ModelConfig, model: ModelConfig, params: Any, is_population: bool = False) -> Any:
-    """Returns the weights with which a model goes on from those of another of its shape: pruned where only it is.
+def factor(config: ModelConfig, params: Any, moments: Moments | None) -> Any:
+    """Returns the tree of weights with two factors in the place of each matrix that config has of low rank.
+
+    Args:
+      config: with ranks.
+      params: tree of whole matrices.
+      moments: of their inputs, by path; None for the plain approximation.
+    """
+    ranks = config.ranks()
+
+    def walk(tree: Any, path: str) -> Any:
+        name = path.rpartition("/")[2]
+        if isinstance(tree, dict):
+            return {each: walk(inner, f"{path}/{each}") for each, inner in tree.items()}
+        return factors(tree, ranks[name], None if moments is None else moments[path]) if name in ranks else tree
+
+    return {**params, "blocks": walk(params["blocks"], "blocks")}
+
+
+def needs_moments(before: ModelConfig, model: ModelConfig) -> bool:
+    """Returns whether begin asks for the second moments of the inputs of matrices."""
+    return before.ranks() != model.ranks() and model.compression.approximation == "whitened"
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _begun(before: ModelConfig, model: ModelConfig, params: Any, moments: Moments | None) -> Any:
+    if before.ranks() != model.ranks():
+        params = factor(model, params, moments)
+    return prune(model, params) if model.compression.sparsity != before.compression.sparsity else params
+
+
+def begin(
+    before: ModelConfig, model: ModelConfig, params: Any, is_population: bool = False, moments: Moments | None = None
+) -> Any:
+    """Returns the weights with which a model goes on from those of another of its shape: pruned, or of low rank, where
+    only it is.
 
     Args:
       before: whose weights they are.
       model: that goes on with them.
       params: tree of weights.
-      is_population: whether each has a leading member axis.
+      is_population: whether each, and each moment, has a leading member axis.
+      moments: as calibration.second_moments gives, where needs_moments asks for them.
 
     Raises:
       ValueError: the two differ in compression, and that changes no weight.
@@ -53,10 +92,12 @@ def begin(before: ModelConfig, model: ModelConfig, params: Any, is_population: b
     if model.compression == before.compression or model.compression.is_none:
         return params
     begun = params
-    if model.compression.sparsity != before.compression.sparsity:
-        one = partial(prune, model)
-        shardings = jax.tree.map(lambda array: array.sharding, params)
-        begun = jax.jit(jax.vmap(one) if is_population else one, out_shardings=shardings)(params)
+    if model.ranks() != before.ranks() or model.compression.sparsity != before.compression.sparsity:
+        one = partial(_begun, before, model)
+        begun = (jax.vmap(one) if is_population else one)(params, moments)
+        if jax.tree.structure(begun) != jax.tree.structure(params):
+            return begun
+        begun = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), begun, params)
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(compress(model, begun)), strict=True)
     if not any(bool(jnp.any(a != b)) for a, b in pairs):
         raise ValueError(

@@ -73,9 +73,12 @@ class LayerBlock(nnx.Module):
 class Transformer(nnx.Module):
     """Embedding, layers, norm, head. The layers are one stacked LayerBlock when scanned, else a dictionary '00', ..."""
 
+    encoder: Callable[..., Any] = Embedding
+    """What turns the input into the residual stream."""
+
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.config = config
-        self.input = Embedding(config, rngs)
+        self.input = self.encoder(config, rngs)
         self.blocks: Any
         if config.has_scanned_layers:
             self.blocks = LayerBlock(config, rngs, num_stacked=config.num_layers)

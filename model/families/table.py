@@ -24,5 +24,22 @@ def _transformer() -> Callable[..., Any]:
     return Transformer
 
 
-FAMILIES = {"decoder": ModelFamily(_transformer, count), "encoder": ModelFamily(_transformer, count)}
+def _vision_transformer() -> Callable[..., Any]:
+    from kleiber.model.families.vision_transformer import VisionTransformer
+
+    return VisionTransformer
+
+
+def _residual_network() -> Callable[..., Any]:
+    from kleiber.model.families.residual_network import ResidualNetwork
+
+    return ResidualNetwork
+
+
+FAMILIES = {
+    "decoder": ModelFamily(_transformer, count),
+    "encoder": ModelFamily(_transformer, count),
+    "vision_transformer": ModelFamily(_vision_transformer, count),
+    "residual_network": ModelFamily(_residual_network, count),
+}
 """A row for each name of Family in model/config.py."""

@@ -59,15 +59,20 @@ def rotate(x_BTNH: jax.Array, positions_BT: jax.Array | None = None, base: float
     """Returns x with each pair (h, h + H/2) turned by position / base^(2h/H); positions_BT None means 0 .. T-1.
 
     The product of a rotated query and a rotated key depends on their positions through the distance alone (Su et al.
-    2021, arXiv:2104.09864)."""
+    2021, arXiv:2104.09864). Of a grid, positions [B, T, 2], the first half of the pairs turns by the row, the
+    other by the column."""
     half = x_BTNH.shape[3] // 2
-    turns_H = base ** -(np.arange(half) / half)
+    is_grid = positions_BT is not None and positions_BT.ndim == 3
+    of_axis = half // 2 if is_grid else half
+    turns_H = base ** -(np.arange(of_axis) / of_axis)
     turned: tuple[Any, Any]
     if positions_BT is None:  # in float64, once, while compiling
         angle_TH = np.arange(x_BTNH.shape[1])[:, None] * turns_H
         turned = np.cos(angle_TH), np.sin(angle_TH)
     else:
         angle_BTH = positions_BT[..., None] * turns_H.astype(np.float32)
+        if is_grid:  # [B, T, 2, H]
+            angle_BTH = angle_BTH.reshape(*angle_BTH.shape[:2], half)
         turned = jnp.cos(angle_BTH), jnp.sin(angle_BTH)
     cos_TNH, sin_TNH = (jnp.asarray(part[..., None, :], x_BTNH.dtype) for part in turned)
     first, second = x_BTNH[..., :half], x_BTNH[..., half:]

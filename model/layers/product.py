@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kleiber.model.adapters.adapted import Adapted, product_with
+from kleiber.model.compress.low_rank import Factored
+from kleiber.model.compress.observed import observe
 from kleiber.model.compress.rounding import rounded
 from kleiber.model.config import ModelConfig
 from kleiber.model.kernels.float8 import float8_matmul
@@ -27,11 +29,14 @@ def read(weight: nnx.Param, dtype: jax.typing.DTypeLike) -> jax.Array:
     return rounded(weight[...], weight.get_metadata().get("rounding")).astype(dtype)
 
 
-def product(config: ModelConfig, x: jax.Array, weight: nnx.Param | Adapted) -> jax.Array:
+def product(config: ModelConfig, x: jax.Array, weight: nnx.Param | Adapted | Factored) -> jax.Array:
     """Returns x [..., D] @ weight [D, F] in x's dtype, and what an adapter beside it adds."""
+    if isinstance(weight, Factored):
+        return product(config, product(config, x, weight.left), weight.right)
     if isinstance(weight, Adapted):
         assert config.adapter is not None
         return product_with(config.adapter, x, weight, partial(product, config), read)
+    observe(weight.get_metadata()["called"], x)
     # Split weights: the compiler chooses best between the derivatives it knows.
     plain = rows_times_weight if weights_are_whole() else jnp.matmul
     return _of_rows(float8_matmul if config.has_float8_products else plain, x, read(weight, x.dtype))

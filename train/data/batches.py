@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 
 from kleiber.train.config import GuardConfig
-from kleiber.train.data.windows import TokenSource
+from kleiber.train.data.source import Source
 
 SUBSET_SEED = 20_221  # fixes which windows num_unique_tokens keeps, for every run; a larger set holds a smaller
 
 
-def check_enough(
-    source: TokenSource, num_tokens: int, max_epochs: float, num_unique_tokens: int | None = None
-) -> float:
+def check_enough(source: Source, num_tokens: int, max_epochs: float, num_unique_tokens: int | None = None) -> float:
     """Returns the passes over the (unique) training tokens that a plan of num_tokens takes. Raises ValueError if they
     are more than max_epochs; it says how many, and what allows them."""
     unique_tokens = source.num_unique_sequences(num_unique_tokens) * source.seq_len
@@ -41,7 +39,7 @@ class TrainBatches:
 
     def __init__(
         self,
-        source: TokenSource,
+        source: Source,
         batch_size: int,
         seed: int,
         num_unique_tokens: int | None = None,

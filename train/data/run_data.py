@@ -14,6 +14,8 @@ from kleiber.train.data.batches import check_enough
 from kleiber.train.data.cache import cache_folder
 from kleiber.train.data.corpora.catalogue import find_corpus, prepared_folder
 from kleiber.train.data.corpora.prepared import read_corpus_manifest
+from kleiber.train.data.images import ImageSource, find_images, open_images
+from kleiber.train.data.source import Source
 from kleiber.train.data.tokenizers import read_model, stored_tokenizer, tokenizer_home
 from kleiber.train.data.tokens import open_token_file
 from kleiber.train.data.windows import TokenSource, check_vocabulary, open_tokens, validation_windows
@@ -23,34 +25,44 @@ from kleiber.train.data.windows import TokenSource, check_vocabulary, open_token
 class HeldOut:
     """What a run is scored on."""
 
-    validation: TokenSource
+    validation: Source
     windows: np.ndarray
-    """int32 [windows, seq_len + 1], the same for every run of an experiment."""
+    """int32 [windows, seq_len + 1], the same for every run of an experiment; of images, uint8 [images, H, W, C]."""
     groups: np.ndarray
     """int32 [windows], document group of each window."""
     segments: np.ndarray | None
     """int32 [windows, seq_len + 1] document of each token, when attention stops at document boundaries."""
     weights: np.ndarray | None = None
     """float32 [windows, seq_len] of each target, where they do not count alike."""
+    targets: np.ndarray | None = None
+    """int32 [windows, seq_len], where they are not the tokens of the windows."""
 
     @property
-    def num_validation_bytes(self) -> int:
-        """Bytes of text that the windows stand for: of tokens, as many as they have on average."""
+    def rows(self) -> Batch:
+        """All of them as one batch."""
+        return Batch(self.windows, self.targets, self.weights, self.segments)
+
+    @property
+    def num_validation_bytes(self) -> int | None:
+        """Bytes of text that the windows stand for: of tokens, as many as they have on average. None of images."""
+        if not isinstance(self.validation, TokenSource):
+            return None
         text, (rows, length) = self.validation, self.windows.shape
         if rows == text.num_sequences:
             return text.file.num_text_bytes  # all of it, but for the last few tokens that fill no window
         return round(rows * (length - 1) * text.bytes_per_token)
 
-    def bits_per_byte(self, loss: float) -> float:
-        """Returns a loss in nats per token as bits per byte of validation text."""
-        return loss / math.log(2) / self.validation.bytes_per_token
+    def bits_per_byte(self, loss: float) -> float | None:
+        """Returns a loss in nats per token as bits per byte of validation text, None of images."""
+        text = self.validation
+        return loss / math.log(2) / text.bytes_per_token if isinstance(text, TokenSource) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunData(HeldOut):
     """Everything a trunk reads."""
 
-    train: TokenSource
+    train: Source
     num_unique_tokens: int
     """Training tokens available without repetition."""
     split_overlap: float | None = None
@@ -63,13 +75,37 @@ class RunData(HeldOut):
 
 
 def open_run_data(config: TrainConfig) -> RunData:
-    """Returns the data of a run, checked against its plan. Raises ValueError: vocabulary and data disagree, or the
-    corpus is shorter than the plan needs."""
+    """Returns the data of a run, checked against its plan. Raises ValueError: model and data disagree, or the corpus is
+    shorter than the plan needs."""
+    data = _open_image_data(config) if config.model.image else _open_text_data(config)
+    last = (config.guard.batch_number(config.steps_at(config.num_tokens[-1]) - 1) + 1) * config.tokens_per_step
+    check_enough(data.train, last, config.data.max_epochs, config.data.num_unique_tokens)
+    return data
+
+
+def _open_image_data(config: TrainConfig) -> RunData:
+    train, validation = open_images(config, "train"), open_images(config, "validation")
+    return RunData(
+        **_held_out_images(config, validation),
+        train=train,
+        num_unique_tokens=train.num_unique_tokens(config.data),
+        split_overlap=_split_overlap(prepared_folder(find_corpus(config.data.corpus))),
+    )
+
+
+def _held_out_images(config: TrainConfig, validation: ImageSource) -> dict[str, Any]:
+    """Returns the fields of HeldOut: evaluation.num_tokens images, spread evenly, or all where there are fewer."""
+    count = min(validation.num_sequences, config.evaluation.num_tokens)
+    indices = np.arange(count, dtype=np.int64) * validation.num_sequences // count
+    told = validation.batch(config, indices)
+    kept = {"windows": told.inputs, "targets": told.targets, "segments": None}
+    return {"validation": validation, "groups": np.arange(count, dtype=np.int32), **kept}
+
+
+def _open_text_data(config: TrainConfig) -> RunData:
     train = open_tokens(config.data, "train", config.model.seq_len)
     validation = open_tokens(config.data, "validation", config.model.seq_len)
     check_vocabulary(train, config.model)
-    last = (config.guard.batch_number(config.steps_at(config.num_tokens[-1]) - 1) + 1) * config.tokens_per_step
-    check_enough(train, last, config.data.max_epochs, config.data.num_unique_tokens)
     if config.evaluation.num_bytes and config.data.tokenizer != "bytes":  # by which the text of all is measured off
         open_tokens(replace(config.data, tokenizer="bytes"), "validation", config.model.seq_len)
     folder = prepared_folder(find_corpus(config.data.corpus))
@@ -90,6 +126,9 @@ def open_held_out(config: TrainConfig, fingerprint: str) -> HeldOut:
       ValueError: the cache holds no such text; says how to make it.
     """
     data = config.data
+    if config.model.image:
+        found = find_images(fingerprint, data.corpus, "validation")
+        return HeldOut(**_held_out_images(config, found))
     for path in (cache_folder() / "corpora").glob(f"*/*/tokens/{data.tokenizer.replace(':', '-')}/tokens.json"):
         if read_json(path).get("fingerprint") == fingerprint:
             file = open_token_file(path.parents[2], data.tokenizer, "validation")
@@ -108,7 +147,7 @@ def _held_out(config: TrainConfig, validation: TokenSource, folder: Path | None)
         validation = _same_text(config, validation, folder)
         wanted = validation.num_tokens
     chosen = validation_windows(validation, wanted)
-    told = batch_of(config, validation, chosen.indices, line_ends(config, folder))
+    told = validation.batch(config, chosen.indices, line_ends(config, folder))
     if told.weights is not None and not told.weights.any():
         raise ValueError(
             f"objective 'label' learns the last line of documents of several lines, and {config.data.corpus} has none "
@@ -116,13 +155,6 @@ def _held_out(config: TrainConfig, validation: TokenSource, folder: Path | None)
         )
     kept = {"segments": told.segments, "weights": told.weights}
     return {"validation": validation, "windows": chosen.tokens, "groups": chosen.groups, **kept}
-
-
-def batch_of(config: TrainConfig, source: TokenSource, indices: np.ndarray, newlines: frozenset[int]) -> Batch:
-    """Returns the windows [...] of a source as a Batch, with all that the objective needs of them."""
-    segments = source.segment_ids(indices) if config.data.document_attention else None
-    weights = source.label_weights(indices, newlines) if config.objective == "label" else None
-    return Batch(source.windows(indices), weights=weights, segments=segments)
 
 
 def line_ends(config: TrainConfig, folder: Path | None) -> frozenset[int]:

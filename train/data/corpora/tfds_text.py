@@ -1,4 +1,4 @@
-"""Any text dataset of TFDS as a corpus: which of its features is the text, and which documents are held out."""
+"""Any dataset of TFDS as a corpus: which of its features are the text, or image and label, and what is held out."""
 
 import contextlib
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kleiber.train.data.corpora.documents import RECORDS_PER_READ
+from kleiber.train.data.corpora.images.reading import image_features
 from kleiber.train.data.corpora.splits import hash_percentile
 
 RETRIES = 5
@@ -19,10 +20,12 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
 
     Args:
       name: as TFDS spells it, such as "wikipedia/20230601.simple".
-      key: the feature that holds the text; None takes "text", or the only text feature.
+      key: the feature that holds the text; None takes "text", or the only text feature, or where there is none the
+        image and its label.
 
     Returns:
-      {"name", "version", "key", "splits": {our split: their split}, "is_split_by_hash", "licence", "description"}.
+      {"name", "version", "key" of the text or "keys" of image and label, "splits": {our split: their split},
+      "is_split_by_hash", "licence", "description"}.
     """
     import tensorflow_datasets as tfds
     import tensorflow_datasets.text  # registers wikipedia, c4, wiki40b and others
@@ -40,10 +43,11 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
         raise ValueError(f"{unreached} ({type(problem).__name__}).") from None
     texts = sorted(name for name, kind in builder.info.features.items() if isinstance(kind, tfds.features.Text))
     chosen = key or ("text" if "text" in texts else texts[0] if len(texts) == 1 else None)
-    if chosen not in texts:
+    images = None if texts or key else image_features(builder.info)
+    if chosen not in texts and images is None:
         raise ValueError(
             f"tfds:{name} has no text feature '{key or 'text'}', found {texts or 'none at all'}; choose one as "
-            f"tfds:{name}#KEY."
+            f"tfds:{name}#KEY. Nor has it just one image with one label."
         )
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to --json
@@ -54,7 +58,7 @@ def describe_dataset(name: str, key: str | None) -> dict[str, Any]:
     return {
         "name": f"{builder.info.full_name.removesuffix('/' + str(builder.version))}:{builder.version}",
         "version": str(builder.version),
-        "key": chosen,
+        **({"keys": list(images)} if images else {"key": chosen}),
         "splits": {"train": "train", "validation": held_out or "train"},
         "is_split_by_hash": held_out is None,
         "licence": (builder.info.redistribution_info.license or "see the TFDS catalogue").strip(),

