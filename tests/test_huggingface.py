@@ -76,10 +76,11 @@ def test_the_tensors_of_the_default_shape_are_named_and_shaped_as_arcee_publishe
     [
         {"adapter": AdapterConfig("dora", rank=2)},
         {"compression": CompressionConfig(weight_bits=4)},
+        {"compression": CompressionConfig(rank_share=0.25), "head_width": None},
         {"param_dtype": "bfloat16"},
     ],
 )
-def test_adapters_are_merged_few_bits_are_written_out_and_dtypes_kept(tmp_path, fields):
+def test_adapters_are_merged_few_bits_and_low_ranks_written_out_and_dtypes_kept(tmp_path, fields):
     model = replace(KINDS["ArceeForCausalLM"], **fields)
     tree = weights(model)
     write_huggingface(tmp_path, run_config(model), tree, ByteTokenizer())
