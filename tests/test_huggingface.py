@@ -76,7 +76,7 @@ def test_the_tensors_of_the_default_shape_are_named_and_shaped_as_arcee_publishe
     [
         {"adapter": AdapterConfig("dora", rank=2)},
         {"compression": CompressionConfig(weight_bits=4)},
-        {"compression": CompressionConfig(rank_share=0.25), "head_width": None},
+        {"compression": CompressionConfig(rank_share=0.25), "head_width": None, "num_heads": 2},
         {"param_dtype": "bfloat16"},
     ],
 )
