@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kleiber.model.compress.tree import begin, needs_moments
+from kleiber.model.compress.tree import begin, has_same_names, needs_moments
 from kleiber.model.config import ModelConfig
 from kleiber.parallel import hosts
 from kleiber.parallel.mesh import make_mesh, use_mesh
@@ -178,7 +178,7 @@ class Trunk:
         before, params, num = self.config.model, run.state.params, len(self.members)
         moments = self._moments(before, config.model, params)
         params = begin(before, config.model, params, self.members.is_population, moments)
-        if jax.tree.structure(params) == jax.tree.structure(run.state.params):
+        if has_same_names(params, run.state.params):
             run.state = replace(run.state, params=params)
             return
         begun = state_of(config, optimizer_of(config), self.mesh, params, num)

@@ -44,7 +44,7 @@ def _splice(folder: Path) -> str:
     return f"went on from {continued['from']} with {'; '.join(changed)}" if changed else ""
 
 
-def noise_columns(config: TrainConfig, folder: Path, num_steps: int) -> dict[str, float]:
+def noise_columns(config: TrainConfig, folder: Path, num_steps: int) -> dict[str, Any]:
     """Returns the columns of the gradient noise scale, from the last half of the plateau's steps in a step log."""
     if not config.measures_noise_scale:
         return {}

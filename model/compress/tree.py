@@ -73,6 +73,12 @@ def _begun(before: ModelConfig, model: ModelConfig, params: Any, moments: Moment
     return prune(model, params) if model.compression.sparsity != before.compression.sparsity else params
 
 
+def has_same_names(one: Any, other: Any) -> bool:
+    """Returns whether two trees of weights hold arrays of the same names."""
+    first, second = ([path for path, _ in jax.tree.leaves_with_path(tree)] for tree in (one, other))
+    return first == second
+
+
 def begin(
     before: ModelConfig, model: ModelConfig, params: Any, is_population: bool = False, moments: Moments | None = None
 ) -> Any:
@@ -95,7 +101,7 @@ def begin(
     if model.ranks() != before.ranks() or model.compression.sparsity != before.compression.sparsity:
         one = partial(_begun, before, model)
         begun = (jax.vmap(one) if is_population else one)(params, moments)
-        if jax.tree.structure(begun) != jax.tree.structure(params):
+        if not has_same_names(begun, params):
             return begun
         begun = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), begun, params)
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(compress(model, begun)), strict=True)

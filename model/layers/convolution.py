@@ -45,8 +45,9 @@ class GroupNorm(nnx.Module):
         x_BHWGC = x_BHWC.astype(jnp.float32).reshape(*x_BHWC.shape[:3], self.config.num_heads, -1)
         if self.config.norm == "layernorm":
             x_BHWGC = x_BHWGC - jnp.mean(x_BHWGC, axis=(1, 2, 4), keepdims=True)
-        square_BG = jnp.mean(jnp.square(x_BHWGC), axis=(1, 2, 4), keepdims=True)
-        scale_BG = jax.lax.rsqrt(square_BG + self.config.norm_epsilon)
+        scale_BG = jax.lax.rsqrt(
+            jnp.mean(jnp.square(x_BHWGC), axis=(1, 2, 4), keepdims=True) + self.config.norm_epsilon
+        )
         y_BHWC = (x_BHWGC * scale_BG).reshape(x_BHWC.shape)
         if self.config.has_norm_gain:
             y_BHWC = y_BHWC * read(self.gain, jnp.float32)
