@@ -1,7 +1,7 @@
 # make help lists the targets. PYTHON=python3.12 chooses the interpreter the first time.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test install-all lint miniature truth chaos cluster docs tutorials browser lock clean
+.PHONY: help install quickstart test install-all lint miniature truth chaos cluster browser huggingface docs tutorials lock clean
 .NOTPARALLEL:
 
 OUT ?= out/quickstart
@@ -42,6 +42,10 @@ chaos: install-all ## kill, damage, fill, freeze: the failure tests R1 to R24 in
 cluster: install-all ## one sweep on a Slurm of two nodes, made here; needs root, and on Debian slurmctld, slurmd, slurm-client, munge
 	@.ci/step cluster $(BIN)/python -m pytest -m cluster tests/launch
 
+huggingface: ## models out and in beside transformers, scores beside lm-evaluation-harness, in .venv-huggingface
+	@VENV=.venv-huggingface .ci/step install .ci/install huggingface,dev
+	@.ci/step huggingface env HF_HUB_OFFLINE=1 .venv-huggingface/bin/python -m pytest -m huggingface tests/huggingface
+
 docs: ## set up .venv with mkdocs in it, then build the site of docs/ into build/site/index.html, every link checked
 	@.ci/step install .ci/install docs
 	@.ci/step "mkdocs build --strict" env NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -57,5 +61,5 @@ lock: install-all ## renew constraints.txt: the newest versions that fit togethe
 	@.ci/lock
 
 clean: ## remove .venv and the tools' caches; results in out/ stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build kleiber.egg-info
+	rm -rf .venv .venv-huggingface .mypy_cache .ruff_cache .pytest_cache .hypothesis build kleiber.egg-info
 	find model train parallel scaling experiments kleiber tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

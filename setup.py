@@ -20,6 +20,7 @@ TRACK = ["tensorboardX>=2.6.2"]
 QUERY = ["duckdb>=1.2"]
 PRUNE = ["optuna>=4"]
 SLURM = ["submitit>=1.5.2"]
+LM_EVAL = ["lm_eval>=0.4.9"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]
 DEV += ["pandas>=2.2"]  # of tests alone: any table that speaks Arrow is read
@@ -40,6 +41,8 @@ setup(
         "docs": DOCS,  # of `make docs` alone: no test needs it
         "bench": ["torch>=2.6"],  # the peer of `kleiber bench`; nothing else imports it
         "ray": ["ray>=2.50"],  # of `--launch ray` alone
+        "lm-eval": LM_EVAL,  # of `kleiber eval --task lm-eval:NAME`
+        "huggingface": ["transformers>=5", "torch>=2.6", *LM_EVAL],  # of tests beside them: make huggingface
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         # The compiler for TPUs alone (about 140 MB), as jax[tpu] of each release pins it: `kleiber compile --topology`.

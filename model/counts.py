@@ -11,8 +11,9 @@ the first three are 8 % of the operations at d_model 24 (six a head), 2 % at 64 
 
 from dataclasses import dataclass, replace
 
-from kleiber.model.config import ModelConfig, splash_blocks
+from kleiber.model.config import ModelConfig
 from kleiber.model.image import FILTER_PLACES, residual_shapes
+from kleiber.model.kernels.splash_blocks import splash_blocks
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from huggingface_models import BASE, EXPERTS, KINDS, run_config, weights
 from slow_huggingface import expected_logits, read_tensors
 
 import kleiber as kb
@@ -26,47 +27,14 @@ from kleiber.experiments.presets import MODELS
 from kleiber.model.config import AdapterConfig, CompressionConfig, ExpertsConfig, ModelConfig
 from kleiber.model.decode.generate import inference_config
 from kleiber.model.functional import apply as plain_apply
-from kleiber.model.functional import init_params
 from kleiber.train.beginning import first_weights
 from kleiber.train.checkpoints.checkpoint import named_leaves, tree_of
-from kleiber.train.config import OptimizerConfig, StartConfig, TrainConfig
+from kleiber.train.config import StartConfig
 from kleiber.train.data.tokenizers import ByteTokenizer, SentencePieceTokenizer, train_sentencepiece
 from kleiber.train.start import FREE, kept_weights_of
 
-BASE = ModelConfig(12, 2, 4, num_kv_heads=2, head_width=4, seq_len=10, base_d_model=8, base_num_layers=1)
-EXPERTS = ExpertsConfig(4, 2, capacity_factor=2.0)  # room for all: transformers has no full experts
-KINDS = {
-    "ArceeForCausalLM": replace(BASE, has_scanned_layers=True),
-    "LlamaForCausalLM": replace(
-        BASE, is_gated=True, activation="silu", has_tied_head=False, parametrization="completep", rotary_base=50.0
-    ),
-    "Qwen3ForCausalLM": replace(BASE, is_gated=True, activation="gelu", has_qk_norm=True, parametrization="mup"),
-    "ApertusForCausalLM": replace(BASE, has_qk_norm=True, has_qk_norm_gain=True, norm_epsilon=0.01),
-    "Starcoder2ForCausalLM": replace(BASE, head_width=None, num_heads=2, num_kv_heads=1, norm="layernorm"),
-    "StableLmForCausalLM": replace(
-        BASE, head_width=None, num_heads=3, num_kv_heads=None, norm="layernorm", has_norm_gain=True, is_gated=True
-    ),
-    "GPT2LMHeadModel": replace(
-        BASE, head_width=None, norm="layernorm", positions="learned", has_norm_gain=True, parametrization="mup",
-        activation="gelu",
-    ),
-    "MixtralForCausalLM": replace(BASE, is_gated=True, activation="silu", experts=EXPERTS, d_ff=6),
-    "Qwen3MoeForCausalLM": replace(
-        BASE, is_gated=True, has_qk_norm=True, experts=replace(EXPERTS, has_normalised_weights=False), d_ff=6
-    ),
-}  # fmt: skip
 apply = jax.jit(plain_apply, static_argnums=0)
 TOKENS = np.random.default_rng(3).integers(0, 256, 10).astype(np.int32)
-
-
-def weights(config, seed=0):
-    """Weights away from where they start, where half of them are zero."""
-    draw = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: (x + 0.3 * draw.standard_normal(x.shape)).astype(x.dtype), init_params(config, 0))
-
-
-def run_config(model, **fields):
-    return TrainConfig(model, OptimizerConfig(0.1), (1000,), **fields)
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +76,11 @@ def test_the_tensors_of_the_default_shape_are_named_and_shaped_as_arcee_publishe
     [
         {"adapter": AdapterConfig("dora", rank=2)},
         {"compression": CompressionConfig(weight_bits=4)},
+        {"compression": CompressionConfig(rank_share=0.25), "head_width": None, "num_heads": 2},
         {"param_dtype": "bfloat16"},
     ],
 )
-def test_adapters_are_merged_few_bits_are_written_out_and_dtypes_kept(tmp_path, fields):
+def test_adapters_are_merged_few_bits_and_low_ranks_written_out_and_dtypes_kept(tmp_path, fields):
     model = replace(KINDS["ArceeForCausalLM"], **fields)
     tree = weights(model)
     write_huggingface(tmp_path, run_config(model), tree, ByteTokenizer())

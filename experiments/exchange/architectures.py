@@ -129,7 +129,7 @@ APERTUS = Architecture(
     {**ROTARY, "is_gated": False, "has_qk_norm": True},
     _weights(("attention_layernorm", "feedforward_layernorm"), PLAIN, "q_norm", "k_norm"),
     keys={"attention_bias": False},
-    defaults={"hidden_act": "xielu", "rms_norm_eps": 1e-5, "rope_theta": 12_000_000.0},
+    defaults={"hidden_act": "xielu", "rms_norm_eps": 1e-5, "rope_parameters": {"rope_type": "llama3"}},
 )
 STARCODER2 = Architecture(
     "Starcoder2ForCausalLM",

@@ -157,7 +157,8 @@ def _architecture(told: Mapping[str, Any]) -> tuple[Architecture, dict[str, Any]
 
 
 def _experts(told: Mapping[str, Any], found: Architecture) -> ExpertsConfig:
-    num, active = _number(told, found.num_experts, int), _number(told, "num_experts_per_tok", int)
+    key = found.num_experts if found.num_experts in told else "num_local_experts"  # as transformers 5 calls all
+    num, active = _number(told, key, int), _number(told, "num_experts_per_tok", int)
     is_normalised = found.model_type != "qwen3_moe" or bool(told.get("norm_topk_prob", False))
     return ExpertsConfig(num, active, capacity_factor=num / active, has_normalised_weights=is_normalised)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from kleiber.model.config import SPLASH_BLOCKS, splash_blocks
+from kleiber.model.kernels.splash_blocks import SPLASH_BLOCKS, splash_blocks
 
 
 def splash(
