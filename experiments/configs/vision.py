@@ -1,0 +1,47 @@
+"""How does the loss of a residual network on images fall with its size and the images it sees, and is it forecast?"""
+
+from kleiber.experiments.experiment import Experiment
+from kleiber.model.config import ModelConfig
+from kleiber.model.image import ImageConfig
+from kleiber.train.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+
+DIGITS = DataConfig("digits", max_epochs=100, augment=("shift",))
+WIDTHS = (4, 6, 8, 12, 16)
+IMAGES = (6_000, 12_000, 24_000, 48_000)
+SEEDS = (0, 1)
+
+
+def train(width: int, num_images: tuple[int, ...], seed: int) -> TrainConfig:
+    """Returns one trunk of the ladder."""
+    model = ModelConfig(
+        d_model=width,
+        num_layers=3,
+        num_heads=2,
+        vocab_size=10,
+        family="residual_network",
+        image=ImageConfig(side=8, channels=1),
+        activation="silu",
+        norm="layernorm",
+        has_norm_gain=True,
+        base_d_model=8,
+        base_num_layers=3,
+    )
+    return TrainConfig(
+        model,
+        OptimizerConfig(0.008),
+        num_images,
+        batch_size=32,
+        objective="label",
+        seed=1000 * seed + width,
+        data=DIGITS,
+        schedule=ScheduleConfig(warmup_steps=20),
+    )
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        name="vision",
+        question="How does the loss of a residual network on images fall with its size and the images it sees?",
+        trunks=tuple(train(width, IMAGES, seed) for seed in SEEDS for width in WIDTHS),
+        laws=(),
+    )
