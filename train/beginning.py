@@ -40,7 +40,7 @@ def first_weights(config: TrainConfig, start: Path | None, tokenizer_model: byte
             f"the start in {start} read text by another model of the tokenizer '{config.data.tokenizer}' than "
             f"'{config.data.corpus}' has, so that its table is of other tokens; use the tokenizer 'bytes' for both."
         )
-    params = put_on(drawn, _tree({name.removeprefix("params/"): array for name, array in arrays.items()}))
+    params = put_on(drawn, tree_of({name.removeprefix("params/"): array for name, array in arrays.items()}))
     expected, got = named_leaves(abstract_params(config.model)), named_leaves(params)
     wrong = [name for name in expected if name in got and np.shape(got[name]) != expected[name].shape]
     if wrong or got.keys() != expected.keys():
@@ -49,7 +49,7 @@ def first_weights(config: TrainConfig, start: Path | None, tokenizer_model: byte
     return jax.tree.map(lambda leaf, like: np.asarray(leaf).astype(like.dtype), params, drawn)
 
 
-def _tree(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def tree_of(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Returns arrays by path as nested dictionaries."""
     tree: dict[str, Any] = {}
     for name, array in arrays.items():

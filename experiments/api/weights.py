@@ -78,8 +78,8 @@ def check_causal(config: TrainConfig) -> None:
     """Raises ValueError where a run says nothing of what comes next."""
     if config.model.image:
         raise ValueError(
-            f"this run is a {config.model.family} and tells labels of images, not text; `kleiber score` says how often, "
-            "and `kleiber eval` without a text what it loses on its validation images."
+            f"this run is a {config.model.family} and tells labels of images, not text: `kleiber score` says how "
+            "often, and `kleiber eval` without a text what it loses on its validation images."
         )
     if not config.model.is_causal:
         raise ValueError(

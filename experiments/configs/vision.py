@@ -5,10 +5,12 @@ from kleiber.model.config import ModelConfig
 from kleiber.model.image import ImageConfig
 from kleiber.train.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 
-DIGITS = DataConfig("digits", max_epochs=100, augment=("shift",))
-WIDTHS = (4, 6, 8, 12, 16)
-IMAGES = (6_000, 12_000, 24_000, 48_000)
-SEEDS = (0, 1)
+DIGITS = DataConfig("digits", max_epochs=50, augment=("shift",))
+WIDTHS = (2, 4, 6, 8, 12)
+IMAGES = (3_000, 6_000, 12_000, 24_000)
+SEEDS = (0, 1, 2)
+GATE = Gate(max_error=0.3, max_interval=0.6, max_residual_rms=0.15)
+"""349 images tell a loss no better than this, most of which a few hard ones make."""
 
 
 def train(width: int, num_images: tuple[int, ...], seed: int) -> TrainConfig:
@@ -39,9 +41,11 @@ def train(width: int, num_images: tuple[int, ...], seed: int) -> TrainConfig:
 
 
 def experiment() -> Experiment:
+    """Five sizes, three seeds, one registered target of three times the largest fitted compute."""
     return Experiment(
         name="vision",
         question="How does the loss of a residual network on images fall with its size and the images it sees?",
         trunks=tuple(train(width, IMAGES, seed) for seed in SEEDS for width in WIDTHS),
-        laws=(),
+        targets=(Target("larger", train(20, IMAGES[-1:], 7)),),
+        gate=GATE,
     )

@@ -1,0 +1,49 @@
+"""How does the loss of a vision Transformer on images fall with its size and the images it sees, and is it forecast?"""
+
+from kleiber.experiments.configs.vision import DIGITS, GATE
+from kleiber.experiments.experiment import Experiment, Target
+from kleiber.model.config import ModelConfig
+from kleiber.model.image import ImageConfig
+from kleiber.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
+
+WIDTHS = (8, 12, 16, 24)
+IMAGES = (6_000, 12_000, 24_000, 48_000)
+SEEDS = (0, 1)
+
+
+def train(d_model: int, num_images: tuple[int, ...], seed: int) -> TrainConfig:
+    """Returns one trunk of the ladder."""
+    model = ModelConfig(
+        d_model=d_model,
+        num_layers=2,
+        num_heads=4,
+        vocab_size=10,
+        family="vision_transformer",
+        image=ImageConfig(side=8, channels=1, patch_size=2),
+        activation="gelu",
+        norm="layernorm",
+        has_norm_gain=True,
+        positions="learned",
+        base_d_model=16,
+    )
+    return TrainConfig(
+        model,
+        OptimizerConfig(0.02),
+        num_images,
+        batch_size=32,
+        objective="label",
+        seed=1000 * seed + d_model,
+        data=DIGITS,
+        schedule=ScheduleConfig(warmup_steps=50),
+    )
+
+
+def experiment() -> Experiment:
+    """Four sizes, two seeds, one registered target of nearly three times the largest fitted compute."""
+    return Experiment(
+        name="vision_transformer",
+        question="How does the loss of a vision Transformer on images fall with its size and the images it sees?",
+        trunks=tuple(train(d_model, IMAGES, seed) for seed in SEEDS for d_model in WIDTHS),
+        targets=(Target("larger", train(40, IMAGES[-1:], 7)),),
+        gate=GATE,
+    )
