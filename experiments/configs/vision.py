@@ -1,6 +1,6 @@
 """How does the loss of a residual network on images fall with its size and the images it sees, and is it forecast?"""
 
-from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.experiment import Experiment, Gate, Target
 from kleiber.model.config import ModelConfig
 from kleiber.model.image import ImageConfig
 from kleiber.train.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig
