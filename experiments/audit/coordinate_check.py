@@ -83,7 +83,12 @@ class CoordinateCheck:
 
 OF_IMAGES: dict[str, dict[str, Any]] = {
     "vision_transformer": {"image": ImageConfig(side=4, patch_size=2), "positions": "learned"},
-    "residual_network": {"image": ImageConfig(side=4, num_stages=2), "norm": "layernorm", "has_norm_gain": True},
+    "residual_network": {
+        "image": ImageConfig(side=4, num_stages=2),
+        "norm": "layernorm",
+        "has_norm_gain": True,
+        "activation": "silu",
+    },
 }
 """Families that read images, and what their shapes have of their own: few different patches, as with tokens."""
 NUM_LABELS = 10
