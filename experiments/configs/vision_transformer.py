@@ -1,4 +1,13 @@
-"""How does the loss of a vision Transformer on images fall with its size and the images it sees, and is it forecast?"""
+"""How does the loss of a vision Transformer on images fall with its size and the images it sees, and is it forecast?
+
+Command:   kleiber sweep vision_transformer --out out/vision_transformer
+Hardware:  two CPU cores, about three minutes when idle (seven on 26 Nov 2026, when many others used them); the digits
+           ship inside scikit-learn (kleiber[images]), nothing is downloaded.
+
+Result:    1.24 nats an image at 1,856 parameters and 6,016 images seen, 0.166 at 14,784 and 48,000 (means of two
+           seeds), residual rms 13 %; the target of 40,000 parameters, forecast as 0.1511 [0.1027, 0.2223], measured
+           0.1338, inside, and told 95.4 % of 349 held-out images right, as a linear model of the pixels does (94.0 %).
+"""
 
 from kleiber.experiments.configs.vision import DIGITS, GATE
 from kleiber.experiments.experiment import Experiment, Target
