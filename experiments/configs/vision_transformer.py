@@ -1,7 +1,7 @@
 """How does the loss of a vision Transformer on images fall with its size and the images it sees, and is it forecast?
 
 Command:   kleiber sweep vision_transformer --out out/vision_transformer
-Hardware:  two CPU cores, about three minutes when idle (seven on 26 Nov 2026, when many others used them); the digits
+Hardware:  two CPU cores, seven minutes on 26 Nov 2026 while many others used them, fewer when idle; the digits
            ship inside scikit-learn (kleiber[images]), nothing is downloaded.
 
 Result:    1.24 nats an image at 1,856 parameters and 6,016 images seen, 0.166 at 14,784 and 48,000 (means of two
