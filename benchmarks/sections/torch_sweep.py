@@ -54,7 +54,7 @@ def train_trunk(config: TrainConfig) -> dict[int, float]:
     step, losses = 0, {}
 
     def advance(stop: int, total: int, step: int) -> None:
-        windows = data.train.windows(batches.next_indices(stop - step))
+        windows = data.train.batch(config, batches.next_indices(stop - step), data.newlines).inputs
         for fraction, window in zip(
             learning_rate_fraction(config.schedule, np.arange(step, stop), total), windows, strict=True
         ):

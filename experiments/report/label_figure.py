@@ -80,7 +80,8 @@ def label_figure(told: Told) -> "Figure":
         f"{told.run_id}, {cost.mean():.3f} nats an image; beside the matrix what it says of those that cost it most"
     )
     with claimed_figure(10.4, 4.6, claim, detail) as figure:
-        matrix_place, images_place = figure.subfigures(1, 2, width_ratios=(1, 1.35))
+        places: Any = figure.subfigures(1, 2, width_ratios=(1, 1.35))
+        matrix_place, images_place = places
         _draw_matrix(matrix_place.add_subplot(), confusion, told.names)
         for axis, index in zip(images_place.subplots(ROWS, COLUMNS).flat, shown, strict=False):
             image = told.images[index]

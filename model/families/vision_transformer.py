@@ -23,8 +23,8 @@ class VisionTransformer(Transformer):
     def hidden(
         self,
         images_BHWC: jax.Array,
-        segment_ids: None = None,
-        positions: None = None,
+        segment_ids: jax.Array | None = None,
+        positions: jax.Array | None = None,
         *,
         is_training: bool = False,
         rngs: nnx.Rngs | None = None,
