@@ -15,6 +15,7 @@ def packages() -> list[str]:
 
 
 DATA = ["botocore==1.44.5"]
+IMAGES = ["scikit-learn==1.9.1"]  # for the digits that ship inside it
 NOTEBOOK = ["matplotlib>=3.9", "jupytext>=1.16", "nbclient>=0.10", "nbconvert>=7.16", "ipykernel>=6.29"]
 TRACK = ["tensorboardX>=2.6.2"]
 QUERY = ["duckdb>=1.2"]
@@ -31,13 +32,14 @@ setup(
     package_data={"kleiber": ["py.typed"], "kleiber.experiments": ["report/*.css", "report/*.html", "watching/*.html"]},
     extras_require={
         "data": DATA,
+        "images": IMAGES,
         "notebook": NOTEBOOK,
         "track": TRACK,
         "query": QUERY,
         "prune": PRUNE,
         "slurm": SLURM,
         "dev": DEV,
-        "all": DATA + NOTEBOOK + TRACK + QUERY + PRUNE + SLURM + DEV,
+        "all": DATA + IMAGES + NOTEBOOK + TRACK + QUERY + PRUNE + SLURM + DEV,
         "docs": DOCS,  # of `make docs` alone: no test needs it
         "bench": ["torch>=2.6"],  # the peer of `kleiber bench`; nothing else imports it
         "ray": ["ray>=2.50"],  # of `--launch ray` alone

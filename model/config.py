@@ -283,6 +283,11 @@ class ModelConfig:
         return self.family == "decoder"
 
     @property
+    def unit(self) -> str:
+        """What a target is, and the loss the mean over."""
+        return "image" if self.image else "token"
+
+    @property
     def has_attention(self) -> bool:
         """Whether the blocks are those of a Transformer."""
         return self.family != "residual_network"

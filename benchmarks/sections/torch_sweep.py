@@ -14,7 +14,6 @@ from kleiber.model.functional import init_params
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batches import TrainBatches
 from kleiber.train.data.run_data import open_run_data
-from kleiber.train.data.windows import TokenSource
 from kleiber.train.update.schedule import cooldown_start, learning_rate_fraction
 
 
@@ -49,15 +48,13 @@ def train_trunk(config: TrainConfig) -> dict[int, float]:
     The plateau is trained once, a copy of it is cooled down for each count.
     """
     data = open_run_data(config)
-    source = data.train
-    assert isinstance(source, TokenSource)
-    batches = TrainBatches(source, config.batch_size, config.seed, None, config.data.max_epochs)
+    batches = TrainBatches(data.train, config.batch_size, config.seed, None, config.data.max_epochs)
     rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
     trainer = SweepTrainer(config.model, init_params(config.model, config.seed), rate, weight_decay=decay)
     step, losses = 0, {}
 
     def advance(stop: int, total: int, step: int) -> None:
-        windows = source.windows(batches.next_indices(stop - step))
+        windows = data.train.batch(config, batches.next_indices(stop - step), data.newlines).inputs
         for fraction, window in zip(
             learning_rate_fraction(config.schedule, np.arange(step, stop), total), windows, strict=True
         ):

@@ -1,4 +1,4 @@
-"""Labelled texts, and how well the weights of a run tell their labels.
+"""Labelled texts and images, and how well the weights of a run tell their labels.
 
 A language model tells a label by what it makes of `text, new line, label, end of the document` for every label: the
 least surprising one is its answer. Documents of that form, `DataConfig("train.jsonl#text+label")`, teach it to.
@@ -15,7 +15,7 @@ import numpy as np
 
 from kleiber.train.data.corpora.text_file.reading import read_json_records
 from kleiber.train.scores.classification import classify, paired_difference
-from kleiber.train.scores.linear import predict_linear
+from kleiber.train.scores.linear import predict_linear, predict_linear_of_images
 
 if TYPE_CHECKING:
     from kleiber.experiments.api.runs import Run
@@ -65,21 +65,60 @@ def score_labels(run: "Run", test: Labelled, train: Labelled | None = None) -> d
     number = {name: place for place, name in enumerate(names)}
     labels = np.array([number[name] for name in test.labels])
     losses, num_cut = label_losses(run, test.texts, names)
-    own = losses.argmin(axis=1)
     known = labels if train is None else np.array([number[name] for name in train.labels])
-    told = {"model": own, "majority": np.full(len(labels), np.bincount(known).argmax())}
+    told = {"majority": np.full(len(labels), np.bincount(known).argmax())}
     if train is not None:
         told["linear"] = predict_linear(train.texts, known, test.texts, len(names))
+    about = {"run": run.name, "file": str(test.path), "labels": names, "num_cut": num_cut}
+    return about | _compared(labels, losses, told)
+
+
+def score_images(run: "Run") -> dict[str, Any]:
+    """Returns the scores of a run on the validation images of its experiment, of the majority of its training images,
+    and of a linear model of their pixels.
+
+    Args:
+      run: on images, with weights.
+
+    Returns:
+      As score_labels, with the `corpus` in place of the file, and `confusion`: how many images of each label (a row)
+      were told to be of each (a column).
+
+    Raises:
+      ValueError: the images are not prepared here; says how to make them.
+    """
+    from kleiber.train.data.images import find_images
+    from kleiber.train.image_labels import label_losses as losses_of_images
+
+    config, fingerprint = run.config, run.record["data_fingerprint"]
+    train, test = (find_images(fingerprint, config.data.corpus, split) for split in ("train", "validation"))
+    losses = losses_of_images(config, run.tree, test.images)
+    told = {"majority": np.full(len(test.labels), np.bincount(train.labels).argmax())}
+    told["linear"] = predict_linear_of_images(train.images, train.labels, test.images, test.vocab_size)
+    confusion = np.zeros((test.vocab_size, test.vocab_size), int)
+    np.add.at(confusion, (test.labels, losses.argmin(axis=1)), 1)
+    about = {"run": run.name, "corpus": config.data.corpus, "labels": list(test.names)}
+    return about | _compared(test.labels, losses, told) | {"confusion": confusion.tolist()}
+
+
+def _compared(labels: np.ndarray, losses: np.ndarray, told: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the scores of a model beside those of baselines.
+
+    Args:
+      labels: int [n].
+      losses: of each label by the model, but for what all labels of an example share, float64 [n, K] in nats.
+      told: label of each example by each baseline, int [n].
+    """
+    told = {"model": losses.argmin(axis=1), **told}
     logs = -losses - np.logaddexp.reduce(-losses, axis=1, keepdims=True)
     chosen = -logs[np.arange(len(labels)), labels]
     found: dict[str, Any] = {
-        **{"run": run.name, "file": str(test.path), "labels": names, "num_cut": num_cut},
         "nats_per_label": float(chosen.mean()),
         "nats_per_label_standard_error": float(chosen.std(ddof=1) / len(chosen) ** 0.5),
         "scores": {name: asdict(classify(labels, predicted)) for name, predicted in told.items()},
     }
     best = max((name for name in told if name != "model"), key=lambda name: found["scores"][name]["accuracy"])
-    difference, low, high = paired_difference(labels, own, told[best])
+    difference, low, high = paired_difference(labels, told["model"], told[best])
     found["against"] = {"baseline": best, "difference": difference, "interval_95": [low, high]}
     return found
 

@@ -81,6 +81,11 @@ def score_text(config: TrainConfig, tree: Any, tokenizer: Tokenizer, text: str) 
 
 def check_causal(config: TrainConfig) -> None:
     """Raises ValueError where a run says nothing of what comes next."""
+    if config.model.image:
+        raise ValueError(
+            f"this run is a {config.model.family} and tells labels of images, not text: `kleiber score` says how "
+            "often, and `kleiber eval` without a text what it loses on its validation images."
+        )
     if not config.model.is_causal:
         raise ValueError(
             f"this run is an {config.model.family} trained by '{config.objective}': it says what is hidden in a text, "

@@ -28,8 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from kleiber.model.config import ModelConfig, Parametrization
+from kleiber.model.config import Family, ModelConfig, Parametrization
 from kleiber.model.functional import Params, apply, init_params
+from kleiber.model.image import ImageConfig
 from kleiber.model.ladder import shape_of_width
 from kleiber.train.config import OptimizerConfig
 from kleiber.train.update.optimizer import make_optimizer
@@ -80,12 +81,31 @@ class CoordinateCheck:
         return abs(self.worst.slope) <= self.tolerance
 
 
+OF_IMAGES: dict[str, dict[str, Any]] = {
+    "vision_transformer": {"image": ImageConfig(side=4, patch_size=2), "positions": "learned"},
+    "residual_network": {
+        "image": ImageConfig(side=4, num_stages=2),
+        "norm": "layernorm",
+        "has_norm_gain": True,
+        "activation": "silu",
+    },
+}
+"""Families that read images, and what their shapes have of their own: few different patches, as with tokens."""
+NUM_LABELS = 10
+
+
 def family(
-    parametrization: Parametrization, dial: Dial, sizes: Sequence[int], width_of_depths: int = 128, tied: bool = False
+    parametrization: Parametrization,
+    dial: Dial,
+    sizes: Sequence[int],
+    width_of_depths: int = 128,
+    tied: bool = False,
+    kind: Family = "decoder",
 ) -> tuple[ModelConfig, ...]:
     """Returns the shapes of a check: four heads, no mix, eight tokens a sequence, the first size the base; what grows
-    is the width at two layers, or the depth at width_of_depths."""
-    fields: dict[str, Any] = {"parametrization": parametrization, "seq_len": 8, "has_tied_head": tied}
+    is the width at two layers, or the depth at width_of_depths. Of images, 16 pixels and NUM_LABELS labels."""
+    fields: dict[str, Any] = {"parametrization": parametrization, "family": kind, "has_tied_head": tied}
+    fields |= {"vocab_size": NUM_LABELS, **OF_IMAGES[kind]} if kind in OF_IMAGES else {"seq_len": 8}
     fields["has_previous_token_mix"] = (
         False  # doubles the different inputs, so needs twice the width for the same slope
     )
@@ -117,7 +137,7 @@ def named_activations(config: ModelConfig, params: Params, tokens_BT: jax.Array)
     activations = dict(zip(labels, outputs, strict=True))
     for label in activations:
         if label.startswith("scores"):  # only the pairs that attention reads ever see a gradient
-            activations[label] = jnp.tril(activations[label])
+            activations[label] = jnp.tril(activations[label]) if config.is_causal else activations[label]
     return activations
 
 
@@ -137,36 +157,51 @@ def synthetic_tokens(num_batches: int, batch_size: int, seq_len: int, vocab_size
     return tokens.astype(np.int32)
 
 
+def synthetic_images(num_images: int, side: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (images uint8 [num_images, side, side, channels], labels int32 [num_images, 1]): noise, to be learnt by
+    heart."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (num_images, side, side, channels)).astype(np.uint8)
+    return images, rng.integers(0, NUM_LABELS, (num_images, 1)).astype(np.int32)
+
+
+def _rows(config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the one batch that is trained on and looked at: inputs, and targets [B, T]."""
+    if image := config.image:
+        return synthetic_images(2, image.side, image.channels)
+    tokens = synthetic_tokens(1, 2, config.seq_len, config.vocab_size)[0]
+    return tokens[:, :-1], tokens[:, 1:]
+
+
 def rms_history(config: ModelConfig, learning_rate: float, num_steps: int, seeds: Sequence[int]) -> dict[str, Any]:
     """Returns for each activation float64 [seed, step 1 .. num_steps, (value, change)]: RMS on the probe batch."""
     config = dataclasses.replace(config, has_scanned_layers=False, has_remat=False, attention_blocks=1, dropout=0.0)
-    batches = np.repeat(synthetic_tokens(1, 2, config.seq_len, config.vocab_size), num_steps, axis=0)
+    inputs, targets_BT = map(jnp.asarray, _rows(config))
     params = jax.tree.map(lambda *leaves: np.stack(leaves), *[init_params(config, seed) for seed in seeds])
     optimizer = make_optimizer(
         OptimizerConfig(learning_rate, weight_decay=0.0, clip_norm=None), config, jax.tree.map(lambda x: x[0], params)
     )
     rate, no_decay = jnp.float32(learning_rate), jnp.float32(0.0)
-    probe_BT = jnp.asarray(batches[0, :, :-1])
 
-    def loss(params: Params, tokens: jax.Array) -> jax.Array:
-        logits_BTV = apply(config, params, tokens[:, :-1])
-        picked_BT = jnp.take_along_axis(logits_BTV, tokens[:, 1:, None], axis=-1)[..., 0]
+    def loss(params: Params) -> jax.Array:
+        logits_BTV = apply(config, params, inputs)
+        picked_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
         return jnp.mean(jax.nn.logsumexp(logits_BTV, axis=-1) - picked_BT)
 
     def history(params: Params) -> dict[str, jax.Array]:
-        start = named_activations(config, params, probe_BT)
+        start = named_activations(config, params, inputs)
 
         def measure(params: Params) -> dict[str, jax.Array]:
-            now = named_activations(config, params, probe_BT)
+            now = named_activations(config, params, inputs)
             return {name: jnp.stack([_rms(now[name]), _rms(now[name] - start[name])]) for name in now}
 
-        def step(carry: tuple, tokens: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
+        def step(carry: tuple, _: None) -> tuple[tuple, dict[str, jax.Array]]:
             params, state = carry
-            gradients = jax.grad(loss)(params, tokens)
+            gradients = jax.grad(loss)(params)
             params, state = optimizer.update(gradients, state, params, rate, no_decay)
             return (params, state), measure(params)
 
-        return jax.lax.scan(step, (params, optimizer.init(params)), jnp.asarray(batches))[1]
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=num_steps)[1]
 
     return {name: np.asarray(rms, np.float64) for name, rms in jax.jit(jax.vmap(history))(params).items()}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE
-from kleiber.model.config import Parametrization
+from kleiber.model.config import Family, Parametrization
 
 if TYPE_CHECKING:
     from kleiber.experiments.audit.coordinate_check import CoordinateCheck
@@ -34,7 +34,8 @@ class Options:
     dial: Literal["d_model", "num_layers"] = "d_model"
     """What grows: the width at two layers, or the depth at width 128."""
     sizes: tuple[int, ...] = ()
-    """Values of the dial, increasing, the first is the base; empty means 128 256 512 1024, or 2 4 8 16 layers."""
+    """Values of the dial, increasing, the first is the base; empty means 128 256 512 1024 (of
+    a residual_network a quarter of that), or 2 4 8 16 layers."""
     num_steps: int = 10
     """Optimizer steps."""
     num_seeds: int = 3
@@ -45,6 +46,8 @@ class Options:
     """Tie the head to the embedding; its first logits then shrink with width, as is known of muP."""
     tolerance: float = 0.05
     """Largest |slope| that passes."""
+    family: Family = "decoder"
+    """What is built of the layers. Of images 16 pixels are read."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object."""
 
@@ -53,9 +56,10 @@ def run(options: Options) -> int:
     """Runs the check and prints it; returns 0 if it passes, 3 if not."""
     from kleiber.experiments.audit.coordinate_check import check_coordinates, family
 
-    sizes = options.sizes or (WIDTHS if options.dial == "d_model" else DEPTHS)
+    widths = tuple(width // 4 for width in WIDTHS) if options.family == "residual_network" else WIDTHS
+    sizes = options.sizes or (widths if options.dial == "d_model" else DEPTHS)
     check = check_coordinates(
-        family(options.parametrization, options.dial, sizes, WIDTH_OF_DEPTHS, options.tied_head),
+        family(options.parametrization, options.dial, sizes, WIDTH_OF_DEPTHS, options.tied_head, options.family),
         options.dial,
         options.learning_rate,
         options.num_steps,

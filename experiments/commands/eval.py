@@ -65,9 +65,10 @@ def run(options: Options) -> int:
         what = {"run": found.name, "text": options.text and str(options.text), "recorded_loss": recorded}
         print(json.dumps(what | dataclasses.asdict(score), indent=1))
         return EXIT_DONE
+    unit = found.config.model.unit
     in_bytes = "" if score.bits_per_byte is None else f"{score.bits_per_byte:.4f} bits per byte, "
-    told = f"loss {score.loss:.4f} +- {score.loss_standard_error:.4f} nats per token, {in_bytes}"
-    print(f"{found.name}: {told}{score.num_tokens:,} tokens")
+    told = f"loss {score.loss:.4f} +- {score.loss_standard_error:.4f} nats per {unit}, {in_bytes}"
+    print(f"{found.name}: {told}{score.num_tokens:,} {unit}s")
     if recorded is not None:
         same = "equal" if recorded == score.loss else f"differs by {score.loss - recorded:+.2g}: another machine?"
         print(f"recorded {recorded:.4f}: {same}")

@@ -30,6 +30,7 @@ FigureName = Literal[
     "levels",
     "differences",
     "time",
+    "labels",
 ]
 
 

@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 from nbconvert.exporters import HTMLExporter
 
-from kleiber.experiments.report.drawing import Study
+from kleiber.experiments.report.drawing import Study, has_images
 from kleiber.experiments.report.results import read_results
 from kleiber.experiments.report.story import summary
 from kleiber.files import write_whole
@@ -59,6 +59,7 @@ def build_report(directory: Path) -> ReportPaths:
     name = results.experiment.get("name") or directory.name
     left_out = {"law"} if not results.experiment.get("laws", True) else set()
     left_out |= set() if results.experiment.get("targets", True) or results.ledger else {"target"}
+    left_out |= set() if has_images(results.experiment) else {"images"}
     del results  # the kernel reads them again: of many runs, one copy at a time
     notebook, problems = execute(directory, left_out)
     problems += untrue

@@ -11,6 +11,7 @@ import numpy as np
 from kleiber.experiments.answers.answer import Answer, Answers, answers_of
 from kleiber.experiments.answers.sentences import at, says_interval
 from kleiber.experiments.planning.varied import Factor, is_number, level_words
+from kleiber.experiments.report.label_figure import label_figure, told_images
 from kleiber.experiments.report.results import (
     MIN_LEVELS,
     SweepResults,
@@ -282,6 +283,23 @@ def _time(study: Study) -> "Figure":
     return figure
 
 
+def _labels(study: Study) -> "Figure":
+    if not has_images(study.results.experiment):
+        raise NotThereYet("its runs read no images")
+    try:
+        told = told_images(study.results.directory, study.results.records)
+    except ValueError as problem:
+        raise NotThereYet(str(problem)) from None
+    if told is None:
+        raise NotThereYet("no run has kept its weights (Experiment.keep_final)")
+    return label_figure(told)
+
+
+def has_images(experiment: dict[str, Any]) -> bool:
+    """Returns whether the runs of an experiment, as experiment.json holds it, tell labels of images."""
+    return any((trunk.get("model") or {}).get("image") for trunk in experiment.get("trunks", ()))
+
+
 FIGURES: dict[str, Callable[[Study], Any]] = {
     "hero": _hero,
     "curves": _curves,
@@ -294,6 +312,7 @@ FIGURES: dict[str, Callable[[Study], Any]] = {
     "levels": _levels,
     "differences": _differences,
     "time": _time,
+    "labels": _labels,
 }
 """Name -> what draws it; `kleiber report DIR --figure NAME` writes one alone."""
 

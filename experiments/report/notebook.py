@@ -68,6 +68,14 @@ display(tables.missing_box(study))
 display(markup.paragraph(*story.measured_sentences(study)))
 show("curves")
 
+# %% [markdown] tags=["images"]
+# ## What it says of images
+#
+# The run of least loss on the images that were held out.
+
+# %% tags=["images"]
+show("labels")
+
 # %% [markdown] tags=["law"]
 # ## The law
 #

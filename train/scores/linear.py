@@ -1,4 +1,4 @@
-"""The linear baseline of text classification: logistic regression of TF-IDF weighted words.
+"""The linear baselines of classification: logistic regression of TF-IDF weighted words, or of pixels.
 
 Words, weights and the penalty are those that scikit-learn's TfidfVectorizer and LogisticRegression have by default.
 
@@ -25,6 +25,16 @@ def predict_linear(texts: Sequence[str], labels: np.ndarray, others: Sequence[st
     idf = np.log((1 + len(texts)) / (1 + present)) + 1
     weights = _fit(_weighted(counts, idf), labels, num_classes)
     return np.asarray(_weighted(_counts(others, index), idf) @ weights[:-1] + weights[-1]).argmax(axis=1)
+
+
+def predict_linear_of_images(
+    images: np.ndarray, labels: np.ndarray, others: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Returns the class of each of the other images, int64, by a model of the pixels, from 0 to 1, fitted to images,
+    uint8 [n, ...], and their labels, int [n]."""
+    features, asked = (each.reshape(len(each), -1) / 255 for each in (images, others))
+    weights = _fit(features, labels, num_classes)
+    return np.asarray(asked @ weights[:-1] + weights[-1]).argmax(axis=1)
 
 
 def _words(text: str) -> list[str]:
