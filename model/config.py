@@ -55,6 +55,7 @@ class ExpertsConfig:
         if self.num_active > self.num_experts:
             raise ValueError(f"experts: {self.num_active} active of {self.num_experts}, expected at most all of them.")
 
+
 AdapterTarget = Literal["query", "key", "value", "output", "up", "gate", "down"]
 """The matrices of a layer."""
 

@@ -7,7 +7,7 @@ from kleiber.fields import check_fields
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.command import Command
-from kleiber.train.start import check_fine_tuning, check_start
+from kleiber.train.start import check_fine_tuning, check_finished, check_teacher, fill_in_teacher
 
 BYTES = 256
 """The default of ModelConfig.vocab_size, for the tokenizer `bytes`."""
@@ -182,26 +182,64 @@ class DelayedSyncConfig:
 
 
 @dataclass(frozen=True)
-class StartConfig:
-    """The weights that a trunk begins with: those of a finished run, or of one that its sweep trains first."""
+class FinishedRun:
+    """The weights of a finished run, or of one that a sweep trains first."""
 
     run: str | None = None
     """Folder of a measured point that kept its weights, such as out/pretraining/runs/NAME-D1000000."""
     train: "TrainConfig | None" = None
-    """In place of run: the trunk to train first. Those that begin alike share it."""
+    """In place of run: the trunk to train first. Those that name the same share it."""
     num_tokens: int | None = None
     """Of train, at which of its token counts; None is the last."""
     digest: str = ""
     """Of the weights of run, filled in where it is left out; other weights in its place are refused."""
 
+    called = "run"
+    """The field of TrainConfig that holds it."""
+
     def __post_init__(self) -> None:
         check_fields(self, num_tokens="[1, inf); None is the last")
-        check_start(self)
+        check_finished(self)
 
     @property
     def length(self) -> int:
         """The token count of train at which its weights are taken."""
         return self.num_tokens or (self.train.num_tokens[-1] if self.train else 0)
+
+
+@dataclass(frozen=True)
+class StartConfig(FinishedRun):
+    """The weights that a trunk begins with: those of a finished run, or of one that its sweep trains first."""
+
+    called = "start"
+
+
+@dataclass(frozen=True)
+class TeacherConfig(FinishedRun):
+    """A finished run, or one that the sweep trains first, whose probabilities of the next token a trunk learns
+    (train/objective/distillation.py). It stays as it is, and no checkpoint holds it."""
+
+    weight: float = 1.0
+    """Of what the teacher says in the training loss; what the text says has the rest."""
+    temperature: float = 1.0
+    """Divides the logits of both before they are compared; above 1 what is unlikely counts more."""
+    model: ModelConfig | None = None
+    """Its shape; filled in."""
+    tokenizer: str = ""
+    """Of its text; filled in."""
+
+    called = "teacher"
+
+    def __post_init__(self) -> None:
+        check_fields(self, num_tokens="[1, inf); None is the last", weight="(0, 1]", temperature="(0, inf)")
+        check_finished(self)
+        fill_in_teacher(self)
+
+    @property
+    def shape(self) -> ModelConfig:
+        """Its shape."""
+        assert self.model is not None, "filled in where it was made"
+        return self.model
 
 
 @dataclass(frozen=True)
@@ -261,6 +299,8 @@ class TrainConfig:
     trainable: str = "all"
     """Which weights move: all; head, the table where it is tied to it; or patterns of paths with spaces between them,
     such as "blocks/01 head". Beside an adapter's, which always move, only what is named but for all."""
+    teacher: TeacherConfig | None = None
+    """Whose probabilities it learns beside the text, or in its place; None is the text alone."""
 
     def __post_init__(self) -> None:
         _, _, size = self.data.tokenizer.partition(":")
@@ -305,6 +345,7 @@ class TrainConfig:
             self.command.arguments(self)
         _check_compression(self)
         check_fine_tuning(self)
+        check_teacher(self)
 
     @property
     def tokens_per_step(self) -> int:
