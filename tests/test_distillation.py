@@ -9,10 +9,12 @@ import pytest
 from test_fine_tuning import FIRST, MODEL, run, source
 
 import kleiber as kb
+from kleiber.experiments.answers.study_runs import StudyRun, StudyRuns
+from kleiber.experiments.answers.worth import worth_lines, worths
 from kleiber.experiments.config_file import config_hash, from_data, to_data
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import trunk_cells
-from kleiber.experiments.planning.varied import varied_fields
+from kleiber.experiments.planning.varied import Factor, varied_fields
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import count
 from kleiber.model.functional import abstract_params, apply
@@ -135,6 +137,25 @@ def test_a_teacher_of_other_tokens_is_refused_by_name(fields, words):
 def test_teachers_that_cannot_be_are_refused(fields, words):
     with pytest.raises(ValueError, match=words):
         TeacherConfig(**fields)
+
+
+def test_a_planted_worth_of_a_teacher_in_tokens_comes_back_with_its_interval():
+    """Losses of the law 3 D^-0.1, a taught run having that of 1.6 to 1.8 times its tokens."""
+    runs = []
+    for seed in (0, 1, 2):
+        for tokens in (1000, 2000, 4000):
+            for teacher, times in ((None, 1.0), ("wise", 1.7 + 0.1 * (seed - 1))):
+                if teacher is None or tokens < 4000:
+                    loss = (3 + 0.1 * seed) * (times * tokens) ** -0.1
+                    record = {"num_tokens": tokens, "d_model": 8}
+                    levels = {"teacher": teacher, "num_tokens": tokens}
+                    runs.append(StudyRun(levels, seed, f"{teacher}-{seed}", loss, record))
+    factors = [Factor(name, name, tuple(run.levels[name] for run in runs)) for name in ("teacher", "num_tokens")]
+    study = StudyRuns(tuple(factors), tuple(runs), "nats per token")
+    (found,) = worths(study, factors[0])
+    assert [np.exp(found.by_seed[seed]) for seed in range(3)] == pytest.approx([1.6, 1.7, 1.8])
+    ((line,), (basis,)) = worth_lines(study, factors[0])
+    assert "teacher wise is worth 1.70 [1.47, 1.97] at d_model 8 times the tokens" in line and "without a teac" in basis
 
 
 @pytest.fixture(scope="module")

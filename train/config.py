@@ -7,6 +7,7 @@ from kleiber.fields import check_fields
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.command import Command
+from kleiber.train.conditions import check_compression, check_mesh, check_objective
 from kleiber.train.start import check_fine_tuning, check_finished, check_teacher, fill_in_teacher
 
 BYTES = 256
@@ -339,11 +340,11 @@ class TrainConfig:
                 f"optimizer.has_fixed_norms with model.parametrization '{self.model.parametrization}', where some "
                 f"matrices start at zero and would stay there; set parametrization='standard'."
             )
-        _check_objective(self)
-        _check_mesh(self)
+        check_objective(self)
+        check_mesh(self)
         if self.command:
             self.command.arguments(self)
-        _check_compression(self)
+        check_compression(self)
         check_fine_tuning(self)
         check_teacher(self)
 
@@ -355,83 +356,3 @@ class TrainConfig:
     def steps_at(self, num_tokens: int) -> int:
         """Returns the optimizer steps that train on num_tokens tokens, rounded to the nearest step."""
         return max(1, round(num_tokens / self.tokens_per_step))
-
-
-def _check_objective(config: TrainConfig) -> None:
-    """Checks that model and objective fit each other. Raises ValueError that says what to set."""
-    model, masking = config.model, config.masking
-    if model.is_causal != (config.objective != "masked"):
-        fitting = "next_token" if model.is_causal else "masked"
-        raise ValueError(
-            f"objective '{config.objective}' with model.family '{model.family}': a decoder sees nothing after a token "
-            f"and predicts the next one, an encoder sees both sides and predicts what is hidden; set "
-            f"objective='{fitting}', or the other family."
-        )
-    if config.objective == "masked":
-        free = model.seq_len // masking.span - (masking.span > 1)
-        if not 1 <= masking.num_spans(model.seq_len) <= free - 1:
-            raise ValueError(
-                f"masking hides {masking.num_spans(model.seq_len)} spans of {masking.span} in a row of "
-                f"{model.seq_len} tokens, expected 1 to {free - 1}; change masking.rate, masking.span or seq_len."
-            )
-        if config.mesh.context > 1:
-            raise ValueError(f"mesh {config.mesh}: an encoder's rows are not split over `context`; set context=1.")
-
-
-def _check_mesh(config: TrainConfig) -> None:
-    """Checks that every mesh axis divides what it splits, before anything is compiled.
-
-    Raises:
-      ValueError: naming the axis, its size, and the field that does not fit.
-    """
-    mesh, model, delayed = config.mesh, config.model, config.delayed_sync
-    replicas = delayed.num_replicas if delayed else 1
-    rows = f"batch_size ({'' if replicas == 1 else f'of each of {replicas} replicas, '}accumulation_steps apart)"
-    parts = config.batch_size / replicas / (config.accumulation_steps or 1)
-    split: list[tuple[str, int, str, float]] = [
-        ("replica", mesh.replica, "delayed_sync.num_replicas", replicas),
-        ("data x fsdp x expert", mesh.num_batch_shards, rows, parts),
-        ("stage", mesh.stage, "model.num_layers", model.num_layers),
-        ("fsdp", mesh.fsdp, "model.d_model", model.d_model),
-        ("expert", mesh.expert, "model.experts.num_experts", model.experts.num_experts if model.experts else 1),
-        ("tensor", mesh.tensor, "model.num_heads", model.num_heads),
-        ("tensor", mesh.tensor, "model.num_kv_heads", model.kv_heads),
-        ("tensor", mesh.tensor, "the feed-forward width (model.d_ff)", model.feed_forward_width),
-        ("tensor", mesh.tensor, "model.vocab_size", model.vocab_size),
-    ]
-    if mesh.context > 1:
-        split.append(("twice context", 2 * mesh.context, "model.seq_len", model.seq_len))
-    for axis, size, what, length in split:
-        if length % size:
-            raise ValueError(f"mesh {mesh}: {axis} = {size} does not divide {what} = {length:g}; change one of them.")
-    if mesh.stage > 1 and not model.has_scanned_layers:
-        raise ValueError(f"mesh {mesh}: a pipeline needs model.has_scanned_layers=True, so that layers form one array.")
-    if mesh.num_microbatches(int(parts)) < mesh.stage:
-        raise ValueError(
-            f"mesh {mesh}: a pipeline of {mesh.stage} stages gets {rows} in {mesh.num_microbatches(int(parts))} "
-            f"microbatches a shard, expected at least one a stage; grow batch_size or lower stage."
-        )
-    if mesh.stage > 1 and model.dropout:
-        raise ValueError(f"mesh {mesh}: a pipeline would drop the same units in every microbatch; set dropout=0.")
-
-
-def _check_compression(config: TrainConfig) -> None:
-    compression, when = config.model.compression, config.compressed_from
-    if compression.is_none or when == "end":
-        return
-    if when == "cooldown" and config.schedule.kind != "wsd":
-        raise ValueError(
-            f"compressed_from is cooldown with schedule kind '{config.schedule.kind}', which has none; expected 'wsd', "
-            f"or compressed_from 'start' or 'end'."
-        )
-    if config.delayed_sync and compression.is_low_rank and when == "cooldown":
-        raise ValueError(
-            f"rank_share {compression.rank_share:g} with compressed_from 'cooldown' and delayed_sync: the factors of "
-            f"each replica would be others; expected compressed_from 'start' or 'end', or no delayed_sync."
-        )
-    if compression.sparsity and (when == "start" or config.delayed_sync):
-        raise ValueError(
-            f"sparsity {compression.sparsity:g} with compressed_from '{when}'"
-            f"{' and delayed_sync' if config.delayed_sync else ''}: which weights go is settled once, on one set of "
-            f"trained weights; expected compressed_from 'end', or 'cooldown' without delayed_sync."
-        )
