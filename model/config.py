@@ -86,6 +86,9 @@ class CompressionConfig:
     approximation: Literal["whitened", "plain"] = "whitened"
     """Of a trained matrix, the factors that come nearest to what it gives of its inputs, as training has them; or those
     that come nearest to its entries, the truncated singular value decomposition."""
+    rounding: Literal["nearest", "gptq"] = "nearest"
+    """How the bits of a matrix inside the layers are chosen: each weight to the nearest; or of a finished model input
+    after input, each making good for the errors before it in what the matrix gives of its inputs (GPTQ)."""
 
     def __post_init__(self) -> None:
         check_fields(self, sparsity="[0, 1)", rank_share="(0, 1]", group_size="[1, inf); None is all inputs")
@@ -96,6 +99,9 @@ class CompressionConfig:
                 raise ValueError(f"{name} is {bits}, expected 2 to 8, or 32 for weights as they are.")
             if self.number_format == "float8" and bits not in (None, 8, 32):
                 raise ValueError(f"{name} is {bits} with number_format float8, expected 8 or 32.")
+        if self.rounding == "gptq" and (self.weight_bits == 32 or self.sparsity or self.is_low_rank):
+            what = "weight_bits 32, which rounds nothing" if self.weight_bits == 32 else "sparsity or rank_share"
+            raise ValueError(f"rounding gptq with {what}; expected weight_bits of 2 to 8 of whole, dense matrices.")
         kept, of = map(int, self.pattern.split(":")) if ":" in self.pattern else (1, 1)
         if of > 1 and self.sparsity != 1 - kept / of:
             raise ValueError(
@@ -334,11 +340,13 @@ class ModelConfig:
 
 
 def _check_ranks(config: ModelConfig) -> None:
-    if not config.compression.is_low_rank:
-        return
-    if config.experts or config.adapter:
+    compression = config.compression
+    if (compression.is_low_rank or compression.rounding == "gptq") and (config.experts or config.adapter):
+        what = "rank_share" if compression.is_low_rank else "rounding gptq"
         other = "experts" if config.experts else "adapter"
-        raise ValueError(f"compression.rank_share with model.{other}: factors are of plain matrices; set one to None.")
+        raise ValueError(f"compression.{what} with model.{other}: it is of plain matrices alone; set one to None.")
+    if not compression.is_low_rank:
+        return
     if not config.ranks():
         named = config.compression.factored
         raise ValueError(f"compression.factored {named} names no matrix of this shape: gate needs is_gated=True.")

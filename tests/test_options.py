@@ -353,6 +353,9 @@ CLAIMS = {
     "model.compression.has_clipped_scales": elsewhere(
         "test_quantisation.py", "test_a_clipped_scale_has_the_least_squared_error_of_its_grid"
     ),
+    "model.compression.rounding": elsewhere(
+        "test_gptq.py", "test_it_is_the_rounding_of_one_input_after_another_by_plain_loops"
+    ),
     "model.compression.sparsity": elsewhere(
         "test_compress.py", "test_a_pruned_level_keeps_its_zeros_to_the_end_and_no_others"
     ),

@@ -71,6 +71,11 @@ def check_compression(config: Any) -> None:
             f"compressed_from is cooldown with schedule kind '{config.schedule.kind}', which has none; expected 'wsd', "
             f"or compressed_from 'start' or 'end'."
         )
+    if compression.rounding == "gptq":
+        raise ValueError(
+            f"compression.rounding gptq with compressed_from '{when}': it rounds a finished model, whose weights move "
+            f"no more; expected compressed_from 'end', or rounding 'nearest'."
+        )
     if config.delayed_sync and compression.is_low_rank and when == "cooldown":
         raise ValueError(
             f"rank_share {compression.rank_share:g} with compressed_from 'cooldown' and delayed_sync: the factors of "
