@@ -53,12 +53,10 @@ def test_of_one_input_or_inputs_that_are_not_correlated_no_choice_is_better():
         weight = RNG.standard_normal((num_inputs, 1)).astype(np.float32)
         scale = float(scales_of(jnp.asarray(weight), Rounding(3)).item())
 
-        def cost(codes, weight=weight, weighs=np.diag(moment), scale=scale):
-            return np.sum(weighs * np.square(np.array(codes) * scale - weight[:, 0]))
-
-        best = min(product(range(-3, 4), repeat=num_inputs), key=cost)
+        choices = np.array(list(product(range(-3, 4), repeat=num_inputs))) * scale
+        costs = np.square(choices - weight[:, 0]) @ np.diag(moment)
         found = np.asarray(gptq(jnp.asarray(weight), Rounding(3), moment))[:, 0]
-        np.testing.assert_allclose(found, np.array(best) * scale, rtol=1e-5)
+        np.testing.assert_allclose(found, choices[costs.argmin()], rtol=1e-5)
 
 
 def test_of_correlated_inputs_what_a_matrix_gives_is_kept_better_than_by_the_nearest():
