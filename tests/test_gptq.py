@@ -1,4 +1,4 @@
-"""Rounding by what a matrix gives: plain loops, exhaustive search where it must be equal, levels at the end of a run."""
+"""Rounding by what a matrix gives: plain loops, exhaustive search where it must be equal, levels at a run's end."""
 
 from dataclasses import replace
 from itertools import product
