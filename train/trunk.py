@@ -183,7 +183,7 @@ class Trunk:
         before, params, num = self.config.model, run.state.params, len(self.members)
         moments = self._moments(before, config.model, params)
         params = begin(before, config.model, params, self.members.is_population, moments)
-        if jax.tree.structure(params) == jax.tree.structure(run.state.params):
+        if config.model.ranks() == before.ranks() or config.model.compression.is_none:
             run.state = replace(run.state, params=params)
             return
         begun = state_of(config, optimizer_of(config), self.mesh, params, num)

@@ -111,7 +111,7 @@ def begin(
     if is_sparser or model.ranks() != before.ranks() or model.compression.rounding == "gptq":
         one = partial(_begun, before, model)
         begun = (jax.vmap(one) if is_population else one)(params, moments)
-        if jax.tree.structure(begun) != jax.tree.structure(params):
+        if model.ranks() != before.ranks():
             return begun
         begun = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), begun, params)
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(compress(model, begun)), strict=True)
