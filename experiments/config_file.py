@@ -1,9 +1,7 @@
 """Experiments as files and as data: load, write down, read back, compare, and change one field."""
 
-import contextlib
 import dataclasses
 import difflib
-import functools
 import hashlib
 import importlib.util
 import json
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.experiment import Experiment
+from kleiber.fields import from_data, type_hints, unknown_field  # noqa: F401  from_data: to_data's other way
 from kleiber.train.checkpoints.identity import said
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -102,71 +101,6 @@ def to_data(config: Any) -> Any:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_data(cls: Any, data: Any, name: str = "config") -> Any:
-    """Returns data, as written by to_data, as an object of type cls (a dataclass, tuple, union or plain value).
-
-    Args:
-      cls: a type, or a type hint.
-      data: JSON data; it is only looked at, never run or imported.
-      name: of the field, for messages.
-
-    Raises:
-      ValueError: an unknown field (with the nearest name), a missing one, or a value of another kind.
-    """
-    origin, args = typing.get_origin(cls), typing.get_args(cls)
-    if isinstance(cls, type) and dataclasses.is_dataclass(cls):
-        if not isinstance(data, dict):
-            raise _OtherKind(f"{name} is {_short(data)}, expected the fields of {cls.__name__}")
-        hints = _hints(cls)
-        for field in data:
-            if field not in hints:
-                raise ValueError(_unknown(field, hints, cls.__name__))
-        values = {field: from_data(hints[field], value, field) for field, value in data.items()}
-        try:
-            return cls(**values)
-        except TypeError as mistake:
-            raise ValueError(f"{name}: {mistake}") from None
-    if origin is tuple:
-        if not isinstance(data, list | tuple):
-            raise _OtherKind(f"{name} is {_short(data)}, expected a list")
-        kinds = [args[0]] * len(data) if len(args) == 2 and args[1] is Ellipsis else list(args)
-        if len(kinds) != len(data):
-            raise ValueError(f"{name} has {len(data)} values, expected {len(kinds)}")
-        return tuple(from_data(kind, item, name) for kind, item in zip(kinds, data, strict=True))
-    if origin in (typing.Union, types.UnionType):
-        for kind in args:
-            with contextlib.suppress(_OtherKind):
-                return from_data(kind, data, name)
-        raise _OtherKind(f"{name} is {_short(data)}, expected {cls}")
-    return _plain(cls, data, name)
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    """Returns the types of a dataclass's fields: worked out once, as an experiment may have thousands of trunks."""
-    return typing.get_type_hints(cls)
-
-
-class _OtherKind(ValueError):
-    """A plain value is of another kind than its field."""
-
-
-def _plain(kind: Any, data: Any, name: str) -> Any:
-    if typing.get_origin(kind) is typing.Literal:
-        fits = isinstance(data, str) and data in typing.get_args(kind)
-    elif kind is float:
-        fits = isinstance(data, int | float) and not isinstance(data, bool)
-    elif kind is int:
-        fits = isinstance(data, int) and not isinstance(data, bool)
-    elif kind in (type(None), None):
-        fits = data is None
-    else:
-        fits = isinstance(data, kind) if isinstance(kind, type) else True
-    if not fits:
-        raise _OtherKind(f"{name} is {_short(data)}, expected {getattr(kind, '__name__', kind)}")
-    return data
-
-
 def config_hash(config: Any) -> str:
     """Returns 12 hexadecimal digits that change when any field of config does, and stay when a release adds one."""
     return hashlib.sha256(json.dumps(said(config), sort_keys=True).encode()).hexdigest()[:12]
@@ -197,7 +131,7 @@ def changed(experiment: Experiment, sets: Sequence[str] = (), grids: Sequence[st
       ValueError: as set_field.
     """
     for assignment in sets:
-        if assignment.partition("=")[0].split(".")[0].strip() in _hints(Experiment):
+        if assignment.partition("=")[0].split(".")[0].strip() in type_hints(Experiment):
             experiment = set_field(experiment, assignment)
             continue
         trunks = tuple(set_field(trunk, assignment) for trunk in experiment.trunks)
@@ -215,7 +149,7 @@ def _replace(config: Any, path: list[str], text: str) -> Any:
     hints = typing.get_type_hints(type(config))
     name = path[0]
     if name not in hints:
-        raise ValueError(_unknown(name, hints, type(config).__name__))
+        raise ValueError(unknown_field(name, hints, type(config).__name__))
     if len(path) > 1:
         if not dataclasses.is_dataclass(getattr(config, name)):
             raise ValueError(f"{name} of {type(config).__name__} has no fields, got .{'.'.join(path[1:])}")
@@ -253,14 +187,3 @@ def _whole(value: float) -> int:
     if value != int(value):
         raise ValueError
     return int(value)
-
-
-def _unknown(name: str, known: Any, owner: str) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(known)}."
-    return f"{owner} has no field '{name}'; {hint}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -143,9 +143,10 @@ class Experiment:
 
     @property
     def starts(self) -> list[TrainConfig]:
-        """The trunks that others begin with (TrainConfig.start), each once."""
+        """The trunks that others begin with (TrainConfig.start) or learn from (TrainConfig.teacher), each once."""
         configs = [*self.trunks, *(target.train for target in self.targets)]
-        return list(dict.fromkeys(config.start.train for config in configs if config.start and config.start.train))
+        sources = [source for config in configs for source in (config.start, config.teacher) if source]
+        return list(dict.fromkeys(source.train for source in sources if source.train))
 
     def _score_the_same_text(self) -> None:
         """Where runs differ in tokenizer, has every one scored on the same bytes, unless its config says on which."""

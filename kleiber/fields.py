@@ -1,8 +1,11 @@
-"""What the fields of a config may hold: each is checked by its type, and by its range, where the config is made."""
+"""What the fields of a config may hold: each is checked by its type, and by its range, where the config is made; and
+configs read from JSON data."""
 
+import contextlib
 import dataclasses
 import difflib
 import functools
+import json
 import math
 import numbers
 import types
@@ -113,3 +116,80 @@ def _words(low: float, high: float, has_low: bool, has_high: bool) -> str:
     if high == math.inf:
         return "a finite number" if low == -math.inf else f"at least {low:g}" if has_low else "a positive number"
     return f"{low:g} {'<=' if has_low else '<'} NAME {'<=' if has_high else '<'} {high:.10g}"
+
+
+def from_data(cls: Any, data: Any, name: str = "config") -> Any:
+    """Returns data, as JSON holds it, as an object of type cls (a dataclass, tuple, union or plain value).
+
+    Args:
+      cls: a type, or a type hint.
+      data: JSON data; it is only looked at, never run or imported.
+      name: of the field, for messages.
+
+    Raises:
+      ValueError: an unknown field (with the nearest name), a missing one, or a value of another kind.
+    """
+    origin, args = typing.get_origin(cls), typing.get_args(cls)
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls):
+        if not isinstance(data, dict):
+            raise _OtherKind(f"{name} is {_short(data)}, expected the fields of {cls.__name__}")
+        hints = type_hints(cls)
+        for field in data:
+            if field not in hints:
+                raise ValueError(unknown_field(field, hints, cls.__name__))
+        values = {field: from_data(hints[field], value, field) for field, value in data.items()}
+        try:
+            return cls(**values)
+        except TypeError as mistake:
+            raise ValueError(f"{name}: {mistake}") from None
+    if origin is tuple:
+        if not isinstance(data, list | tuple):
+            raise _OtherKind(f"{name} is {_short(data)}, expected a list")
+        kinds = [args[0]] * len(data) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        if len(kinds) != len(data):
+            raise ValueError(f"{name} has {len(data)} values, expected {len(kinds)}")
+        return tuple(from_data(kind, item, name) for kind, item in zip(kinds, data, strict=True))
+    if origin in (typing.Union, types.UnionType):
+        for kind in args:
+            with contextlib.suppress(_OtherKind):
+                return from_data(kind, data, name)
+        raise _OtherKind(f"{name} is {_short(data)}, expected {cls}")
+    return _plain(cls, data, name)
+
+
+@functools.cache
+def type_hints(cls: type) -> dict[str, Any]:
+    """Returns the types of a dataclass's fields: worked out once, as an experiment may have thousands of trunks."""
+    return typing.get_type_hints(cls)
+
+
+class _OtherKind(ValueError):
+    """A plain value is of another kind than its field."""
+
+
+def _plain(kind: Any, data: Any, name: str) -> Any:
+    if typing.get_origin(kind) is typing.Literal:
+        fits = isinstance(data, str) and data in typing.get_args(kind)
+    elif kind is float:
+        fits = isinstance(data, int | float) and not isinstance(data, bool)
+    elif kind is int:
+        fits = isinstance(data, int) and not isinstance(data, bool)
+    elif kind in (type(None), None):
+        fits = data is None
+    else:
+        fits = isinstance(data, kind) if isinstance(kind, type) else True
+    if not fits:
+        raise _OtherKind(f"{name} is {_short(data)}, expected {getattr(kind, '__name__', kind)}")
+    return data
+
+
+def unknown_field(name: str, known: Any, owner: str) -> str:
+    """Returns what to say of a field that its config does not have, with the nearest."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(known)}."
+    return f"{owner} has no field '{name}'; {hint}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from kleiber.fields import check_fields
+from kleiber.model.conditions import check_adapter, check_ranks
 from kleiber.model.image import ImageConfig, check_image
 
 Activation = Literal["relu_squared", "silu", "gelu"]
@@ -74,6 +75,9 @@ class CompressionConfig:
     approximation: Literal["whitened", "plain"] = "whitened"
     """Of a trained matrix, the factors that come nearest to what it gives of its inputs, as training has them; or those
     that come nearest to its entries, the truncated singular value decomposition."""
+    rounding: Literal["nearest", "gptq"] = "nearest"
+    """How the bits of a matrix inside the layers are chosen: each weight to the nearest; or of a finished model input
+    after input, each making good for the errors before it in what the matrix gives of its inputs (GPTQ)."""
 
     def __post_init__(self) -> None:
         check_fields(self, sparsity="[0, 1)", rank_share="(0, 1]", group_size="[1, inf); None is all inputs")
@@ -84,6 +88,9 @@ class CompressionConfig:
                 raise ValueError(f"{name} is {bits}, expected 2 to 8, or 32 for weights as they are.")
             if self.number_format == "float8" and bits not in (None, 8, 32):
                 raise ValueError(f"{name} is {bits} with number_format float8, expected 8 or 32.")
+        if self.rounding == "gptq" and (self.weight_bits == 32 or self.sparsity or self.is_low_rank):
+            what = "weight_bits 32, which rounds nothing" if self.weight_bits == 32 else "sparsity or rank_share"
+            raise ValueError(f"rounding gptq with {what}; expected weight_bits of 2 to 8 of whole, dense matrices.")
         kept, of = map(int, self.pattern.split(":")) if ":" in self.pattern else (1, 1)
         if of > 1 and self.sparsity != 1 - kept / of:
             raise ValueError(
@@ -263,8 +270,8 @@ class ModelConfig:
             raise ValueError("has_next_token_mix shows a decoder the token it should predict; use family='encoder'.")
         if self.remat_keeps != "nothing" and not self.has_remat:
             raise ValueError(f"remat_keeps is '{self.remat_keeps}' without has_remat=True, which keeps everything.")
-        _check_adapter(self)
-        _check_ranks(self)
+        check_adapter(self)
+        check_ranks(self)
         pattern = self.compression.pattern
         parts = {"group_size": self.compression.group_size, f"pattern {pattern}": int(pattern.partition(":")[2] or 1)}
         for name, part in parts.items():
@@ -362,41 +369,3 @@ class ModelConfig:
         chosen = compression.factored or get_args(AdapterTarget)
         shapes = {name: shape for name, shape in self.matrix_shapes().items() if name in chosen}
         return {name: round(compression.rank_share * min(shape)) for name, shape in shapes.items()}
-
-
-def _check_ranks(config: ModelConfig) -> None:
-    if not config.compression.is_low_rank:
-        return
-    if config.experts or config.adapter:
-        other = "experts" if config.experts else "adapter"
-        raise ValueError(f"compression.rank_share with model.{other}: factors are of plain matrices; set one to None.")
-    if not config.ranks():
-        named = config.compression.factored
-        raise ValueError(f"compression.factored {named} names no matrix of this shape: gate needs is_gated=True.")
-    for name, rank in config.ranks().items():
-        inputs, outputs = config.matrix_shapes()[name]
-        most = inputs * outputs // (inputs + outputs)
-        if not 1 <= rank <= most:
-            what = "is none" if rank < 1 else "changes nothing" if rank == min(inputs, outputs) else "makes it larger"
-            raise ValueError(
-                f"compression.rank_share {config.compression.rank_share:g} of the matrix {name} {inputs} x {outputs} "
-                f"is a rank of {rank}, which {what}; expected ranks of 1 to {most}, shares of at most "
-                f"{most / min(inputs, outputs):.3g}, or leave {name} out of compression.factored."
-            )
-
-
-def _check_adapter(config: ModelConfig) -> None:
-    adapter = config.adapter
-    if adapter is None:
-        return
-    if config.experts:
-        raise ValueError("model.adapter with model.experts: adapters stand beside plain matrices; set one to None.")
-    shapes = {name: shape for name, shape in config.matrix_shapes().items() if name in adapter.matrices}
-    if not shapes:
-        raise ValueError(f"adapter.targets {adapter.targets} names no matrix of this shape: gate needs is_gated=True.")
-    name, shape = min(shapes.items(), key=lambda item: min(item[1]))
-    if adapter.rank >= min(shape):
-        raise ValueError(
-            f"adapter.rank {adapter.rank} is not below the {min(shape)} of the matrix {name} {shape[0]} x {shape[1]}: "
-            f"training all of it costs no more; choose at most {min(shape) - 1}."
-        )

@@ -70,9 +70,8 @@ def test_moments_are_those_of_what_each_matrix_reads(is_scanned):
     query = found["blocks/attention/query"][0] if is_scanned else found["blocks/00/attention/query"]
     np.testing.assert_allclose(query, read.T @ read / len(read), rtol=1e-4, atol=1e-5)
     assert len(found) == (6 if is_scanned else 12)
-    down = (
-        found["blocks/feed_forward/down"] if is_scanned else [found[f"blocks/0{n}/feed_forward/down"] for n in (0, 1)]
-    )
+    path = "blocks/{}feed_forward/down"
+    down = found[path.format("")] if is_scanned else [found[path.format(f"0{n}/")] for n in (0, 1)]
     plain = replace(model, has_scanned_layers=False)
     other = params if not is_scanned else {
         **params, "blocks": {f"0{n}": jax.tree.map(lambda a, n=n: a[n], params["blocks"]) for n in (0, 1)},
@@ -171,10 +170,7 @@ def test_flops_of_a_level_are_those_of_each_part_of_its_run():
     [
         ({"rank_share": 0.05}, r"rank_share 0.05 of the matrix query 8 x 8 is a rank of 0, which is none"),
         ({"rank_share": 0.99}, r"is a rank of 8, which changes nothing"),
-        (
-            {"rank_share": 0.7},
-            r"is a rank of 6, which makes it larger; expected ranks of 1 to 4, shares of at most 0.5",
-        ),
+        ({"rank_share": 0.7}, r"is a rank of 6, which makes it larger; expected ranks of 1 to 4, shares of at"),
         ({"rank_share": 0.5, "factored": ("gate",)}, "names no matrix of this shape"),
         ({"rank_share": 0.5, "factored": ()}, "factored is empty"),
         ({"rank_share": 1.5}, "rank_share is 1.5, expected 0 < rank_share <= 1"),

@@ -1,4 +1,4 @@
-"""The weights that a trunk begins with: drawn, or those of its start."""
+"""The weights that a trunk begins with, drawn or those of its start; and those of its teacher."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from kleiber.model.adapters.tree import put_on
+from kleiber.model.config import ModelConfig
 from kleiber.model.functional import abstract_params, init_params
 from kleiber.train.checkpoints.checkpoint import load_arrays, named_leaves, tree_of
-from kleiber.train.config import TrainConfig
+from kleiber.train.config import FinishedRun, TrainConfig
 from kleiber.train.start import weights_digest
 
 
@@ -28,22 +29,44 @@ def first_weights(config: TrainConfig, start: Path | None, tokenizer_model: byte
     if config.start is None:
         return drawn
     assert start is not None, "a trunk with a start is told where its weights lie"
-    arrays, _ = load_arrays(start)
-    found = weights_digest(start)
-    if config.start.digest and found != config.start.digest:
+    arrays = _arrays_of(config, config.start, start, tokenizer_model)
+    params = put_on(drawn, tree_of(arrays))
+    _check_shape(config.model, params, f"the start in {start}")
+    return jax.tree.map(lambda leaf, like: np.asarray(leaf).astype(like.dtype), params, drawn)
+
+
+def teacher_weights(config: TrainConfig, folder: Path | None, tokenizer_model: bytes = b"") -> Any:
+    """Returns the weights of the teacher, host arrays; None where there is none. Arguments and errors as first_weights,
+    of its folder."""
+    if config.teacher is None:
+        return None
+    assert folder is not None, "a trunk with a teacher is told where its weights lie"
+    params = tree_of(_arrays_of(config, config.teacher, folder, tokenizer_model))
+    _check_shape(config.teacher.shape, params, f"the teacher in {folder}")
+    return params
+
+
+def _arrays_of(config: TrainConfig, source: FinishedRun, folder: Path, tokenizer_model: bytes) -> dict[str, np.ndarray]:
+    """Returns the weights in a folder by path, checked to be those of a source and of the tokenizer of a config."""
+    called = source.called
+    arrays, _ = load_arrays(folder)
+    found = weights_digest(folder)
+    if source.digest and found != source.digest:
         raise ValueError(
-            f"the weights in {start} are others than this run was made for (digest {found}, and {config.start.digest} "
-            "then): restore them, or leave start.digest out in a new --out."
+            f"the weights in {folder} are others than this run was made for (digest {found}, and {source.digest} "
+            f"then): restore them, or leave {called}.digest out in a new --out."
         )
     if arrays.pop("tokenizer_model", np.zeros(0, np.uint8)).tobytes() != tokenizer_model:
         raise ValueError(
-            f"the start in {start} read text by another model of the tokenizer '{config.data.tokenizer}' than "
+            f"the {called} in {folder} read text by another model of the tokenizer '{config.data.tokenizer}' than "
             f"'{config.data.corpus}' has, so that its table is of other tokens; use the tokenizer 'bytes' for both."
         )
-    params = put_on(drawn, tree_of({name.removeprefix("params/"): array for name, array in arrays.items()}))
-    expected, got = named_leaves(abstract_params(config.model)), named_leaves(params)
+    return {name.removeprefix("params/"): array for name, array in arrays.items()}
+
+
+def _check_shape(model: ModelConfig, params: Any, what: str) -> None:
+    expected, got = named_leaves(abstract_params(model)), named_leaves(params)
     wrong = [name for name in expected if name in got and np.shape(got[name]) != expected[name].shape]
     if wrong or got.keys() != expected.keys():
         names = (wrong + sorted(got.keys() ^ expected.keys()))[:5]
-        raise ValueError(f"the start in {start} is of another shape: {', '.join(names)}.")
-    return jax.tree.map(lambda leaf, like: np.asarray(leaf).astype(like.dtype), params, drawn)
+        raise ValueError(f"{what} is of another shape: {', '.join(names)}.")

@@ -34,7 +34,8 @@ def calibrate(config: TrainConfig, params: Any, batches: Batch) -> dict[str, jax
     """Returns the second moments of the inputs of all matrices (model/calibration.py) over batches [K, B, ...]."""
     kept = {name: getattr(config, name) for name in ("objective", "masking")}
     model = replace(config.model, dropout=0.0)
-    return _moments(TrainConfig(model, OptimizerConfig(1.0), (1,), **kept), params, batches)  # a shape compiles once
+    alike = TrainConfig(model, OptimizerConfig(1.0), (1,), compressed_from="end", **kept)  # a shape compiles once
+    return _moments(alike, params, batches)
 
 
 @partial(jax.jit, static_argnums=0)

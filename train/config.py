@@ -7,8 +7,8 @@ from kleiber.fields import check_fields
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.command import Command
-from kleiber.train.fitting import check_images, check_objective
-from kleiber.train.start import check_fine_tuning, check_start
+from kleiber.train.conditions import check_compression, check_images, check_mesh, check_objective
+from kleiber.train.start import check_fine_tuning, check_finished, check_teacher, fill_in_teacher
 
 BYTES = 256
 """The default of ModelConfig.vocab_size, for the tokenizer `bytes`."""
@@ -188,26 +188,64 @@ class DelayedSyncConfig:
 
 
 @dataclass(frozen=True)
-class StartConfig:
-    """The weights that a trunk begins with: those of a finished run, or of one that its sweep trains first."""
+class FinishedRun:
+    """The weights of a finished run, or of one that a sweep trains first."""
 
     run: str | None = None
     """Folder of a measured point that kept its weights, such as out/pretraining/runs/NAME-D1000000."""
     train: "TrainConfig | None" = None
-    """In place of run: the trunk to train first. Those that begin alike share it."""
+    """In place of run: the trunk to train first. Those that name the same share it."""
     num_tokens: int | None = None
     """Of train, at which of its token counts; None is the last."""
     digest: str = ""
     """Of the weights of run, filled in where it is left out; other weights in its place are refused."""
 
+    called = "run"
+    """The field of TrainConfig that holds it."""
+
     def __post_init__(self) -> None:
         check_fields(self, num_tokens="[1, inf); None is the last")
-        check_start(self)
+        check_finished(self)
 
     @property
     def length(self) -> int:
         """The token count of train at which its weights are taken."""
         return self.num_tokens or (self.train.num_tokens[-1] if self.train else 0)
+
+
+@dataclass(frozen=True)
+class StartConfig(FinishedRun):
+    """The weights that a trunk begins with: those of a finished run, or of one that its sweep trains first."""
+
+    called = "start"
+
+
+@dataclass(frozen=True)
+class TeacherConfig(FinishedRun):
+    """A finished run, or one that the sweep trains first, whose probabilities of the next token a trunk learns
+    (train/objective/distillation.py). It stays as it is, and no checkpoint holds it."""
+
+    weight: float = 1.0
+    """Of what the teacher says in the training loss; what the text says has the rest."""
+    temperature: float = 1.0
+    """Divides the logits of both before they are compared; above 1 what is unlikely counts more."""
+    model: ModelConfig | None = None
+    """Its shape; filled in."""
+    tokenizer: str = ""
+    """Of its text; filled in."""
+
+    called = "teacher"
+
+    def __post_init__(self) -> None:
+        check_fields(self, num_tokens="[1, inf); None is the last", weight="(0, 1]", temperature="(0, inf)")
+        check_finished(self)
+        fill_in_teacher(self)
+
+    @property
+    def shape(self) -> ModelConfig:
+        """Its shape."""
+        assert self.model is not None, "filled in where it was made"
+        return self.model
 
 
 @dataclass(frozen=True)
@@ -270,6 +308,8 @@ class TrainConfig:
     measures_noise_scale: bool = False
     """Whether the step log and the records tell the gradient noise scale (train/update/noise_scale.py): the batch, in
     tokens, beyond which a larger one saves ever fewer steps. Needs accumulation_steps of 2 or more."""
+    teacher: TeacherConfig | None = None
+    """Whose probabilities it learns beside the text, or in its place; None is the text alone."""
 
     def __post_init__(self) -> None:
         _, _, size = self.data.tokenizer.partition(":")
@@ -310,16 +350,17 @@ class TrainConfig:
             )
         check_objective(self)
         check_images(self)
-        _check_mesh(self)
+        check_mesh(self)
         if self.command:
             self.command.arguments(self)
-        _check_compression(self)
+        check_compression(self)
         check_fine_tuning(self)
         if self.measures_noise_scale and (self.accumulation_steps or 1) < 2:
             raise ValueError(
                 f"measures_noise_scale with accumulation_steps {self.accumulation_steps}: it compares "
                 "micro-batches with their mean; set accumulation_steps to 2 or more, a divisor of batch_size."
             )
+        check_teacher(self)
 
     @property
     def tokens_per_step(self) -> int:
@@ -329,62 +370,3 @@ class TrainConfig:
     def steps_at(self, num_tokens: int) -> int:
         """Returns the optimizer steps that train on num_tokens tokens, rounded to the nearest step."""
         return max(1, round(num_tokens / self.tokens_per_step))
-
-
-def _check_mesh(config: TrainConfig) -> None:
-    """Checks that every mesh axis divides what it splits, before anything is compiled.
-
-    Raises:
-      ValueError: naming the axis, its size, and the field that does not fit.
-    """
-    mesh, model, delayed = config.mesh, config.model, config.delayed_sync
-    replicas = delayed.num_replicas if delayed else 1
-    rows = f"batch_size ({'' if replicas == 1 else f'of each of {replicas} replicas, '}accumulation_steps apart)"
-    parts = config.batch_size / replicas / (config.accumulation_steps or 1)
-    split: list[tuple[str, int, str, float]] = [
-        ("replica", mesh.replica, "delayed_sync.num_replicas", replicas),
-        ("data x fsdp x expert", mesh.num_batch_shards, rows, parts),
-        ("stage", mesh.stage, "model.num_layers", model.num_layers),
-        ("fsdp", mesh.fsdp, "model.d_model", model.d_model),
-        ("expert", mesh.expert, "model.experts.num_experts", model.experts.num_experts if model.experts else 1),
-        ("tensor", mesh.tensor, "model.num_heads", model.num_heads),
-        ("tensor", mesh.tensor, "model.num_kv_heads", model.kv_heads),
-        ("tensor", mesh.tensor, "the feed-forward width (model.d_ff)", model.feed_forward_width),
-        ("tensor", mesh.tensor, "model.vocab_size", model.vocab_size),
-    ]
-    if mesh.context > 1:
-        split.append(("twice context", 2 * mesh.context, "model.seq_len", model.seq_len))
-    for axis, size, what, length in split:
-        if length % size:
-            raise ValueError(f"mesh {mesh}: {axis} = {size} does not divide {what} = {length:g}; change one of them.")
-    if mesh.stage > 1 and not model.has_scanned_layers:
-        raise ValueError(f"mesh {mesh}: a pipeline needs model.has_scanned_layers=True, so that layers form one array.")
-    if mesh.num_microbatches(int(parts)) < mesh.stage:
-        raise ValueError(
-            f"mesh {mesh}: a pipeline of {mesh.stage} stages gets {rows} in {mesh.num_microbatches(int(parts))} "
-            f"microbatches a shard, expected at least one a stage; grow batch_size or lower stage."
-        )
-    if mesh.stage > 1 and model.dropout:
-        raise ValueError(f"mesh {mesh}: a pipeline would drop the same units in every microbatch; set dropout=0.")
-
-
-def _check_compression(config: TrainConfig) -> None:
-    compression, when = config.model.compression, config.compressed_from
-    if compression.is_none or when == "end":
-        return
-    if when == "cooldown" and config.schedule.kind != "wsd":
-        raise ValueError(
-            f"compressed_from is cooldown with schedule kind '{config.schedule.kind}', which has none; expected 'wsd', "
-            f"or compressed_from 'start' or 'end'."
-        )
-    if config.delayed_sync and compression.is_low_rank and when == "cooldown":
-        raise ValueError(
-            f"rank_share {compression.rank_share:g} with compressed_from 'cooldown' and delayed_sync: the factors of "
-            f"each replica would be others; expected compressed_from 'start' or 'end', or no delayed_sync."
-        )
-    if compression.sparsity and (when == "start" or config.delayed_sync):
-        raise ValueError(
-            f"sparsity {compression.sparsity:g} with compressed_from '{when}'"
-            f"{' and delayed_sync' if config.delayed_sync else ''}: which weights go is settled once, on one set of "
-            f"trained weights; expected compressed_from 'end', or 'cooldown' without delayed_sync."
-        )

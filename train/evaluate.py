@@ -126,7 +126,7 @@ def _evaluation_key(config: TrainConfig) -> TrainConfig:
     """Returns config with everything evaluation does not depend on set alike, so that one shape compiles once."""
     model = replace(config.model, dropout=0.0)
     kept = {name: getattr(config, name) for name in ("evaluation", "loss_blocks", "objective", "masking")}
-    return TrainConfig(model, OptimizerConfig(1.0), (1,), **kept)
+    return TrainConfig(model, OptimizerConfig(1.0), (1,), compressed_from="end", **kept)
 
 
 def cluster_standard_error(values: np.ndarray, groups: np.ndarray) -> float:

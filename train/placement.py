@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from kleiber.model.config import ModelConfig
 from kleiber.model.functional import abstract_params, init_params_on_device, logical_axes
 from kleiber.parallel.rules import place, sharding
 from kleiber.train.beginning import first_weights
@@ -74,10 +75,21 @@ def state_shardings(config: TrainConfig, mesh: Mesh, state: TrainState, num_memb
     return jax.tree_util.tree_map_with_path(of_leaf, state)
 
 
-def place_params(config: TrainConfig, mesh: Mesh, params: Any) -> Any:
-    """Returns the weights of one member, host arrays, on a mesh as training lays them there."""
-    axes = logical_axes(config.model)
+def place_params(model: ModelConfig, mesh: Mesh, params: Any) -> Any:
+    """Returns the weights of a model, host arrays, on a mesh as training lays them there."""
+    axes = logical_axes(model)
     return place(params, jax.tree.map(lambda p, names: sharding(mesh, names, p.shape), params, axes))
+
+
+def abstract_teacher(config: TrainConfig, mesh: Mesh) -> Any:
+    """Returns the weights of a trunk's teacher as jax.ShapeDtypeStruct, placed on the mesh."""
+    assert config.teacher
+    model = config.teacher.shape
+
+    def placed(weight: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(weight.shape, weight.dtype, sharding=sharding(mesh, axes, weight.shape))
+
+    return jax.tree.map(placed, abstract_params(model), logical_axes(model))
 
 
 def initial_state(

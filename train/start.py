@@ -1,4 +1,5 @@
-"""What a start must be like: a measured point with weights, of the same shape and tokenizer. Needs no jax."""
+"""What the finished runs must be like that a trunk builds on: its start, of the same shape and tokenizer, and its
+teacher, of the same tokenizer. Needs no jax."""
 
 import hashlib
 import json
@@ -6,7 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from kleiber.fields import from_data
 from kleiber.files import read_json
+from kleiber.model.config import ModelConfig
 
 FREE = ("dropout", "param_dtype", "compute_dtype", "has_float8_products", "has_remat", "remat_keeps") + (
     *("attention_blocks", "attention_kernel", "compression", "adapter"),
@@ -14,17 +17,17 @@ FREE = ("dropout", "param_dtype", "compute_dtype", "has_float8_products", "has_r
 """Fields of a model in which it may differ from the one that it begins with."""
 
 
-def kept_weights_of(run: str | Path) -> Path:
+def kept_weights_of(run: str | Path, called: str = "start") -> Path:
     """Returns the folder of the weights that a measured point kept. Raises ValueError: there are none; says why."""
     try:
         record = read_json(Path(run) / "record.json")
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
-            f"start.run {run} is no measured point; give the folder of one, such as out/NAME/runs/RUN-D1000000."
+            f"{called}.run {run} is no measured point; give the folder of one, such as out/NAME/runs/RUN-D1000000."
         ) from None
     if not record.get("final_checkpoint"):
         found = record["status"] if record["status"] != "done" else "done, and kept no weights (Experiment.keep_final)"
-        raise ValueError(f"start.run {run} has no weights to begin with: it is {found}.")
+        raise ValueError(f"{called}.run {run} has no weights: it is {found}.")
     return Path(run) / record["final_checkpoint"]
 
 
@@ -35,21 +38,40 @@ def weights_digest(folder: Path) -> str:
     return hashlib.sha256(json.dumps(arrays, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_start(start: Any) -> None:
-    """Checks a StartConfig, and fills in the digest of its run where it is left out. Raises ValueError."""
-    if (start.run is None) == (start.train is None):
-        raise ValueError("start needs either run, the folder of a measured point, or train, a trunk to train first.")
-    if start.run is not None:
-        if start.num_tokens is not None:
-            raise ValueError(f"start.num_tokens {start.num_tokens} with start.run, which is one point already.")
-        if not start.digest:
-            object.__setattr__(start, "digest", weights_digest(kept_weights_of(start.run)))
+def check_finished(source: Any) -> None:
+    """Checks a StartConfig or a TeacherConfig, and fills in the digest of its run where it is left out. Raises
+    ValueError."""
+    called = source.called
+    if (source.run is None) == (source.train is None):
+        raise ValueError(
+            f"{called} needs either run, the folder of a measured point, or train, a trunk to train first."
+        )
+    if source.run is not None:
+        if source.num_tokens is not None:
+            raise ValueError(f"{called}.num_tokens {source.num_tokens} with {called}.run, which is one point already.")
+        if not source.digest:
+            object.__setattr__(source, "digest", weights_digest(kept_weights_of(source.run, called)))
         return
-    if start.length not in start.train.num_tokens:
-        raise ValueError(f"start.num_tokens {start.num_tokens} is none of those of train: {start.train.num_tokens}.")
-    if start.train.command or (start.train.start and start.train.start.train):
-        what = "is trained by a command" if start.train.command else "has a start to be trained itself"
-        raise ValueError(f"start.train {what}; train that first, and give its run.")
+    if source.length not in source.train.num_tokens:
+        found = source.train.num_tokens
+        raise ValueError(f"{called}.num_tokens {source.num_tokens} is none of those of train: {found}.")
+    first = [each for each in (source.train.start, source.train.teacher) if each and each.train]
+    if source.train.command or first:
+        what = "is trained by a command" if source.train.command else f"has a {first[0].called} to be trained itself"
+        raise ValueError(f"{called}.train {what}; train that first, and give its run.")
+
+
+def fill_in_teacher(teacher: Any) -> None:
+    """Fills in the shape and the tokenizer of a TeacherConfig where they are left out. Raises ValueError."""
+    if teacher.train is not None:
+        model, tokenizer = teacher.train.model, teacher.train.data.tokenizer
+    elif teacher.model is None or not teacher.tokenizer:
+        trunk = read_json(Path(teacher.run) / "config.json")["trunk"]
+        model, tokenizer = from_data(ModelConfig, trunk["model"]), trunk["data"]["tokenizer"]
+    else:
+        return
+    object.__setattr__(teacher, "model", model)
+    object.__setattr__(teacher, "tokenizer", tokenizer)
 
 
 def difference(before: Any, after: Any) -> str:
@@ -87,3 +109,30 @@ def check_fine_tuning(config: Any) -> None:
         raise ValueError(f"start with {field}; leave one of them out.")
     if start.train and (problem := difference(start.train, config)):
         raise ValueError(f"the start has {problem}.")
+
+
+def check_teacher(config: Any) -> None:
+    """Checks that the teacher of a TrainConfig can tell what it should learn. Raises ValueError."""
+    teacher, model = config.teacher, config.model
+    if teacher is None:
+        return
+    shape = teacher.model
+    if teacher.tokenizer != config.data.tokenizer or shape.vocab_size != model.vocab_size:
+        raise ValueError(
+            f"the teacher reads text by the tokenizer '{teacher.tokenizer}' ({shape.vocab_size} ids), this run by "
+            f"'{config.data.tokenizer}' ({model.vocab_size} ids): its probabilities are of other tokens; give a "
+            f"teacher of this tokenizer."
+        )
+    if shape.is_causal != model.is_causal:
+        raise ValueError(
+            f"the teacher is a model of family '{shape.family}', and this run one of '{model.family}': they predict "
+            f"unlike things; give a teacher of the same family."
+        )
+    if shape.positions == "learned" and shape.seq_len < model.seq_len:
+        raise ValueError(
+            f"the teacher has learned positions for {shape.seq_len} tokens, and this run rows of {model.seq_len}; set "
+            f"model.seq_len to at most {shape.seq_len}."
+        )
+    if config.command or config.mesh.stage > 1:
+        what = "command, which trains as its own program does" if config.command else "a pipeline (mesh.stage)"
+        raise ValueError(f"teacher with {what}; leave one of them out.")

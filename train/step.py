@@ -14,6 +14,7 @@ from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
 from kleiber.train.gradients import gradients
 from kleiber.train.micro_batches import num_micro_batches
+from kleiber.train.objective.distillation import taught
 from kleiber.train.objective.table import OBJECTIVES
 from kleiber.train.state import Hyperparameters, TrainState
 from kleiber.train.trained import join, separate
@@ -45,7 +46,7 @@ def compile_steps(config: TrainConfig, optimizer: Optimizer, num_members: int = 
     """Returns the compiled function that trains up to config.steps_per_call steps.
 
     The number of steps is a run-time value over a fixed buffer, so one program serves every length and branch of a
-    shape. With several members every argument but num_steps carries a leading member axis.
+    shape. With several members every argument but num_steps and teacher carries a leading member axis.
 
     Args:
       config: the trunk; for a population, any member (they differ in seed and hyper-parameters only).
@@ -54,23 +55,26 @@ def compile_steps(config: TrainConfig, optimizer: Optimizer, num_members: int = 
       platform: what it is compiled for; None means this process's devices. ValueError if it lacks a forced kernel.
 
     Returns:
-      steps(state, hyper, batches, fractions [K], dropout_seed, num_steps) -> (state, StepLog), with batches a Batch of
-      leaves [K, B, ...]. The state passed in is consumed.
+      steps(state, hyper, batches, fractions [K], dropout_seed, num_steps, teacher) -> (state, StepLog), with batches a
+      Batch of leaves [K, B, ...], teacher the weights of the one that config names. The state passed in is consumed.
     """
     platform = platform or jax.default_backend()
     model, parts = config.model.on_platform(platform), num_micro_batches(config, platform)
     config = replace(config, model=model, accumulation_steps=parts)
     update: Callable[..., Any] = functools.partial(_update, config, optimizer)
+    shape_of_teacher = config.teacher.shape.on_platform(platform) if config.teacher else None
     objective, delayed = OBJECTIVES[config.objective], config.delayed_sync
     if delayed:
         update = delayed_sync.for_each_replica(delayed, update)
 
-    def steps(state: TrainState, hyper: Hyperparameters, batches: Batch, fractions, dropout_seed, num_steps):
+    def steps(
+        state: TrainState, hyper: Hyperparameters, batches: Batch, fractions, dropout_seed, num_steps, teacher=None
+    ):
         def one_step(index, carry):
             state, log = carry
             key = jax.random.fold_in(jax.random.key(dropout_seed), state.step)
             batch = jax.tree.map(lambda leaf: leaf[index], batches)
-            batch = objective.batch(config, batch, jax.random.fold_in(key, 1))
+            batch = taught(shape_of_teacher, objective.batch(config, batch, jax.random.fold_in(key, 1)), teacher)
             trained = (state.params, state.opt_state, state.window, state.loss_scale)
             trained, logged = update(trained, hyper, batch, fractions[index], key if config.model.dropout > 0 else None)
             params, opt_state, window, loss_scale = trained
@@ -90,5 +94,9 @@ def compile_steps(config: TrainConfig, optimizer: Optimizer, num_members: int = 
         return state, jax.tree.map(lambda leaf: constrain(leaf, (None,) * leaf.ndim), log)
 
     if num_members > 1:
-        steps = jax.vmap(steps, in_axes=(0, 0, 0, 0, 0, None))
+
+        def of_members(*given, teacher=None):
+            return jax.vmap(functools.partial(steps, teacher=teacher), in_axes=(0, 0, 0, 0, 0, None))(*given)
+
+        return jax.jit(of_members, donate_argnums=0)
     return jax.jit(steps, donate_argnums=0)

@@ -67,11 +67,13 @@ def trained_flops_per_token(config: TrainConfig) -> int:
 
     A matrix that stays needs no gradient of its own, 2 a parameter; and below the lowest thing that moves nothing flows
     back, 2 a parameter and two thirds of attention. So a head alone costs a little over a third, and LoRA two thirds.
+    A teacher costs its forward pass, a third of training it.
     """
     model = config.model
     whole = flops_per_token(model)
+    told = flops_per_token(config.teacher.shape) // 3 if config.teacher else 0
     if moves_all(config):
-        return whole
+        return whole + told
     from kleiber.model.selection import weight_sizes
 
     sizes, paths = weight_sizes(model), trained_paths(config)
@@ -83,7 +85,7 @@ def trained_flops_per_token(config: TrainConfig) -> int:
     share = _share_flowed_through(config, paths)  # of the layers
     forward = 2 * (layers + head) + attention // 3
     back = 2 * round(share * layers) + round(share * attention * 2 / 3) + (2 * head if share else 0)
-    return forward + back + 2 * (in_layers + is_moving_head * head)
+    return told + forward + back + 2 * (in_layers + is_moving_head * head)
 
 
 def _share_flowed_through(config: TrainConfig, paths: frozenset[str]) -> float:

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kleiber.model.compress.tree import begin, has_same_names, needs_moments
+from kleiber.model.compress.tree import begin, needs_moments
 from kleiber.model.config import ModelConfig
 from kleiber.parallel import hosts
 from kleiber.parallel.mesh import make_mesh, use_mesh
+from kleiber.train.beginning import teacher_weights
 from kleiber.train.calibration import calibrate, calibration_steps
 from kleiber.train.checkpoints.identity import run_identity
 from kleiber.train.checkpoints.saver import Saver
@@ -28,7 +29,7 @@ from kleiber.train.data.run_data import RunData
 from kleiber.train.evaluate import Evaluation, evaluate
 from kleiber.train.levels import Branch, split
 from kleiber.train.members import Members
-from kleiber.train.placement import initial_state, place_batches, state_of
+from kleiber.train.placement import initial_state, place_batches, place_params, state_of
 from kleiber.train.resume import Run, SavedRuns, Totals
 from kleiber.train.state import optimizer_of
 from kleiber.train.step import compile_steps
@@ -86,6 +87,8 @@ class TrunkIO:
     """Whether the point of one config has been recorded already, where a stop came between the levels of a point."""
     start: Path | None = None
     """Where the weights lie that its config's start names."""
+    teacher: Path | None = None
+    """Where those of its config's teacher lie."""
 
 
 class Trunk:
@@ -107,6 +110,8 @@ class Trunk:
         self.initial = initial_state(
             plateaus, optimizer_of(config), self.mesh, io.start, tokenizer_model=data.tokenizer_model
         )
+        taught = teacher_weights(config, io.teacher, data.tokenizer_model)
+        self.teacher = place_params(config.teacher.shape, self.mesh, taught) if config.teacher else None
         self.hyper = self.members.hyperparameters()
         phases = (config, *(branch.config for branch in self.branches))
         self.steps = {phase: compile_steps(phase, optimizer_of(phase), len(plateaus)) for phase in phases}
@@ -178,7 +183,7 @@ class Trunk:
         before, params, num = self.config.model, run.state.params, len(self.members)
         moments = self._moments(before, config.model, params)
         params = begin(before, config.model, params, self.members.is_population, moments)
-        if has_same_names(params, run.state.params):
+        if config.model.ranks() == before.ranks() or config.model.compression.is_none:
             run.state = replace(run.state, params=params)
             return
         begun = state_of(config, optimizer_of(config), self.mesh, params, num)
@@ -230,7 +235,8 @@ class Trunk:
                 batches = self._next_batches(run, count)
             with self.io.clock.doing("steps" if phase in self.compiled else "compile"):
                 fractions, seeds = self._fractions(run.step, count, total), self.members.seeds()
-                run.state, log = self.steps[phase](run.state, self.hyper, batches, fractions, seeds, np.int32(count))
+                given = (run.state, self.hyper, batches, fractions, seeds, np.int32(count))
+                run.state, log = self.steps[phase](*given, teacher=self.teacher)
             if phase not in self.compiled:  # the first steps are under way, for minutes where the machine is slow
                 self.compiled.add(phase)
                 self.io.on_progress({"trained_tokens": self.totals.trained_tokens, "tokens_per_second": 0.0})

@@ -14,7 +14,7 @@ from kleiber.experiments.answers.effects import TUNED_LEVELS, Effect, effect, tu
 from kleiber.experiments.answers.exchange import exchange_lines
 from kleiber.experiments.answers.next_runs import next_runs
 from kleiber.experiments.answers.study_runs import StudyRuns, study_runs
-from kleiber.experiments.answers.worth import DENSE, worth_lines
+from kleiber.experiments.answers.worth import YARDSTICKS, worth_lines
 from kleiber.experiments.planning.varied import Factor, Level
 from kleiber.scaling.fitting.result import FitResult
 
@@ -186,9 +186,10 @@ def _answer(study: StudyRuns, factor: Factor, fits: Sequence[FitResult]) -> Answ
     before, after = (factor.levels[0],) * len(factor.levels), factor.levels[1:]
     if is_grown:
         before = factor.levels
-    if (dense := DENSE.get(factor.name)) in factor.levels:  # weights as they are, or none of what the others have
-        best, after = None, tuple(level for level in factor.levels if level != dense)
-        before = (dense,) * len(after)
+    plain = YARDSTICKS[factor.name].plain if factor.name in YARDSTICKS else None
+    if plain in factor.levels:  # weights as they are, or none of what the others have
+        best, after = None, tuple(level for level in factor.levels if level != plain)
+        before = (plain,) * len(after)
     pairs = list(zip(before, after, strict=False))
     effects = tuple(found for against, level in pairs if (found := effect(study, factor, level, against)))
     law, (worth, of_worth) = exchange_lines(fits, factor), worth_lines(study, factor)

@@ -1,5 +1,8 @@
-"""What a level of compression is worth in parameters: the size at which a dense model of the same seed and length has
-the loss of the compressed one, over the size of that one before it was compressed."""
+"""What a level is worth: of compression in parameters, of a teacher in tokens.
+
+It is the size, or the length, at which a plain model of the same seed and of equal all else has the loss of the level,
+over the size of that one before it was compressed, or its own length.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +11,47 @@ import numpy as np
 
 from kleiber.experiments.answers.effects import interval
 from kleiber.experiments.answers.study_runs import StudyRun, StudyRuns
-from kleiber.experiments.planning.varied import Factor, Level, level_words
+from kleiber.experiments.planning.varied import LENGTH, Factor, Level, level_words
 
-DENSE = {"weight_bits": 32, "sparsity": 0, "rank_share": 1}
-"""The factors of compression and the level of each at which weights are as they are."""
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What levels of a factor are measured by."""
+
+    plain: Level
+    """The level that is none."""
+    along: str
+    """The factor over which plain runs make a line."""
+    column: str
+    """Of the record: what the line is over."""
+    unit: str
+    """In which a worth is told."""
+    basis: str
+    """What it rests on."""
+    beyond: str
+    """Plain runs past which the line is carried on."""
+    is_gain: bool = False
+    """Whether a level is hoped to lower the loss."""
+
+
+def _of_parameters(plain: Level) -> Yardstick:
+    basis = "the share of the parameters with which a dense model, of the same seed and length, has the same loss"
+    return Yardstick(
+        plain, "d_model", "num_params_total", "of the parameters", basis, "that of the smallest dense model"
+    )
+
+
+YARDSTICKS = {
+    "weight_bits": _of_parameters(32),
+    "sparsity": _of_parameters(0),
+    "rank_share": _of_parameters(1),
+    "teacher": Yardstick(
+        None, LENGTH, "num_tokens", "times the tokens",
+        "the tokens with which a model without a teacher, of the same seed and size, has the same loss, over its own",
+        "those of all lengths without a teacher", is_gain=True,
+    ),
+}  # fmt: skip
+"""By factor."""
 SMALL = 0.01
 """Change of a worth that counts as none."""
 UNTOLD = 0.5
@@ -28,31 +68,33 @@ class Worth:
     by_seed: dict[int, float]
     """Mean log share over the lengths and the levels of all else, by seed."""
     damage: dict[int, float]
-    """Mean loss less that of the dense model, by seed."""
+    """Mean loss less that of the plain model, by seed."""
     is_beyond: bool
-    """Whether a dense model of that loss is smaller than the smallest trained one: the slope there is carried on."""
+    """Whether the loss lies past the end of the line of plain runs: the slope there is carried on."""
 
 
 def worths(study: StudyRuns, factor: Factor) -> list[Worth]:
-    """Returns the worth of every level at every size, from the dense losses of the same seed and length: ln loss by a
-    straight line in ln parameters between one trained size and the next."""
-    if factor.name not in DENSE or not any(each.name == "d_model" for each in study.factors):
+    """Returns the worth of every level at every size, from the losses of plain runs: ln loss by a straight line in ln
+    parameters, or ln tokens, between one trained run and the next."""
+    stick = YARDSTICKS.get(factor.name)
+    if stick is None or not any(each.name == stick.along for each in study.factors):
         return []
-    dense: dict[tuple[Key, int], dict[int, tuple[float, float]]] = {}  # (parameters, loss) by width
+    plain: dict[tuple[Key, int], dict[Level, tuple[float, float]]] = {}  # (parameters or tokens, loss)
     for run in study.runs:
-        if run.levels[factor.name] == DENSE[factor.name]:
-            sizes = dense.setdefault(_place(run, factor), {})
-            sizes[int(run.levels["d_model"])] = (float(run.record["num_params_total"]), run.value)  # type: ignore[arg-type]
+        if run.levels[factor.name] == stick.plain:
+            line = plain.setdefault(_place(run, factor, stick), {})
+            line[run.levels[stick.along]] = (float(run.record[stick.column]), run.value)
     found: dict[tuple[Level, int], list[tuple[int, float, float, bool]]] = {}
     for run in study.runs:
-        line = dense.get(_place(run, factor), {})
-        width, level = int(run.levels["d_model"]), run.levels[factor.name]  # type: ignore[arg-type]
-        if level == DENSE[factor.name] or len(line) < 2 or width not in line:
+        line = plain.get(_place(run, factor, stick), {})
+        own, level = run.levels[stick.along], run.levels[factor.name]
+        if level == stick.plain or len(line) < 2 or own not in line:
             continue
-        (size, loss), (sizes, losses) = line[width], np.log(sorted(line.values())).T
+        (size, loss), (sizes, losses) = line[own], np.log(sorted(line.values())).T
         share = _size_of(sizes, losses, np.log(run.value)) - np.log(size)
-        row = (run.seed, float(share), run.value - loss, bool(np.log(run.value) > losses[0]))
-        found.setdefault((level, width), []).append(row)
+        is_beyond = np.log(run.value) < losses[-1] if stick.is_gain else np.log(run.value) > losses[0]
+        row = (run.seed, float(share), run.value - loss, bool(is_beyond))
+        found.setdefault((level, int(run.levels.get("d_model") or run.record["d_model"])), []).append(row)  # type: ignore[arg-type]
     return [
         Worth(level, width, _means(rows, 1), _means(rows, 2), any(row[3] for row in rows))
         for (level, width), rows in sorted(
@@ -61,8 +103,8 @@ def worths(study: StudyRuns, factor: Factor) -> list[Worth]:
     ]
 
 
-def _place(run: StudyRun, factor: Factor) -> tuple[Key, int]:
-    return tuple((n, v) for n, v in run.levels.items() if n not in (factor.name, "d_model")), run.seed
+def _place(run: StudyRun, factor: Factor, stick: Yardstick) -> tuple[Key, int]:
+    return tuple((n, v) for n, v in run.levels.items() if n not in (factor.name, stick.along)), run.seed
 
 
 def _size_of(sizes: np.ndarray, losses: np.ndarray, loss: float) -> float:
@@ -88,20 +130,19 @@ def worth_lines(study: StudyRuns, factor: Factor) -> tuple[list[str], list[str]]
         by_level.setdefault(each.level, []).append(each)
     if not by_level:
         return [], []
-    basis = [
-        "A worth is the share of the parameters with which a dense model, of the same seed and length, has the same "
-        "loss; brackets are 95 % intervals over seeds."
-    ]
+    stick = YARDSTICKS[factor.name]
+    basis = [f"A worth is {stick.basis}; brackets are 95 % intervals over seeds."]
     if any(each.is_beyond for found in by_level.values() for each in found):
-        basis.append("* has a loss beyond that of the smallest dense model: by the slope there carried on.")
-    return [f"{factor.name} {_level_line(level, found)}" for level, found in by_level.items()], basis
+        basis.append(f"* has a loss beyond {stick.beyond}: by the slope there carried on.")
+    return [f"{factor.name} {_level_line(level, found, stick)}" for level, found in by_level.items()], basis
 
 
-def _level_line(level: Level, found: Sequence[Worth]) -> str:
+def _level_line(level: Level, found: Sequence[Worth], stick: Yardstick) -> str:
     said = [f"{_share(each.by_seed)}{'*' * each.is_beyond} at d_model {each.d_model}" for each in found]
     damages = [f"{np.mean(list(each.damage.values())):+.4f}" for each in found]
-    seen = [_is_seen(each.damage) for each in found]
-    line = f"{level_words(level)} is worth {', '.join(said)} of the parameters (damage {', '.join(damages)}"
+    seen = [_is_seen(each.damage, stick.is_gain) for each in found]
+    what = "change of the loss" if stick.is_gain else "damage"
+    line = f"{level_words(level)} is worth {', '.join(said)} {stick.unit} ({what} {', '.join(damages)}"
     line += " nats; seen at every size)" if all(seen) else f" nats; told from none at {sum(seen)} of {len(seen)} sizes)"
     if len(found) < 2:
         return line + "."
@@ -126,5 +167,8 @@ def _share(by_seed: dict[int, float]) -> str:
     return f"{np.exp(values.mean()):.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _is_seen(damage: dict[int, float]) -> bool:
-    return len(damage) > 1 and interval(np.array(list(damage.values())))[0] > 0
+def _is_seen(damage: dict[int, float], is_gain: bool) -> bool:
+    if len(damage) < 2:
+        return False
+    low, high = interval(np.array(list(damage.values())))
+    return high < 0 if is_gain else low > 0

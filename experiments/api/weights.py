@@ -53,7 +53,7 @@ def score(config: TrainConfig, tree: Any, fingerprint: str | None) -> Score:
         config = replace(config, mesh=MeshConfig())
     mesh = make_mesh(config.mesh)
     with use_mesh(mesh):
-        found = evaluate(config, place_params(config, mesh, tree), data)
+        found = evaluate(config, place_params(config.model, mesh, tree), data)
     return Score(found.loss, found.loss_standard_error, found.bits_per_byte, found.num_tokens)
 
 

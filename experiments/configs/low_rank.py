@@ -2,6 +2,8 @@
 
 Command:   kleiber sweep low_rank --out out/low_rank
 Hardware:  two CPU cores, about six minutes.
+Expected:  half of the rank is worth half of the parameters and holds four fifths of them, a quarter a sixth and holds
+           half: a smaller dense model is better.
 
 A level is a cooldown of its own from the plateau that all levels of a size and seed share: at its start two factors
 take the place of each matrix inside the layers, and they are trained on. Three sizes more are trained dense, so that a

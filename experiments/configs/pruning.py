@@ -2,8 +2,8 @@
 
 Command:   kleiber sweep pruning --out out/pruning
 Hardware:  two CPU cores, about six minutes.
-Expected:  half of the weights inside the layers are worth seven tenths of all parameters, a quarter of them a quarter:
-           fewer than are left, so a smaller dense model is better.
+Expected:  half of the weights inside the layers are worth seven tenths of all parameters, more than are left; a quarter
+           of them a quarter, less than is left: a smaller dense model is better.
 
 A level is a cooldown of its own from the plateau that all levels of a size and seed share: the smallest weights of each
 matrix go when it begins and stay away. Four sizes more are trained dense, so that a damaged model finds its equal.

@@ -13,7 +13,7 @@ from kleiber.experiments.config_file import config_hash
 from kleiber.experiments.directory.release import PACKAGES
 from kleiber.files import read_json, replacing
 from kleiber.model.counts import num_params_active, num_params_non_embedding, num_params_total
-from kleiber.train.config import DataConfig, TrainConfig
+from kleiber.train.config import DataConfig, FinishedRun, TrainConfig
 from kleiber.train.levels import flops_of, plateau
 from kleiber.train.trained import moves_all, num_params_trained
 from kleiber.train.update.exchanged_bytes import exchanged_bytes
@@ -77,6 +77,8 @@ class RunRecord:
     """Parameters that move, where some stay as they are; this and the next four are of fine-tuning."""
     start_run: str | None = None
     """Name of the point whose weights it began with, or their folder."""
+    teacher_run: str | None = None
+    """Name of the point that it learned from, or its folder."""
     exchanged_bytes: int | None = None
     """That each replica sends for gradients or synchronisation; None in a record older than the column."""
     tokens_per_parameter: float
@@ -148,6 +150,10 @@ class RunRecord:
     """Gradient noise scale over the last half of the steps at the plateau, where the config measures it."""
     noise_scale_standard_error: float | None = None
     """Of it, in tokens."""
+    teacher_params: int | None = None
+    """All parameters of the point that it learned from."""
+    teacher_loss: float | None = None
+    """The loss of that point, on its own validation text."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the columns by name, as record.json and a row of table.parquet hold them."""
@@ -182,7 +188,7 @@ _MEASURED = _NAMES[_NAMES.index("factors") + 1 :]
 _LATER = (
     *("exchanged_bytes", "split_overlap", "ledger_head", "final_checkpoint"),
     *("num_validation_tokens", "num_validation_bytes", "num_params_trained", "start_run"),
-    *("pretrained_tokens", "pretrained_params", "pretrained_loss"),
+    *("pretrained_tokens", "pretrained_params", "pretrained_loss", "teacher_run", "teacher_params", "teacher_loss"),
     *("noise_scale_tokens", "noise_scale_standard_error"),
 )
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
@@ -237,26 +243,30 @@ def trunk_id(config: TrainConfig) -> str:
     return f"d{config.model.d_model}-L{config.model.num_layers}-s{config.seed}-{config_hash(config)[:6]}"
 
 
-def start_name(config: TrainConfig) -> str | None:
-    """Returns the name of the point whose weights a trunk begins with, or their folder; None where they are drawn."""
-    if config.start is None:
+def source_name(source: FinishedRun | None) -> str | None:
+    """Returns the name of the point that a trunk begins with or learns from, or its folder; None where it is none."""
+    if source is None:
         return None
-    return f"{trunk_id(config.start.train)}-D{config.start.length}" if config.start.train else config.start.run
+    return f"{trunk_id(source.train)}-D{source.length}" if source.train else source.run
 
 
-def start_folder(config: TrainConfig, directory: Path) -> Path | None:
-    """Returns the folder of the point whose weights a trunk of a sweep begins with; None where they are drawn."""
-    name = start_name(config)
-    return None if name is None or config.start is None else Path(config.start.run or directory / "runs" / name)
+def source_folder(source: FinishedRun | None, directory: Path) -> Path | None:
+    """Returns the folder of the point that a trunk of a sweep begins with or learns from; None where it is none."""
+    name = source_name(source)
+    return None if name is None or source is None else Path(source.run or directory / "runs" / name)
 
 
-def start_columns(folder: Path | None) -> dict[str, Any]:
-    """Returns what a record says of the point that its trunk began with."""
-    if folder is None:
-        return {}
-    found = read_record(folder / "record.json")
-    columns = {"pretrained_tokens": found.num_tokens, "pretrained_params": found.num_params_total}
-    return {**columns, "pretrained_loss": found.loss}
+def source_columns(config: TrainConfig, directory: Path) -> dict[str, Any]:
+    """Returns what a record says of the points that its trunk began with and learned from."""
+    columns: dict[str, Any] = {}
+    if start := source_folder(config.start, directory):
+        found = read_record(start / "record.json")
+        columns |= {"pretrained_tokens": found.num_tokens, "pretrained_params": found.num_params_total}
+        columns["pretrained_loss"] = found.loss
+    if teacher := source_folder(config.teacher, directory):
+        found = read_record(teacher / "record.json")
+        columns |= {"teacher_params": found.num_params_total, "teacher_loss": found.loss}
+    return columns
 
 
 def planned_records(experiment: str, split: str, config: TrainConfig, target: str = "") -> dict[int, RunRecord]:
@@ -302,7 +312,8 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
         "config_hash": config_hash(config),
         "dtype": model.compute_dtype,
         "num_params_trained": None if moves_all(config) and not config.start else num_params_trained(config),
-        "start_run": start_name(config),
+        "start_run": source_name(config.start),
+        "teacher_run": source_name(config.teacher),
         "factors": config.factors,
     }
     records = {}

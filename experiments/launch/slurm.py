@@ -36,7 +36,7 @@ def launcher(options: dict[str, str], workers: int | None) -> "Slurm":
     """Returns the launcher of the options of --launch."""
     minutes, nodes = whole_number(options, "time", 60), whole_number(options, "nodes", 1)
     jobs = whole_number(options, "jobs", 1 if nodes != 1 else None)
-    images = {kind: options.pop(kind) for kind in ("container", "apptainer") if kind in options}
+    images: dict[str, str] = {kind: options.pop(kind) for kind in ("container", "apptainer") if kind in options}
     assert minutes and nodes
     if len(images) > 1:
         raise ValueError("--launch slurm: container= is an image of pyxis and apptainer= one of Apptainer: give one.")

@@ -35,7 +35,8 @@ class SpeedEstimate:
         if known:
             return known
         fraction = LARGE_WIDTH_FRACTION * (1.0 - np.exp(-max(4.0, model.d_model - WIDTH_OFFSET) / WIDTH_SCALE))
-        return float(fraction * self.matmul_flops_per_second / flops_per_token(model))
+        told = flops_per_token(config.teacher.shape) / 3 if config.teacher else 0.0  # its forward pass
+        return float(fraction * self.matmul_flops_per_second / (flops_per_token(model) + told))
 
     @property
     def source(self) -> str:
@@ -46,6 +47,8 @@ class SpeedEstimate:
 def speed_key(config: TrainConfig) -> str:
     """Returns the name under which the speed of runs of this shape, and of this trainer, is kept."""
     shape = config_hash(config.model)
+    if config.teacher:
+        shape += f"-{config_hash(config.teacher.shape)}"
     return f"{shape}-{config_hash(config.command)}" if config.command else shape
 
 

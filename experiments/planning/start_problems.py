@@ -1,11 +1,12 @@
-"""What of an experiment's starts, and of the weights that are to move, will not work, told before anything is spent."""
+"""What of an experiment's starts and teachers, and of the weights that are to move, will not work, told before anything
+is spent."""
 
 from pathlib import Path
 
 from kleiber.experiments.config_file import from_data
 from kleiber.experiments.experiment import Experiment
 from kleiber.files import read_json
-from kleiber.train.config import TrainConfig
+from kleiber.train.config import FinishedRun, TrainConfig
 from kleiber.train.start import difference, kept_weights_of, weights_digest
 
 
@@ -20,7 +21,12 @@ def _problem(config: TrainConfig) -> str:
         if config.start is None and config.model.adapter is not None:
             return "model.adapter without start: it stands beside weights that stay, and these are drawn ones"
         if config.start and config.start.run:
-            _check_run(config, Path(config.start.run), config.start.digest)
+            _check_run(config.start)
+            trunk = read_json(Path(config.start.run) / "config.json")["trunk"]
+            if problem := difference(from_data(TrainConfig, trunk), config):
+                return f"the start {config.start.run} has {problem}"
+        if config.teacher and config.teacher.run:
+            _check_run(config.teacher)
         if config.optimizer.groups:
             from kleiber.model.selection import select
 
@@ -31,9 +37,8 @@ def _problem(config: TrainConfig) -> str:
     return ""
 
 
-def _check_run(config: TrainConfig, run: Path, digest: str) -> None:
-    found = weights_digest(kept_weights_of(run))
-    if found != digest:
-        raise ValueError(f"start.run {run} holds other weights than this config was made for ({found}, not {digest})")
-    if problem := difference(from_data(TrainConfig, read_json(run / "config.json")["trunk"]), config):
-        raise ValueError(f"the start {run} has {problem}")
+def _check_run(source: FinishedRun) -> None:
+    found = weights_digest(kept_weights_of(source.run or "", source.called))
+    if found != source.digest:
+        what = f"{source.called}.run {source.run}"
+        raise ValueError(f"{what} holds other weights than this config was made for ({found}, not {source.digest})")

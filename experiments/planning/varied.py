@@ -135,8 +135,8 @@ def _columns(configs: list[Any], path: str) -> dict[str, list[Level]]:
         values = [_get(config, name) for config in configs]
         if all(value is values[0] for value in values):
             continue
-        if name == "start" and not path:
-            values = [_start_words(value) for value in values]
+        if name in ("start", "teacher") and not path:
+            values = [_source_words(value) for value in values]
         place = f"{path}{name}"
         if name == "factors" and not path:
             own = [dict(value or ()) for value in values]
@@ -154,15 +154,20 @@ def _columns(configs: list[Any], path: str) -> dict[str, list[Level]]:
     return found
 
 
-def _start_words(start: Any) -> str | None:
-    """Returns a start in words: its folder, or the trunk that is trained first, whatever its seed."""
-    if start is None or _get(start, "run"):
-        return None if start is None else _get(start, "run")
-    train = _get(start, "train")
-    model, data = _get(train, "model"), _get(train, "data")
-    length = _get(start, "num_tokens") or _get(train, "num_tokens")[-1]
-    shape = f"d{_get(model, 'd_model')}-L{_get(model, 'num_layers')}"
-    return f"{shape} after {length:,} tokens of {_get(data, 'corpus')}"
+def _source_words(source: Any) -> str | None:
+    """Returns a start or a teacher in words: its folder, or the trunk that is trained first, whatever its seed; and
+    what is not usual of a teacher."""
+    if source is None:
+        return None
+    words = _get(source, "run")
+    if not words:
+        train = _get(source, "train")
+        model, data = _get(train, "model"), _get(train, "data")
+        length = _get(source, "num_tokens") or _get(train, "num_tokens")[-1]
+        shape = f"d{_get(model, 'd_model')}-L{_get(model, 'num_layers')}"
+        words = f"{shape} after {length:,} tokens of {_get(data, 'corpus')}"
+    told = {name: _get(source, name) for name in ("weight", "temperature")}
+    return " ".join([words, *(f"{name} {value:g}" for name, value in told.items() if value not in (None, 1))])
 
 
 def _names(config: Any) -> list[str]:

@@ -51,8 +51,7 @@ def told_images(directory: Path, records: Any) -> Told | None:
         return None
     from kleiber.experiments.config_file import from_data
     from kleiber.files import read_json
-    from kleiber.train.checkpoints.checkpoint import tree_of
-    from kleiber.train.checkpoints.checkpoint import load_arrays
+    from kleiber.train.checkpoints.checkpoint import load_arrays, tree_of
     from kleiber.train.config import TrainConfig
     from kleiber.train.data.images import find_images
     from kleiber.train.image_labels import label_losses

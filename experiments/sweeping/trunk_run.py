@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from kleiber.experiments.config_file import to_data
-from kleiber.experiments.directory.record import RunRecord, record_path, start_columns, start_folder, versions
+from kleiber.experiments.directory.record import RunRecord, record_path, source_columns, source_folder, versions
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, group_id, kept_weights
 from kleiber.experiments.planning.pruning import Hopeless, percent_done, rivals, why_hopeless
@@ -73,8 +73,7 @@ def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, s
     device = jax.devices()[0]
     common: dict[str, Any] = {**versions(), "device": f"{device.platform}:{device.device_kind}"}
     common["data_fingerprint"] = data.train.fingerprint
-    start = start_folder(group[0].config, directory)
-    common |= start_columns(start)
+    common |= source_columns(group[0].config, directory)
     heads = {cell.trunk_id: ledger_head(cell, directory) for cell in group}
     last_write, judged_at = [0.0], [0]
     is_judged = experiment.pruning.over and len(group) == 1 and group[0].split == "fit"
@@ -140,9 +139,10 @@ def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, s
     stacks = "stacks.txt" if hosts.is_lead() else f"stacks-{jax.process_index()}.txt"
     watchdog = Watchdog(clock, own / stacks)
     allow, notes = allowed_fields(directory), {"ledger_heads": heads} if any(heads.values()) else {}
-    weights = None if start is None else kept_weights_of(start)
+    sources = [source_folder(source, directory) for source in (group[0].config.start, group[0].config.teacher)]
+    weights = [source and kept_weights_of(source) for source in sources]
     io = TrunkIO(
-        own, logs, on_point, is_measured, on_progress, stop, clock, allow, notes, final_folder, is_done, weights
+        own, logs, on_point, is_measured, on_progress, stop, clock, allow, notes, final_folder, is_done, *weights
     )
     try:
         Trunk([cell.config for cell in group], data, io).run()

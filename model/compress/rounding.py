@@ -18,6 +18,8 @@ SHARES = tuple(1.0 - 0.05 * step for step in range(13))
 """Of the largest weight, from which a clipped scale is chosen."""
 LARGEST_FLOAT8 = 448.0
 HAIR = 1.0 + 2.0**-18
+TABLES = ("embedding", "positions", "head")
+"""Roles of weights that are looked up, or that give the logits."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,16 @@ class Rounding:
 
 
 def rounding_of(config: ModelConfig, name: str) -> Rounding | None:
+    """Returns how the weight of a name (a key of ROLE_OF_WEIGHT) is rounded where it is read, None where it is not: it
+    stays as it is, or was rounded as a whole (gptq)."""
+    is_table = ROLE_OF_WEIGHT[name] in TABLES
+    return stored_as(config, name) if is_table or config.compression.rounding == "nearest" else None
+
+
+def stored_as(config: ModelConfig, name: str) -> Rounding | None:
     """Returns how the weight of a name (a key of ROLE_OF_WEIGHT) is stored, None where it stays as it is."""
     compression, role = config.compression, ROLE_OF_WEIGHT[name]
-    is_table = role in ("embedding", "positions", "head")
+    is_table = role in TABLES
     if not (is_table or role in ("query", "hidden", "output")):
         return None
     bits = compression.weight_bits
@@ -68,26 +77,34 @@ def quantise(weight: jax.Array, rounding: Rounding) -> tuple[jax.Array, jax.Arra
       Codes, float32 [..., groups, D / groups, F]: whole numbers, or values of float8_e4m3. Scales, float32
       [..., groups, 1, F]. Their product is the rounded weight.
     """
+    scales = scales_of(weight, rounding)
+    return nearest(_grouped(weight, rounding), scales, rounding), scales
+
+
+def nearest(values: jax.Array, scales: jax.Array, rounding: Rounding) -> jax.Array:
+    """Returns the codes, float32, whose products with scales are nearest to values; what broadcasts against them."""
+    if rounding.is_float:
+        clipped = jnp.clip(values / scales, -LARGEST_FLOAT8, LARGEST_FLOAT8)
+        return clipped.astype(jnp.float8_e4m3fn).astype(jnp.float32)
+    low = 2 ** (rounding.bits - 1)
+    return jnp.clip(jnp.round(values / scales), 1 - low, low - 1)
+
+
+def scales_of(weight: jax.Array, rounding: Rounding) -> jax.Array:
+    """Returns the scales of a weight, float32 [..., groups, 1, F], as quantise has them."""
     values = _grouped(weight, rounding)
     largest = jnp.max(jnp.abs(values), axis=-2, keepdims=True)
-    low = 2 ** (rounding.bits - 1)
-    bound = LARGEST_FLOAT8 if rounding.is_float else (low - 0.5) / HAIR
-
-    def codes_at(scale: jax.Array) -> jax.Array:
-        if rounding.is_float:
-            clipped = jnp.clip(values / scale, -LARGEST_FLOAT8, LARGEST_FLOAT8)
-            return clipped.astype(jnp.float8_e4m3fn).astype(jnp.float32)
-        return jnp.clip(jnp.round(values / scale), 1 - low, low - 1)
-
-    scale = jnp.where(largest > 0, largest / bound, 1.0)
+    bound = LARGEST_FLOAT8 if rounding.is_float else (2 ** (rounding.bits - 1) - 0.5) / HAIR
+    scales = jnp.where(largest > 0, largest / bound, 1.0)
     if rounding.is_clipped:
         shares = jnp.asarray(SHARES)
-        errors = jax.lax.map(
-            lambda share: jnp.sum(jnp.square(codes_at(share * scale) * share * scale - values), -2, keepdims=True),
-            shares,
-        )
-        scale = shares[jnp.argmin(errors, axis=0)] * scale
-    return codes_at(scale), scale
+
+        def error(share: jax.Array) -> jax.Array:
+            rounded = nearest(values, share * scales, rounding) * share * scales
+            return jnp.sum(jnp.square(rounded - values), -2, keepdims=True)
+
+        scales = shares[jnp.argmin(jax.lax.map(error, shares), axis=0)] * scales
+    return scales
 
 
 def restore(codes: jax.Array, scales: jax.Array, rounding: Rounding) -> jax.Array:

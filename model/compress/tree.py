@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kleiber.model.compress.gptq import gptq
 from kleiber.model.compress.low_rank import factors
 from kleiber.model.compress.pruning import global_threshold, kept
-from kleiber.model.compress.rounding import rounded, rounding_of
+from kleiber.model.compress.rounding import rounded, rounding_of, stored_as
 from kleiber.model.config import ModelConfig
 from kleiber.model.parametrization import ROLE_OF_WEIGHT, name_of
 
@@ -61,29 +62,37 @@ def factor(config: ModelConfig, params: Any, moments: Moments | None) -> Any:
     return {**params, "blocks": walk(params["blocks"], "blocks")}
 
 
+def round_by_moments(config: ModelConfig, params: Any, moments: Moments) -> Any:
+    """Returns the tree of weights with the matrices inside the layers rounded so that they give what they gave."""
+
+    def one(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        moment = moments.get(jax.tree_util.keystr(path, simple=True, separator="/"))
+        rounding = stored_as(config, name_of(path))
+        return leaf if moment is None or rounding is None else gptq(leaf, rounding, moment)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
 def needs_moments(before: ModelConfig, model: ModelConfig) -> bool:
     """Returns whether begin asks for the second moments of the inputs of matrices."""
-    return before.ranks() != model.ranks() and model.compression.approximation == "whitened"
+    is_whitened = before.ranks() != model.ranks() and model.compression.approximation == "whitened"
+    return is_whitened or (model.compression.rounding == "gptq" and model.compression != before.compression)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _begun(before: ModelConfig, model: ModelConfig, params: Any, moments: Moments | None) -> Any:
     if before.ranks() != model.ranks():
         params = factor(model, params, moments)
+    if model.compression.rounding == "gptq":
+        params = round_by_moments(model, params, moments or {})
     return prune(model, params) if model.compression.sparsity != before.compression.sparsity else params
-
-
-def has_same_names(one: Any, other: Any) -> bool:
-    """Returns whether two trees of weights hold arrays of the same names."""
-    first, second = ([path for path, _ in jax.tree.leaves_with_path(tree)] for tree in (one, other))
-    return first == second
 
 
 def begin(
     before: ModelConfig, model: ModelConfig, params: Any, is_population: bool = False, moments: Moments | None = None
 ) -> Any:
-    """Returns the weights with which a model goes on from those of another of its shape: pruned, or of low rank, where
-    only it is.
+    """Returns the weights with which a model goes on from those of another of its shape: pruned, of low rank, or
+    rounded as a whole, where only it is.
 
     Args:
       before: whose weights they are.
@@ -98,10 +107,11 @@ def begin(
     if model.compression == before.compression or model.compression.is_none:
         return params
     begun = params
-    if model.ranks() != before.ranks() or model.compression.sparsity != before.compression.sparsity:
+    is_sparser = model.compression.sparsity != before.compression.sparsity
+    if is_sparser or model.ranks() != before.ranks() or model.compression.rounding == "gptq":
         one = partial(_begun, before, model)
         begun = (jax.vmap(one) if is_population else one)(params, moments)
-        if not has_same_names(begun, params):
+        if model.ranks() != before.ranks():
             return begun
         begun = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), begun, params)
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(compress(model, begun)), strict=True)

@@ -20,6 +20,8 @@ class Batch:
     """float32 [B, T], how much each target counts in the mean; None counts all alike."""
     segments: Any = None
     """int, like inputs: the document of each, where attention stops at its end; None lets attention cross."""
+    teacher_logits: Any = None
+    """float32 [B, T, V], what a teacher says of each target; None without one."""
 
     def with_targets(self) -> "Batch":
         """Returns the batch with its targets: itself, or with inputs that are all tokens of a row but the last, and
