@@ -16,7 +16,7 @@ import test_chain
 
 from kleiber import files
 from kleiber.experiments.planning import cells
-from kleiber.experiments.sweeping import law_stage, ownership, sweep
+from kleiber.experiments.sweeping import inventory, law_stage, node, ownership, sweep
 from kleiber.scaling.forecasting import anchor, ledger
 
 
@@ -51,7 +51,7 @@ MUTANTS = {
         "rows 2, 6",
         [
             (sweep, "set_aside", _constant([])),
-            *[(module, "cell_records", _any_record) for module in (cells, sweep, law_stage, ownership)],
+            *[(module, "cell_records", _any_record) for module in (cells, inventory, node, sweep, law_stage)],
         ],
     ),
     "no_set_aside": ("row 6", [(sweep, "set_aside", _constant([]))]),
