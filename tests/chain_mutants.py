@@ -58,7 +58,7 @@ MUTANTS = {
     "no_bring_back": ("row 2", [(m, "bring_back", _constant(None)) for m in (sweep, ownership)]),
     "no_text": ("row 7, F2", [(sweep, "check_text", _constant([]))]),
     "no_text_of_a_forecast": ("row 7", [(law_stage, "_texts", _constant({}))]),
-    "no_release": ("rows 8, 9, F2", [(sweep, "check_release", _constant(""))]),
+    "no_release": ("rows 8, 9, F2", [(m, "check_release", _constant("")) for m in (node, sweep)]),
     "no_digest_of_records": (
         "rows 1, 5, 11",
         [(m, "records_digest", _constant("same")) for m in (cells, sweep, law_stage)],
