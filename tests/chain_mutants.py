@@ -29,6 +29,10 @@ def _any_record(cell_list, directory):
     return [cells.read_record(path) for path in paths]
 
 
+def _names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
 def _without_marks(data):
     return {name: value for name, value in data.items() if name not in ("sealed", "seal")}
 
@@ -74,7 +78,7 @@ MUTANTS = {
     "never_late": ("row 37, F4", [(law_stage, "begun_at", _constant(None))]),
     "no_lock_of_the_directory": ("two sweeps at once", [(sweep, "DirectoryLock", _NoLock)]),
     "no_lock_of_the_ledger": ("rows 42, 43, F5", [(ledger, "FileLock", contextlib.nullcontext)]),
-    "left_behind": ("rows 44 to 46, F6", [(ownership, "MADE_WITH", "no.such")]),
+    "left_behind": ("rows 44 to 46, F6", [(ownership, "_not_of_a_sweep", _names)]),
 }  # fmt: skip
 """What is left out: the rows and faults of which it is the cure, and (module, name, what stands in its place)."""
 
