@@ -16,7 +16,7 @@ import test_chain
 
 from kleiber import files
 from kleiber.experiments.planning import cells
-from kleiber.experiments.sweeping import law_stage, ownership, sweep
+from kleiber.experiments.sweeping import inventory, law_stage, node, ownership, sweep
 from kleiber.scaling.forecasting import anchor, ledger
 
 
@@ -27,6 +27,10 @@ def _constant(value):
 def _any_record(cell_list, directory):
     paths = sorted(directory.glob("runs/*/record.json"))
     return [cells.read_record(path) for path in paths]
+
+
+def _names(directory):
+    return sorted(path.name for path in directory.iterdir())
 
 
 def _without_marks(data):
@@ -51,14 +55,14 @@ MUTANTS = {
         "rows 2, 6",
         [
             (sweep, "set_aside", _constant([])),
-            *[(module, "cell_records", _any_record) for module in (cells, sweep, law_stage, ownership)],
+            *[(module, "cell_records", _any_record) for module in (cells, inventory, node, sweep, law_stage)],
         ],
     ),
     "no_set_aside": ("row 6", [(sweep, "set_aside", _constant([]))]),
     "no_bring_back": ("row 2", [(m, "bring_back", _constant(None)) for m in (sweep, ownership)]),
     "no_text": ("row 7, F2", [(sweep, "check_text", _constant([]))]),
     "no_text_of_a_forecast": ("row 7", [(law_stage, "_texts", _constant({}))]),
-    "no_release": ("rows 8, 9, F2", [(sweep, "check_release", _constant(""))]),
+    "no_release": ("rows 8, 9, F2", [(m, "check_release", _constant("")) for m in (node, sweep)]),
     "no_digest_of_records": (
         "rows 1, 5, 11",
         [(m, "records_digest", _constant("same")) for m in (cells, sweep, law_stage)],
@@ -74,7 +78,7 @@ MUTANTS = {
     "never_late": ("row 37, F4", [(law_stage, "begun_at", _constant(None))]),
     "no_lock_of_the_directory": ("two sweeps at once", [(sweep, "DirectoryLock", _NoLock)]),
     "no_lock_of_the_ledger": ("rows 42, 43, F5", [(ledger, "FileLock", contextlib.nullcontext)]),
-    "left_behind": ("rows 44 to 46, F6", [(ownership, "MADE_WITH", "no.such")]),
+    "left_behind": ("rows 44 to 46, F6", [(ownership, "_not_of_a_sweep", _names)]),
 }  # fmt: skip
 """What is left out: the rows and faults of which it is the cure, and (module, name, what stands in its place)."""
 
