@@ -28,8 +28,7 @@ class Options:
     """Worker processes here, or with --launch in each job; default one for each core."""
     launch: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Where workers run: local (the default), slurm:partition=P,time=MINUTES,jobs=8,..., ray:..., kubernetes:...,
-    skypilot:..., xpk:...
-    (docs/clusters.md). Several work on one sweep together."""
+    skypilot:..., xpk:... (docs/clusters.md). Several work on one sweep together."""
     seed: int | None = None
     """Added to the seed of every run, for an independent repetition of the whole experiment."""
     retry_failed: bool = False
