@@ -238,7 +238,7 @@ def test_any_tfds_text_dataset_is_a_corpus(cache, mocked_tfds):
             "tfds:imdb_reviews#review",
             r"no text feature 'review', found \['text'\]; choose one as tfds:imdb_reviews#KEY",
         ),
-        ("tfds:iris", "no text feature 'text', found none"),
+        ("tfds:dsprites", "no text feature 'text', found none"),
         ("tfds:no_such_dataset_at_all", "cannot be opened"),
         ("tfds:", "needs the name of a dataset"),
     ],

@@ -179,7 +179,7 @@ def test_a_sweep_trains_the_teacher_first_and_says_so_in_each_record(swept):
     assert sorted(row["split"] for row in rows.values()) == ["fit", "fit", "start", "start"]
     student = next(row for row in rows.values() if row.get("teacher_run"))
     teacher = rows[student["teacher_run"]]
-    assert teacher["num_tokens"] == 640 and teacher["loss"] == student["teacher_loss"]
+    assert teacher["num_tokens"] == 640 and teacher["loss"] == student["teacher_run_loss"]
     assert teacher["num_params_total"] == student["teacher_params"]
 
 

@@ -5,6 +5,7 @@ in an environment of its own (make huggingface, tests/huggingface); here a slow 
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from slow_huggingface import expected_logits, read_tensors
 
 import kleiber as kb
 from kleiber.experiments.cli import main
-from kleiber.experiments.directory.record import start_columns
+from kleiber.experiments.directory.record import source_columns
 from kleiber.experiments.exchange.converted_run import convert
 from kleiber.experiments.exchange.huggingface_config import config_json, model_of
 from kleiber.experiments.exchange.huggingface_folder import read_huggingface, write_huggingface
@@ -333,7 +334,7 @@ def test_another_run_begins_with_a_converted_one(converted):
     assert not start_problems(Experiment("tuned", "?", (config,), laws=()))
     first = first_weights(config, kept_weights_of(converted))
     assert all(np.array_equal(array, run.params[name]) for name, array in named_leaves(first).items())
-    assert start_columns(converted)["pretrained_params"] == sum(array.size for array in run.params.values())
+    assert source_columns(config, Path())["pretrained_params"] == sum(array.size for array in run.params.values())
     wider = run_config(replace(run.config.model, rotary_base=60.0), start=start)
     (problem,) = start_problems(Experiment("tuned", "?", (wider,), laws=()))
     assert "has model.rotary_base 50.0, and this run 60.0" in problem

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from kleiber.experiments.audit.coordinate_check import check_coordinates, family, named_activations, synthetic_tokens
-from kleiber.model.config import AdapterConfig, ExpertsConfig, ModelConfig
+from kleiber.model.config import AdapterConfig, CompressionConfig, ExpertsConfig, ModelConfig
 from kleiber.model.functional import apply, init_params
+from kleiber.model.image import ImageConfig
 from kleiber.model.parametrization import (
     ROLE_OF_WEIGHT,
     attention_scale,
@@ -114,8 +115,14 @@ def test_every_weight_of_the_tree_has_a_role_and_an_unknown_one_is_refused():
     encoder = dataclasses.replace(WIDE, family="encoder", has_next_token_mix=True)
     adapted = [dataclasses.replace(BASE, adapter=AdapterConfig(kind, rank=2)) for kind in ("dora", "bottleneck")]
     gained = dataclasses.replace(BASE, has_qk_norm=True, has_qk_norm_gain=True)
-    weights = [weight for each in (mixed, encoder, gained, *adapted) for weight in named(init_params(each, 0))]
-    assert {weight for weight, _ in weights} - {"base"} == set(ROLE_OF_WEIGHT)
+    factored = dataclasses.replace(BASE, compression=CompressionConfig(rank_share=0.5))
+    images = [
+        ModelConfig(16, 3, num_heads=2, vocab_size=10, seq_len=1, has_tied_head=False, family=name, image=ImageConfig())
+        for name in ("vision_transformer", "residual_network")
+    ]
+    models = (mixed, encoder, gained, factored, *images, *adapted)
+    weights = [weight for each in models for weight in named(init_params(each, 0))]
+    assert {weight for weight, _ in weights} - {"base", "right"} == set(ROLE_OF_WEIGHT)
     with pytest.raises(ValueError, match="'novel'"):
         learning_rate_multipliers(WIDE, {"novel": np.zeros(3)})
 

@@ -152,7 +152,7 @@ class RunRecord:
     """Of it, in tokens."""
     teacher_params: int | None = None
     """All parameters of the point that it learned from."""
-    teacher_loss: float | None = None
+    teacher_run_loss: float | None = None
     """The loss of that point, on its own validation text."""
 
     def to_json(self) -> dict[str, Any]:
@@ -188,7 +188,7 @@ _MEASURED = _NAMES[_NAMES.index("factors") + 1 :]
 _LATER = (
     *("exchanged_bytes", "split_overlap", "ledger_head", "final_checkpoint"),
     *("num_validation_tokens", "num_validation_bytes", "num_params_trained", "start_run"),
-    *("pretrained_tokens", "pretrained_params", "pretrained_loss", "teacher_run", "teacher_params", "teacher_loss"),
+    *("pretrained_tokens", "pretrained_params", "pretrained_loss", "teacher_run", "teacher_params", "teacher_run_loss"),
     *("noise_scale_tokens", "noise_scale_standard_error"),
 )
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
@@ -265,7 +265,7 @@ def source_columns(config: TrainConfig, directory: Path) -> dict[str, Any]:
         columns["pretrained_loss"] = found.loss
     if teacher := source_folder(config.teacher, directory):
         found = read_record(teacher / "record.json")
-        columns |= {"teacher_params": found.num_params_total, "teacher_loss": found.loss}
+        columns |= {"teacher_params": found.num_params_total, "teacher_run_loss": found.loss}
     return columns
 
 

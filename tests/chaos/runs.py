@@ -140,7 +140,9 @@ def _slow(where: str, directory: Path) -> int:
         def compile_steps(*args: Any) -> Any:
             steps = make(*args)
             calls = iter([120 if where == "compile" else 0])
-            return slowed(steps, 0.2) if where == "step" else lambda *a: slowed(steps, next(calls, 0))(*a)
+            if where == "step":
+                return slowed(steps, 0.2)
+            return lambda *a, **named: slowed(steps, next(calls, 0))(*a, **named)
 
         trunk.compile_steps = compile_steps  # type: ignore[assignment]
     return work(directory)

@@ -1,11 +1,13 @@
 """A split as rows with random access: what every kind of data gives to those who draw batches from it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kleiber.train.config import DataConfig, TrainConfig
-from kleiber.train.data.batch import Batch
+
+if TYPE_CHECKING:
+    from kleiber.train.data.batch import Batch
 
 
 class Source:
@@ -30,7 +32,7 @@ class Source:
         """Equal only for equal data of all splits, read alike; goes into the run record."""
         raise NotImplementedError
 
-    def batch(self, config: TrainConfig, indices: np.ndarray, newlines: frozenset[int]) -> Batch:
+    def batch(self, config: TrainConfig, indices: np.ndarray, newlines: frozenset[int]) -> "Batch":
         """Returns rows [...] as a Batch of leaves [..., ...], with all that the objective needs of them."""
         raise NotImplementedError
 

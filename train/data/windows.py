@@ -9,16 +9,18 @@ needs numpy only.
 import functools
 import sys
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from kleiber.model.config import ModelConfig
 from kleiber.train.config import DataConfig, TrainConfig
-from kleiber.train.data.batch import Batch
 from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder
 from kleiber.train.data.source import Source
 from kleiber.train.data.tokens import TokenFile, has_tokens, open_token_file, prepare_tokens
+
+if TYPE_CHECKING:
+    from kleiber.train.data.batch import Batch
 
 
 class ValidationWindows(NamedTuple):
@@ -66,11 +68,13 @@ class TokenSource(Source):
         """Equal only for equal text of all splits and equal tokenizer; goes into the run record."""
         return self.file.fingerprint
 
-    def batch(self, config: TrainConfig, indices: np.ndarray, newlines: frozenset[int]) -> Batch:
+    def batch(self, config: TrainConfig, indices: np.ndarray, newlines: frozenset[int]) -> "Batch":
         """Returns windows [...] as a Batch, with all that the objective needs of them; newlines are the ids of the
         tokens that end a line, for the objective `label`."""
         segments = self.segment_ids(indices) if config.data.document_attention else None
         weights = self.label_weights(indices, newlines) if config.objective == "label" else None
+        from kleiber.train.data.batch import Batch  # and with it jax, which opening tokens does without
+
         return Batch(self.windows(indices), weights=weights, segments=segments)
 
     def windows(self, indices: np.ndarray) -> np.ndarray:
