@@ -285,11 +285,16 @@ class Chain(RuleBasedStateMachine):
         self.directory = Path(self.folder.name) / "out"
         self.world = World()
         self.rate, self.widths, self.level, self.target_seed, self.target_rate = 0.01, WIDTHS, 0.9, 5, 0.01
-        self.result, self.forged, self.mixes = None, None, False
+        self.result, self.forged = None, None
         self.by_hand = []
 
     def teardown(self):
         self.folder.cleanup()
+
+    @property
+    def mixed(self) -> Path:
+        """There once a launch, in whatever process, was told to let two releases count together."""
+        return Path(self.folder.name) / "mixed"
 
     @property
     def experiment(self) -> Experiment:
@@ -473,14 +478,12 @@ class Chain(RuleBasedStateMachine):
     @precondition(lambda self: not self.forged)
     @rule(num_writes=st.integers(0, 90), retry_failed=st.booleans())
     def a_launch_that_is_killed(self, num_writes, retry_failed):
-        self.foresee()
         process = in_a_process(lambda: self.launch(retry_failed), num_writes)
         assert ended(process) in (0, KILLED)
 
     @precondition(lambda self: not self.forged)
     @rule(num_writes=st.none() | st.integers(0, 90), patience=st.sampled_from((4, 99)))
     def two_launches_at_once(self, num_writes, patience):
-        self.foresee()
         self.world.patience = patience
         both = [in_a_process(lambda: self.launch(is_alone=False), number) for number in (num_writes, None)]
         assert {ended(process) for process in both} <= {0, KILLED}
@@ -489,7 +492,6 @@ class Chain(RuleBasedStateMachine):
     @precondition(lambda self: (self.directory / "ledger.jsonl").exists() and not self.forged)
     @rule(count=st.integers(1, 4))
     def forecasts_registered_by_hand_beside_a_launch(self, count):
-        self.foresee()
         names = [f"by hand, big {len(self.by_hand) + number}" for number in range(2 * count)]
 
         def register(some):
@@ -500,11 +502,6 @@ class Chain(RuleBasedStateMachine):
         assert {ended(process) for process in [in_a_process(work) for work in works]} == {0}
         self.by_hand += names
         assert {*self.by_hand} <= standing(Ledger(self.directory / "ledger.jsonl").entries()).keys()
-
-    def foresee(self):
-        """A process of its own may let two releases count together, which is known there only."""
-        texts = [path.read_text(errors="replace") for path in self.directory.glob("*/*/record.json")]
-        self.mixes |= any(set(re.findall(r'"code_version": "(.)"', text)) - {self.world.release} for text in texts)
 
     def launch(self, retry_failed=False, allows=True, is_alone=True):
         """Types the line, and after a refusal what it suggests."""
@@ -536,7 +533,8 @@ class Chain(RuleBasedStateMachine):
                     break
                 assert not set(suggested) <= set(allow), f"what it suggests does not help: {refusal}"
                 allow += suggested
-                self.mixes |= "versions" in allow
+                if "versions" in allow:
+                    self.mixed.touch()
         else:
             raise AssertionError(f"refused again and again: {allow}")
 
@@ -559,7 +557,7 @@ class Chain(RuleBasedStateMachine):
         self.forged = None  # of a forecast that was withdrawn: the numbers tell
         assert numbers_of(found) == fresh(self.experiment, self.world.text, self.world.target_text, failed)
         late = [t["target"] for t in found["targets"] if t.get("late")]
-        assert self.mixes or len({row.get("code_version") for row in rows if row["status"] == "done"}) <= 1
+        assert self.mixed.exists() or len({row.get("code_version") for row in rows if row["status"] == "done"}) <= 1
         assert found["exit_code"] == (3 if late or failed else 0)
         records = {row["run_id"]: row for row in rows}
         for forecast, outcome in standing(Ledger(self.directory / "ledger.jsonl").entries()).values():
