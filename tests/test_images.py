@@ -206,3 +206,16 @@ def test_the_report_shows_what_the_best_run_takes_for_what(swept, tmp_path):
     figure, record = drawing.draw(study, "labels"), json.loads((swept[1] / "record.json").read_text())
     assert f"of {record['num_validation_tokens']} held-out images are told right" in claim_of(figure)
     assert drawing.png(figure).startswith(b"\x89PNG")
+
+
+def test_preparing_own_images_says_how_many_of_each_label_each_split_has(tmp_path, monkeypatch, capsys):
+    from kleiber.experiments.cli import main
+
+    monkeypatch.setenv("KLEIBER_CACHE", str(tmp_path / "cache"))
+    images = np.random.default_rng(0).integers(0, 255, (90, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(90) % 3)
+    assert main(["data", "prepare", str(tmp_path / "own.npz"), "--json"]) == 0
+    splits = json.loads(capsys.readouterr().out)["splits"]
+    assert np.sum([split["num_of_label"] for split in splits.values()], axis=0).tolist() == [30, 30, 30]
+    assert main(["data", "prepare", str(tmp_path / "own.npz")]) == 0
+    assert "4 x 4 pixels, labels 0, 1, 2" in capsys.readouterr().out

@@ -92,6 +92,8 @@ def prepare(name: str, tokenizer: str) -> dict[str, Any]:
 
     with working(f"preparing {name}"):
         folder = prepare_corpus(name, report)
+    if images := read_corpus_manifest(folder).get("images"):  # which have no tokens
+        return {"name": name, "folder": str(folder), "images": images, "splits": read_corpus_manifest(folder)["splits"]}
     with working(f"encoding {name} as {tokenizer}"):
         prepare_tokens(folder, tokenizer, report)
     manifest = read_corpus_manifest(folder)
@@ -117,6 +119,13 @@ def print_prepared(prepared: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    if images := prepared.get("images"):
+        print(f"{prepared['name']}: {images['side']} x {images['side']} pixels, labels {', '.join(images['labels'])}")
+        for split, row in prepared["splits"].items():
+            of_label = ", ".join(f"{count:,}" for count in row["num_of_label"])
+            print(f"{split}: {row['num_images']:,} images, of each label {of_label}")
+        print(prepared["folder"])
+        return
     overlap = prepared["overlap"]["fraction_also_in_train"]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("split", no_wrap=True)
