@@ -1,5 +1,6 @@
 """Maps the top-level rooms into the package `kleiber`, so nothing generic lands in site-packages."""
 
+import re
 from pathlib import Path
 
 from setuptools import setup
@@ -12,6 +13,16 @@ def packages() -> list[str]:
     """Returns kleiber and every package of every room, as `kleiber.<room>[.<folder> ...]`."""
     folders = (init.parent for room in ROOMS for init in (HERE / room).rglob("__init__.py"))
     return ["kleiber", *sorted("kleiber." + ".".join(folder.relative_to(HERE).parts) for folder in folders)]
+
+
+def description() -> str:
+    """Returns README.md for a package index, which has no other file of the repository: without pictures and their
+    captions, and with the paths of pages in place of links to them."""
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"!\[[^]]*\]\((?!https:)[^)]*\)\n+(\*[^*]+\*\n+)?", "", text)
+    text = re.sub(r"\[([^]]+)\]\(\1\)", r"\1", text)
+    text = re.sub(r"\[([^]]+)\]\((?!https:|#)([^)]+)\)", r"\1 (\2)", text)
+    return text + "\nPages that are named by their path lie in the repository of the source.\n"
 
 
 DATA = ["botocore==1.44.5"]
@@ -27,6 +38,8 @@ DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "
 DEV += ["pandas>=2.2"]  # of tests alone: any table that speaks Arrow is read
 
 setup(
+    long_description=description(),
+    long_description_content_type="text/markdown",
     packages=packages(),
     package_dir={"kleiber": "kleiber"} | {f"kleiber.{room}": room for room in ROOMS},
     package_data={"kleiber": ["py.typed"], "kleiber.experiments": ["report/*.css", "report/*.html", "watching/*.html"]},

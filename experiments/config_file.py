@@ -149,12 +149,26 @@ def _replace(config: Any, path: list[str], text: str) -> Any:
     hints = typing.get_type_hints(type(config))
     name = path[0]
     if name not in hints:
+        deeper = {each.rpartition(".")[2]: each for each in reversed(_paths(config))}  # the first of a name wins
+        near = difflib.get_close_matches(name, deeper, n=1)
+        if near:
+            raise ValueError(f"{type(config).__name__} has no field '{name}'; did you mean '{deeper[near[0]]}'?")
         raise ValueError(unknown_field(name, hints, type(config).__name__))
     if len(path) > 1:
         if not dataclasses.is_dataclass(getattr(config, name)):
             raise ValueError(f"{name} of {type(config).__name__} has no fields, got .{'.'.join(path[1:])}")
         return dataclasses.replace(config, **{name: _replace(getattr(config, name), path[1:], text)})
     return dataclasses.replace(config, **{name: _parse(hints[name], text, name)})
+
+
+def _paths(config: Any, before: str = "") -> list[str]:
+    """Returns the dotted names of the fields of a config, each followed by those of the config that it holds."""
+    found = []
+    for field in dataclasses.fields(config):
+        found.append(before + field.name)
+        if dataclasses.is_dataclass(part := getattr(config, field.name)):
+            found += _paths(part, f"{before}{field.name}.")
+    return found
 
 
 def _parse(kind: Any, text: str, name: str) -> Any:

@@ -15,6 +15,7 @@ from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.experiments.planning.speed import measured_pace
 from kleiber.experiments.sweeping.progress import SweepProgress, time_left
 from kleiber.model.config import ModelConfig
+from kleiber.train.command import Command
 from kleiber.train.config import OptimizerConfig, TrainConfig
 
 TRUNK = TrainConfig(
@@ -39,13 +40,17 @@ def test_the_pace_is_the_geometric_mean_of_plan_and_measurement_when_both_count_
     assert measured_pace(expected_pace=1, planned_won=1.25, measured_seconds=5) == pytest.approx(2)
 
 
-@pytest.fixture
-def progress(tmp_path):
-    cells = trunk_cells(Experiment("e", "?", (TRUNK,), laws=()), "fit")
+def made(folder, trunk):
+    cells = trunk_cells(Experiment("e", "?", (trunk,), laws=()), "fit")
     plan = SimpleNamespace(
         trunk_seconds=lambda cell: 100.0, num_workers=1, target_seconds=400.0, target_cells=cells[:1]
     )
-    return SweepProgress(Experiment("e", "?", (TRUNK,), laws=()), tmp_path, "fit", cells, plan, print)
+    return SweepProgress(Experiment("e", "?", (trunk,), laws=()), folder, "fit", cells, plan, print)
+
+
+@pytest.fixture
+def progress(tmp_path):
+    return made(tmp_path, TRUNK)
 
 
 def say(progress, age, **told):
@@ -71,6 +76,12 @@ def test_a_worker_of_an_earlier_launch_and_one_that_has_gone_silent_are_not_show
     progress.started -= 3600
     say(progress, age=60, trained_tokens=40_000, tokens_per_second=1e6)
     assert "compiling" in progress.line(progress.look())
+
+
+def test_a_program_of_the_users_is_told_to_start_not_to_compile(tmp_path):
+    progress = made(tmp_path, replace(TRUNK, command=Command("train {num_tokens} {folder}")))
+    assert "starting workers and commands" in progress.line(progress.look())
+    assert progress._waiting(replace(progress.look(), done=1)) == "next runs starting"
 
 
 def test_a_terminal_shows_the_phase_with_a_bar_and_the_loss(progress):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from kleiber.experiments.api.best import Best
+from kleiber.experiments.planning.law_columns import named_for_laws
 from kleiber.files import write_json
 from kleiber.scaling.explaining.analysis import LEFT_OUT, Analysis, analyse
 from kleiber.scaling.fitting.bootstrap import Bootstrap, resampled
@@ -310,10 +311,12 @@ def fit(
     held = {name: value for name, value in (fix or {}).items() if name not in of_accuracy}
     try:
         with noted_warnings() as noted:
-            table = read_table(data, columns, drop)
+            laws = [] if law is None else [get_law(each) for each in _several(law)]
+            needed = [name for each in laws for name in each.variable_names]
+            table = named_for_laws(read_table(data, columns, drop), needed)
             found = analyse(
                 table,
-                [] if law is None else _several(law),
+                laws,
                 fixed=held,
                 in_depth=in_depth,
                 is_protected=protect != "none",

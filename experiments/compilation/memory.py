@@ -38,12 +38,14 @@ class StepMemory:
     """What the forward pass keeps for the backward pass."""
     work_bytes: float
     """What is at work when most is kept: a layer or the head, with gathered weights."""
+    teacher_bytes: float = 0.0
+    """A teacher's weights, and what it says of each target."""
 
     @property
     def total_bytes(self) -> float:
         """The peak: when the backward pass begins, or when it has all gradients."""
         begin, end = self.held_bytes + self.saved_bytes + self.work_bytes, self.held_bytes + self.gradient_bytes
-        return self.state_bytes + self.copied_bytes + max(begin, end)
+        return self.state_bytes + self.copied_bytes + self.teacher_bytes + max(begin, end)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,20 @@ def step_memory(config: TrainConfig, platform: str, state_bytes: float | None = 
         held_bytes=held * stored * ((parts > 1) + model.has_scanned_layers),
         saved_bytes=saved * (1 if mesh.stage == 1 else 2),
         work_bytes=max(at_work, head),
+        teacher_bytes=_teacher_bytes(config, parts) if config.teacher else 0.0,
     )
+
+
+def _teacher_bytes(config: TrainConfig, parts: int) -> float:
+    """Returns the bytes of a teacher's weights on one device, and of what it says of each target: logits of the whole
+    batch, again as rows of micro-batches where there are several, and four such arrays where they are compared."""
+    assert config.teacher
+    model, mesh = config.teacher.shape, config.mesh
+    experts = model.num_layers * layer_params(model)[1]
+    held = (num_params_total(model) - experts * (1 - 1 / mesh.expert)) / (mesh.fsdp * mesh.tensor)
+    tokens = config.batch_size / mesh.num_batch_shards * config.model.seq_len / mesh.context
+    logits = 4 * tokens * model.vocab_size / mesh.tensor
+    return held * BYTES[model.param_dtype] + logits * (1 + (parts > 1) + 4 / (parts * config.loss_blocks))
 
 
 def _residual_layer(model: ModelConfig, mesh: MeshConfig, images: float, size: int) -> _Layer:

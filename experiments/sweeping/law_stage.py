@@ -26,6 +26,7 @@ from kleiber.scaling.forecasting.ledger import Ledger, LedgerConflictError
 from kleiber.scaling.forecasting.rolling import Protection, protect, protection_json, read_protection
 from kleiber.scaling.forecasting.scoreboard import standing
 from kleiber.scaling.table.table import RunTable, read_table
+from kleiber.scaling.table.warned import UnitWarning
 
 MIN_POINTS_SO_FAR = 12
 """Points from which on a running sweep shows what it would forecast."""
@@ -38,7 +39,9 @@ class CannotFit(ValueError):
 
 def fit_laws(experiment: Experiment, table: RunTable) -> list[FitResult]:
     """Returns the fit of every law of the experiment, in its order; trunk-shared noise is modelled."""
-    return [fit_law(law_table(table, law), law, cluster="trunk_id") for law in experiment.laws]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnitWarning)  # the plan has counted them: few are few, in no other unit
+        return [fit_law(law_table(table, law), law, cluster="trunk_id") for law in experiment.laws]
 
 
 def forecast_targets(

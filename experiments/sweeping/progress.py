@@ -223,10 +223,15 @@ class SweepProgress:
         text = f"{state.done}/{self.total_points} points"
         if state.done == self.total_points:
             return text + self._forecast(state.done)
-        waiting = "next runs compiling" if state.done else "starting workers, compiling"
-        text += f" | {', '.join(state.running) or waiting}"
+        text += f" | {', '.join(state.running) or self._waiting(state)}"
         text += f" | {state.tokens_per_second / 1e3:.3g}k tokens/s" if state.tokens_per_second else ""
         return text + f" | {time_left(*self.seconds_left(state))}" + self._forecast(state.done)
+
+    def _waiting(self, state: PhaseState) -> str:
+        """Returns what is going on before a run tells of its steps: a program of its own compiles nothing here."""
+        if all(cell.config.command for cell in self.cells):
+            return "next runs starting" if state.done else "starting workers and commands"
+        return "next runs compiling" if state.done else "starting workers, compiling"
 
     def seconds_left(self, state: PhaseState) -> tuple[float, float]:
         """Returns the fewest and the most wall seconds that this phase and those after it may still take: the closer
