@@ -22,6 +22,7 @@ from kleiber.experiments.report.checklist import checklist
 from kleiber.experiments.report.results import read_results
 from kleiber.experiments.sweeping import command_run, worker, workers
 from kleiber.experiments.sweeping.inventory import check_text
+from kleiber.files import write_json
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import num_params_total
 from kleiber.scaling.table.reading import read_file
@@ -327,15 +328,61 @@ def test_a_sweep_of_commands_that_was_killed_goes_on_to_the_same_table(program, 
     assert starts(whole) == 10 and starts(killed) <= 12
 
 
-def test_runs_of_a_program_that_was_edited_since_are_refused_and_trained_anew_by_allow_data(program, tmp_path):
-    cells, out = [cell_of(trunk(line(program)))], tmp_path / "out"
+@pytest.fixture
+def half_done(program, tmp_path):
+    """Returns the cells of two runs of a program, one done and one failed, and their directory."""
+    out, configs = tmp_path / "out", [trunk(line(program)), trunk(line(program, "nothing"), width=16)]
+    cells = [cell_of(config) for config in configs]
     out.mkdir()
     assert check_text(cells, out, 1, ()) == []
-    program.write_text(PROGRAM.replace("1.5", "1.6"))
-    with pytest.raises(
-        ValueError, match=r"another text or program: program \S+/a program\.py was \w{16}, and is \w{16}"
-    ):
+    assert [claimed(config, out)[0][0].status for config in configs] == ["done", "failed"]
+    program.write_text(PROGRAM.replace("1.5", "1.6").replace('how != "nothing"', "True"))
+    return configs, cells, out
+
+
+def test_runs_of_a_program_that_was_edited_since_are_refused_and_trained_anew_by_allow_data(half_done):
+    _, cells, out = half_done
+    told = r"program \S+/a program\.py was \w{16}, and is \w{16} now.*--allow data or --retry-failed --allow program"
+    with pytest.raises(ValueError, match=told):
         check_text(cells, out, 1, ())
-    (name,) = cells[0].run_ids.values()
-    (out / "runs" / name).mkdir(parents=True)
-    assert check_text(cells, out, 1, ("data",)) == [name] and check_text(cells, out, 1, ()) == []
+    check_text(cells, out, 1, ("data",))
+    assert list((out / "runs").iterdir()) == [] and check_text(cells, out, 1, ()) == []
+
+
+def test_allow_program_keeps_what_is_done_of_an_edited_program_and_says_that_two_versions_count(half_done):
+    configs, cells, out = half_done
+    failed = records_of(configs[1], out)[0].run_id
+    record_path(out, failed).unlink()  # as --retry-failed does
+    told = check_text(cells, out, 1, ("program",))
+    assert "1 points that are done count together" in told[0] and "2 folders" in told[1]
+    done, anew = (claimed(config, out)[0][0] for config in configs)
+    assert (done.loss, anew.loss) == (1.5 + 3 / 8**0.5 + 90 / 32 + 0.003, 1.6 + 3 / 16**0.5 + 90 / 32 + 0.003)
+    assert len(done.program_fingerprint) == 16 and done.program_fingerprint != anew.program_fingerprint
+    assert check_text(cells, out, 1, ()) == []  # allowed once, the same line goes on
+    (out / "made_with.json").unlink()
+    with pytest.raises(ValueError, match="another text or program"):  # the records say it, too
+        check_text(cells, out, 1, ())
+    write_json(out / "experiment.json", to_data(Experiment("own", "?", tuple(configs), laws=())))
+    said = {item.question: item.answer for item in checklist(read_results(out))}["Hardware and versions"]
+    assert "2 versions of the program count together: " in said and said.count("(one point)") == 2
+
+
+def test_an_edited_program_of_which_nothing_is_done_needs_no_option(program, tmp_path):
+    config = trunk(line(program, "nothing"))
+    cells, out = [cell_of(config)], tmp_path / "out"
+    out.mkdir()
+    check_text(cells, out, 1, ())
+    assert claimed(config, out)[0][0].status == "failed"
+    program.write_text(PROGRAM.replace('how != "nothing"', "True"))
+    record_path(out, cells[0].run_ids[1024]).unlink()
+    check_text(cells, out, 1, ())
+    assert claimed(config, out)[0][0].status == "done"
+
+
+def test_a_program_that_is_edited_while_a_sweep_runs_is_not_started(program, tmp_path):
+    config = trunk(line(program))
+    check_text([cell_of(config)], tmp_path, 1, ())
+    program.write_text(PROGRAM.replace("1.5", "1.6"))
+    (record,), count = claimed(config, tmp_path)
+    assert (record.status, count) == ("failed", 0)
+    assert re.search(r"a program.py was \w{16} when this sweep began, and is \w{16} now", record.reason)

@@ -154,6 +154,8 @@ class RunRecord:
     """All parameters of the point that it learned from."""
     teacher_run_loss: float | None = None
     """The loss of that point, on its own validation text."""
+    program_fingerprint: str | None = None
+    """Of the files that its command named when it began: a run of kleiber's own trainer has none."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the columns by name, as record.json and a row of table.parquet hold them."""
@@ -189,7 +191,7 @@ _LATER = (
     *("exchanged_bytes", "split_overlap", "ledger_head", "final_checkpoint"),
     *("num_validation_tokens", "num_validation_bytes", "num_params_trained", "start_run"),
     *("pretrained_tokens", "pretrained_params", "pretrained_loss", "teacher_run", "teacher_params", "teacher_run_loss"),
-    *("noise_scale_tokens", "noise_scale_standard_error"),
+    *("noise_scale_tokens", "noise_scale_standard_error", "program_fingerprint"),
 )
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
 _KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunRecord).items() if name != "factors"}

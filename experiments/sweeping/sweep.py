@@ -83,7 +83,7 @@ def run_sweep(
       has_report: whether a report is made at the end.
       max_seconds: wall time after which everything is saved and the sweep stops, resumable; None means no limit.
       allow: fields in which the experiment may differ from the one that made the directory; `data` for the text it
-        reads, `versions` for the release that trains.
+        reads, `versions` for the release that trains, `program` for that of a command, whose runs that are done count.
       track: trackers that show the runs, as `check_tracker` takes them; None means TensorBoard where it is installed.
       launch: what starts workers, as `open_launcher` takes it; none means processes here.
 
@@ -209,8 +209,8 @@ class _Sweep:
         plan = make_plan(self.experiment, sum(each.num_workers(len(cells)) for each in self.launchers))
         plan.check()
         prepare_data(self.experiment, self.say)
-        if renewed := check_text(cells, self.directory, self.experiment.population_size, allow):
-            self.tell(f"{len(renewed)} folders of runs of another text are set aside in {REPLACED}/, and trained anew")
+        for line in check_text(cells, self.directory, self.experiment.population_size, allow):
+            self.tell(line)
         if any(cell.missing(self.directory) for cell in cells if not cell.config.command):
             self.tell(check_release(cell_records(cells, self.directory), self.directory, allow))
         write_json(self.directory / "plan.json", plan.to_json())
