@@ -21,6 +21,7 @@ from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.report.checklist import checklist
 from kleiber.experiments.report.results import read_results
 from kleiber.experiments.sweeping import command_run, worker, workers
+from kleiber.experiments.sweeping.bad_ends import FailedAlike, bad_ends
 from kleiber.experiments.sweeping.inventory import check_text
 from kleiber.files import write_json
 from kleiber.model.config import ModelConfig
@@ -152,7 +153,7 @@ def test_a_record_holds_what_the_program_measured_and_the_sizes_that_it_was_give
 
 def test_another_file_may_be_the_record(program, tmp_path):
     (record,), _ = claimed(trunk(Command(line(program), record="losses.csv")), tmp_path)
-    assert record.status == "failed" and "wrote no losses.csv into" in record.reason
+    assert record.status == "failed" and "/command/losses.csv. Add a line" in record.reason
     with pytest.raises(ValueError, match="expected the name of a file"):
         Command("run", record="../losses.csv")
 
@@ -190,7 +191,11 @@ def test_columns_of_another_name_are_mapped_as_for_a_table(program, tmp_path):
 @pytest.mark.parametrize(
     ("how", "status", "told"),
     [
-        ("nothing", "failed", "ended well and wrote no record.jsonl or record.csv or record.json into "),
+        (
+            "nothing",
+            "failed",
+            r'wrote no /\S+/command/record.json, nor record.jsonl nor record.csv there. Add .*: json.dump\(.*"num_tokens"',
+        ),
         ("size", "failed", r"says num_params_total 12,345, the plan [\d,]+; .*Command\(num_params_total=12345\)"),
         ("short", "failed", "no loss at 1,024 tokens, the nearest is at 1,017.*multiple of .* = 256"),
         ("nan", "diverged", "loss is nan at 1,024 tokens"),
@@ -326,6 +331,43 @@ def test_a_sweep_of_commands_that_was_killed_goes_on_to_the_same_table(program, 
     ended = [out / "ledger.jsonl" for out in (whole, killed)]
     assert [sum(1 for _ in open(path)) for path in ended] == [2, 2]
     assert starts(whole) == 10 and starts(killed) <= 12
+
+
+@pytest.mark.parametrize(
+    ("hows", "stops"),
+    [
+        (("nothing", "nothing"), True),
+        (("size", "size"), True),
+        (("nothing", "size"), False),
+        (("nan", "nan"), False),
+        (("well", "nothing", "nothing"), False),
+    ],
+)
+def test_a_sweep_stops_once_the_first_two_programs_have_failed_by_one_mistake(program, tmp_path, hows, stops):
+    configs = [trunk(line(program, how), width=8 * (i + 1), seed=i) for i, how in enumerate((*hows, "well"))]
+    seen = FailedAlike([cell_of(config) for config in configs], tmp_path)
+    said = [claimed(config, tmp_path) and seen() for config in configs]
+    assert [bool(each) for each in said[: len(hows)]] == [False] * (len(hows) - 1) + [stops]
+    assert not stops or said[1].endswith("Mend the script, then add --retry-failed --allow program")
+
+
+def test_failures_before_a_launch_do_not_stop_it(program, tmp_path):
+    configs = [trunk(line(program, "nothing"), seed=seed) for seed in (1, 2)]
+    assert all(claimed(config, tmp_path) for config in configs)
+    assert FailedAlike([cell_of(config) for config in configs], tmp_path)() == ""
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("nothing", r"failed: what it printed is in \S+output.txt; mend the script, .* --retry-failed --allow program"),
+        ("nan", "diverged: points before it count; lower the learning rate, or have the script leave"),
+    ],
+)
+def test_the_advice_after_a_program_names_nothing_that_is_kleibers_own_trainers(program, tmp_path, how, told):
+    records, _ = claimed(trunk(line(program, how)), tmp_path)
+    *_, advice = bad_ends(records, tmp_path)
+    assert re.search(told, advice) and "rewind" not in advice and "checkpoint" not in advice
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,6 +72,22 @@ def test_workers_killed_from_outside_may_go_better_another_time(pool):
 def test_a_mistake_that_a_worker_tells_ends_with_2_at_once(pool):
     code, ended, said = pool("import os; os.write(int(os.environ['PIPE']), b'it is wrong\\n'); os._exit(2)")
     assert (code, ended.messages, said) == (2, ["it is wrong"], [])
+
+
+def test_a_phase_that_is_of_no_use_ends_with_3_and_why(tmp_path):
+    (tmp_path / "experiment.json").write_text("{}")
+
+    class Idle:
+        def num_workers(self, num_trunks):
+            return 1
+
+        def start(self, phase, indices):
+            return [SimpleNamespace(pid=None, heard=list, poll=lambda: 0, terminate=str, close=str) for _ in indices]
+
+    with open(tmp_path / "log.txt", "a") as log:
+        phase = Phase(tmp_path, "fit", "session", log)
+        pool = WorkerPool(phase, print, (Idle(),), is_hopeless=lambda: "all fail")
+        assert (pool.run(lambda: None), pool.messages) == (3, ["all fail"])
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"name": 1}', "{"])

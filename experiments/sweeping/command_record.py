@@ -45,6 +45,19 @@ def found_record(command: Command, folder: Path) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
+def no_record(command: Command, folder: Path) -> str:
+    """Returns what to add to a script that ended well and left no record in its folder."""
+    name = command.record or RECORDS[-1]
+    others = "" if command.record else f", nor {' nor '.join(RECORDS[:-1])} there"
+    line = f'json.dump({{"num_tokens": num_tokens, "loss": loss}}, open(f"{{out}}/{name}", "w"))'
+    if name.endswith(".csv"):
+        line = f'open(f"{{out}}/{name}", "w").write(f"num_tokens,loss\\n{{num_tokens}},{{loss}}\\n")'
+    return (
+        f"the command ended well and wrote no {folder / name}{others}. Add a line to the end of the script, where out "
+        f"is what {{folder}} gave it: {line}"
+    )
+
+
 def read_rows(command: Command, path: Path, tokens_per_step: int) -> CommandRows:
     """Returns what stands in the record of a program.
 

@@ -21,13 +21,12 @@ from typing import IO, Any
 import psutil
 
 from kleiber.experiments.planning.cells import TrunkCell
-from kleiber.experiments.sweeping.command_record import CommandRows, found_record, point_records, read_rows
+from kleiber.experiments.sweeping.command_record import CommandRows, found_record, no_record, point_records, read_rows
 from kleiber.experiments.sweeping.failures import exit_reason
 from kleiber.experiments.sweeping.inventory import made_with
 from kleiber.experiments.sweeping.programs import REMEDY, program_fingerprint, program_key
 from kleiber.experiments.sweeping.trunk_run import ledger_head, write_record
 from kleiber.files import open_to_append, read_json, read_plain, replacing, sealed_text, write_json
-from kleiber.train.command import RECORDS
 from kleiber.train.watch.metrics import Metrics
 from kleiber.train.watch.signals import StopRequest
 
@@ -56,8 +55,7 @@ def run_command(cell: TrunkCell, directory: Path, stop: StopRequest) -> None:
     try:
         rows = run.rows()
         if rows is None:
-            expected = run.command.record or " or ".join(RECORDS)
-            raise ValueError(f"the command ended well and wrote no {expected} into {run.folder}")
+            raise ValueError(no_record(run.command, run.folder))
         run.record(rows)
     except ValueError:  # --retry-failed starts it again, with none of this
         run.mark.unlink(missing_ok=True)

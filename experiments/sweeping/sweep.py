@@ -10,14 +10,13 @@ import math
 import sys
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from kleiber.experiments.config_file import config_hash
-from kleiber.experiments.directory.record import LOST, STATUSES, RunRecord, record_path, write_table
+from kleiber.experiments.directory.record import LOST, STATUSES, record_path, write_table
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.gate import gate_verdict
@@ -26,6 +25,7 @@ from kleiber.experiments.launch.local import Local
 from kleiber.experiments.planning.cells import TrunkCell, all_cells, cell_records, records_digest, trunk_cells
 from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.planning.speed import remember_speed, speed_key
+from kleiber.experiments.sweeping.bad_ends import FailedAlike, bad_ends
 from kleiber.experiments.sweeping.follow import follow, lead_launch
 from kleiber.experiments.sweeping.inventory import (
     REPLACED,
@@ -318,7 +318,7 @@ class _Sweep:
             config_hash(self.experiment),
             entries[-1]["hash"] if entries else "",
         )
-        pool = WorkerPool(phase, self.say, self.launchers, self.deadline, is_over)
+        pool = WorkerPool(phase, self.say, self.launchers, self.deadline, is_over, FailedAlike(cells, self.directory))
         shown = SweepProgress(
             self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet, before=self.progress
         )
@@ -333,26 +333,10 @@ class _Sweep:
         models = {cell.trunk_id: speed_key(cell.config) for cell in cells}
         done = (r for r in records if r.trunk_id in models and r.status == "done")
         remember_speed({models[r.trunk_id]: r.tokens_per_second for r in done if r.tokens_per_second is not None})
-        self._tell_bad_ends([r for r in records if r.split == split and r.status in LOST])
+        for line in bad_ends([r for r in records if r.split == split and r.status in LOST], self.directory):
+            self.say(line)
         missing = [name for cell in cells for name in cell.missing(self.directory)]
         return code if not missing or code != EXIT_DONE else EXIT_RESUMABLE
-
-    def _tell_bad_ends(self, records: list[RunRecord]) -> None:
-        """Says which runs did not end well, a line for each trunk, and what to type, once for each kind."""
-        ends = [(r.trunk_id, r.status, r.reason) for r in records]
-        for (trunk, status, reason), count in Counter(ends).items():
-            self.say(f"{trunk} {status}, {count} {'point' if count == 1 else 'points'}: {reason}")
-        failed = [r.trunk_id for r in records if r.status == "failed"]
-        diverged = [r.trunk_id for r in records if r.status == "diverged"]
-        if failed:
-            where = self.directory / "runs" / failed[0] / "error.txt"
-            found = f"the traceback is in {where}" if where.exists() else f"the log is {self.directory / 'log.txt'}"
-            self.say(f"  failed: {found}; checkpoints are kept, and the same line with --retry-failed tries again")
-        if diverged:
-            self.say(
-                f"  diverged: checkpoints before it are kept; lower the learning rate, or leave the bad batches out: "
-                f"kleiber rewind {self.directory} --run {diverged[0]} --skip-batches FIRST:END --out NEW"
-            )
 
     def _forget(self, statuses: list[str], cells: list[TrunkCell]) -> None:
         """Has points that ended in these ways trained again."""
