@@ -194,7 +194,7 @@ def test_columns_of_another_name_are_mapped_as_for_a_table(program, tmp_path):
         (
             "nothing",
             "failed",
-            r'wrote no /\S+/command/record.json, nor record.jsonl nor record.csv there. Add .*: json.dump\(.*"num_tokens"',
+            r'wrote no /\S+/command/record.json, nor \S+ nor \S+ there. Add .*: json.dump\(.*"num_tokens"',
         ),
         ("size", "failed", r"says num_params_total 12,345, the plan [\d,]+; .*Command\(num_params_total=12345\)"),
         ("short", "failed", "no loss at 1,024 tokens, the nearest is at 1,017.*multiple of .* = 256"),

@@ -19,6 +19,8 @@ from kleiber.experiments.report import drawing, story, tables
 from kleiber.experiments.report.build import ReportPaths, build_report
 from kleiber.experiments.report.checklist import checklist
 from kleiber.experiments.report.results import read_results
+from kleiber.scaling.figures.forecast import forecast_answer
+from kleiber.scaling.figures.study import ForecastRun
 from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
@@ -273,9 +275,23 @@ def test_summary_states_errors_as_forecast_over_measured(finished):
 
 
 def test_a_broken_promise_is_the_headline(finished):
-    result = {"gate": [{"claim": "wide: error +4.00%, at most 1.5%", "value": 0.04, "limit": 0.015, "passed": False}]}
-    study = drawing.Study(replace(read_results(finished), result=result))
-    assert story.verdict(study) == ("bad", "The result misses its promise: wide: error +4.00%, at most 1.5%.")
+    item = {"claim": "wide: error +4.00%, at most 1.5%", "value": 0.04, "limit": 0.015, "passed": False}
+    study = drawing.Study(replace(read_results(finished), result={"gate": [item | {"of": "error"}]}))
+    mood, said = story.verdict(study)
+    assert mood == "bad" and said.endswith("). The result misses its promise: wide: error +4.00%, at most 1.5%.")
+    tiles = re.findall(r'class="(tile [^"]*)"', story.headline_tiles(study).html)
+    kept = re.findall(r'class="(tile [^"]*)"', story.headline_tiles(drawing.Study(read_results(finished))).html)
+    assert [each.split()[1:] for each in tiles[:3]] == [["bad"], ["bad"], ["good"]]  # measured, error, inside
+    assert [each.split()[1:] for each in kept[:3]] == [["good"]] * 3
+
+
+def test_the_answer_is_what_was_forecast_and_measured_of_the_farthest_target():
+    one = ForecastRun("wide", 1e5, 1e6, 1e12, 4.0, 1.592, 1.441, 1.758, 0.9, 1.528)
+    said = forecast_answer([one]).replace("\N{NO-BREAK SPACE}", " ")
+    assert said == "Forecast 1.592 [1.441, 1.758], measured 1.528 (+4.19 %, inside)"
+    far = replace(one, name="far", compute_ratio=9.0, observed=2.0)
+    said = forecast_answer([one, far, replace(far, name="later", compute_ratio=30.0, observed=None)])
+    assert said.startswith("far, the farthest of 3 targets: forecast 1.592 [") and said.endswith("OUTSIDE)")
 
 
 def test_an_edited_ledger_is_called_out(finished, tmp_path):

@@ -1,4 +1,4 @@
-"""How runs ended other than well, for whoever watches: a line for each, what to type, and when it is of no use to go on."""
+"""How runs ended other than well, for whoever watches: a line for each, what to type, and when to stop for it."""
 
 import re
 from collections import Counter
