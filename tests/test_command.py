@@ -42,6 +42,7 @@ if how == "size": rows[-1]["num_params_total"] = 12345
 if how == "curve": rows.insert(1, {"num_tokens": 1500, "loss": 9.5})
 if how == "nan": rows[-1]["loss"] = math.nan
 if how == "short": rows[-1]["num_tokens"] -= 7
+if how == "steps": rows[-1]["num_tokens"] //= 256
 if how == "sleep": time.sleep(600)
 if how == "slow": time.sleep(1.0)
 if how == "exit": sys.exit("no such file as train.bin")
@@ -115,6 +116,10 @@ def test_a_command_is_told_the_fields_of_its_trunk():
         ("run 'x", "No closing quotation"),
         ("  ", "command.line is empty"),
         ("run {seed:Q}", "Unknown format code"),
+        ("run {max_iters}", r"did you mean \{num_steps\}"),
+        ("run {n_embd}", r"did you mean \{d_model\}"),
+        ("run {lr}", r"did you mean \{learning_rate\}"),
+        ("run {block-size}", r"did you mean \{seq_len\}"),
     ],
 )
 def test_a_line_that_cannot_be_filled_is_refused_where_it_is_written(written, told):
@@ -130,6 +135,26 @@ def test_a_plan_refuses_what_a_command_is_not_told_and_a_program_that_is_not_the
         "runs differ in seed",
         "runs differ in model.d_model",
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "{python} nosuch.py {folder}",
+            "the command names nosuch.py, which is no file in /.*, where its .* will run",
+        ),
+        ("{python} HERE/nosuch.py {folder}", "the command names /.*/nosuch.py, which is no file here"),
+        ("{python} HERE/there.py", "the command is not told where its record goes: put {folder} into its line"),
+        ("{python} HERE/there.py {folder}", ""),
+        ("{python} /nosuchfolder/of_another_machine.py {folder}", ""),
+    ],
+)
+def test_a_plan_refuses_a_script_that_is_not_there_and_a_line_without_its_folder(tmp_path, words, told):
+    (tmp_path / "there.py").touch()
+    config = trunk(words.replace("HERE", str(tmp_path)))
+    refusals = make_plan(Experiment("own", "?", (config,), laws=()), 1).refusals
+    assert len(refusals) == bool(told) and re.fullmatch(told, "".join(refusals))
 
 
 def test_a_plan_refuses_to_leave_out_batches_of_a_program_that_reads_its_own():
@@ -198,6 +223,11 @@ def test_columns_of_another_name_are_mapped_as_for_a_table(program, tmp_path):
         ),
         ("size", "failed", r"says num_params_total 12,345, the plan [\d,]+; .*Command\(num_params_total=12345\)"),
         ("short", "failed", "no loss at 1,024 tokens, the nearest is at 1,017.*multiple of .* = 256"),
+        (
+            "steps",
+            "failed",
+            "at 4, which is the number of steps: call that column step, .* the 256 tokens",
+        ),
         ("nan", "diverged", "loss is nan at 1,024 tokens"),
     ],
 )

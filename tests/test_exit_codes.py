@@ -13,10 +13,13 @@ import pytest
 from kleiber.experiments import cli
 from kleiber.experiments.cli import VERBS, main
 from kleiber.experiments.commands import data as data_verb
+from kleiber.experiments.config_file import load_experiment
 from kleiber.experiments.launch import local
 from kleiber.experiments.launch.launcher import Phase
+from kleiber.experiments.planning.cells import all_cells, trunk_cells
 from kleiber.experiments.sweeping.follow import lead_launch
 from kleiber.experiments.sweeping.workers import WorkerPool
+from kleiber.files import write_json
 
 
 @pytest.fixture
@@ -222,3 +225,17 @@ def test_a_shell_is_told_every_verb_and_option(capsys):
     script = capsys.readouterr().out
     assert not end.value.code and "complete -F" in script
     assert all(f"'{verb}'" in script for verb in VERBS) and "--retry-failed" in script
+
+
+def test_a_sweep_that_is_interrupted_says_how_far_it_is(tmp_path, capsys, monkeypatch):
+    def stopped(self, retry_failed, allow):
+        experiment = load_experiment("miniature")
+        for cell in trunk_cells(experiment, "fit")[:2]:
+            name = next(iter(cell.run_ids.values()))
+            write_json(tmp_path / "out" / "runs" / name / "record.json", {})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kleiber.experiments.sweeping.sweep._Sweep.run", stopped)
+    assert main(["sweep", "miniature", "--out", str(tmp_path / "out")]) == 75
+    total = sum(len(cell.run_ids) for cell in all_cells(load_experiment("miniature")))
+    assert f"interrupted, 2 of {total} points are done; the same line goes on" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -15,9 +16,10 @@ import pytest
 
 from kleiber.experiments.cli import main
 from kleiber.experiments.commands.report import FigureName
-from kleiber.experiments.report import drawing, story, tables
+from kleiber.experiments.report import build, drawing, packages, story, tables
 from kleiber.experiments.report.build import ReportPaths, build_report
 from kleiber.experiments.report.checklist import checklist
+from kleiber.experiments.report.packages import no_report
 from kleiber.experiments.report.results import read_results
 from kleiber.scaling.figures.forecast import forecast_answer
 from kleiber.scaling.figures.study import ForecastRun
@@ -367,3 +369,17 @@ def test_a_folder_that_is_no_sweep_is_refused(tmp_path, capsys):
 
 def test_figure_names_of_the_command_are_those_that_exist():
     assert set(get_args(FigureName)) == set(drawing.FIGURES)
+
+
+def test_without_the_packages_of_a_report_what_to_type_is_said_before_anything_is_spent(tmp_path, monkeypatch, capsys):
+    assert no_report("out/mine") == ""
+    monkeypatch.setattr(packages, "PACKAGES", ("numpy", "nosuchkernel", "nosuchdrawing"))
+    said = "nosuchkernel, nosuchdrawing are not installed: pip install nosuchkernel nosuchdrawing, then kleiber report "
+    assert said + "out/mine " in no_report("out/mine")
+    assert main(["plan", "miniature"]) == 0
+    assert said + "out/miniature" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_a_report_imports_is_what_is_asked_for_before():
+    imported = re.findall(r"^(?:import|from) (\w+)", Path(build.__file__).read_text(), re.M)
+    assert set(imported) - set(sys.stdlib_module_names) - {"kleiber"} == set(packages.PACKAGES)

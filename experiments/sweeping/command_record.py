@@ -128,6 +128,11 @@ def _no_row(rows: CommandRows, num_tokens: int, tokens_per_step: int) -> str:
     if rows.num_tokens is None:
         return f"{asked}: it has {len(rows.loss)} rows, which say neither num_tokens nor step"
     nearest = rows.num_tokens[np.nanargmin(np.abs(rows.num_tokens - num_tokens))]
+    if nearest * tokens_per_step == num_tokens:
+        return (
+            f"{asked}, the nearest is at {nearest:,.0f}, which is the number of steps: call that column step, or "
+            f"multiply it by the {tokens_per_step:,} tokens of a step"
+        )
     return (
         f"{asked}, the nearest is at {nearest:,.0f}: it must train on {{num_tokens}}, a multiple of the trunk's "
         f"batch_size x seq_len = {tokens_per_step:,}"

@@ -25,6 +25,7 @@ from kleiber.experiments.launch.local import Local
 from kleiber.experiments.planning.cells import TrunkCell, all_cells, cell_records, records_digest, trunk_cells
 from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.planning.speed import remember_speed, speed_key
+from kleiber.experiments.report.packages import no_report
 from kleiber.experiments.sweeping.bad_ends import FailedAlike, bad_ends
 from kleiber.experiments.sweeping.follow import follow, lead_launch
 from kleiber.experiments.sweeping.inventory import (
@@ -118,9 +119,12 @@ def run_sweep(
             if lock.taken_over:
                 sweep.say(f"took over the lock of a sweep that is gone ({lock.taken_over})")
             sweep.tell(told)
-            if count == 1:
-                return sweep.run(retry_failed, allow)
-            return lead_launch(directory, lambda: sweep.run(retry_failed, allow))
+            try:
+                if count == 1:
+                    return sweep.run(retry_failed, allow)
+                return lead_launch(directory, lambda: sweep.run(retry_failed, allow))
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(points_done(all_cells(experiment), directory)) from None
 
 
 def with_seed(experiment: Experiment, offset: int) -> Experiment:
@@ -131,6 +135,12 @@ def with_seed(experiment: Experiment, offset: int) -> Experiment:
 
     targets = tuple(replace(target, train=shifted(target.train)) for target in experiment.targets)
     return replace(experiment, trunks=tuple(map(shifted, experiment.trunks)), targets=targets)
+
+
+def points_done(cells: list[TrunkCell], directory: Path) -> str:
+    """Returns `2 of 12 points are done`."""
+    asked = sum(len(cell.run_ids) for cell in cells)
+    return f"{asked - sum(len(cell.missing(directory)) for cell in cells)} of {asked} points are done"
 
 
 def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
@@ -215,6 +225,8 @@ class _Sweep:
             self.tell(check_release(cell_records(cells, self.directory), self.directory, allow))
         write_json(self.directory / "plan.json", plan.to_json())
         self.say(plan.headline())
+        if self.has_report and (problem := no_report(self.directory)):
+            self.say(f"note: {problem}")
         code = self._phase("start", start_cells, plan)
         if code == EXIT_DONE:
             code = self._phase("fit", fit_cells, plan)
@@ -345,11 +357,11 @@ class _Sweep:
             (self.directory / "result.json").unlink(missing_ok=True)
 
     def _report(self, summary: dict[str, Any]) -> None:
-        try:
-            from kleiber.experiments.report.build import build_report
-        except ImportError as missing:
-            self.say(f"no report: {missing.name} is not installed; pip install 'kleiber[notebook]', kleiber report")
+        if problem := no_report(self.directory):
+            self.say(problem)
             return
+        from kleiber.experiments.report.build import build_report
+
         self.say("writing report.ipynb and report.html")
         with working("writing the report"):
             build_report(self.directory)
