@@ -383,3 +383,10 @@ def test_without_the_packages_of_a_report_what_to_type_is_said_before_anything_i
 def test_what_a_report_imports_is_what_is_asked_for_before():
     imported = re.findall(r"^(?:import|from) (\w+)", Path(build.__file__).read_text(), re.M)
     assert set(imported) - set(sys.stdlib_module_names) - {"kleiber"} == set(packages.PACKAGES)
+
+
+def test_the_figure_of_the_best_size_is_withheld_with_the_exponents_it_follows_from(finished):
+    results = read_results(finished)
+    fit = {**results.fit, "optimum": {"a": None, "b": None, "withheld": "loose-alpha: the standard error is large."}}
+    with pytest.raises(drawing.NotThereYet, match="withholds how the best size grows with compute: loose-alpha"):
+        drawing.draw(drawing.Study(replace(results, fit=fit)), "frontier")
