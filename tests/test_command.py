@@ -247,6 +247,13 @@ def test_a_record_that_was_refused_is_out_of_the_way_of_the_next_try(program, tm
     assert (record.status, count) == ("done", 2)
 
 
+def test_a_record_without_a_loss_says_how_a_command_maps_columns(program, tmp_path):
+    command = Command(line(program, "mapped"), columns="step=it")
+    (record,), _ = claimed(trunk(command), tmp_path)
+    told = r"/command/record.jsonl has no column 'loss'. .*Command\(columns=\"loss="
+    assert record.status == "failed" and re.search(told, record.reason) and "--columns" not in record.reason
+
+
 def test_points_before_a_loss_that_is_no_number_are_kept(program, tmp_path):
     records, _ = claimed(trunk(line(program, "nan"), num_tokens=(1024, 2048)), tmp_path)
     assert [record.status for record in records] == ["done", "diverged"]

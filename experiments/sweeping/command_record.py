@@ -70,7 +70,8 @@ def read_rows(command: Command, path: Path, tokens_per_step: int) -> CommandRows
       ValueError: it is no table, or has no loss.
     """
     mapping = pairs(command.columns, "columns")
-    table = read_table(_measured(read_file(path), mapping.get("loss", "loss"), path), mapping)
+    rows = _measured(read_file(path), mapping.get("loss", "loss"), path)
+    table = read_table(rows, mapping, source=str(path), option='Command(columns="{}")')
     loss, step = table["loss"], "step" if "step" in table else "num_steps"
     num_tokens = table["num_tokens"] if "num_tokens" in table else None
     if num_tokens is None and step in table:
