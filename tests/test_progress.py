@@ -201,3 +201,11 @@ def test_a_run_that_failed_is_told_at_once_and_counts_as_no_point_done(tmp_path)
         path.parent.mkdir(parents=True)
         write_json(path, record.to_json())
     assert shown.line(shown.look()) == "[fit] 1/2 points | 1 FAILED: ValueError: no file"
+
+
+def test_a_program_that_tells_nothing_is_running_and_one_that_tells_losses_is_where_they_were_measured(tmp_path):
+    shown = made(tmp_path, replace(TRUNK, command=Command("{python} nosuch.py {folder}")))
+    say(shown, 0.0, trained_tokens=0, tokens_per_second=0.0)
+    assert shown.look().running[0].endswith(" running")
+    say(shown, 0.0, trained_tokens=250_000, tokens_per_second=10.0, loss=3.0)
+    assert shown.look().running[0].endswith(" 25% loss 3.000")

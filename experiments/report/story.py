@@ -70,10 +70,9 @@ def verdict(study: Study) -> tuple[str, str]:
         return "wait", "No forecast of the targets stands in the ledger; see what is missing."
     if not tested:
         return "good", study.answers.headline or "All runs are done; nothing was measured."
-    return (
-        "good",
-        f"{answer}The law held: {forecast_claim(study.targets)[0].lower()}{forecast_claim(study.targets)[1:]}.",
-    )
+    claim = forecast_claim(study.targets)
+    more = f": {claim[0].lower()}{claim[1:]}" if len(tested) > 1 else f" at {tested[0].compute_ratio:.1f}× compute"
+    return "good", f"{answer}The law held{more}."
 
 
 def summary(study: Study) -> dict[str, Any]:

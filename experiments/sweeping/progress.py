@@ -173,7 +173,8 @@ class SweepProgress:
                     loss, speed = progress.get("loss"), progress.get("tokens_per_second", 0.0)
                     told = "" if loss is None else f" loss {loss:.3f}"
                     name = f"{cell.shape} {len(cell.shares)} levels" if cell.shares else cell.label
-                    running[trunk] = (f"{name} {share:.0%}{told}", speed)
+                    says = f"{share:.0%}{told}" if told or not cell.config.command else "running"  # it told nothing yet
+                    running[trunk] = (f"{name} {says}", speed)
                     if speed:  # its first block of steps, compilation among it, is behind it
                         self.begun.add(trunk)
                         first, last = self.seen.get(cell.trunk_id, ((now, share), (now, share)))
