@@ -25,6 +25,8 @@ LOST = ("failed", "diverged", "pruned")
 STATUSES = ("done", *LOST, "continued", "pending")
 """`continued`: measured, but trained for a part by another config (--allow): no run of its own, and in no fit."""
 
+OF_COMMAND = "of the command"
+"""The corpus of a run that a program of the user's trains."""
 CONVERTED = "converted"
 """Status of a run whose weights were read of a folder of others, and not measured: never one of a sweep."""
 
@@ -309,7 +311,7 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
         "optimizer": config.optimizer.name,
         "weight_decay": config.optimizer.weight_decay,
         "schedule": config.schedule.kind,
-        "corpus": config.data.corpus if reads_corpus else "of the command",
+        "corpus": config.data.corpus if reads_corpus else OF_COMMAND,
         "tokenizer": config.data.tokenizer,
         "config_hash": config_hash(config),
         "dtype": model.compute_dtype,

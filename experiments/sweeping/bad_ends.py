@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from kleiber.experiments.directory.record import RunRecord, read_record, record_path
+from kleiber.experiments.directory.record import OF_COMMAND, RunRecord, read_record, record_path
 from kleiber.experiments.planning.cells import TrunkCell
 from kleiber.experiments.sweeping.programs import REMEDY
 
@@ -30,9 +30,9 @@ def bad_ends(records: Sequence[RunRecord], directory: Path) -> list[str]:
         for (trunk, status, reason), count in ends.items()
     ]
     for status, remedy in (("failed", _after_failure), ("diverged", _after_divergence)):
-        if (trunk := next((r.trunk_id for r in records if r.status == status), None)) is not None:
-            home = directory / "runs" / trunk
-            lines.append(f"  {status}: {remedy(home, directory, (home / 'output.txt').exists())}")
+        if first := next((r for r in records if r.status == status), None):
+            told = remedy(directory / "runs" / first.trunk_id, directory, first.corpus == OF_COMMAND)
+            lines.append(f"  {status}: {told}")
     return lines
 
 

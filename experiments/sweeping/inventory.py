@@ -141,7 +141,8 @@ def check_text(cells: list[TrunkCell], directory: Path, population_size: int, al
     alike = {key: {*counted.get(key, ()), *_programs_of(records, keys, key), old} for key, old in changed.items()}
     _note(directory, data=data, **{COUNTED: {**counted, **{key: sorted(each) for key, each in alike.items()}}})
     count = sum(kept[key] for key in changed)
-    return [f"{told}: {count} points that are done count together with those from here on", *[aside] * bool(moved)]
+    both = f"{count} points that are done count together with those from here on"
+    return [f"{told}: {both if count else 'nothing of it was done'}", *[aside] * bool(moved)]
 
 
 def _counted_together(directory: Path) -> dict[str, list[str]]:
