@@ -56,10 +56,10 @@ class RunTable:
     """Our names that were mapped, to what."""
     dropped: str = ""
     """The expression whose rows were left out."""
-    option: str = COLUMNS
-    """What maps one of our names to a column where the table was asked for, with {} for the mapping."""
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     """int [runs], where each stood in the source, counted from 1 after the header."""
+    option: str = COLUMNS
+    """What maps one of our names to a column where the table was asked for, with {} for the mapping."""
 
     def __post_init__(self) -> None:
         arrays = {**self.columns, **self.labels}
