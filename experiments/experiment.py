@@ -14,7 +14,8 @@ RECORD_COLUMNS = frozenset(
     "exchanged_bytes optimizer weight_decay schedule corpus tokenizer data_fingerprint config_hash device dtype "
     "wall_seconds tokens_per_second split_overlap ledger_head final_checkpoint num_validation_tokens "
     "num_validation_bytes code_version python_version num_params_trained start_run pretrained_tokens pretrained_params "
-    "pretrained_loss teacher_run teacher_params teacher_run_loss noise_scale_tokens noise_scale_standard_error".split()
+    "pretrained_loss teacher_run teacher_params teacher_run_loss noise_scale_tokens noise_scale_standard_error "
+    "program_fingerprint".split()
 )
 """Columns of the run record that a factor would overwrite (docs/json.md says what they hold)."""
 STATES = ("state", "runstatus", "runstate", "jobstatus", "jobstate")
