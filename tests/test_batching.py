@@ -8,8 +8,9 @@ import pytest
 
 from kleiber.model.config import ModelConfig
 from kleiber.model.decode import batching
-from kleiber.model.decode.batching import Engine, Request, answer_all
+from kleiber.model.decode.batching import Engine, answer_all
 from kleiber.model.decode.generate import generate_rows
+from kleiber.model.decode.inference import Request
 from kleiber.model.decode.sample import Sampling
 from kleiber.model.functional import abstract_params
 

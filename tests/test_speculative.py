@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from kleiber.model.config import ModelConfig
 from kleiber.model.decode import speculative
 from kleiber.model.decode.generate import generate, generate_rows
-from kleiber.model.decode.inference import known, last_two
+from kleiber.model.decode.inference import Request, Row, row_of
 from kleiber.model.decode.sample import Sampling
 from kleiber.model.decode.speculative import NUM_DRAFTED, Draft, generate_drafted
 from kleiber.model.functional import abstract_params, apply
@@ -33,7 +33,7 @@ def test_a_seed_writes_what_it_writes_without_a_draft(sampling):
     for prompt, count, stops in (([3], 40, ()), ([1, 2, 3], 38, ()), ([1, 2, 3], 38, (0,))):
         draft = Draft(SMALL, OTHERS)
         (plain,) = generate_rows(LARGE, PARAMS, [prompt], count, sampling, 3, stops)
-        found = generate_drafted(LARGE, PARAMS, draft, prompt, count, sampling, 3, stops)
+        found = generate_drafted(LARGE, PARAMS, draft, Request(tuple(prompt), count, sampling, 3, stops))
         assert found.tolist() == plain.tolist()
         assert draft.num_passes + draft.num_kept >= len(found)  # each pass adds one token to those it keeps
 
@@ -47,11 +47,8 @@ def test_a_text_longer_than_the_window_is_the_same_and_a_draft_that_is_the_model
 
 def answered(large, params, small, others, count, num_rows):
     """Returns (tokens, passes, drafted tokens kept) of many seeds, side by side."""
-    row = speculative._Row(
-        known([1, 2], 16), np.int32(1), last_two([1, 2]), np.int32(count), np.int32(0),
-        jax.random.split(jax.random.key(7), num_rows), Sampling().numbers(4), np.zeros(4, bool),
-    )  # fmt: skip
-    over_keys = speculative._Row(**{name: None for name in vars(row)} | {"key": 0})
+    row = replace(row_of(large, Request((1, 2), count), 16), key=jax.random.split(jax.random.key(7), num_rows))
+    over_keys = Row(**{name: None for name in vars(row)} | {"key": 0})
     many = jax.vmap(lambda each: speculative._answer(large, small, 16, params, others, each), in_axes=(over_keys,))
     found, _, passes, kept = map(np.asarray, many(row))
     return found[:, :count], int(passes.sum()), int(kept.sum())

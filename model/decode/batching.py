@@ -16,33 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.decode.inference import (
-    as_read,
-    bucket,
-    check_request,
-    inference_config,
-    is_stop,
-    known,
-    last_two,
-    stream,
-)
+from kleiber.model.decode.inference import Request, Row, as_read, bucket, inference_config, row_of
 from kleiber.model.decode.sample import Sampling
-from kleiber.model.decode.slots import Slots, advance, prefill, widen
+from kleiber.model.decode.slots import Slots, advance, begin
 from kleiber.model.families.decoder import empty_memory
 
 AT_ONCE = 16
 """Most tokens of each row that one call draws."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked: the arguments of generate_rows, of one prompt."""
-
-    prompt: tuple[int, ...]
-    num_tokens: int
-    sampling: Sampling = Sampling()
-    seed: int = 0
-    stops: tuple[int, ...] = ()
+OF_ROWS = ("last_two_B2", "starts_B", "num_left_B", "num_drawn_B", "keys_B", "numbers_B3", "is_stop_BV")
+"""Fields of Slots that begin anew with a request."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +37,22 @@ class Progress:
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _admit(
-    config: ModelConfig, params: Any, slots: Slots, slot: jax.Array, tokens_P: jax.Array, length: jax.Array, row: Slots
-) -> Slots:
-    """Returns the slots with a new row in one of them: its prompt but for the last token, which ends at the last of P
-    places and has a length, is read and laid round the memory so that it ends where the others are."""
-    num_places, size = jax.tree.leaves(slots.memory)[0].shape[-3], len(tokens_P)
-    memory = widen(prefill(config, params, tokens_P[None], (size - length)[None]), num_places)
+def _admit(config: ModelConfig, params: Any, slots: Slots, slot: jax.Array, row: Row) -> Slots:
+    """Returns the slots with a new row in one of them: its prompt is read, and laid round the memory so that it ends
+    where the others do."""
+    num_places = jax.tree.leaves(slots.memory)[0].shape[-3]
+    new = begin(config, params, jax.tree.map(lambda each: jnp.asarray(each)[None], row), num_places)
+    turn = slots.place - new.place
 
-    def lay(held: jax.Array, new: jax.Array) -> jax.Array:
-        new = jnp.roll(new, slots.place - size, axis=-3)
-        return jax.lax.dynamic_update_slice_in_dim(held, new, slot, axis=held.ndim - 4)
+    def put(held: jax.Array, one: jax.Array, axis: int = 0) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(held, one, slot, axis)
 
-    put = jax.tree.map(lambda held, new: held.at[slot].set(new), _of_rows(slots), _of_rows(row))
-    start = (slots.place - length) % num_places
-    put = put | {"starts_B": slots.starts_B.at[slot].set(start)}
-    return replace(slots, memory=jax.tree.map(lay, slots.memory, memory), **put)
+    def lay(held: jax.Array, one: jax.Array) -> jax.Array:
+        return put(held, jnp.roll(one, turn, axis=-3), held.ndim - 4)
 
-
-def _of_rows(slots: Slots) -> dict[str, Any]:
-    """Returns the fields that a request brings with it."""
-    names = ("last_two_B2", "num_left_B", "num_drawn_B", "keys_B", "numbers_B3", "is_stop_BV")
-    return {name: getattr(slots, name) for name in names}
+    new = replace(new, starts_B=(new.starts_B + turn) % num_places)
+    rows = {name: put(getattr(slots, name), getattr(new, name)) for name in OF_ROWS}
+    return replace(slots, memory=jax.tree.map(lay, slots.memory, new.memory), **rows)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -113,7 +89,7 @@ class Engine:
             starts_B=zeros_B,
             num_left_B=jnp.copy(zeros_B),
             num_drawn_B=jnp.copy(zeros_B),
-            keys_B=jnp.stack([stream(0)] * num_slots),
+            keys_B=jax.random.split(jax.random.key(0), num_slots),
             numbers_B3=jnp.tile(Sampling(0).numbers(config.vocab_size), (num_slots, 1)),
             is_stop_BV=jnp.zeros((num_slots, config.vocab_size), bool),
         )
@@ -123,33 +99,18 @@ class Engine:
         """Slots that nobody has."""
         return int((~self._is_busy).sum())
 
-    def check(self, request: Request) -> None:
-        """Raises ValueError, with the reason, of a request that cannot be answered."""
-        check_request(self.config, request.prompt, request.num_tokens, request.stops)
-
     def admit(self, request: Request) -> int:
         """Returns the slot that a request was read into.
 
         Raises:
-          ValueError: no slot is free, or what check says.
+          ValueError: no slot is free, or the request cannot be answered.
         """
-        self.check(request)
+        request.check(self.config)
         if not self.num_free:
             raise ValueError(f"all {self.num_slots} slots are taken; let one end first.")
-        slot, length = int(np.argmin(self._is_busy)), len(request.prompt) - 1
-        row = Slots(
-            place=np.int32(0),
-            memory=None,
-            last_two_B2=last_two(request.prompt),
-            starts_B=np.int32(0),
-            num_left_B=np.int32(request.num_tokens),
-            num_drawn_B=np.int32(0),
-            keys_B=stream(request.seed),
-            numbers_B3=request.sampling.numbers(self.config.vocab_size),
-            is_stop_BV=is_stop(self.config, request.stops),
-        )
-        where = (np.int32(slot), known(request.prompt, bucket(length, self.config.seq_len)), np.int32(length))
-        self._slots = _admit(self._config, self._params, self._slots, *where, row)
+        slot = int(np.argmin(self._is_busy))
+        row = row_of(self.config, request, bucket(len(request.prompt) - 1, self.config.seq_len))
+        self._slots = _admit(self._config, self._params, self._slots, np.int32(slot), row)
         self._is_busy[slot] = True
         return slot
 

@@ -5,7 +5,6 @@ B rows, P places of a prompt, S places of the memory, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,38 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.decode.inference import (
-    as_read,
-    bucket,
-    check_request,
-    inference_config,
-    is_stop,
-    known,
-    last_two,
-    stream,
-)
+from kleiber.model.decode.inference import Request, Row, as_read, bucket, inference_config, row_of
 from kleiber.model.decode.sample import Sampling
-from kleiber.model.decode.slots import Slots, advance, prefill, widen
+from kleiber.model.decode.slots import advance, begin
 from kleiber.model.decode.speculative import Draft, generate_drafted
 
 PLAIN = Sampling()
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def answer(config: ModelConfig, num_places: int, params: Any, tokens_BP: jax.Array, rows: Slots) -> jax.Array:
-    """Returns int32 [B, S], the tokens that follow each prompt, then NO_TOKEN: reading and drawing as one program, in
-    which the memory is written where it lies.
-
-    Args:
-      config: of inference_config.
-      num_places: S.
-      params: tree of weights.
-      tokens_BP: int32, of each prompt all but its last token, ending at the last place.
-      rows: with no memory yet.
-    """
-    memory = widen(prefill(config, params, tokens_BP, rows.starts_B), num_places)
-    rows = replace(rows, memory=memory, place=rows.place % num_places)
-    return advance(config, params, rows, jnp.max(rows.num_left_B), num_places, ends_early=False)[1]
+def answer(config: ModelConfig, num_places: int, params: Any, rows: Row) -> jax.Array:
+    """Returns int32 [B, S], the tokens that follow the prompt of each row, then NO_TOKEN: reading and drawing as one
+    program, in which the memory, of num_places S, is written where it lies; config is that of inference_config."""
+    slots = begin(config, params, rows, num_places)
+    return advance(config, params, slots, jnp.max(rows.num_tokens), num_places, ends_early=False)[1]
 
 
 def generate_rows(
@@ -76,27 +57,20 @@ def generate_rows(
     Raises:
       ValueError: an empty prompt, a token outside the vocabulary, or more tokens than the window holds.
     """
-    for prompt in prompts or [[]]:
-        check_request(config, prompt, num_tokens, stops)
-    lengths_B, num_rows = np.array([len(prompt) for prompt in prompts], np.int32), len(prompts)
-    size = bucket(int(max(lengths_B)) - 1, config.seq_len)
-    num_places = bucket(int(max(lengths_B)) + num_tokens - 1, config.seq_len)
-    tokens_BP = np.stack([known(prompt, size) for prompt in prompts])
-    is_one = isinstance(seed, int)
-    keys_B = jnp.stack([stream(*((seed, row) if is_one else (seed[row], 0))) for row in range(num_rows)])
-    rows = Slots(
-        place=jnp.int32(size),
-        memory=None,
-        last_two_B2=jnp.stack([last_two(prompt) for prompt in prompts]),
-        starts_B=jnp.asarray(size - lengths_B + 1),
-        num_left_B=jnp.full(num_rows, num_tokens, jnp.int32),
-        num_drawn_B=jnp.full(num_rows, first, jnp.int32),
-        keys_B=keys_B,
-        numbers_B3=jnp.tile(sampling.numbers(config.vocab_size), (num_rows, 1)),
-        is_stop_BV=jnp.tile(is_stop(config, stops), (num_rows, 1)),
-    )
-    config, params = inference_config(config), as_read(config, params)
-    found_BS = np.asarray(answer(config, num_places, params, jnp.asarray(tokens_BP), rows))
+    if isinstance(seed, int):
+        numbered = [(seed, row) for row in range(len(prompts))]
+    else:
+        numbered = [(each, 0) for each in seed]
+    asked = [
+        Request(tuple(prompt), num_tokens, sampling, each[0], tuple(stops), each[1], first)
+        for prompt, each in zip(prompts, numbered, strict=True)
+    ]
+    for request in asked or [Request((), num_tokens)]:
+        request.check(config)
+    longest = max(map(len, prompts))
+    size, num_places = (bucket(each, config.seq_len) for each in (longest - 1, longest + num_tokens - 1))
+    rows = jax.tree.map(lambda *each: jnp.stack(each), *(row_of(config, request, size) for request in asked))
+    found_BS = np.asarray(answer(inference_config(config), num_places, as_read(config, params), rows))
     return [row[row >= 0] for row in found_BS]
 
 
@@ -127,11 +101,11 @@ def generate(
     while drawn < num_tokens or drawn == 0:
         window = tokens[-config.seq_len :]
         count = min(num_tokens - drawn, config.seq_len - len(window) + 1, at_once or num_tokens)
-        how = (sampling, seed, stops, drawn)
         if draft and count > 1:
-            found = generate_drafted(config, params, draft, window, count, *how)
+            request = Request(tuple(window), count, sampling, seed, tuple(stops), first=drawn)
+            found = generate_drafted(config, params, draft, request)
         else:
-            (found,) = generate_rows(config, params, [window], count, *how)
+            (found,) = generate_rows(config, params, [window], count, sampling, seed, stops, drawn)
         tokens += found.tolist()
         yield from found.tolist()
         drawn += len(found)

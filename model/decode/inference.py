@@ -1,7 +1,9 @@
-"""What decoding makes of a config, of weights and of what is asked of them."""
+"""What decoding makes of a config, of weights and of what is asked of them.
 
-from collections.abc import Sequence
-from dataclasses import replace
+P places of a prompt, V vocabulary.
+"""
+
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 
 from kleiber.model.compress.tree import compress
 from kleiber.model.config import CompressionConfig, ModelConfig
+from kleiber.model.decode.sample import Sampling
 
 
 def inference_config(config: ModelConfig) -> ModelConfig:
@@ -31,39 +34,78 @@ def bucket(length: int, most: int) -> int:
     return min(most, max(16, 1 << (length - 1).bit_length()))
 
 
-def check_request(config: ModelConfig, prompt: Sequence[int], num_tokens: int, stops: Sequence[int]) -> None:
-    """Raises ValueError of an empty prompt, no token to draw, one outside the vocabulary, or more of them than the
-    window holds."""
-    places = config.seq_len
-    if not prompt or num_tokens < 1:
-        raise ValueError(f"{num_tokens} tokens to draw behind a prompt of {len(prompt)}, expected 1 or more of each.")
-    if len(prompt) + num_tokens - 1 > places:
-        raise ValueError(
-            f"a prompt of {len(prompt)} tokens and {num_tokens} more, but the window holds {places}, and the last one "
-            f"drawn needs no place: ask for at most {max(0, places - len(prompt) + 1)}, or shorten the prompt."
-        )
-    outside = [token for token in (*prompt, *stops) if not 0 <= token < config.vocab_size]
-    if outside:
-        raise ValueError(f"token {outside[0]} is outside the vocabulary of {config.vocab_size}.")
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a model: tokens behind a prompt."""
+
+    prompt: tuple[int, ...]
+    """Token ids, one or more."""
+    num_tokens: int
+    """Most to draw."""
+    sampling: Sampling = Sampling()
+    """How."""
+    seed: int = 0
+    """Of the draws."""
+    stops: tuple[int, ...] = ()
+    """Tokens at which the answer ends; they are not part of it."""
+    row: int = 0
+    """Which of the rows of its seed it is."""
+    first: int = 0
+    """Number of the first draw in the row's stream."""
+
+    def check(self, config: ModelConfig) -> None:
+        """Raises ValueError of an empty prompt, no token to draw, one outside the vocabulary, or more of them than the
+        window holds."""
+        length, places = len(self.prompt), config.seq_len
+        if not length or self.num_tokens < 1:
+            raise ValueError(
+                f"{self.num_tokens} tokens to draw behind a prompt of {length}, expected 1 or more of each."
+            )
+        if length + self.num_tokens - 1 > places:
+            raise ValueError(
+                f"a prompt of {length} tokens and {self.num_tokens} more, but the window holds {places}, and the last "
+                f"one drawn needs no place: ask for at most {max(0, places - length + 1)}, or shorten the prompt."
+            )
+        outside = [token for token in (*self.prompt, *self.stops) if not 0 <= token < config.vocab_size]
+        if outside:
+            raise ValueError(f"token {outside[0]} is outside the vocabulary of {config.vocab_size}.")
 
 
-def known(prompt: Sequence[int], size: int) -> np.ndarray:
-    """Returns int32 [size], a prompt but for its last token, ending at the last place."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Row:
+    """A request as arrays; or several, with a leading axis."""
+
+    tokens_P: Any
+    """int32, the prompt but for its last token, which ends at the last place; before it stands anything."""
+    length: Any
+    """int32, of these tokens."""
+    last_two_2: Any
+    """int32, the last token of the prompt and the one before, if there is one."""
+    num_tokens: Any
+    """int32, most to draw."""
+    first: Any
+    """int32, number of the first draw in the stream."""
+    key: Any
+    """Typed, of the stream: the number of a draw is folded into it."""
+    numbers_3: Any
+    """float32, of a Sampling."""
+    is_stop_V: Any
+    """bool, tokens at which it ends."""
+
+
+def row_of(config: ModelConfig, request: Request, size: int) -> Row:
+    """Returns a request as NumPy arrays, its prompt in so many places."""
+    length = len(request.prompt) - 1
     tokens_P = np.zeros(size, np.int32)
-    tokens_P[size - len(prompt) + 1 :] = prompt[:-1]
-    return tokens_P
-
-
-def last_two(prompt: Sequence[int]) -> np.ndarray:
-    """Returns int32 [2], the last token of a prompt and the one before, if there is one."""
-    return np.array([0, *prompt[-2:]][-2:], np.int32)
-
-
-def is_stop(config: ModelConfig, stops: Sequence[int]) -> np.ndarray:
-    """Returns bool [V], whether each token is one of the stops."""
-    return np.isin(np.arange(config.vocab_size), np.asarray(stops, np.int64))
-
-
-def stream(seed: int, row: int = 0) -> jax.Array:
-    """Returns the typed key of what a row of a seed draws: the number of a draw is folded into it."""
-    return jax.random.fold_in(jax.random.key(seed), row)
+    tokens_P[size - length :] = request.prompt[:-1]
+    return Row(
+        tokens_P=tokens_P,
+        length=np.int32(length),
+        last_two_2=np.array([0, *request.prompt[-2:]][-2:], np.int32),
+        num_tokens=np.int32(request.num_tokens),
+        first=np.int32(request.first),
+        key=jax.random.fold_in(jax.random.key(request.seed), request.row),
+        numbers_3=request.sampling.numbers(config.vocab_size),
+        is_stop_V=np.isin(np.arange(config.vocab_size), np.asarray(request.stops, np.int64)),
+    )

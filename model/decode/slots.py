@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from kleiber.model.config import ModelConfig
+from kleiber.model.decode.inference import Row
 from kleiber.model.decode.sample import draw
 from kleiber.model.families.decoder import empty_memory
 from kleiber.model.functional import as_module
@@ -97,6 +98,23 @@ def widen(memory: Any, num_places: int) -> Any:
         return jnp.pad(held, [(0, 0)] * (held.ndim - 3) + [(0, num_places - held.shape[-3]), (0, 0), (0, 0)])
 
     return jax.tree.map(pad, memory)
+
+
+def begin(config: ModelConfig, params: Any, rows: Row, num_places: int) -> Slots:
+    """Returns the slots, of a memory of so many places, of B rows whose prompts are read, all but the last token."""
+    size = rows.tokens_P.shape[1]
+    starts_B = size - rows.length
+    return Slots(
+        place=jnp.int32(size % num_places),
+        memory=widen(prefill(config, params, rows.tokens_P, starts_B), num_places),
+        last_two_B2=rows.last_two_2,
+        starts_B=starts_B,
+        num_left_B=rows.num_tokens,
+        num_drawn_B=rows.first,
+        keys_B=rows.key,
+        numbers_B3=rows.numbers_3,
+        is_stop_BV=rows.is_stop_V,
+    )
 
 
 def advance(

@@ -8,7 +8,6 @@ without a draft. Keeping by the ratio of the probabilities would keep a few more
 P places of a prompt, S places of the memory, K drafted tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,17 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.decode.inference import (
-    as_read,
-    bucket,
-    check_request,
-    inference_config,
-    is_stop,
-    known,
-    last_two,
-    stream,
-)
-from kleiber.model.decode.sample import Sampling, draw
+from kleiber.model.decode.inference import Request, Row, as_read, bucket, inference_config, row_of
+from kleiber.model.decode.sample import draw
 from kleiber.model.decode.slots import prefill, step, widen
 
 NUM_DRAFTED = 4
@@ -47,26 +37,9 @@ class Draft:
     """Drafted tokens that were kept, of NUM_DRAFTED a pass."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class _Row:
-    """The prompt, and how it is answered."""
-
-    tokens_P: jax.Array
-    """int32, all but its last token, ending at the last place."""
-    length: jax.Array
-    """int32, how many of them there are."""
-    last_two_2: jax.Array
-    num_tokens: jax.Array
-    first: jax.Array
-    key: jax.Array
-    numbers_3: jax.Array
-    is_stop_V: jax.Array
-
-
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _answer(
-    config: ModelConfig, draft: ModelConfig, num_places: int, params: Any, draft_params: Any, row: _Row
+    config: ModelConfig, draft: ModelConfig, num_places: int, params: Any, draft_params: Any, row: Row
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns (tokens [S + K + 1] of which the first are drawn, how many, passes, drafted tokens kept)."""
     size = len(row.tokens_P)
@@ -119,42 +92,32 @@ def _answer(
     return found_S, jnp.minimum(count, row.num_tokens), passes, kept
 
 
-def generate_drafted(
-    config: ModelConfig,
-    params: Any,
-    draft: Draft,
-    prompt: Sequence[int],
-    num_tokens: int,
-    sampling: Sampling,
-    seed: int = 0,
-    stops: Sequence[int] = (),
-    first: int = 0,
-) -> np.ndarray:
-    """Returns the token ids, int32, that follow a prompt: those of generate_rows, faster if the draft is good and
-    small.
+def generate_drafted(config: ModelConfig, params: Any, draft: Draft, request: Request) -> np.ndarray:
+    """Returns the token ids, int32, that answer a request: those of generate_rows, sooner with a good, small draft.
 
-    Args: as generate_rows, of one prompt; and draft, which is told how it did.
+    Args:
+      config: the shape; weights are rounded as its compression says.
+      params: tree of weights.
+      draft: is told how it did.
+      request: what is asked.
 
     Raises:
-      ValueError: as generate_rows, or the draft has another vocabulary or a smaller window.
+      ValueError: the request cannot be answered, or the draft has another vocabulary or a smaller window.
     """
-    check_request(config, prompt, num_tokens, stops)
-    for name in ("vocab_size", "seq_len"):
-        own, other = getattr(config, name), getattr(draft.config, name)
-        if other < own or (name == "vocab_size" and other != own):
-            raise ValueError(f"the draft has {name} {other}, the model {own}; take one of the same sweep.")
-    row = _Row(
-        tokens_P=known(prompt, bucket(len(prompt) - 1, config.seq_len)),
-        length=np.int32(len(prompt) - 1),
-        last_two_2=last_two(prompt),
-        num_tokens=np.int32(num_tokens),
-        first=np.int32(first),
-        key=stream(seed),
-        numbers_3=sampling.numbers(config.vocab_size),
-        is_stop_V=is_stop(config, stops),
-    )
-    models = inference_config(config), inference_config(draft.config), bucket(num_tokens, config.seq_len)
+    request.check(config)
+    check_draft(config, draft.config)
+    row = row_of(config, request, bucket(len(request.prompt) - 1, config.seq_len))
+    models = inference_config(config), inference_config(draft.config), bucket(request.num_tokens, config.seq_len)
     params, draft_params = as_read(config, params), as_read(draft.config, draft.params)
     found_S, count, passes, kept = map(np.asarray, _answer(*models, params, draft_params, row))
     draft.num_passes, draft.num_kept = draft.num_passes + int(passes), draft.num_kept + int(kept)
     return found_S[:count]
+
+
+def check_draft(config: ModelConfig, draft: ModelConfig) -> None:
+    """Raises ValueError of a draft that has another vocabulary than the model, or a smaller window."""
+    if draft.vocab_size != config.vocab_size or draft.seq_len < config.seq_len:
+        raise ValueError(
+            f"the draft has {draft.vocab_size} tokens and a window of {draft.seq_len}, the model {config.vocab_size} "
+            f"and {config.seq_len}; take one of the same sweep."
+        )
