@@ -190,18 +190,19 @@ async def _body(request: Request) -> bytes:
         told = f"content-type is {kind[:60] or 'not given'}, expected application/json."
         raise RefusedError(415, told, None, "content_type")
     too_large = RefusedError(413, f"the body is larger than {MOST_BYTES:,} bytes.", None, "body_too_large")
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > MOST_BYTES:
-        raise too_large
-    body = bytearray()
+    body, num_bytes = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for part in request.stream():
-                body += part
-                if len(body) > MOST_BYTES:
+                num_bytes += len(part)
+                if num_bytes > 16 * MOST_BYTES:
                     raise too_large
+                if num_bytes <= MOST_BYTES:  # what is somewhat larger is heard out, so that the sender reads why
+                    body += part
     except TimeoutError:
         raise RefusedError(408, f"no whole body within {BODY_SECONDS:g} s.", None, "timeout") from None
+    if num_bytes > MOST_BYTES:
+        raise too_large
     return bytes(body)
 
 

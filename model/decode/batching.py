@@ -40,7 +40,7 @@ class Progress:
 def _admit(config: ModelConfig, params: Any, slots: Slots, slot: jax.Array, row: Row) -> Slots:
     """Returns the slots with a new row in one of them: its prompt is read, and laid round the memory so that it ends
     where the others do."""
-    num_places = jax.tree.leaves(slots.memory)[0].shape[-3]
+    num_places = jax.tree.leaves(slots.memory)[0].shape[-2]
     new = begin(config, params, jax.tree.map(lambda each: jnp.asarray(each)[None], row), num_places)
     turn = slots.place - new.place
 
@@ -48,7 +48,7 @@ def _admit(config: ModelConfig, params: Any, slots: Slots, slot: jax.Array, row:
         return jax.lax.dynamic_update_slice_in_dim(held, one, slot, axis)
 
     def lay(held: jax.Array, one: jax.Array) -> jax.Array:
-        return put(held, jnp.roll(one, turn, axis=-3), held.ndim - 4)
+        return put(held, jnp.roll(one, turn, axis=-2), held.ndim - 4)
 
     new = replace(new, starts_B=(new.starts_B + turn) % num_places)
     rows = {name: put(getattr(slots, name), getattr(new, name)) for name in OF_ROWS}

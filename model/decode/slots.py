@@ -4,7 +4,8 @@ All rows write their newest token at one place of the memory, which goes round i
 the place of its own first token. So a step writes one plain slice, whatever the rows have been through, and a row that
 begins later needs no other program.
 
-B rows, P places of a prompt, S places of the memory, T new tokens of a row, V vocabulary, C tokens drawn by one call.
+B rows, K key/value heads, H head size, P places of a prompt, S places of the memory, T new tokens of a row,
+V vocabulary, C tokens drawn by one call.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ class Slots:
     place: jax.Array
     """int32, where the newest token of every row goes."""
     memory: Any
-    """Of all that the rows have read, [B, S, ...] a layer: the newest token is not in it yet."""
+    """Of all that the rows have read, [B, K, S, H] a layer: the newest token is not in it yet."""
     last_two_B2: jax.Array
     """int32, the newest token and the one before."""
     starts_B: jax.Array
@@ -76,7 +77,7 @@ def step(
       positions_B: int32, the first new one's in each row; -1 is a place before the row.
       memory: of the tokens before, S - T at most.
     """
-    num_places, num_new = jax.tree.leaves(memory)[0].shape[-3], tokens_BT.shape[1] - 1
+    num_places, num_new = jax.tree.leaves(memory)[0].shape[-2], tokens_BT.shape[1] - 1
     recall, positions_BT = _recall(positions_B, place, num_new, num_places)
     positions_BT = jnp.concatenate([positions_B[:, None] - 1, positions_BT], axis=1)
     model = as_module(config, params)
@@ -95,7 +96,7 @@ def widen(memory: Any, num_places: int) -> Any:
     """Returns the memory with places behind those that it has, num_places in all."""
 
     def pad(held: jax.Array) -> jax.Array:
-        return jnp.pad(held, [(0, 0)] * (held.ndim - 3) + [(0, num_places - held.shape[-3]), (0, 0), (0, 0)])
+        return jnp.pad(held, [(0, 0)] * (held.ndim - 2) + [(0, num_places - held.shape[-2]), (0, 0)])
 
     return jax.tree.map(pad, memory)
 
@@ -130,7 +131,7 @@ def advance(
       num_columns: C.
       ends_early: whether to stop as soon as any row has ended.
     """
-    num_places = jax.tree.leaves(slots.memory)[0].shape[-3]
+    num_places = jax.tree.leaves(slots.memory)[0].shape[-2]
     num_live = jnp.sum(slots.num_left_B > 0)
 
     def is_going(carry):

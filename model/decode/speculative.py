@@ -55,7 +55,7 @@ def _answer(
         keys_T = jax.vmap(jax.random.fold_in, (None, 0))(row.key, row.first + numbers_T)
         return draw(jnp.tile(row.numbers_3, (len(logits_TV), 1)), logits_TV, keys_T)
 
-    def guess(carry, ahead):
+    def guess(carry: tuple[Any, ...], ahead: jax.Array) -> tuple[tuple[Any, ...], jax.Array]:
         """Drafts a token; the one before the newest is read again, as after a pass the draft may not have seen it."""
         count, last_three_3, memory = carry
         place, position_1 = size + count + ahead - 1, (row.length + count + ahead - 1)[None]
@@ -69,7 +69,7 @@ def _answer(
 
     def move(carry):
         count, is_over, found_S, last_three_3, memory, draft_memory, passes, kept = carry
-        begun = count, last_three_3, draft_memory
+        begun: tuple[Any, ...] = count, last_three_3, draft_memory
         (*_, draft_memory), guessed_K = jax.lax.scan(guess, begun, jnp.arange(NUM_DRAFTED))
         read_1T = jnp.concatenate([last_three_3[1:], guessed_K])[None]
         logits_1TV, memory = step(config, params, read_1T, size + count, row.length[None] + count, memory)
