@@ -69,7 +69,7 @@ def generate_rows(
         request.check(config)
     longest = max(map(len, prompts))
     size, num_places = (bucket(each, config.seq_len) for each in (longest - 1, longest + num_tokens - 1))
-    rows = jax.tree.map(lambda *each: jnp.stack(each), *(row_of(config, request, size) for request in asked))
+    rows = jax.tree.map(lambda *each: np.stack(each), *(row_of(config, request, size) for request in asked))
     found_BS = np.asarray(answer(inference_config(config), num_places, as_read(config, params), rows))
     return [row[row >= 0] for row in found_BS]
 

@@ -86,12 +86,19 @@ class Row:
     """int32, most to draw."""
     first: Any
     """int32, number of the first draw in the stream."""
-    key: Any
-    """Typed, of the stream: the number of a draw is folded into it."""
+    seed: Any
+    """uint32, its last 32 bits."""
+    row: Any
+    """int32, which of the rows of its seed it is."""
     numbers_3: Any
     """float32, of a Sampling."""
     is_stop_V: Any
     """bool, tokens at which it ends."""
+
+
+def stream(seed: jax.Array, row: jax.Array) -> jax.Array:
+    """Returns the typed key of what a row of a seed draws: the number of a draw is folded into it."""
+    return jax.random.fold_in(jax.random.key(seed), row)
 
 
 def row_of(config: ModelConfig, request: Request, size: int) -> Row:
@@ -105,7 +112,8 @@ def row_of(config: ModelConfig, request: Request, size: int) -> Row:
         last_two_2=np.array([0, *request.prompt[-2:]][-2:], np.int32),
         num_tokens=np.int32(request.num_tokens),
         first=np.int32(request.first),
-        key=jax.random.fold_in(jax.random.key(request.seed), request.row),
+        seed=np.uint32(request.seed & 0xFFFFFFFF),
+        row=np.int32(request.row),
         numbers_3=request.sampling.numbers(config.vocab_size),
         is_stop_V=np.isin(np.arange(config.vocab_size), np.asarray(request.stops, np.int64)),
     )

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.decode.inference import Row
+from kleiber.model.decode.inference import Row, stream
 from kleiber.model.decode.sample import draw
 from kleiber.model.families.decoder import empty_memory
 from kleiber.model.functional import as_module
@@ -112,7 +112,7 @@ def begin(config: ModelConfig, params: Any, rows: Row, num_places: int) -> Slots
         starts_B=starts_B,
         num_left_B=rows.num_tokens,
         num_drawn_B=rows.first,
-        keys_B=rows.key,
+        keys_B=jax.vmap(stream)(rows.seed, rows.row),
         numbers_B3=rows.numbers_3,
         is_stop_BV=rows.is_stop_V,
     )

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.decode.inference import Request, Row, as_read, bucket, inference_config, row_of
+from kleiber.model.decode.inference import Request, Row, as_read, bucket, inference_config, row_of, stream
 from kleiber.model.decode.sample import draw
 from kleiber.model.decode.slots import prefill, step, widen
 
@@ -42,7 +42,7 @@ def _answer(
     config: ModelConfig, draft: ModelConfig, num_places: int, params: Any, draft_params: Any, row: Row
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns (tokens [S + K + 1] of which the first are drawn, how many, passes, drafted tokens kept)."""
-    size = len(row.tokens_P)
+    size, key = len(row.tokens_P), stream(row.seed, row.row)
     start_1 = (size - row.length)[None]
     room = size + num_places + NUM_DRAFTED  # no pass goes round the memory
     memories = [
@@ -52,7 +52,7 @@ def _answer(
 
     def drawn(logits_TV: jax.Array, first: jax.Array) -> jax.Array:
         numbers_T = first + jnp.arange(len(logits_TV))
-        keys_T = jax.vmap(jax.random.fold_in, (None, 0))(row.key, row.first + numbers_T)
+        keys_T = jax.vmap(jax.random.fold_in, (None, 0))(key, row.first + numbers_T)
         return draw(jnp.tile(row.numbers_3, (len(logits_TV), 1)), logits_TV, keys_T)
 
     def guess(carry: tuple[Any, ...], ahead: jax.Array) -> tuple[tuple[Any, ...], jax.Array]:
