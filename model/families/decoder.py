@@ -198,7 +198,7 @@ def block_name(layer: int) -> str:
 
 def empty_memory(config: ModelConfig, num_rows: int, num_places: int) -> Any:
     """Returns a Memory of zeros for every layer: a list, or stacked as scanned layers are."""
-    shape = (num_rows, num_places, config.kv_heads, config.d_head)
+    shape = (num_rows, config.kv_heads, num_places, config.d_head)
     if config.has_scanned_layers:
         zeros = jnp.zeros((config.num_layers, *shape), config.compute_dtype)
         return Memory(zeros, jnp.copy(zeros))

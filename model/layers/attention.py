@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from kleiber.model.config import ModelConfig
 from kleiber.model.kernels.fused_attention import FUSED
-from kleiber.model.kernels.weighted_values import float32_einsum, weighted_values
+from kleiber.model.kernels.weighted_values import MASKED, float32_einsum, weighted_values
 from kleiber.model.layers.mask import Mask
 from kleiber.model.layers.norm import rms_normalise
 from kleiber.model.layers.product import product, read
@@ -29,19 +29,21 @@ from kleiber.parallel.rules import constrain, on_own_parts, weights_are_whole
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Memory:
-    """Keys and values of the positions that a layer has read, of S places each."""
+    """Keys and values of the positions that a layer has read, of S places each. Heads stand before places, as the two
+    products of attention want them: in the other order XLA's CPU code turns all of both round at every token."""
 
-    keys_BSKH: jax.Array
-    values_BSKH: jax.Array
+    keys_BKSH: jax.Array
+    values_BKSH: jax.Array
 
     def with_entries(self, k_BTKH: jax.Array, v_BTKH: jax.Array, place: jax.Array) -> "Memory":
         """Returns it with T further entries from a place on, one for all rows: a plain update, which XLA makes where
         the memory lies; a place for each row would be a scatter, five times as slow on CPU."""
 
         def put(held: jax.Array, new: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_update_slice_in_dim(held, new.astype(held.dtype), place, axis=1)
+            new = jnp.swapaxes(new, 1, 2).astype(held.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(held, new, place, axis=2)
 
-        return Memory(put(self.keys_BSKH, k_BTKH), put(self.values_BSKH, v_BTKH))
+        return Memory(put(self.keys_BKSH, k_BTKH), put(self.values_BKSH, v_BTKH))
 
 
 @jax.tree_util.register_dataclass
@@ -123,6 +125,18 @@ def _attend_chunk(
     return out_BTKGH.reshape(q_BTNH.shape)
 
 
+def attend_memory(q_BTNH: jax.Array, memory: Memory, scale: float, mask_BTS: jax.Array) -> jax.Array:
+    """Returns softmax(scale * q k) v [B, T, N, H] over the places that the mask lets a query see; it has no gradient of
+    its own."""
+    batch, length, num_heads, d_head = q_BTNH.shape
+    q_BTKGH = (q_BTNH * scale).reshape(batch, length, memory.keys_BKSH.shape[1], -1, d_head)
+    scores_BKTGS = float32_einsum("BTKGH,BKSH->BKTGS", q_BTKGH, memory.keys_BKSH)
+    weights_BKTGS = jax.nn.softmax(jnp.where(mask_BTS[:, None, :, None], scores_BKTGS, MASKED), axis=-1)
+    weights_BKTGS = weights_BKTGS.astype(memory.values_BKSH.dtype)
+    out_BTKGH = float32_einsum("BKTGS,BKSH->BTKGH", weights_BKTGS, memory.values_BKSH)
+    return out_BTKGH.reshape(q_BTNH.shape).astype(q_BTNH.dtype)
+
+
 def attend_fused(
     kernel: str, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, scale: float, mask: Mask
 ) -> jax.Array:
@@ -181,7 +195,7 @@ class Attention(nnx.Module):
         if isinstance(mask, Recall):
             assert memory is not None, "a Recall reads a memory"
             memory = memory.with_entries(k_BSKH, v_BSKH, mask.place)
-            out_BTNH = _attend_chunk(q_BTNH, memory.keys_BSKH, memory.values_BSKH, scale, mask.mask_BTS)
+            out_BTNH = attend_memory(q_BTNH, memory, scale, mask.mask_BTS)
         elif context_size() == 1:
             if kernel in FUSED:
                 out_BTNH = attend_fused(kernel, q_BTNH, k_BSKH, v_BSKH, scale, mask)
