@@ -71,12 +71,16 @@ def run(options: Options) -> int:
 
 def _run_on_pairs(found: Any, options: Options) -> int:
     """Prints BLEU, chrF and exact matches of a run on pairs, and those of copying its sources."""
-    from kleiber.experiments.api.translations import held_out_pairs, pairs_of_file, score_pairs
+    from kleiber.experiments.api.translations import score_pairs
     from kleiber.experiments.commands.eval import compute_as_a_worker
+    from kleiber.train.translations import held_out_pairs, pairs_of_file
 
     if options.train:
         raise ValueError(f"{found.name} translates, and its baseline copies the source: leave --train out.")
-    test = pairs_of_file(str(options.file)) if options.file else held_out_pairs(found, options.split)
+    if options.file:
+        test = pairs_of_file(str(options.file))
+    else:
+        test = held_out_pairs(found.config, found.record["data_fingerprint"], options.split, found.tokenizer)
     compute_as_a_worker(found.config)
     with working(f"translating {test.name}"):
         scores = score_pairs(found, test.evenly(options.most), options.beam)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kleiber.model.config import ModelConfig
-from kleiber.train.config import DataConfig, TrainConfig
-from kleiber.train.data.corpora.catalogue import find_corpus
+from kleiber.train.config import TrainConfig
 from kleiber.train.data.corpora.prepared import read_corpus_manifest
 from kleiber.train.data.source import Source
 from kleiber.train.data.tokens import TokenFile, open_token_file
+from kleiber.train.data.windows import check_vocabulary, encoded_folder, wrong_kind
 
 if TYPE_CHECKING:
     from kleiber.train.data.batch import Batch
@@ -174,8 +174,6 @@ def open_pairs(config: TrainConfig, split: str) -> PairSource:
     """Returns a split of the corpus of a run as packed pairs, preparing what is missing if that needs no download.
     Raises ValueError: the user must prepare it first, it holds no pairs, too many are longer than a row, or its
     vocabulary is not the model's."""
-    from kleiber.train.data.windows import check_vocabulary, encoded_folder
-
     folder = encoded_folder(config.data)
     source = pairs_of(config, folder, config.data.corpus, split)
     check_vocabulary(source, config.model)
@@ -187,10 +185,7 @@ def open_pairs(config: TrainConfig, split: str) -> PairSource:
 def pairs_of(config: TrainConfig, folder: Path, name: str, split: str) -> PairSource:
     """Returns a split of a prepared corpus. Raises ValueError if it holds no pairs, or is damaged."""
     if "pairs" not in read_corpus_manifest(folder):
-        raise ValueError(
-            f"corpus {name} holds text, and the model reads pairs; set data.corpus to ua-gec, office-help-en-zh, a "
-            f"PATH.tsv or PATH::PATH, or choose another model.family"
-        )
+        raise ValueError(wrong_kind(name, has_pairs=False))
     assert config.model.encoder is not None
     file = open_token_file(folder, config.data.tokenizer, split)
     return PairSource(file, config.model.encoder.seq_len, config.model.seq_len, name, split)
@@ -210,11 +205,6 @@ def check_lengths(source: PairSource, model: ModelConfig) -> None:
         f"than a row of {limits[0]} tokens of source and {limits[1]} of target, expected at most {MOST_TOO_LONG:.0%}: "
         f"set model.encoder.seq_len={wanted[0]} and model.seq_len={wanted[1]}, or leave long pairs out"
     )
-
-
-def is_of_pairs(data: DataConfig) -> bool:
-    """Returns whether a corpus holds pairs, by its name."""
-    return find_corpus(data.corpus).has_pairs
 
 
 def held_out_pairs(config: TrainConfig, validation: PairSource) -> dict[str, Any]:

@@ -130,10 +130,7 @@ def open_tokens(data: DataConfig, split: str, seq_len: int) -> TokenSource:
     shorter than one window."""
     folder = encoded_folder(data)
     if "pairs" in read_corpus_manifest(folder):
-        raise ValueError(
-            f"corpus {data.corpus} holds pairs of texts, which a model of family 'encoder_decoder' reads: set "
-            f"model.family and model.encoder, or choose another corpus"
-        )
+        raise ValueError(wrong_kind(data.corpus, has_pairs=True))
     file = open_token_file(folder, data.tokenizer, split)
     source = TokenSource(file, seq_len, data.corpus, split)
     if source.num_sequences < 1:
@@ -158,6 +155,19 @@ def encoded_folder(data: DataConfig) -> Path:
         folder = prepare_corpus(data.corpus, report_to_stderr)
         prepare_tokens(folder, data.tokenizer, report_to_stderr)
     return folder
+
+
+def wrong_kind(corpus: str, has_pairs: bool) -> str:
+    """Returns why a corpus is not what a model reads, which has or has not pairs."""
+    if has_pairs:
+        return (
+            f"corpus {corpus} holds pairs of texts, which a model of family 'encoder_decoder' reads: set model.family "
+            f"and model.encoder, or choose another corpus"
+        )
+    return (
+        f"corpus {corpus} holds text, and the model reads pairs; set data.corpus to ua-gec, office-help-en-zh, a "
+        f"PATH.tsv or PATH::PATH, or choose another model.family"
+    )
 
 
 def report_to_stderr(line: str) -> None:
