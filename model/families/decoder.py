@@ -120,14 +120,14 @@ class Stack(nnx.Module):
         self.final_norm = Norm(config, rngs)
 
     def through(
-        self, x_BTD: jax.Array, carried: Carried, dropout_key: jax.Array | None
+        self, x_BTD: jax.Array, carried: Carried, dropout_key: jax.Array | None, called: str = "final"
     ) -> tuple[jax.Array, Routing | None]:
-        """Returns (the residual stream after all layers, normalised; the routing of their experts, a mean over layers,
-        None without)."""
+        """Returns (the residual stream after all layers, normalised, and its name in a trace; the routing of their
+        experts, a mean over layers, None without)."""
         run = self._scan if self.config.has_scanned_layers else self._unroll
         x_BTD, routing = run(x_BTD, carried, dropout_key)
         routing = jax.tree.map(lambda total: total / self.config.num_layers, routing)
-        return checkpoint_name(self.final_norm(x_BTD), "final"), routing
+        return checkpoint_name(self.final_norm(x_BTD), called), routing
 
     def _runner(self, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Array, Routing | None]]:
         """Returns one layer block as a pure function of its weights, the residual stream, what it carries and a key."""

@@ -76,9 +76,9 @@ class EncoderDecoder(Transformer):
         """Returns what the decoder reads of sources, seen from targets that are numbered so."""
         positions_BS = positions_in_documents(source_ids_BS)
         x_BSD = checkpoint_name(self.input(source_BS, source_ids_BS, positions_BS), "source_embedded")
-        x_BSD, _ = self.source.through(x_BSD, (Mask(source_ids_BS, is_causal=False), positions_BS, None), dropout_key)
-        mask = Mask(target_ids_BT, is_causal=False, key_ids_BS=source_ids_BS)
-        return Source(mask, checkpoint_name(x_BSD, "source"), positions_BS)
+        carried = (Mask(source_ids_BS, is_causal=False), positions_BS, None)
+        x_BSD, _ = self.source.through(x_BSD, carried, dropout_key, "source_final")
+        return Source(Mask(target_ids_BT, is_causal=False, key_ids_BS=source_ids_BS), x_BSD, positions_BS)
 
 
 def target_positions(source_ids_BS: jax.Array, target_ids_BT: jax.Array) -> jax.Array:
