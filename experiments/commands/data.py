@@ -131,10 +131,11 @@ def print_prepared(prepared: dict[str, Any]) -> None:
     overlap = prepared["overlap"]["fraction_also_in_train"]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("split", no_wrap=True)
-    for heading in ("groups", "documents", "MB", "M tokens", "B/token", "in train"):
+    unit = "pairs" if any("num_pairs" in row for row in prepared["splits"].values()) else "documents"
+    for heading in ("groups", unit, "MB", "M tokens", "B/token", "in train"):
         table.add_column(heading, justify="right", no_wrap=True)
     for split, row in prepared["splits"].items():
-        counts = [f"{row['num_groups']:,}", f"{row['num_documents']:,}"]
+        counts = [f"{row['num_groups']:,}", f"{row[f'num_{unit}']:,}"]
         counts += [f"{row['num_bytes'] / 1e6:,.3f}", f"{row['num_tokens'] / 1e6:,.3f}"]
         shared = f"{overlap[split]:.1%}" if split in overlap else ""
         table.add_row(split, *counts, f"{row['bytes_per_token']:.3f}", shared)

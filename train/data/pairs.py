@@ -116,7 +116,8 @@ def pack(lengths: np.ndarray, limits: tuple[int, int], groups: np.ndarray | None
       limits: places of source and of target in a row.
       groups: int [pairs], increasing: pairs of unlike ones share no row. None lets all share.
     """
-    found, open_rows, count, last = np.zeros(len(lengths), np.int64), [], 0, None
+    found, count, last = np.zeros(len(lengths), np.int64), 0, None
+    open_rows: list[list[int]] = []
     for pair, (source, target) in enumerate(lengths.tolist()):
         if groups is not None and groups[pair] != last:
             open_rows, last = [], groups[pair]
@@ -194,7 +195,7 @@ def pairs_of(config: TrainConfig, folder: Path, name: str, split: str) -> PairSo
 def check_lengths(source: PairSource, model: ModelConfig) -> None:
     """Checks that hardly a pair is longer than a row. Raises ValueError saying how many are, and what to set."""
     limits = (source.source_len, source.seq_len)
-    is_too_long = (source.lengths > limits).any(axis=1)
+    is_too_long = np.any(source.lengths > np.array(limits), axis=1)
     if is_too_long.mean() <= MOST_TOO_LONG:
         return
     # Half of what may be left out for each side.

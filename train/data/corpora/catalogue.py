@@ -218,6 +218,7 @@ def write_corpus(corpus: Corpus, described: dict[str, Any], folder: Path, report
         if "pairs" in manifest:
             for measured in manifest["splits"].values():
                 measured["num_pairs"] = measured["num_documents"] // 2
+                measured["num_groups"] = min(measured["num_groups"], measured["num_pairs"])
     if left_out := manifest.get("pairs", {}).get("left_out"):
         report(
             f"{corpus.name}: left out {left_out['copies']:,} copies, and {left_out['leaks']:,} pairs that would leak"
