@@ -26,7 +26,7 @@ from kleiber.train.step import compile_steps
 from kleiber.train.update.optimizer import make_optimizer
 
 MODEL = ModelConfig(
-    16, 2, 2, vocab_size=32, seq_len=6, family="encoder_decoder", encoder=EncoderConfig(1, 8), base_d_model=16,
+    16, 1, 2, vocab_size=32, seq_len=6, family="encoder_decoder", encoder=EncoderConfig(1, 8), base_d_model=16,
     has_previous_token_mix=True,
 )  # fmt: skip
 DRAW = np.random.default_rng(0)
@@ -120,43 +120,53 @@ def test_it_is_the_slow_version_of_it():
         x = w["input"]["embedding"][tokens] * 4  # sqrt(d_model)
         return x + w["input"]["mix"] * np.concatenate([np.zeros((1, 16)), x[:-1]])
 
-    branch = 0.5**-0.5  # one layer, half of the base depth
+    branch = 0.5**-0.5  # one layer on each side, half of the base depth
     x, at = embedded(source), np.arange(5)
     block = w["source"]["blocks"]["00"]
     x = x + branch * attend(block["attention"], norm(x), at, norm(x), at)
     x = norm(x + branch * feed(block["feed_forward"], x))
     y, at_y = embedded(target), 5 + np.arange(4)
     for block in w["blocks"].values():
-        y = y + attend(block["attention"], norm(y), at_y, norm(y), at_y, is_causal=True)
-        y = y + attend(block["cross_attention"], norm(y), at_y, x, at)
-        y = y + feed(block["feed_forward"], y)
+        y = y + branch * attend(block["attention"], norm(y), at_y, norm(y), at_y, is_causal=True)
+        y = y + branch * attend(block["cross_attention"], norm(y), at_y, x, at)
+        y = y + branch * feed(block["feed_forward"], y)
     np.testing.assert_allclose(logits([(source, target)])[:4], norm(y) @ w["input"]["embedding"].T, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"encoder": EncoderConfig(3, 12), "num_layers": 1, "num_kv_heads": 1, "is_gated": True},
-        {"has_norm_gain": True, "norm": "layernorm", "has_qk_norm": True, "has_qk_norm_gain": True},
-        {"has_tied_head": False, "attention_blocks": 1, "has_remat": True, "has_scanned_layers": True},
-    ],
-)
-def test_parameters_are_those_of_the_tree_and_products_those_of_the_compiler(fields):
+SHAPES = [
+    {},
+    {"encoder": EncoderConfig(2, 12), "num_kv_heads": 1, "is_gated": True, "has_tied_head": False},
+    {"num_layers": 2, "has_norm_gain": True, "norm": "layernorm", "has_qk_norm": True, "has_qk_norm_gain": True},
+    {"num_layers": 3, "has_scanned_layers": True, "has_previous_token_mix": False},
+]
+
+
+@pytest.mark.parametrize("fields", SHAPES)
+def test_the_parameters_counted_are_those_of_the_tree(fields):
     config = replace(MODEL, **fields)
     assert counts.num_params_total(config) == sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
-    plain, (S, T) = replace(config, has_scanned_layers=False), (config.encoder.seq_len, config.seq_len)
 
-    def loss(params, tokens, targets):
-        return jnp.mean(jax.nn.log_softmax(apply(plain, params, tokens))[0, jnp.arange(T), targets])
 
-    tokens, targets = jax.ShapeDtypeStruct((1, S + T), jnp.int32), jax.ShapeDtypeStruct((T,), jnp.int32)
-    lowered = jax.jit(jax.grad(loss)).lower(abstract_params(plain), tokens, targets)
-    text = lowered.compile({"xla_backend_optimization_level": "0"}).as_text()
+def compiled(config):
+    """Returns the compiled gradient of the loss of one row."""
+    places, targets = config.encoder.seq_len + config.seq_len, jnp.arange(config.seq_len)
+
+    def loss(params, tokens):
+        return -jnp.mean(jax.nn.log_softmax(apply(config, params, tokens))[0, targets, targets])
+
+    tokens = jax.ShapeDtypeStruct((1, places), jnp.int32)
+    lowered = jax.jit(jax.value_and_grad(loss)).lower(abstract_params(config), tokens)
+    return lowered.compile({"xla_backend_optimization_level": "0"})
+
+
+@pytest.mark.parametrize("fields", [SHAPES[1], {"has_remat": True, "attention_blocks": 1}], ids=["plain", "remat"])
+def test_products_of_the_compiled_step_are_those_counted(fields):
+    config = replace(MODEL, **fields)
     # On CPU a normaliser reaches the columns of its head by products with zeros and ones (tests/test_counts.py).
-    queries = config.encoder.num_layers * S + 2 * config.num_layers * T
+    queries = config.encoder.num_layers * config.encoder.seq_len + 2 * config.num_layers * config.seq_len
     sums = (4 + 2 * config.has_remat) * config.num_heads**2 * config.d_head * queries
-    assert product_flops(parse(text)) == pytest.approx(counts.flops_per_token_computed(config) * T + sums, rel=1e-3)
+    counted = counts.flops_per_token_computed(config) * config.seq_len + sums
+    assert product_flops(parse(compiled(config).as_text())) == pytest.approx(counted, rel=1e-4)
 
 
 def test_at_width_64_all_that_the_compiler_counts_is_within_3_percent_of_the_flops_on_paper():
@@ -164,12 +174,7 @@ def test_at_width_64_all_that_the_compiler_counts_is_within_3_percent_of_the_flo
         64, 2, 1, vocab_size=256, seq_len=32, family="encoder_decoder", encoder=EncoderConfig(2, 48), attention_blocks=1
     )
 
-    def loss(params, tokens, targets):
-        return -jnp.mean(jax.nn.log_softmax(apply(config, params, tokens))[0, jnp.arange(32), targets])
-
-    tokens, targets = jax.ShapeDtypeStruct((1, 80), jnp.int32), jax.ShapeDtypeStruct((32,), jnp.int32)
-    lowered = jax.jit(jax.value_and_grad(loss)).lower(abstract_params(config), tokens, targets)
-    counted = lowered.compile({"xla_backend_optimization_level": "0"}).cost_analysis()["flops"] / 32
+    counted = compiled(config).cost_analysis()["flops"] / 32
     assert counted == pytest.approx(counts.flops_per_token(config), rel=0.03)
 
 
@@ -187,8 +192,8 @@ def test_the_flops_of_a_row_are_those_worked_out_by_hand():
 
 def test_scanned_layers_and_recomputed_ones_start_and_compute_as_plain_ones():
     pairs = [(SOURCES[0, :5], TARGETS[0, :4])]
-    scanned = replace(MODEL, has_scanned_layers=True, has_remat=True, encoder=EncoderConfig(2, 8))
-    plain = replace(MODEL, encoder=EncoderConfig(2, 8))
+    plain = replace(MODEL, num_layers=2, encoder=EncoderConfig(2, 8))
+    scanned = replace(plain, has_scanned_layers=True, has_remat=True)
     stacked, apart = init_params(scanned, 3), init_params(plain, 3)
     for blocks, each in (
         (stacked["blocks"], apart["blocks"]),
@@ -212,12 +217,7 @@ def test_each_side_has_the_rules_of_its_own_depth():
 
 
 TRAIN = TrainConfig(
-    replace(MODEL, num_layers=1),
-    OptimizerConfig(0.01),
-    (1000,),
-    batch_size=8,
-    objective="sequence_to_sequence",
-    steps_per_call=3,
+    MODEL, OptimizerConfig(0.01), (1000,), batch_size=8, objective="sequence_to_sequence", steps_per_call=3
 )
 
 
@@ -237,14 +237,14 @@ def batch_of(seed=0):
 
 
 def test_micro_batches_of_unequal_weights_give_the_gradient_of_one():
-    batch, params = batch_of(), jax.tree.map(jnp.asarray, filled(TRAIN.model))
+    batch, params = batch_of(), jax.tree.map(jnp.asarray, PARAMS)
 
     def of(parts):
         return jax.jit(lambda p: gradients(replace(TRAIN, accumulation_steps=parts), p, batch, None))(params)
 
     logged, whole = of(1)
     weights = batch.weights
-    losses = jax.nn.log_softmax(RUN(TRAIN.model, params, batch.inputs, batch.segments))
+    losses = jax.nn.log_softmax(RUN(MODEL, params, batch.inputs, batch.segments))
     taken = -np.take_along_axis(np.asarray(losses, np.float64), batch.targets[..., None], axis=-1)[..., 0]
     assert logged["loss"] == pytest.approx((taken * weights).sum() / weights.sum(), rel=1e-5)
     for parts in (2, 4):
@@ -266,23 +266,12 @@ def losses_of(config):
         return np.asarray(log.losses)
 
 
-@pytest.fixture(scope="module")
-def losses_of_one_device():
-    return losses_of(TRAIN)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"mesh": MeshConfig(data=2), "accumulation_steps": 2},
-        {"mesh": MeshConfig(fsdp=2)},
-        {"mesh": MeshConfig(tensor=2)},
-    ],
-    ids=["data", "fsdp", "tensor"],
-)
-def test_a_mesh_trains_to_the_losses_of_one_device(fields, losses_of_one_device):
-    assert losses_of_one_device[0] - losses_of_one_device[2] > 0.05
-    np.testing.assert_allclose(losses_of(replace(TRAIN, **fields)), losses_of_one_device, atol=1e-5)
+def test_meshes_train_to_the_losses_of_one_device():
+    alone = losses_of(TRAIN)
+    assert alone[0] - alone[2] > 0.05
+    shared = losses_of(replace(TRAIN, mesh=MeshConfig(data=2), accumulation_steps=2))
+    np.testing.assert_allclose(shared, alone, atol=1e-5)
+    np.testing.assert_allclose(losses_of(replace(TRAIN, mesh=MeshConfig(data=2, fsdp=2, tensor=2))), alone, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -417,7 +417,7 @@ CLAIMS = {
         ("model.encoder.num_layers", "model.encoder.seq_len"),
         elsewhere(
             "test_encoder_decoder.py",
-            "test_parameters_are_those_of_the_tree_and_products_those_of_the_compiler",
+            "test_products_of_the_compiled_step_are_those_counted",
         ),
     ),
     "data.augment": elsewhere(
