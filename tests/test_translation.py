@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ MODEL = ModelConfig(
     8, 1, 2, vocab_size=4, seq_len=4, family="encoder_decoder", encoder=EncoderConfig(1, 6), has_tied_head=False,
     has_previous_token_mix=True,
 )  # fmt: skip
+LONG = replace(MODEL, vocab_size=8, seq_len=8)
 RUN = jax.jit(apply, static_argnums=0)
 
 
@@ -36,13 +38,13 @@ PARAMS = [weights(seed) for seed in range(3)]
 SOURCES = [np.array(ids) for ids in ([2, 3, 1], [3, 3, 2, 0, 1], [0, 1], [2, 0, 3, 1])]
 
 
-def log_probabilities(params, source, target):
+def log_probabilities(params, source, target, model=MODEL):
     """Returns the log probability of each token after the target's beginnings, float64 [len + 1, V]."""
-    row, ids = np.zeros(10, int), np.zeros(10, int)
+    row, ids = np.zeros(6 + model.seq_len, int), np.zeros(6 + model.seq_len, int)
     row[: len(source)], ids[: len(source)] = source, 1
-    written = [END, *target][:4]
+    written = [END, *target][: model.seq_len]
     row[6 : 6 + len(written)], ids[6 : 6 + len(written)] = written, 1
-    return np.asarray(jax.nn.log_softmax(RUN(MODEL, params, row[None], ids[None])[0]), np.float64)
+    return np.asarray(jax.nn.log_softmax(RUN(model, params, row[None], ids[None])[0]), np.float64)
 
 
 def best_of_all(params, source, penalty):
@@ -56,9 +58,8 @@ def best_of_all(params, source, penalty):
     return max(found)
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_a_beam_wide_enough_finds_the_best_of_all_targets(penalty):
-    lengths = set()
+def test_a_beam_wide_enough_finds_the_best_of_all_targets():
+    lengths, penalty = set(), 1.0
     for params in PARAMS:
         found = translate(MODEL, params, SOURCES, END, Beam(64, penalty))
         for source, target in zip(SOURCES, found, strict=True):
@@ -66,6 +67,37 @@ def test_a_beam_wide_enough_finds_the_best_of_all_targets(penalty):
             assert target.tolist() == expected
             lengths.add(len(expected))
     assert len(lengths) > 1
+
+
+def slow_beam(params, source, width, penalty):
+    """Returns the target that a beam finds, every beginning read anew from its start."""
+    going, ended = [(0.0, [])], []
+    for _ in range(8):
+        grown = []
+        for total, begun in going:
+            logs = log_probabilities(params, source, begun, LONG)[len(begun)]
+            grown += [(total + logs[token], [*begun, token]) for token in range(8)]
+        grown.sort(key=lambda each: -each[0])
+        for total, target in grown[:width]:
+            if target[-1] == END:
+                ended.append((total / ((5 + len(target)) / 6) ** penalty, target[:-1]))
+        going = [each for each in grown if each[1][-1] != END][:width]
+        if len(ended) >= width or (ended and max(ended)[0] >= going[0][0] / (13 / 6) ** penalty):
+            break
+    return max(ended)[1] if ended else going[0][1]
+
+
+def test_a_narrow_beam_remembers_what_its_own_beginnings_say():
+    found_lengths, penalty = set(), 0.6
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        params = jax.tree.map(lambda x: (x + rng.standard_normal(x.shape)).astype(x.dtype), init_params(LONG, seed))  # noqa: B023
+        params["head"][:, END] -= 2 * np.abs(params["head"][:, END])
+        found = translate(LONG, params, SOURCES, END, Beam(3, penalty))
+        for source, target in zip(SOURCES, found, strict=True):
+            assert target.tolist() == slow_beam(params, source, 3, penalty)
+            found_lengths.add(len(target))
+    assert len(found_lengths) > 2
 
 
 def test_a_beam_of_one_takes_the_likeliest_token_at_each_place_and_a_source_is_alone_in_its_batch():

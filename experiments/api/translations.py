@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kleiber.train.scores.translation import score_translations
+from kleiber.train.scores.translation import check_installed, score_translations
 
 if TYPE_CHECKING:
     from kleiber.experiments.api.runs import Run
@@ -31,6 +31,7 @@ def score_pairs(run: "Run", test: "HeldOutPairs", width: int = 4) -> dict[str, A
     from kleiber.model.decode.beam import Beam
     from kleiber.train.translations import translate
 
+    check_installed()
     told, num_cut = translate(run.config, run.tree, run.tokenizer, test.sources, Beam(width))
     about = {
         "run": run.name,

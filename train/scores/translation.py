@@ -80,6 +80,11 @@ class _Exact:
         return float(counts[0] / counts[1])
 
 
+def check_installed() -> None:
+    """Raises ValueError if sacrebleu is not there, before anything is translated."""
+    _metrics("")
+
+
 def _metrics(language: str) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         from sacrebleu.metrics.bleu import BLEU
