@@ -396,6 +396,9 @@ def test_a_law_of_two_sides_is_a_power_law_of_each_and_without_a_token_term_know
     sides = {"E": 0.8, "A": 25.0, "p_e": 0.2, "p_d": 0.3}
     found = one("encoder_decoder", sides, num_params_encoder=1e5, num_params_decoder=1e6)
     assert found == pytest.approx(0.8 + 25 / (10 * 10**1.8))
+    slopes = {"K": 25.0, "p_e": 0.2, "p_d": 0.3}
+    found_without = one("encoder_decoder_slopes", slopes, num_params_encoder=1e5, num_params_decoder=1e6)
+    assert found_without == pytest.approx(found - 0.8)
     tokens = {**sides, "B": 0.0, "beta": 0.34}
     columns = {"num_params_encoder": 1e5, "num_params_decoder": 1e6, "num_tokens": 1e7}
     assert one("encoder_decoder_tokens", tokens, **columns) == pytest.approx(found)

@@ -49,6 +49,6 @@ def experiment() -> Experiment:
         question="How does the loss of a translator fall with its encoder and with its decoder?",
         trunks=tuple(train(*each) for each in grid),
         targets=(Target("deeper", train(6, 6, 7)),),
-        laws=("encoder_decoder", "power_law"),
+        laws=("encoder_decoder_slopes", "encoder_decoder", "power_law"),
         gate=Gate(max_error=0.05, max_interval=0.1, max_residual_rms=0.02),
     )
