@@ -28,11 +28,12 @@ NEAR = ((96, 2e7), (256, 3e6), (192, 2e7), (256, 1e7))
 FAR = ((128, 2e7), (192, 2e7), (256, 1e7), (96, 6e7))
 """Of those that are scored here: at 55 to 120 times."""
 WORDS = (
-    "Runs of two-layer byte models, five widths and four lengths with two seeds of each trunk, cost at most 1e12 FLOPs "
-    "each; forecasts are at 55 to 120 times that. What an interval that has heard nothing of the recipe knows of runs so "
-    "far out comes from public tables. Outcomes of earlier studies tell a recipe of a simple law, whose intervals they "
-    "halve, from one that mixes its forms otherwise (q = .8), whose intervals they leave as wide as need be. Shares "
-    "above .95 are of intervals that might be narrower still: four outcomes of the prior are never forgotten."
+    "Runs of two-layer byte models, five widths and four lengths with two seeds of each trunk, cost at most 1e12 "
+    "FLOPs each; forecasts are at 55 to 120 times that. What an interval knows of runs so far out before it hears "
+    "of its recipe comes from public tables. Outcomes of earlier studies tell a recipe of a simple law, whose "
+    "intervals they halve, from one that mixes its forms otherwise (q = .8), whose intervals they leave as wide as "
+    "need be. Shares above .95 are of intervals that might be narrower still: four outcomes of the prior are never "
+    "forgotten."
 )
 
 
