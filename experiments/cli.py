@@ -27,6 +27,7 @@ VERBS = {
     "eval": "score the weights of a run: on its validation text, or on any other",
     "score": "how often a run tells the label of a text, beside the majority and a linear model",
     "generate": "write text with the weights of a run",
+    "serve": "completions of a run over HTTP, as OpenAI's interface has them",
     "export": "the weights of a run as a safetensors file, or as transformers reads them",
     "convert": "a folder of transformers' as a run: to score, to generate with, to begin with",
     "ask": "what one factor of a sweep does, how sure that is, and what to run next",
@@ -124,8 +125,10 @@ def main(argv: list[str] | None = None) -> int:
         text, code = file_problem(problem, getattr(options, "out", None) or Path())
         print(f"kleiber {verb}: {printable(text)}.", file=sys.stderr)
         return code
-    except KeyboardInterrupt:
-        print(f"\nkleiber {verb}: interrupted; the same line goes on from what is saved, if any is", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        goes_on = "the same line goes on"
+        done = f", {stop}; {goes_on}" if str(stop) else f"; {goes_on} from what is saved, if any is"
+        print(f"\nkleiber {verb}: interrupted{done}", file=sys.stderr)
         return EXIT_RESUMABLE
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.experiment import Experiment
-from kleiber.fields import from_data, type_hints, unknown_field  # noqa: F401  from_data: to_data's other way
+from kleiber.fields import from_data, nearest, type_hints, unknown_field  # noqa: F401  from_data: to_data's other way
 from kleiber.train.checkpoints.identity import said
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -82,8 +82,8 @@ def _with_nearest_field(message: str) -> str:
     if "unexpected keyword argument" not in message:
         return message
     unknown = message.rsplit("'", 2)[1]
-    near = difflib.get_close_matches(unknown, sorted(_all_fields(Experiment)), n=1)
-    return message + (f"; did you mean '{near[0]}'?" if near else "")
+    near = nearest(unknown, sorted(_all_fields(Experiment)))
+    return message + (f"; did you mean '{near}'?" if near else "")
 
 
 def _all_fields(cls: type, seen: tuple[type, ...] = ()) -> set[str]:
