@@ -14,7 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.layers.attention import Attention, Memory, Recall
+from kleiber.model.layers.attention import Attention, KeysAndValues, Memory, Recall
 from kleiber.model.layers.embedding import Embedding, fill
 from kleiber.model.layers.experts import Experts, Routing
 from kleiber.model.layers.feed_forward import FeedForward
@@ -38,7 +38,7 @@ class Source:
     x_BSD: jax.Array | None = None
     """It, normalised; None where the memory of a layer holds all that is asked of it."""
     positions_BS: jax.Array | None = None
-    memory: Memory | None = None
+    memory: KeysAndValues | None = None
     """Keys and values of one layer, where they are made already."""
 
 
@@ -96,7 +96,10 @@ class LayerBlock(nnx.Module):
         self, x_BTD: jax.Array, source: Source, positions_BT: jax.Array | None, dropout_key: jax.Array | None
     ) -> jax.Array:
         """Returns what cross-attention adds, before the branch multiplier."""
-        memory = source.memory or self.cross_attention.keys_and_values(source.x_BSD, source.positions_BS)
+        memory = source.memory
+        if memory is None:
+            assert source.x_BSD is not None, "a source is given as it is, or by its keys and values"
+            memory = self.cross_attention.keys_and_values(source.x_BSD, source.positions_BS)
         read_BTD, _ = self.cross_attention(self.cross_attention_norm(x_BTD), source.mask, positions_BT, memory)
         key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
         return drop(checkpoint_name(read_BTD, "cross_attention_output"), self.config.dropout, key)

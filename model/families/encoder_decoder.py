@@ -39,7 +39,7 @@ class EncoderDecoder(Transformer):
         self,
         tokens_BI: jax.Array,
         segment_ids_BI: jax.Array | None = None,
-        positions: None = None,
+        positions: jax.Array | None = None,
         *,
         is_training: bool = False,
         rngs: nnx.Rngs | None = None,

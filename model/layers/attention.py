@@ -6,7 +6,7 @@ key/value head (N = K * G), H head size.
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,13 @@ class Memory:
             return jax.lax.dynamic_update_slice_in_dim(held, new, place, axis=2)
 
         return Memory(put(self.keys_BKSH, k_BTKH), put(self.values_BKSH, v_BTKH))
+
+
+class KeysAndValues(NamedTuple):
+    """Keys and values of a sequence of S places that is read as a whole, as one is by cross-attention."""
+
+    keys_BSKH: jax.Array
+    values_BSKH: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -163,39 +170,38 @@ class Attention(nnx.Module):
             self.query_gain = declare(config, rngs, "query_gain", (config.d_head,), (None,), num_stacked)
             self.key_gain = declare(config, rngs, "key_gain", (config.d_head,), (None,), num_stacked)
 
-    def keys_and_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> Memory:
+    def keys_and_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> KeysAndValues:
         """Returns what queries meet of a sequence; positions_BS None means 0 .. S-1."""
         k_BSKH, v_BSKH = (self._heads(x_BSD, weight) for weight in (self.key, self.value))
         k_BSKH = checkpoint_name(self._placed(k_BSKH, "key_gain", positions_BS), "key")
         v_BSKH = checkpoint_name(v_BSKH, "value")
-        return Memory(*(constrain(x, ("batch", "seq", "kv_heads", None)) for x in (k_BSKH, v_BSKH)))
+        return KeysAndValues(*(constrain(x, ("batch", "seq", "kv_heads", None)) for x in (k_BSKH, v_BSKH)))
 
     def __call__(
         self,
         x_BTD: jax.Array,
         mask: Mask | Recall,
         positions_BT: jax.Array | None = None,
-        memory: Memory | None = None,
-    ) -> tuple[jax.Array, Memory | None]:
+        memory: Memory | KeysAndValues | None = None,
+    ) -> tuple[jax.Array, Any]:
         """Returns what the attention of one layer adds to x, before the branch multiplier, and the memory with x in it.
 
         positions_BT is the integer position of each entry of a row, None for 0 .. T-1. With a memory and a Recall x
-        comes after what the memory holds. With a memory and a Mask, the memory is another sequence, which x reads and
-        does not enter: cross-attention."""
+        comes after what the memory holds. KeysAndValues are of another sequence, which x reads and does not enter:
+        cross-attention."""
         batch, length, _ = x_BTD.shape
         q_BTNH = self._placed(self._heads(x_BTD, self.query), "query_gain", positions_BT)
         q_BTNH = constrain(checkpoint_name(q_BTNH, "query"), ("batch", "seq", "heads", None))
-        is_cross = memory is not None and isinstance(mask, Mask)
-        met = memory if is_cross and memory else self.keys_and_values(x_BTD, positions_BT)
-        k_BSKH, v_BSKH = met.keys_BSKH, met.values_BSKH
+        met = memory if isinstance(memory, KeysAndValues) else self.keys_and_values(x_BTD, positions_BT)
+        k_BSKH, v_BSKH = met
         scale, kernel = attention_scale(self.config), self.config.attention_kernel
         if kernel is None:  # a step compiled for other devices than those attached says which
             kernel = self.config.on_platform(jax.default_backend()).attention_kernel
         if isinstance(mask, Recall):
-            assert memory is not None, "a Recall reads a memory"
+            assert isinstance(memory, Memory), "a Recall reads a memory"
             memory = memory.with_entries(k_BSKH, v_BSKH, mask.place)
             out_BTNH = attend_memory(q_BTNH, memory, scale, mask.mask_BTS)
-        elif is_cross:
+        elif met is memory:
             out_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, scale, mask)
         elif context_size() == 1:
             if kernel in FUSED:

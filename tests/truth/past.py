@@ -95,7 +95,9 @@ def asked(targets: tuple[tuple[float, float], ...]) -> dict[str, np.ndarray]:
 
 def measured(columns: dict[str, np.ndarray], truth: str, rng: np.random.Generator) -> np.ndarray:
     """Returns the losses of new runs, each on a trunk of its own."""
-    return loss_of(*columns.values(), truth) * np.exp(np.hypot(SIGMA, TAU) * rng.normal(size=len(NEAR)))
+    return loss_of(columns["num_params_total"], columns["num_tokens"], truth) * np.exp(
+        np.hypot(SIGMA, TAU) * rng.normal(size=len(NEAR))
+    )
 
 
 def inside(of: Study, record: TrackRecord) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +110,10 @@ def inside(of: Study, record: TrackRecord) -> tuple[np.ndarray, np.ndarray]:
 def past(count: int = 40) -> Check:
     """Returns what intervals hold and how wide they are, by how many earlier studies were heard."""
     board: list[tuple[str, ...]] = [
-        ("90 % intervals at 55 to 120 times", *(f"{each} earlier studies" for each in PAST))
+        (
+            "90 % intervals at 55 to 120 times",
+            *(f"{each} studies heard" if each != 1 else "1 study heard" for each in PAST),
+        )
     ]
     rows, is_held = [], True
     for truth in ("additive", "saturating", "q = .8"):
