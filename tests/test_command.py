@@ -19,6 +19,7 @@ from kleiber.experiments.experiment import Experiment, Target
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.report.checklist import checklist
+from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.results import read_results
 from kleiber.experiments.sweeping import command_run, law_stage, worker, workers
 from kleiber.experiments.sweeping.bad_ends import FailedAlike, bad_ends
@@ -443,6 +444,8 @@ def test_allow_program_keeps_what_is_done_of_an_edited_program_and_says_that_two
     with pytest.raises(ValueError, match="another text or program"):  # the records say it, too
         check_text(cells, out, 1, ())
     write_json(out / "experiment.json", to_data(Experiment("own", "?", tuple(configs), laws=())))
+    (caveat,) = Study(read_results(out)).answers.caveats
+    assert caveat.startswith("2 versions of the program trained these points (1 and 1)")
     said = {item.question: item.answer for item in checklist(read_results(out))}["Hardware and versions"]
     assert "2 versions of the program count together: " in said and said.count("(one point)") == 2
 
