@@ -32,6 +32,8 @@ TRACK = ["tensorboardX>=2.6.2"]
 QUERY = ["duckdb>=1.2"]
 PRUNE = ["optuna>=4"]
 SLURM = ["submitit>=1.5.2"]
+SERVE = ["starlette>=1.0", "uvicorn>=0.40"]
+TRANSLATION = ["sacrebleu>=2.4,<3"]  # its counts of a sentence have no public name
 LM_EVAL = ["lm_eval>=0.4.9"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]
@@ -51,8 +53,10 @@ setup(
         "query": QUERY,
         "prune": PRUNE,
         "slurm": SLURM,
+        "serve": SERVE,
+        "translation": TRANSLATION,
         "dev": DEV,
-        "all": DATA + IMAGES + NOTEBOOK + TRACK + QUERY + PRUNE + SLURM + DEV,
+        "all": DATA + IMAGES + NOTEBOOK + TRACK + QUERY + PRUNE + SLURM + SERVE + TRANSLATION + DEV,
         "docs": DOCS,  # of `make docs` alone: no test needs it
         "bench": ["torch>=2.6"],  # the peer of `kleiber bench`; nothing else imports it
         "ray": ["ray>=2.50"],  # of `--launch ray` alone

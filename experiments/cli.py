@@ -27,6 +27,7 @@ VERBS = {
     "eval": "score the weights of a run: on its validation text, or on any other",
     "score": "how often a run tells the label of a text, beside the majority and a linear model",
     "generate": "write text with the weights of a run",
+    "serve": "completions of a run over HTTP, as OpenAI's interface has them",
     "export": "the weights of a run as a safetensors file, or as transformers reads them",
     "convert": "a folder of transformers' as a run: to score, to generate with, to begin with",
     "ask": "what one factor of a sweep does, how sure that is, and what to run next",

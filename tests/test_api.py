@@ -36,10 +36,11 @@ SIGNATURES = {
     "Recipe.write": "self, path",
     "Run.evaluate": "self, text=None",
     "Run.generate": "self, prompt='', num_tokens=100, temperature=1.0, top_k=None, seed=0, top_p=1.0, "
-    "stops_at_end=False",
+    "stops_at_end=False, stop=(), draft=None",
     "Run.export": "self, path, form='weights'",
     "Fitted.forecast": "self, *, flops=None, reach=None, level=0.9, protect='rolling_origin', **columns",
     "Fitted.forecast_table": "self, points, *, level=0.9, protect='rolling_origin', **columns",
+    "Fitted.learning_from": "self, *ledgers",
     "Fitted.optimum": "self, *, flops=None, reach=None, inference_tokens=0.0, unique_tokens=None, "
     "flops_per_param_token=6.0, level=0.9",
     "Fitted.best": "self, *names, level=0.9, **run",

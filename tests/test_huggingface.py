@@ -26,7 +26,7 @@ from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.start_problems import start_problems
 from kleiber.experiments.presets import MODELS
 from kleiber.model.config import AdapterConfig, CompressionConfig, ExpertsConfig, ModelConfig
-from kleiber.model.decode.generate import inference_config
+from kleiber.model.decode.inference import inference_config
 from kleiber.model.functional import apply as plain_apply
 from kleiber.train.beginning import first_weights
 from kleiber.train.checkpoints.checkpoint import named_leaves, tree_of

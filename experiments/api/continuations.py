@@ -7,7 +7,7 @@ B rows, T positions of a row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -100,13 +100,11 @@ def _row(run: "Run", tokens: np.ndarray, counted: int) -> Row:
 def _scored(run: "Run", rows: Sequence[Row]) -> list[Told]:
     """Returns what a run makes of rows; those of about one length go through together."""
     from kleiber.model.compress.tree import compress
-    from kleiber.model.decode.generate import inference_config
+    from kleiber.model.decode.inference import inference_config
 
     size = run.config.evaluation.batch_size
     params = compress(run.config.model, run.tree)
     config = inference_config(run.config.model)
-    if config.experts:  # with room for all, groups change nothing but the lengths that they divide
-        config = replace(config, experts=replace(config.experts, group_size=None))
     found: list[Told | None] = [None] * len(rows)
     by_length: dict[int, list[int]] = {}
     for number, row in enumerate(rows):

@@ -29,6 +29,7 @@ from kleiber.scaling.forecasting.forecast import (
     form_weights,
 )
 from kleiber.scaling.forecasting.rolling import Protection, protect, read_protection
+from kleiber.scaling.forecasting.track_record import read_track_record
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import read_table
@@ -138,6 +139,20 @@ class Fitted:
             out["accuracy_low"], out["accuracy_high"] = np.array([each.interval for each in accuracies]).T
         given = {name: table.columns[name] if name in table.columns else table.labels[name] for name in table.names}
         return {**given, **out}
+
+    def learning_from(self, *ledgers: str | Path) -> "Fitted":
+        """Returns the same fit with intervals that know how far earlier forecasts of the same recipe were off.
+
+        Args:
+          *ledgers: files of `kleiber ledger`, such as the ledger.jsonl of earlier sweeps: all that are to be heard.
+
+        Raises:
+          ValueError: one is missing, was tampered with or holds no outcome that counts; or the fit is unprotected.
+        """
+        if self.analysis.protection is None:
+            raise ValueError("this fit's intervals are unprotected, so that there is nothing to learn about: fit anew.")
+        heard = read_track_record(ledgers).heard_by(self.analysis.protection)
+        return replace(self, analysis=replace(self.analysis, protection=heard))
 
     def optimum(
         self,

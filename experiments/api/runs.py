@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kleiber.experiments.api.weights import Form, Score
     from kleiber.experiments.planning.plan import Plan
     from kleiber.experiments.sweeping.sweep import SweepResult
+    from kleiber.model.decode.speculative import Draft
     from kleiber.train.config import TrainConfig
     from kleiber.train.data.tokenizers import Tokenizer
 
@@ -208,9 +209,10 @@ class Run:
             newest = f"keep_final says of which points they are; the newest checkpoint is that of {self.trunk_id}"
             why = "a program of yours trained it, and has them" if self.config.command else newest
             raise FileNotFoundError(f"the weights of {self.name} were not kept: {why}.")
+        from kleiber.experiments.api.weights import newest_checkpoint
         from kleiber.train.checkpoints.checkpoint import load_arrays
 
-        place, member = self._newest_checkpoint()
+        place, member = newest_checkpoint(self)
         arrays, _ = load_arrays(place)
         # With delayed synchronisation the replicas differ; what is evaluated is the parameters they share.
         start = "outer/params/" if self.config.delayed_sync else "params/"
@@ -276,14 +278,34 @@ class Run:
         seed: int = 0,
         top_p: float = 1.0,
         stops_at_end: bool = False,
+        stop: Sequence[str] = (),
+        draft: "Run | Draft | None" = None,
     ) -> str:
-        """Returns text that follows a prompt; equal arguments give equal text (kleiber.model.decode). With stops_at_end
-        it ends where its document does."""
+        """Returns text that follows a prompt; equal arguments give equal text (docs/inference.md).
+
+        Args:
+          prompt: how it begins.
+          num_tokens: most to add.
+          temperature, top_k, top_p: as kleiber.model.decode.sample.Sampling.
+          seed: of the draws.
+          stops_at_end: whether it ends where its document does.
+          stop: texts before which it ends.
+          draft: a smaller run with the same tokens, which guesses ahead; the text is the same.
+
+        Raises:
+          ValueError: the run says nothing of what comes next, or the draft has other tokens.
+        """
         from kleiber.experiments.api import weights
         from kleiber.model.decode.sample import Sampling
 
-        drawn = {"num_tokens": num_tokens, "sampling": Sampling(temperature, top_k, top_p), "seed": seed}
-        return weights.continue_text(self.config, self.tree, self.tokenizer, prompt, stops_at_end, **drawn)
+        drawn: dict[str, Any] = {
+            "num_tokens": num_tokens,
+            "sampling": Sampling(temperature, top_k, top_p),
+            "seed": seed,
+        }
+        if draft is not None:
+            drawn["draft"] = weights.as_draft(self, draft)
+        return weights.continue_text(self.config, self.tree, self.tokenizer, prompt, stops_at_end, stop, **drawn)
 
     def export(self, path: str | Path, form: "Form" = "weights") -> Path:
         """Writes the weights as a safetensors file, with config and record as JSON in its metadata; returns the file.
@@ -300,26 +322,6 @@ class Run:
         from kleiber.experiments.api import weights
 
         return weights.export(self, Path(path), form)
-
-    def _newest_checkpoint(self) -> tuple[Path, int | None]:
-        """Returns a checkpoint's folder and, in one of a population, which member the run is."""
-        from kleiber.train.checkpoints.checkpoint import steps
-        from kleiber.train.checkpoints.identity import run_identity
-        from kleiber.train.checkpoints.manifest import read_manifest
-
-        def newest(folder: Path) -> Path | None:
-            found = [(step, place) for place in (folder / "checkpoints").glob("*") for step in steps(place)]
-            return max(found)[1] / f"step_{max(found)[0]}" if found else None
-
-        runs, own = self.folder.parent, run_identity([self.config])
-        if place := newest(runs / self.trunk_id):
-            return place, None
-        for folder in runs.glob("population-*"):
-            if place := newest(folder):
-                members = (read_manifest(place)["identity"] or {}).get("members", [])
-                if own in members:
-                    return place, members.index(own)
-        raise FileNotFoundError(f"there is no checkpoint of {self.trunk_id} in {self.directory}.")
 
     def __repr__(self) -> str:
         losses = ", ".join(f"{r['loss']:.4f} after {r['num_tokens']:,} tokens" for r in self.records if r.get("loss"))

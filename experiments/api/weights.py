@@ -1,7 +1,9 @@
 """What measured weights say: of the text they were measured on, of any other, and by themselves."""
 
+import itertools
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,8 @@ from kleiber.train.data.tokenizers import Tokenizer
 
 Form = Literal["weights", "merged", "peft", "huggingface"]
 """How weights are written."""
+LOOK_FOR_STOPS = 64
+"""Tokens that are drawn before a text is looked at for where it stops."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,11 @@ def check_causal(config: TrainConfig) -> None:
             f"this run is a {config.model.family} and tells labels of images, not text: `kleiber score` says how "
             "often, and `kleiber eval` without a text what it loses on its validation images."
         )
+    if config.model.encoder:
+        raise ValueError(
+            f"this run is an {config.model.family} and makes a target of a source: `kleiber score` says how well, and "
+            "`kleiber eval` without a text what it loses on its validation pairs."
+        )
     if not config.model.is_causal:
         raise ValueError(
             f"this run is an {config.model.family} trained by '{config.objective}': it says what is hidden in a text, "
@@ -93,19 +102,61 @@ def check_causal(config: TrainConfig) -> None:
         )
 
 
-def continue_text(
-    config: TrainConfig, tree: Any, tokenizer: Tokenizer, prompt: str, stops_at_end: bool = False, **drawn: Any
-) -> str:
-    """Returns text that follows a prompt, itself the beginning of a document, to its end at most if stops_at_end; drawn
-    as for generate."""
-    from kleiber.model.decode.generate import generate
+def as_draft(run: Any, draft: Any) -> Any:
+    """Returns the Draft that another Run makes for one; a Draft as it is.
 
+    Raises:
+      ValueError: the tokens of the two are not the same.
+    """
+    from kleiber.model.decode.speculative import Draft, check_draft
+
+    if isinstance(draft, Draft):
+        return draft
+    check_causal(draft.config)
+    own, other = (getattr(each.tokenizer, "model", b"") for each in (run, draft))
+    names = run.tokenizer.name, draft.tokenizer.name
+    if names[0] != names[1] or own != other:
+        why = f"{names[1]}, not {names[0]}" if names[0] != names[1] else f"another {names[0]}, learnt from other text"
+        raise ValueError(f"the draft {draft.name} has tokens of {why}; take one of the same sweep.")
+    check_draft(run.config.model, draft.config.model)
+    return Draft(draft.config.model, draft.tree)
+
+
+def prompt_ids(config: TrainConfig, tokenizer: Tokenizer, prompt: str) -> tuple[list[int], int]:
+    """Returns (the tokens of a prompt, itself the beginning of a document; the token that ends one).
+
+    Raises:
+      ValueError: the run says nothing of what comes next.
+    """
     check_causal(config)
     *ids, separator = tokenizer.encode([prompt.encode()])[0].tolist()
     if not (config.data.document_attention and ids):  # else no document has seen the end of the one before
         ids = [separator, *ids]
-    found = list(generate(config.model, tree, ids, **drawn, stops=(separator,) if stops_at_end else ()))
-    return tokenizer.decode(np.array(found)).decode(errors="replace")
+    return ids, separator
+
+
+def continue_text(
+    config: TrainConfig,
+    tree: Any,
+    tokenizer: Tokenizer,
+    prompt: str,
+    stops_at_end: bool = False,
+    stop: Sequence[str] = (),
+    **drawn: Any,
+) -> str:
+    """Returns text that follows a prompt, to its end at most if stops_at_end, and to the first text of stop; drawn as
+    for generate."""
+    from kleiber.experiments.api.writing import Writing
+    from kleiber.model.decode.generate import generate
+
+    ids, separator = prompt_ids(config, tokenizer, prompt)
+    at_once = LOOK_FOR_STOPS if stop else None
+    ends = (separator,) if stops_at_end else ()
+    tokens = generate(config.model, tree, ids, **drawn, stops=ends, at_once=at_once)
+    writing, text = Writing(tokenizer, stop), ""
+    while not writing.is_over and (some := list(itertools.islice(tokens, at_once))):
+        text += writing.add(some)
+    return text + writing.end()
 
 
 def export(run: Any, path: Path, form: Form) -> Path:
@@ -131,3 +182,24 @@ def export(run: Any, path: Path, form: Form) -> Path:
     told = {"config": json.dumps(to_data(config)), "record": json.dumps(run.record)}
     write_safetensors(path, arrays, {"format": "kleiber", **told})
     return path
+
+
+def newest_checkpoint(run: Any) -> tuple[Path, int | None]:
+    """Returns a checkpoint's folder and, in one of a population, which member the run is."""
+    from kleiber.train.checkpoints.checkpoint import steps
+    from kleiber.train.checkpoints.identity import run_identity
+    from kleiber.train.checkpoints.manifest import read_manifest
+
+    def newest(folder: Path) -> Path | None:
+        found = [(step, place) for place in (folder / "checkpoints").glob("*") for step in steps(place)]
+        return max(found)[1] / f"step_{max(found)[0]}" if found else None
+
+    runs, own = run.folder.parent, run_identity([run.config])
+    if place := newest(runs / run.trunk_id):
+        return place, None
+    for folder in runs.glob("population-*"):
+        if place := newest(folder):
+            members = (read_manifest(place)["identity"] or {}).get("members", [])
+            if own in members:
+                return place, members.index(own)
+    raise FileNotFoundError(f"there is no checkpoint of {run.trunk_id} in {run.directory}.")

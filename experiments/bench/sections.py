@@ -35,6 +35,7 @@ _LIST = (
     Section("guard", "what the non-finite guard costs", "sections.guarding:measure_guarding"),
     Section("seals", "what sealing every file costs a sweep", "sections.seals:measure_seals"),
     Section("growth", "plan, table, fit, report of many records", "sections.growth:measure_growth"),
+    Section("decode", "tokens/s drawn beside its peers, many requests in slots", "sections.decoding:measure_decoding"),
     Section("accelerator", "large and small models on an accelerator", "sections.accelerator:measure_accelerator"),
 )  # fmt: skip
 SECTIONS = {section.name: section for section in _LIST}

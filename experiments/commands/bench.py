@@ -32,7 +32,7 @@ class Options:
 
     sections: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SECTION")] = ()
     """machine, matmul, step, sweep, compile, memory, startup, data, checkpoint, fit, guard, seals, growth,
-    accelerator."""
+    decode, accelerator."""
     rounds: int = 5
     """Turns of each candidate in a comparison; the figures are medians."""
     short: bool = False

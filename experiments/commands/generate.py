@@ -12,7 +12,7 @@ import tyro
 from kleiber.experiments.exit_codes import EXIT_DONE
 from kleiber.experiments.terminal import printable, working
 
-DRAWN = ("num_tokens", "temperature", "top_k", "seed", "top_p", "stops_at_end")
+DRAWN = ("num_tokens", "temperature", "top_k", "seed", "top_p", "stops_at_end", "stop")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Options:
     """Draw among the fewest of the most likely tokens that together have at least this probability."""
     stops_at_end: bool = False
     """End where the document does, if that comes before num_tokens."""
+    stop: tuple[str, ...] = ()
+    """Texts before which it ends."""
+    draft: Path | None = None
+    """A smaller run with the same tokens, such as one of the same sweep, that guesses ahead: the same text, sooner if
+    it guesses well and costs little."""
     json: bool = False
     """Print one JSON object."""
 
@@ -43,12 +48,20 @@ def run(options: Options) -> int:
     """Prints the text with what was added; returns 0."""
     from kleiber.experiments.api.runs import load
 
-    found = load(options.run)
+    found, draft = load(options.run), None
+    if options.draft:
+        from kleiber.experiments.api.weights import as_draft
+
+        draft = as_draft(found, load(options.draft))
     drawn = {name: getattr(options, name) for name in DRAWN}
     with working(f"writing {options.num_tokens} tokens"):
-        added = found.generate(options.text, **drawn)
+        added = found.generate(options.text, **drawn, draft=draft)
     if options.json:
-        print(json.dumps({"run": found.name, "prompt": options.text, "text": added, **drawn}, indent=1))
+        told = {"run": found.name, "prompt": options.text, "text": added, **drawn}
+        told |= (
+            {"draft": str(options.draft), "num_passes": draft.num_passes, "num_kept": draft.num_kept} if draft else {}
+        )
+        print(json.dumps(told, indent=1))
     else:
         print(printable(options.text + added))
     return EXIT_DONE

@@ -9,6 +9,7 @@ import numpy as np
 
 from kleiber.experiments.directory.record import RunRecord
 from kleiber.experiments.experiment import Experiment
+from kleiber.model.counts import num_params_decoder, num_params_encoder
 from kleiber.train.config import TrainConfig
 
 BITS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0}
@@ -46,6 +47,8 @@ FILLED: dict[str, Callable[[TrainConfig], float]] = {
     "weight_bits": _weight_bits,
     "sparsity": lambda c: c.model.compression.sparsity,
     "num_replicas": lambda c: float(c.delayed_sync.num_replicas) if c.delayed_sync else 1.0,
+    "num_params_encoder": lambda c: float(num_params_encoder(c.model)) if c.model.encoder else 0.0,
+    "num_params_decoder": lambda c: float(num_params_decoder(c.model)) if c.model.encoder else 0.0,
     "num_params_embedding": lambda c: float(c.model.vocab_size * c.model.d_model),
 }
 """A law's variable -> its value for a trunk; the experiment's own factor of that name goes before it."""

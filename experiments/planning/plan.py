@@ -146,13 +146,18 @@ def make_plan(experiment: Experiment, num_workers: int) -> Plan:
     """Returns the plan of an experiment; starts nothing.
 
     Raises:
-      ValueError: two runs are the same, or a law of the experiment is in no registry (with the nearest).
+      ValueError: two runs are the same, a law of the experiment is in no registry (with the nearest), or a past ledger
+        cannot be learnt from.
     """
     if experiment.laws:
         from kleiber.scaling.laws import get_law  # only a plan with laws needs the room of laws
 
         for law in experiment.laws:
             get_law(law)
+    if experiment.past_ledgers:
+        from kleiber.scaling.forecasting.track_record import read_track_record
+
+        read_track_record(experiment.past_ledgers)
     fit_cells, target_cells = trunk_cells(experiment, "fit"), trunk_cells(experiment, "target")
     points = [p for cell in fit_cells for p in cell.planned.values()]
     targets = [p for cell in target_cells for p in cell.planned.values()]

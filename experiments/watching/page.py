@@ -1,17 +1,14 @@
 """The page of a sweep: one file, alive where a server stands behind it, or as it was when it was exported."""
 
-import hmac
 import json
-import secrets
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from kleiber.experiments.watching.access import is_allowed, new_token
 from kleiber.experiments.watching.state import Watch
-
-LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def page(state: dict[str, Any], is_live: bool) -> str:
@@ -30,7 +27,7 @@ class Server:
           ValueError: the port is taken, or the host is none of this machine.
         """
         self.watch, self.lock = watch, threading.Lock()
-        self.token = "" if host in LOCAL else secrets.token_urlsafe(16)
+        self.token = new_token(host)
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -65,7 +62,8 @@ class Server:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Answers one request: the page, or its state."""
         asked = urlsplit(request.path)
-        if not self._is_allowed(request, parse_qs(asked.query).get("token", [""])[0]):
+        given = parse_qs(asked.query).get("token", [""])[0]
+        if not is_allowed(self.token, given, request.headers.get("Host", "")):
             return self._send(request, 403, "text/plain", "not for you: use the address that kleiber watch printed")
         try:
             if asked.path == "/":
@@ -75,14 +73,6 @@ class Server:
         except (OSError, ValueError) as problem:
             return self._send(request, 503, "text/plain", str(problem))
         return self._send(request, 404, "text/plain", "there is / and /state.json")
-
-    def _is_allowed(self, request: BaseHTTPRequestHandler, token: str) -> bool:
-        """Returns whether a request has the token; here, whether its page is ours: a name that another site has made
-        to mean this machine is not."""
-        if self.token:
-            return hmac.compare_digest(token.encode(), self.token.encode())
-        name = urlsplit(f"//{request.headers.get('Host', '')}").hostname
-        return name in LOCAL
 
     @staticmethod
     def _send(request: BaseHTTPRequestHandler, code: int, kind: str, text: str) -> None:

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from kleiber.model.config import ModelConfig
 from kleiber.model.kernels.fused_attention import FUSED
-from kleiber.model.kernels.weighted_values import float32_einsum, weighted_values
+from kleiber.model.kernels.weighted_values import MASKED, float32_einsum, weighted_values
 from kleiber.model.layers.mask import Mask
 from kleiber.model.layers.norm import rms_normalise
 from kleiber.model.layers.product import product, read
@@ -29,19 +29,21 @@ from kleiber.parallel.rules import constrain, on_own_parts, weights_are_whole
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Memory:
-    """Keys and values of the positions that a layer has read, of S places each."""
+    """Keys and values of the positions that a layer has read, of S places each. Heads stand before places, as the two
+    products of attention want them: in the other order XLA's CPU code turns all of both round at every token."""
 
-    keys_BSKH: jax.Array
-    values_BSKH: jax.Array
+    keys_BKSH: jax.Array
+    values_BKSH: jax.Array
 
     def with_entries(self, k_BTKH: jax.Array, v_BTKH: jax.Array, place: jax.Array) -> "Memory":
         """Returns it with T further entries from a place on, one for all rows: a plain update, which XLA makes where
         the memory lies; a place for each row would be a scatter, five times as slow on CPU."""
 
         def put(held: jax.Array, new: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_update_slice_in_dim(held, new.astype(held.dtype), place, axis=1)
+            new = jnp.swapaxes(new, 1, 2).astype(held.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(held, new, place, axis=2)
 
-        return Memory(put(self.keys_BSKH, k_BTKH), put(self.values_BSKH, v_BTKH))
+        return Memory(put(self.keys_BKSH, k_BTKH), put(self.values_BKSH, v_BTKH))
 
 
 @jax.tree_util.register_dataclass
@@ -123,6 +125,18 @@ def _attend_chunk(
     return out_BTKGH.reshape(q_BTNH.shape)
 
 
+def attend_memory(q_BTNH: jax.Array, memory: Memory, scale: float, mask_BTS: jax.Array) -> jax.Array:
+    """Returns softmax(scale * q k) v [B, T, N, H] over the places that the mask lets a query see; it has no gradient of
+    its own."""
+    batch, length, num_heads, d_head = q_BTNH.shape
+    q_BTKGH = (q_BTNH * scale).reshape(batch, length, memory.keys_BKSH.shape[1], -1, d_head)
+    scores_BKTGS = float32_einsum("BTKGH,BKSH->BKTGS", q_BTKGH, memory.keys_BKSH)
+    weights_BKTGS = jax.nn.softmax(jnp.where(mask_BTS[:, None, :, None], scores_BKTGS, MASKED), axis=-1)
+    weights_BKTGS = weights_BKTGS.astype(memory.values_BKSH.dtype)
+    out_BTKGH = float32_einsum("BKTGS,BKSH->BTKGH", weights_BKTGS, memory.values_BKSH)
+    return out_BTKGH.reshape(q_BTNH.shape).astype(q_BTNH.dtype)
+
+
 def attend_fused(
     kernel: str, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, scale: float, mask: Mask
 ) -> jax.Array:
@@ -149,6 +163,13 @@ class Attention(nnx.Module):
             self.query_gain = declare(config, rngs, "query_gain", (config.d_head,), (None,), num_stacked)
             self.key_gain = declare(config, rngs, "key_gain", (config.d_head,), (None,), num_stacked)
 
+    def keys_and_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> Memory:
+        """Returns what queries meet of a sequence; positions_BS None means 0 .. S-1."""
+        k_BSKH, v_BSKH = (self._heads(x_BSD, weight) for weight in (self.key, self.value))
+        k_BSKH = checkpoint_name(self._placed(k_BSKH, "key_gain", positions_BS), "key")
+        v_BSKH = checkpoint_name(v_BSKH, "value")
+        return Memory(*(constrain(x, ("batch", "seq", "kv_heads", None)) for x in (k_BSKH, v_BSKH)))
+
     def __call__(
         self,
         x_BTD: jax.Array,
@@ -158,30 +179,24 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, Memory | None]:
         """Returns what the attention of one layer adds to x, before the branch multiplier, and the memory with x in it.
 
-        positions_BT is the integer position of each entry of a row, None for 0 .. T-1. With a memory, which takes a
-        Recall for a mask, x comes after what it holds."""
+        positions_BT is the integer position of each entry of a row, None for 0 .. T-1. With a memory and a Recall x
+        comes after what the memory holds. With a memory and a Mask, the memory is another sequence, which x reads and
+        does not enter: cross-attention."""
         batch, length, _ = x_BTD.shape
-        heads = (batch, length, -1, self.config.d_head)
-        q_BTNH = product(self.config, x_BTD, self.query).reshape(heads)
-        k_BSKH = product(self.config, x_BTD, self.key).reshape(heads)
-        v_BSKH = product(self.config, x_BTD, self.value).reshape(heads)
-        if self.config.has_qk_norm:
-            q_BTNH, k_BSKH = (rms_normalise(x, self.config.norm_epsilon) for x in (q_BTNH, k_BSKH))
-        if self.config.has_qk_norm_gain:
-            q_BTNH, k_BSKH = q_BTNH * read(self.query_gain, q_BTNH.dtype), k_BSKH * read(self.key_gain, k_BSKH.dtype)
-        if self.config.positions == "rotary":
-            q_BTNH, k_BSKH = (rotate(x, positions_BT, self.config.rotary_base) for x in (q_BTNH, k_BSKH))
-        q_BTNH, k_BSKH = checkpoint_name(q_BTNH, "query"), checkpoint_name(k_BSKH, "key")
-        v_BSKH = checkpoint_name(v_BSKH, "value")
-        q_BTNH = constrain(q_BTNH, ("batch", "seq", "heads", None))
-        k_BSKH, v_BSKH = (constrain(x, ("batch", "seq", "kv_heads", None)) for x in (k_BSKH, v_BSKH))
+        q_BTNH = self._placed(self._heads(x_BTD, self.query), "query_gain", positions_BT)
+        q_BTNH = constrain(checkpoint_name(q_BTNH, "query"), ("batch", "seq", "heads", None))
+        is_cross = memory is not None and isinstance(mask, Mask)
+        met = memory if is_cross and memory else self.keys_and_values(x_BTD, positions_BT)
+        k_BSKH, v_BSKH = met.keys_BSKH, met.values_BSKH
         scale, kernel = attention_scale(self.config), self.config.attention_kernel
         if kernel is None:  # a step compiled for other devices than those attached says which
             kernel = self.config.on_platform(jax.default_backend()).attention_kernel
         if isinstance(mask, Recall):
             assert memory is not None, "a Recall reads a memory"
             memory = memory.with_entries(k_BSKH, v_BSKH, mask.place)
-            out_BTNH = _attend_chunk(q_BTNH, memory.keys_BSKH, memory.values_BSKH, scale, mask.mask_BTS)
+            out_BTNH = attend_memory(q_BTNH, memory, scale, mask.mask_BTS)
+        elif is_cross:
+            out_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, scale, mask)
         elif context_size() == 1:
             if kernel in FUSED:
                 out_BTNH = attend_fused(kernel, q_BTNH, k_BSKH, v_BSKH, scale, mask)
@@ -192,3 +207,15 @@ class Attention(nnx.Module):
         else:
             raise ValueError("attention both ways over a mesh with context > 1: the ring is causal; set context=1.")
         return product(self.config, out_BTNH.reshape(batch, length, -1), self.output), memory
+
+    def _heads(self, x_BTD: jax.Array, weight: nnx.Param) -> jax.Array:
+        """Returns the product of x with a weight, cut into heads [B, T, N, H]."""
+        return product(self.config, x_BTD, weight).reshape(*x_BTD.shape[:2], -1, self.config.d_head)
+
+    def _placed(self, x_BTNH: jax.Array, gain: str, positions_BT: jax.Array | None) -> jax.Array:
+        """Returns queries or keys normalised, with their gain, and turned by their positions, as the config has it."""
+        if self.config.has_qk_norm:
+            x_BTNH = rms_normalise(x_BTNH, self.config.norm_epsilon)
+        if self.config.has_qk_norm_gain:
+            x_BTNH = x_BTNH * read(getattr(self, gain), x_BTNH.dtype)
+        return rotate(x_BTNH, positions_BT, self.config.rotary_base) if self.config.positions == "rotary" else x_BTNH

@@ -1,0 +1,1 @@
+"""A server of completions: what is asked over HTTP, answered in the slots of one model."""
