@@ -1,5 +1,6 @@
 """Maps the top-level rooms into the package `kleiber`, so nothing generic lands in site-packages."""
 
+import re
 from pathlib import Path
 
 from setuptools import setup
@@ -14,6 +15,16 @@ def packages() -> list[str]:
     return ["kleiber", *sorted("kleiber." + ".".join(folder.relative_to(HERE).parts) for folder in folders)]
 
 
+def description() -> str:
+    """Returns README.md for a package index, which has no other file of the repository: without pictures and their
+    captions, and with the paths of pages in place of links to them."""
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"!\[[^]]*\]\((?!https:)[^)]*\)\n+(\*[^*]+\*\n+)?", "", text)
+    text = re.sub(r"\[([^]]+)\]\(\1\)", r"\1", text)
+    text = re.sub(r"\[([^]]+)\]\((?!https:|#)([^)]+)\)", r"\1 (\2)", text)
+    return text + "\nPages that are named by their path lie in the repository of the source.\n"
+
+
 DATA = ["botocore==1.44.5"]
 IMAGES = ["scikit-learn==1.9.1"]  # for the digits that ship inside it
 NOTEBOOK = ["matplotlib>=3.9", "jupytext>=1.16", "nbclient>=0.10", "nbconvert>=7.16", "ipykernel>=6.29"]
@@ -22,12 +33,15 @@ QUERY = ["duckdb>=1.2"]
 PRUNE = ["optuna>=4"]
 SLURM = ["submitit>=1.5.2"]
 SERVE = ["starlette>=1.0", "uvicorn>=0.40"]
+TRANSLATION = ["sacrebleu>=2.4,<3"]  # its counts of a sentence have no public name
 LM_EVAL = ["lm_eval>=0.4.9"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]
 DEV += ["pandas>=2.2"]  # of tests alone: any table that speaks Arrow is read
 
 setup(
+    long_description=description(),
+    long_description_content_type="text/markdown",
     packages=packages(),
     package_dir={"kleiber": "kleiber"} | {f"kleiber.{room}": room for room in ROOMS},
     package_data={"kleiber": ["py.typed"], "kleiber.experiments": ["report/*.css", "report/*.html", "watching/*.html"]},
@@ -40,8 +54,9 @@ setup(
         "prune": PRUNE,
         "slurm": SLURM,
         "serve": SERVE,
+        "translation": TRANSLATION,
         "dev": DEV,
-        "all": DATA + IMAGES + NOTEBOOK + TRACK + QUERY + PRUNE + SLURM + SERVE + DEV,
+        "all": DATA + IMAGES + NOTEBOOK + TRACK + QUERY + PRUNE + SLURM + SERVE + TRANSLATION + DEV,
         "docs": DOCS,  # of `make docs` alone: no test needs it
         "bench": ["torch>=2.6"],  # the peer of `kleiber bench`; nothing else imports it
         "ray": ["ray>=2.50"],  # of `--launch ray` alone

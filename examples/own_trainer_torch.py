@@ -1,7 +1,7 @@
 """Does a law fitted to runs of a PyTorch program forecast its larger ones? The program is gpt_torch.py beside this.
 
 Command:   kleiber sweep examples/own_trainer_torch.py --out out/own_trainer_torch
-Hardware:  two CPU cores: 1,225 s of CPU time, so some eleven minutes where they do nothing else (28 on a busy machine,
+Hardware:  two CPU cores: 995 s of CPU time, nine minutes where they do nothing else (28 on a busy machine,
            interrupted once); PyTorch, in this interpreter or in the one that the variable TRAINER_PYTHON names.
 Expected:  two forecasts, registered before their runs begin: +2.6 % and +2.7 %, both inside intervals of 9 %, and exit
            code 3, for five of the gate's seven promises are missed. Width 24 does not learn between 2 and 4 million

@@ -125,8 +125,10 @@ def main(argv: list[str] | None = None) -> int:
         text, code = file_problem(problem, getattr(options, "out", None) or Path())
         print(f"kleiber {verb}: {printable(text)}.", file=sys.stderr)
         return code
-    except KeyboardInterrupt:
-        print(f"\nkleiber {verb}: interrupted; the same line goes on from what is saved, if any is", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        goes_on = "the same line goes on"
+        done = f", {stop}; {goes_on}" if str(stop) else f"; {goes_on} from what is saved, if any is"
+        print(f"\nkleiber {verb}: interrupted{done}", file=sys.stderr)
         return EXIT_RESUMABLE
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kleiber.experiments.experiment import Experiment
-from kleiber.fields import from_data, type_hints, unknown_field  # noqa: F401  from_data: to_data's other way
+from kleiber.fields import from_data, nearest, type_hints, unknown_field  # noqa: F401  from_data: to_data's other way
 from kleiber.train.checkpoints.identity import said
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -82,8 +82,8 @@ def _with_nearest_field(message: str) -> str:
     if "unexpected keyword argument" not in message:
         return message
     unknown = message.rsplit("'", 2)[1]
-    near = difflib.get_close_matches(unknown, sorted(_all_fields(Experiment)), n=1)
-    return message + (f"; did you mean '{near[0]}'?" if near else "")
+    near = nearest(unknown, sorted(_all_fields(Experiment)))
+    return message + (f"; did you mean '{near}'?" if near else "")
 
 
 def _all_fields(cls: type, seen: tuple[type, ...] = ()) -> set[str]:
@@ -149,12 +149,26 @@ def _replace(config: Any, path: list[str], text: str) -> Any:
     hints = typing.get_type_hints(type(config))
     name = path[0]
     if name not in hints:
+        deeper = {each.rpartition(".")[2]: each for each in reversed(_paths(config))}  # the first of a name wins
+        near = difflib.get_close_matches(name, deeper, n=1)
+        if near:
+            raise ValueError(f"{type(config).__name__} has no field '{name}'; did you mean '{deeper[near[0]]}'?")
         raise ValueError(unknown_field(name, hints, type(config).__name__))
     if len(path) > 1:
         if not dataclasses.is_dataclass(getattr(config, name)):
             raise ValueError(f"{name} of {type(config).__name__} has no fields, got .{'.'.join(path[1:])}")
         return dataclasses.replace(config, **{name: _replace(getattr(config, name), path[1:], text)})
     return dataclasses.replace(config, **{name: _parse(hints[name], text, name)})
+
+
+def _paths(config: Any, before: str = "") -> list[str]:
+    """Returns the dotted names of the fields of a config, each followed by those of the config that it holds."""
+    found = []
+    for field in dataclasses.fields(config):
+        found.append(before + field.name)
+        if dataclasses.is_dataclass(part := getattr(config, field.name)):
+            found += _paths(part, f"{before}{field.name}.")
+    return found
 
 
 def _parse(kind: Any, text: str, name: str) -> Any:

@@ -14,7 +14,8 @@ RECORD_COLUMNS = frozenset(
     "exchanged_bytes optimizer weight_decay schedule corpus tokenizer data_fingerprint config_hash device dtype "
     "wall_seconds tokens_per_second split_overlap ledger_head final_checkpoint num_validation_tokens "
     "num_validation_bytes code_version python_version num_params_trained start_run pretrained_tokens pretrained_params "
-    "pretrained_loss teacher_run teacher_params teacher_run_loss noise_scale_tokens noise_scale_standard_error".split()
+    "pretrained_loss teacher_run teacher_params teacher_run_loss noise_scale_tokens noise_scale_standard_error "
+    "program_fingerprint".split()
 )
 """Columns of the run record that a factor would overwrite (docs/json.md says what they hold)."""
 STATES = ("state", "runstatus", "runstate", "jobstatus", "jobstate")
@@ -125,6 +126,9 @@ class Experiment:
     takes no more than 2 GB, else of none."""
     pruning: Pruning = field(default_factory=Pruning)
     """Whether hopeless runs are cut early; they are in no fit, and count as tried and worse."""
+    past_ledgers: tuple[str, ...] = ()
+    """ledger.jsonl of earlier sweeps of the same recipe, as seen from where the command is typed. How far their
+    forecasts were off, in standard errors, narrows or widens the intervals of these: they learn."""
 
     def __post_init__(self) -> None:
         check_fields(self, level="(0, 1)", population_size="[1, inf)")

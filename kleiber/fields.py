@@ -10,6 +10,7 @@ import math
 import numbers
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -183,10 +184,30 @@ def _plain(kind: Any, data: Any, name: str) -> Any:
     return data
 
 
+SYNONYMS = {
+    **dict.fromkeys(("max_iters", "max_steps", "steps", "iters", "iterations", "train_steps"), "num_steps"),
+    **dict.fromkeys(("n_embd", "hidden_size", "width", "dim"), "d_model"),
+    **dict.fromkeys(("n_layer", "n_layers", "num_hidden_layers", "depth"), "num_layers"),
+    **dict.fromkeys(("n_head", "n_heads", "num_attention_heads"), "num_heads"),
+    **dict.fromkeys(("block_size", "context", "context_length", "sequence_length", "max_length"), "seq_len"),
+    **dict.fromkeys(("lr", "rate"), "learning_rate"),
+    **dict.fromkeys(("tokens", "n_tokens", "max_tokens"), "num_tokens"),
+}
+"""What other programs call a field, by our name; for hints alone."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns which of some names was meant by another: its synonym, or one spelt much like it; nothing if none is."""
+    names = list(known)
+    if (ours := SYNONYMS.get(name.rpartition(".")[2].lower().replace("-", "_"))) in names:
+        return ours
+    return next(iter(difflib.get_close_matches(name, names, n=1)), "")
+
+
 def unknown_field(name: str, known: Any, owner: str) -> str:
     """Returns what to say of a field that its config does not have, with the nearest."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(known)}."
+    near = nearest(name, known)
+    hint = f"did you mean '{near}'?" if near else f"it has {', '.join(known)}."
     return f"{owner} has no field '{name}'; {hint}"
 
 

@@ -5,12 +5,13 @@ from typing import Literal, get_args
 
 from kleiber.fields import check_fields
 from kleiber.model.conditions import check_adapter, check_ranks
+from kleiber.model.encoder import EncoderConfig, check_encoder
 from kleiber.model.image import ImageConfig, check_image
 
 Activation = Literal["relu_squared", "silu", "gelu"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Parametrization = Literal["standard", "inverse_width", "mup", "completep"]
-Family = Literal["decoder", "encoder", "vision_transformer", "residual_network"]
+Family = Literal["decoder", "encoder", "vision_transformer", "residual_network", "encoder_decoder"]
 """What a model may be; model/families/table.py says where each stands."""
 AttentionKernel = Literal["plain", "splash", "interpreted_splash", "cudnn"]
 RematKeeps = Literal["nothing", "attention", "products", "products_on_host"]
@@ -236,6 +237,9 @@ class ModelConfig:
     vocab_size labels: seq_len is then 1, and the head is not tied, as there is no table of tokens. Of a
     residual_network d_model is the width of the first stage, num_layers counts the residual blocks of all stages, and
     num_heads the groups that its norms normalise apart."""
+    encoder: EncoderConfig | None = None
+    """What an encoder_decoder reads its source with, None of the other families. Both sides share the table of tokens,
+    and positions of a target go on where its source ends (RedLLM, arXiv:2510.26622)."""
 
     def __post_init__(self) -> None:
         sizes = ("d_model", "num_layers", "num_heads", "num_kv_heads", "vocab_size", "seq_len", "attention_blocks")
@@ -256,6 +260,7 @@ class ModelConfig:
                 f"num_heads {self.num_heads} does not divide d_model {self.d_model}; try num_heads in {near}."
             )
         check_image(self)
+        check_encoder(self)
         if self.positions == "rotary" and self.has_attention and self.d_head % 2:
             whence = f"d_model / num_heads = {self.d_model} / {self.num_heads}" if not self.head_width else "head_width"
             raise ValueError(

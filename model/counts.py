@@ -3,6 +3,7 @@
 V vocabulary, D model width, F feed-forward width, L layers, T context, N query heads, K key/value heads, H head size.
 
 An image is one token here, with one target: its patches or pixels are places where the same weights are used again.
+Of an encoder_decoder a token is one of the T of the target, and bears its part of the row's S of source.
 
 FLOPs are of training, forward and backward, a multiply-add counted as two. Only matrix products are counted: norms,
 softmax, activations and the optimizer are left out: by the compiler's count (tests/compiled_flops.py)
@@ -12,6 +13,7 @@ the first three are 8 % of the operations at d_model 24 (six a head), 2 % at 64 
 from dataclasses import dataclass, replace
 
 from kleiber.model.config import ModelConfig
+from kleiber.model.encoder import parts
 from kleiber.model.image import FILTER_PLACES, residual_shapes
 from kleiber.model.kernels.splash_blocks import splash_blocks
 
@@ -58,10 +60,28 @@ def num_params_block_matrices(config: ModelConfig, is_active: bool = False) -> i
 
 
 def num_params_layers(config: ModelConfig, is_active: bool = False) -> int:
-    """Returns the parameters of all layers that enter matrix products; of a residual network, those of its blocks."""
+    """Returns the parameters of all layers that enter matrix products; of a residual network, those of its blocks; of
+    an encoder_decoder, those of both sides and between them."""
     if not config.has_attention:
         return sum(shape.num_params for shape in residual_shapes(config))
+    if config.encoder:
+        return sum(num_params_layers(part, is_active) for part in parts(config)) + num_params_cross_attention(config)
     return config.num_layers * num_params_block_matrices(config, is_active)
+
+
+def num_params_cross_attention(config: ModelConfig) -> int:
+    """Returns the parameters by which a decoder reads what an encoder made of the source, 0 without one."""
+    return config.num_layers * _matrices(config, "query", "key", "value", "output") if config.encoder else 0
+
+
+def num_params_encoder(config: ModelConfig) -> int:
+    """Returns the parameters of the layers that read the source of an encoder_decoder, without tables."""
+    return num_params_non_embedding(replace(parts(config)[0], has_previous_token_mix=False))
+
+
+def num_params_decoder(config: ModelConfig) -> int:
+    """Returns the parameters of the layers that write its target, without tables: all but those of the encoder."""
+    return num_params_non_embedding(config) - num_params_encoder(config)
 
 
 def num_params_pixels(config: ModelConfig) -> int:
@@ -127,10 +147,15 @@ def num_params_non_embedding(config: ModelConfig) -> int:
         shapes = residual_shapes(config)
         normed = sum(shape.channels + shape.width for shape in shapes) + shapes[-1].width
         return num_params_layers(config) + num_params_pixels(config) + vectors_per_norm * normed
-    vectors = (2 * config.num_layers + 1) * vectors_per_norm
+    num_attentions, num_stacks = config.num_layers, 1
+    num_feed_forwards = config.num_layers
+    if config.encoder:
+        num_attentions, num_stacks = 2 * config.num_layers + config.encoder.num_layers, 2
+        num_feed_forwards += config.encoder.num_layers
+    vectors = (num_attentions + num_feed_forwards + num_stacks) * vectors_per_norm
     vectors += config.has_previous_token_mix + config.has_next_token_mix
     of_layers = num_params_layers(config) + config.num_layers * _num_magnitudes(config)
-    of_layers += config.num_layers * 2 * config.d_head * config.has_qk_norm_gain
+    of_layers += num_attentions * 2 * config.d_head * config.has_qk_norm_gain
     return of_layers + num_params_pixels(config) + vectors * config.d_model
 
 
@@ -146,10 +171,21 @@ def num_params_active(config: ModelConfig) -> int:
 
 def multiplied_in_layers(config: ModelConfig) -> int:
     """Returns how often a number meets a parameter of the layers for one token: once each, but as many times as an
-    image has patches, or the output of a filter has pixels."""
+    image has patches, or the output of a filter has pixels; of an encoder_decoder, those of the source as often as it
+    has tokens for one of the target."""
     if not config.has_attention:
         return sum(shape.num_params * shape.side**2 for shape in residual_shapes(config))
+    if config.encoder:
+        encoder, decoder = parts(config)
+        of_source = num_params_layers(encoder, True) + config.num_layers * _matrices(config, "key", "value")
+        of_target = num_params_layers(decoder, True) + config.num_layers * _matrices(config, "query", "output")
+        return of_target + _a_target(config, config.encoder.seq_len * of_source)
     return config.num_positions * num_params_layers(config, is_active=True)
+
+
+def _a_target(config: ModelConfig, of_row: float) -> int:
+    """Returns what each token of a target bears of something that its row has once."""
+    return round(of_row / config.seq_len)
 
 
 def _multiplied_pixels(config: ModelConfig) -> int:
@@ -170,7 +206,17 @@ def _attention_flops(config: ModelConfig) -> int:
     if not config.has_attention:
         return 0
     square = config.num_positions * config.context
-    return 12 * config.num_layers * square * config.num_heads * config.d_head
+    of_own = 12 * config.num_layers * square * config.num_heads * config.d_head
+    return of_own + _source_attention_flops(config)
+
+
+def _source_attention_flops(config: ModelConfig) -> int:
+    """12 L S N H of each of S places for the encoder, and of each target token for what it reads of the source."""
+    if config.encoder is None:
+        return 0
+    places, layers = config.encoder.seq_len, config.encoder.num_layers
+    of_source = _a_target(config, 12 * layers * places**2 * config.num_heads * config.d_head)
+    return of_source + 12 * config.num_layers * places * config.num_heads * config.d_head
 
 
 def flops_per_token(config: ModelConfig) -> int:
@@ -187,7 +233,10 @@ def flops_per_token(config: ModelConfig) -> int:
 def flops_per_token_causal(config: ModelConfig) -> int:
     """Returns training FLOPs per token with half the attention square, as if no masked score were computed; with all of
     it where attention looks both ways."""
-    return matmul_flops_per_token(config) + _attention_flops(config) // (2 if config.is_causal else 1)
+    seen_both_ways = _source_attention_flops(config)
+    of_own = _attention_flops(config) - seen_both_ways
+    is_causal = config.is_causal or config.encoder is not None
+    return matmul_flops_per_token(config) + of_own // (2 if is_causal else 1) + seen_both_ways
 
 
 def flops_per_token_computed(config: ModelConfig) -> float:
@@ -200,6 +249,8 @@ def flops_per_token_computed(config: ModelConfig) -> float:
     """
     if not config.has_attention:
         return flops_per_token(config)
+    if config.encoder:
+        return _computed_of_parts(config)
     matrices = num_params_block_matrices(config, is_active=True)
     if experts := config.experts:  # every place of an expert is computed, taken or not
         matrices += round(experts.num_active * (experts.capacity_factor - 1) * _feed_forward_matrices(config))
@@ -208,6 +259,22 @@ def flops_per_token_computed(config: ModelConfig) -> float:
     idle = num_params_block_matrices(config, is_active=True) - matrices
     extra = -6 * config.num_positions * config.num_layers * idle
     return matmul_flops_per_token(config) + extra + forward + backward + repeated
+
+
+def _computed_of_parts(config: ModelConfig) -> float:
+    """Returns flops_per_token_computed of an encoder_decoder: of both sides, and of what one reads of the other."""
+    assert config.encoder
+    ratio = config.encoder.seq_len / config.seq_len
+    found = float(matmul_flops_per_token(config))
+    for part, share in zip(parts(config), (ratio, 1.0), strict=True):
+        forward, backward = _computed_attention_flops(part)
+        matrices = num_params_block_matrices(part, is_active=True)
+        repeated = _repeated_flops(part, matrices, forward) if config.has_remat else 0
+        found += share * (forward + backward + repeated)
+    cross = 12 * config.num_layers * config.encoder.seq_len * config.num_heads * config.d_head
+    of_matrices = _matrices(config, "query", "output")  # of keys and values the compiler sees that they are there
+    repeated = 2 * config.num_layers * of_matrices + cross / 3 if config.has_remat else 0
+    return found + cross + repeated
 
 
 def _computed_attention_flops(config: ModelConfig) -> tuple[float, float]:

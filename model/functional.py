@@ -81,9 +81,9 @@ def init_params(config: ModelConfig, seed: int) -> Params:
 
     def draw(path: tuple, weight: Declaration) -> np.ndarray:
         names = [entry.key for entry in path if entry.key != BASE]
-        if config.has_scanned_layers and names[0] == "blocks":
-            one = (weight.shape[1:], weight.init_mean, weight.init_std)
-            layers = [[names[0], block_name(layer), *names[1:]] for layer in range(config.num_layers)]
+        if config.has_scanned_layers and "blocks" in names:
+            one, place = (weight.shape[1:], weight.init_mean, weight.init_std), names.index("blocks") + 1
+            layers = [[*names[:place], block_name(layer), *names[place:]] for layer in range(weight.shape[0])]
             values = np.stack([_normal(seed, "/".join(layer), *one) for layer in layers])
         else:
             values = _normal(seed, "/".join(names), weight.shape, weight.init_mean, weight.init_std)

@@ -85,7 +85,7 @@ def check_image(config: Any) -> None:
     """Checks that family and image of a ModelConfig fit each other, and sets what follows from one target an image.
     Raises ValueError that says what to change."""
     image, family = config.image, config.family
-    if (image is None) != (family in ("decoder", "encoder")):
+    if (image is None) == (family in ("vision_transformer", "residual_network")):
         reads = "images: set image=ImageConfig(side, channels)" if image is None else "tokens: leave image out"
         raise ValueError(f"family '{family}' with image {image}: it reads {reads}, or choose another family.")
     if image is None:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import jax
 
 from kleiber.model.config import ModelConfig
+from kleiber.model.encoder import parts
 
 Role = Literal[
     "embedding", "pixels", "positions", "query", "hidden", "output", "router", "head", "gain", "bias", "mix",
@@ -57,6 +58,8 @@ ROLE_OF_WEIGHT: dict[str, Role] = {
 }
 BASE = "base"
 """The name of a weight that an adapter stands beside, in the folder of its own name."""
+SOURCE = "source"
+"""The folder of the weights that read the source of an encoder_decoder."""
 RIGHT = "right"
 """The name of the second factor of a matrix of low rank, in the folder of the matrix's own name."""
 
@@ -180,10 +183,11 @@ def attention_scale(config: ModelConfig) -> float:
 
 def _map_rules(config: ModelConfig, params: Any, field: str) -> Any:
     """Returns a tree like params that holds one field of each weight's rule."""
-    table = rules(config)
+    own, encoder = rules(config), rules(parts(config)[0]) if config.encoder else {}
 
     def of_path(path: tuple, _: Any) -> float:
         name = name_of(path)
+        table = encoder if path[0].key == SOURCE else own
         if name not in ROLE_OF_WEIGHT:
             raise ValueError(f"weight {jax.tree_util.keystr(path)} has no role; known names: {sorted(ROLE_OF_WEIGHT)}.")
         return getattr(table[ROLE_OF_WEIGHT[name]], field)

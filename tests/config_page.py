@@ -16,6 +16,7 @@ CONFIGS = (
     ("kleiber.train.command", ("Command",)),
     ("kleiber.model.config", None),
     ("kleiber.model.image", ("ImageConfig",)),
+    ("kleiber.model.encoder", ("EncoderConfig",)),
     ("kleiber.parallel.config", None),
 )
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"

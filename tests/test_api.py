@@ -40,6 +40,7 @@ SIGNATURES = {
     "Run.export": "self, path, form='weights'",
     "Fitted.forecast": "self, *, flops=None, reach=None, level=0.9, protect='rolling_origin', **columns",
     "Fitted.forecast_table": "self, points, *, level=0.9, protect='rolling_origin', **columns",
+    "Fitted.learning_from": "self, *ledgers",
     "Fitted.optimum": "self, *, flops=None, reach=None, inference_tokens=0.0, unique_tokens=None, "
     "flops_per_param_token=6.0, level=0.9",
     "Fitted.best": "self, *names, level=0.9, **run",

@@ -21,7 +21,9 @@ from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.report.checklist import checklist
 from kleiber.experiments.report.results import read_results
 from kleiber.experiments.sweeping import command_run, worker, workers
+from kleiber.experiments.sweeping.bad_ends import FailedAlike, bad_ends
 from kleiber.experiments.sweeping.inventory import check_text
+from kleiber.files import write_json
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import num_params_total
 from kleiber.scaling.table.reading import read_file
@@ -40,6 +42,7 @@ if how == "size": rows[-1]["num_params_total"] = 12345
 if how == "curve": rows.insert(1, {"num_tokens": 1500, "loss": 9.5})
 if how == "nan": rows[-1]["loss"] = math.nan
 if how == "short": rows[-1]["num_tokens"] -= 7
+if how == "steps": rows[-1]["num_tokens"] //= 256
 if how == "sleep": time.sleep(600)
 if how == "slow": time.sleep(1.0)
 if how == "exit": sys.exit("no such file as train.bin")
@@ -113,6 +116,10 @@ def test_a_command_is_told_the_fields_of_its_trunk():
         ("run 'x", "No closing quotation"),
         ("  ", "command.line is empty"),
         ("run {seed:Q}", "Unknown format code"),
+        ("run {max_iters}", r"did you mean \{num_steps\}"),
+        ("run {n_embd}", r"did you mean \{d_model\}"),
+        ("run {lr}", r"did you mean \{learning_rate\}"),
+        ("run {block-size}", r"did you mean \{seq_len\}"),
     ],
 )
 def test_a_line_that_cannot_be_filled_is_refused_where_it_is_written(written, told):
@@ -128,6 +135,26 @@ def test_a_plan_refuses_what_a_command_is_not_told_and_a_program_that_is_not_the
         "runs differ in seed",
         "runs differ in model.d_model",
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "{python} nosuch.py {folder}",
+            "the command names nosuch.py, which is no file in /.*, where its .* will run",
+        ),
+        ("{python} HERE/nosuch.py {folder}", "the command names /.*/nosuch.py, which is no file here"),
+        ("{python} HERE/there.py", "the command is not told where its record goes: put {folder} into its line"),
+        ("{python} HERE/there.py {folder}", ""),
+        ("{python} /nosuchfolder/of_another_machine.py {folder}", ""),
+    ],
+)
+def test_a_plan_refuses_a_script_that_is_not_there_and_a_line_without_its_folder(tmp_path, words, told):
+    (tmp_path / "there.py").touch()
+    config = trunk(words.replace("HERE", str(tmp_path)))
+    refusals = make_plan(Experiment("own", "?", (config,), laws=()), 1).refusals
+    assert len(refusals) == bool(told) and re.fullmatch(told, "".join(refusals))
 
 
 def test_a_plan_refuses_to_leave_out_batches_of_a_program_that_reads_its_own():
@@ -151,7 +178,7 @@ def test_a_record_holds_what_the_program_measured_and_the_sizes_that_it_was_give
 
 def test_another_file_may_be_the_record(program, tmp_path):
     (record,), _ = claimed(trunk(Command(line(program), record="losses.csv")), tmp_path)
-    assert record.status == "failed" and "wrote no losses.csv into" in record.reason
+    assert record.status == "failed" and "/command/losses.csv. Add a line" in record.reason
     with pytest.raises(ValueError, match="expected the name of a file"):
         Command("run", record="../losses.csv")
 
@@ -189,9 +216,18 @@ def test_columns_of_another_name_are_mapped_as_for_a_table(program, tmp_path):
 @pytest.mark.parametrize(
     ("how", "status", "told"),
     [
-        ("nothing", "failed", "ended well and wrote no record.jsonl or record.csv or record.json into "),
+        (
+            "nothing",
+            "failed",
+            r'wrote no /\S+/command/record.json, nor \S+ nor \S+ there. Add .*: json.dump\(.*"num_tokens"',
+        ),
         ("size", "failed", r"says num_params_total 12,345, the plan [\d,]+; .*Command\(num_params_total=12345\)"),
         ("short", "failed", "no loss at 1,024 tokens, the nearest is at 1,017.*multiple of .* = 256"),
+        (
+            "steps",
+            "failed",
+            "at 4, which is the number of steps: call that column step, .* the 256 tokens",
+        ),
         ("nan", "diverged", "loss is nan at 1,024 tokens"),
     ],
 )
@@ -209,6 +245,13 @@ def test_a_record_that_was_refused_is_out_of_the_way_of_the_next_try(program, tm
     record_path(tmp_path, record.run_id).unlink()  # as --retry-failed does
     (record,), count = claimed(config, tmp_path)
     assert (record.status, count) == ("done", 2)
+
+
+def test_a_record_without_a_loss_says_how_a_command_maps_columns(program, tmp_path):
+    command = Command(line(program, "mapped"), columns="step=it")
+    (record,), _ = claimed(trunk(command), tmp_path)
+    told = r"/command/record.jsonl has no column 'loss'. .*Command\(columns=\"loss="
+    assert record.status == "failed" and re.search(told, record.reason) and "--columns" not in record.reason
 
 
 def test_points_before_a_loss_that_is_no_number_are_kept(program, tmp_path):
@@ -327,15 +370,98 @@ def test_a_sweep_of_commands_that_was_killed_goes_on_to_the_same_table(program, 
     assert starts(whole) == 10 and starts(killed) <= 12
 
 
-def test_runs_of_a_program_that_was_edited_since_are_refused_and_trained_anew_by_allow_data(program, tmp_path):
-    cells, out = [cell_of(trunk(line(program)))], tmp_path / "out"
+@pytest.mark.parametrize(
+    ("hows", "stops"),
+    [
+        (("nothing", "nothing"), True),
+        (("size", "size"), True),
+        (("nothing", "size"), False),
+        (("nan", "nan"), False),
+        (("well", "nothing", "nothing"), False),
+    ],
+)
+def test_a_sweep_stops_once_the_first_two_programs_have_failed_by_one_mistake(program, tmp_path, hows, stops):
+    configs = [trunk(line(program, how), width=8 * (i + 1), seed=i) for i, how in enumerate((*hows, "well"))]
+    seen = FailedAlike([cell_of(config) for config in configs], tmp_path)
+    said = [claimed(config, tmp_path) and seen() for config in configs]
+    assert [bool(each) for each in said[: len(hows)]] == [False] * (len(hows) - 1) + [stops]
+    assert not stops or said[1].endswith("Mend the script, then add --retry-failed --allow program")
+
+
+def test_failures_before_a_launch_do_not_stop_it(program, tmp_path):
+    configs = [trunk(line(program, "nothing"), seed=seed) for seed in (1, 2)]
+    assert all(claimed(config, tmp_path) for config in configs)
+    assert FailedAlike([cell_of(config) for config in configs], tmp_path)() == ""
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("nothing", r"failed: what it printed is in \S+output.txt; mend the script, .* --retry-failed --allow program"),
+        ("nan", "diverged: points before it count; lower the learning rate, or have the script leave"),
+    ],
+)
+def test_the_advice_after_a_program_names_nothing_that_is_kleibers_own_trainers(program, tmp_path, how, told):
+    records, _ = claimed(trunk(line(program, how)), tmp_path)
+    *_, advice = bad_ends(records, tmp_path)
+    assert re.search(told, advice) and "rewind" not in advice and "checkpoint" not in advice
+
+
+@pytest.fixture
+def half_done(program, tmp_path):
+    """Returns the cells of two runs of a program, one done and one failed, and their directory."""
+    out, configs = tmp_path / "out", [trunk(line(program)), trunk(line(program, "nothing"), width=16)]
+    cells = [cell_of(config) for config in configs]
     out.mkdir()
     assert check_text(cells, out, 1, ()) == []
-    program.write_text(PROGRAM.replace("1.5", "1.6"))
-    with pytest.raises(
-        ValueError, match=r"another text or program: program \S+/a program\.py was \w{16}, and is \w{16}"
-    ):
+    assert [claimed(config, out)[0][0].status for config in configs] == ["done", "failed"]
+    program.write_text(PROGRAM.replace("1.5", "1.6").replace('how != "nothing"', "True"))
+    return configs, cells, out
+
+
+def test_runs_of_a_program_that_was_edited_since_are_refused_and_trained_anew_by_allow_data(half_done):
+    _, cells, out = half_done
+    told = r"program \S+/a program\.py was \w{16}, and is \w{16} now.*--allow data or --retry-failed --allow program"
+    with pytest.raises(ValueError, match=told):
         check_text(cells, out, 1, ())
-    (name,) = cells[0].run_ids.values()
-    (out / "runs" / name).mkdir(parents=True)
-    assert check_text(cells, out, 1, ("data",)) == [name] and check_text(cells, out, 1, ()) == []
+    check_text(cells, out, 1, ("data",))
+    assert list((out / "runs").iterdir()) == [] and check_text(cells, out, 1, ()) == []
+
+
+def test_allow_program_keeps_what_is_done_of_an_edited_program_and_says_that_two_versions_count(half_done):
+    configs, cells, out = half_done
+    failed = records_of(configs[1], out)[0].run_id
+    record_path(out, failed).unlink()  # as --retry-failed does
+    told = check_text(cells, out, 1, ("program",))
+    assert "1 points that are done count together" in told[0] and "2 folders" in told[1]
+    done, anew = (claimed(config, out)[0][0] for config in configs)
+    assert (done.loss, anew.loss) == (1.5 + 3 / 8**0.5 + 90 / 32 + 0.003, 1.6 + 3 / 16**0.5 + 90 / 32 + 0.003)
+    assert len(done.program_fingerprint) == 16 and done.program_fingerprint != anew.program_fingerprint
+    assert check_text(cells, out, 1, ()) == []  # allowed once, the same line goes on
+    (out / "made_with.json").unlink()
+    with pytest.raises(ValueError, match="another text or program"):  # the records say it, too
+        check_text(cells, out, 1, ())
+    write_json(out / "experiment.json", to_data(Experiment("own", "?", tuple(configs), laws=())))
+    said = {item.question: item.answer for item in checklist(read_results(out))}["Hardware and versions"]
+    assert "2 versions of the program count together: " in said and said.count("(one point)") == 2
+
+
+def test_an_edited_program_of_which_nothing_is_done_needs_no_option(program, tmp_path):
+    config = trunk(line(program, "nothing"))
+    cells, out = [cell_of(config)], tmp_path / "out"
+    out.mkdir()
+    check_text(cells, out, 1, ())
+    assert claimed(config, out)[0][0].status == "failed"
+    program.write_text(PROGRAM.replace('how != "nothing"', "True"))
+    record_path(out, cells[0].run_ids[1024]).unlink()
+    check_text(cells, out, 1, ())
+    assert claimed(config, out)[0][0].status == "done"
+
+
+def test_a_program_that_is_edited_while_a_sweep_runs_is_not_started(program, tmp_path):
+    config = trunk(line(program))
+    check_text([cell_of(config)], tmp_path, 1, ())
+    program.write_text(PROGRAM.replace("1.5", "1.6"))
+    (record,), count = claimed(config, tmp_path)
+    assert (record.status, count) == ("failed", 0)
+    assert re.search(r"a program.py was \w{16} when this sweep began, and is \w{16} now", record.reason)

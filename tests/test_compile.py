@@ -22,7 +22,7 @@ from kleiber.experiments.compilation.memory import step_memory
 from kleiber.experiments.compilation.products import estimated_cycles, product_flops
 from kleiber.experiments.compilation.roofline import executed_flops, on_paper, send_seconds, sent_bytes
 from kleiber.experiments.compilation.search import candidates
-from kleiber.experiments.compilation.step import OutOfMemory, compile_step, state_bytes
+from kleiber.experiments.compilation.step import OutOfMemory, _least_effort, compile_step, state_bytes
 from kleiber.experiments.compilation.topology import CHIPS, Links, axis_links, parse_topology
 from kleiber.experiments.presets import MODELS, preset
 from kleiber.model.config import ExpertsConfig, ModelConfig
@@ -358,6 +358,14 @@ def test_the_search_tries_what_the_backward_pass_may_keep_with_memory_as_the_lim
     assert list(ample) == ["products", "attention", "nothing"]
     tight = by_name(1.01 * ample["attention"].memory.total_bytes / 0.85)  # 85 % of the memory may be filled
     assert list(tight) == ["attention", "nothing", "products"]
+
+
+def test_a_quick_compile_asks_for_the_least_effort_and_leaves_the_setting_as_it_was():
+    before = jax.config.jax_optimization_level
+    with _least_effort():
+        assert jax.config.jax_optimization_level == "O0" != before
+        assert jax.jit(lambda x: x + 1).lower(1.0).compile()(1.0) == 2.0  # the compiler takes it
+    assert jax.config.jax_optimization_level == before
 
 
 def test_the_verb_reports_on_the_attached_devices(capsys):

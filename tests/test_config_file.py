@@ -80,6 +80,10 @@ def test_set_changes_one_nested_field_and_nothing_else():
     ("assignment", "message"),
     [
         ("optimizer.learning_rte=1", "did you mean 'learning_rate'"),
+        ("dropout=0.1", "TrainConfig has no field 'dropout'; did you mean 'model.dropout'"),
+        ("learning_rte=1", "did you mean 'optimizer.learning_rate'"),
+        ("num_tokns=1", "did you mean 'num_tokens'"),  # not evaluation.num_tokens
+        ("nothing_alike=1", "it has model, optimizer, num_tokens"),
         ("model.d_model=1.5", "d_model is '1.5', expected int"),
         ("optimizer.name=adam", "expected adamw or sgd or adafactor or muon"),
         ("seed", "expected field=value"),

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kleiber.experiments.cli import main
@@ -55,6 +56,41 @@ def test_a_fit_knows_its_own_runs_and_gives_the_target_an_interval(
     assert found["expected"]["forecast"] < found["before"]["forecast"]
     low, high = found["target"]["num_params_interval"]
     assert low < found["target"]["num_params_total"] < high
+
+
+@pytest.fixture(scope="module")
+def loose(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a fit that withholds alpha: three sizes within a factor of four, and noise."""
+    sizes, tokens = np.meshgrid([1e4, 2e4, 4e4], [1e5, 1e6, 1e7])
+    columns = {"num_params_total": sizes.ravel(), "num_tokens": tokens.ravel()}
+    fit = fit_law(simulate_table("chinchilla", REFERENCE, columns, RunNoise(0.006), 5), "chinchilla")
+    assert str(fit.parameters["alpha"].withheld).startswith("loose-alpha") and not fit.parameters["beta"].withheld
+    path = tmp_path_factory.mktemp("loose") / "fit.json"
+    path.write_text(json.dumps(fit.to_json()))
+    return path
+
+
+@pytest.mark.parametrize("options", [["--flops", "1e13"], ["--reach", "2.0"]])
+def test_a_withheld_exponent_is_refused_with_the_range_and_the_runs_that_would_give_it(
+    loose: Path, capsys: pytest.CaptureFixture, options: list[str]
+) -> None:
+    state = json.loads(loose.read_text())["state"]
+    alpha = state["free"].index("alpha")
+    times = state["covariance"][alpha][alpha] ** 0.5 / 0.5  # by as much its relative error must fall
+    code, _, told = run(["forecast", str(loose), *options], capsys)
+    assert code == 2 and "the fit withholds alpha: loose-alpha" in told and "beta" not in told
+    assert f"num_params_total over a factor of about {4**times:.2g} in place of 4, small runs first" in told
+    assert f"or {times**2:.2g} times as many runs" in told and "kleiber design on this fit proposes which runs" in told
+
+
+def test_a_design_takes_the_best_values_of_withheld_exponents_for_guesses_and_says_so(
+    loose: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["--budget", "1e13", "--target", "1e13", "--max-runs", "4", "--ladder", "6", "--json"]
+    code, out, _ = run(["design", str(loose), *options], capsys)
+    found = json.loads(out)
+    assert code == 0 and len(found["runs"]) == 4 and found["target"]["num_params_interval"] is None
+    assert found["notes"][0].startswith("the fit withholds alpha: its best values, alpha 0.")
 
 
 def test_people_see_a_table(capsys: pytest.CaptureFixture) -> None:

@@ -12,13 +12,16 @@ import kleiber as kb
 from kleiber.experiments.answers.study_runs import StudyRun, StudyRuns
 from kleiber.experiments.answers.worth import worth_lines, worths
 from kleiber.experiments.config_file import config_hash, from_data, to_data
-from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.configs import distillation
+from kleiber.experiments.experiment import Experiment, Target
 from kleiber.experiments.planning.cells import trunk_cells
+from kleiber.experiments.planning.law_columns import law_table
 from kleiber.experiments.planning.varied import Factor, varied_fields
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import count
 from kleiber.model.functional import abstract_params, apply
 from kleiber.parallel.config import MeshConfig
+from kleiber.scaling.table.table import read_table
 from kleiber.train.config import DataConfig, EvalConfig, TeacherConfig, TrainConfig
 from kleiber.train.data.batch import Batch
 from kleiber.train.gradients import gradients
@@ -194,3 +197,61 @@ def test_a_finished_run_teaches_until_its_weights_are_others(swept):
     assert config_hash(changed) != config_hash(trunk)
     (refusal,) = kb.plan(Experiment("x", "?", (changed,), laws=()), 1).refusals
     assert "teacher.run" in refusal and "other weights than this config was made for" in refusal
+
+
+def test_the_law_of_distillation_is_fitted_to_the_table_of_a_sweep_as_it_stands(swept):
+    folder, _ = swept
+    records = kb.results(folder / "out").records
+    student = next(record for record in records if record.get("teacher_run"))
+    alone = next(record for record in records if record["split"] == "fit" and record is not student)
+    table = law_table(read_table(folder / "out"), "distillation")
+    assert table["teacher_loss"].tolist() == [student["teacher_run_loss"]]
+    assert table["supervised_loss"].tolist() == [alone["loss"]] and table["loss"].tolist() == [student["loss"]]
+
+
+def planted(teacher_loss, supervised_loss, size, tokens):
+    """A law of distillation with alpha = beta = gamma = 1/2, c0 = 0, c1 = 1, d1 = 1 and f1 = 1, by hand."""
+    gap = (200 / size**0.5 + 900 / tokens**0.5) ** 0.5
+    return teacher_loss + gap * (1 + teacher_loss / supervised_loss) ** -1
+
+
+def test_a_table_of_taught_and_untaught_students_gives_the_law_its_columns_row_by_row():
+    rows = []
+    for seed in (0, 1):
+        for size in (2e4, 8e4, 3e5, 1e6):
+            for tokens in (1e6, 4e6, 2e7):
+                alone = 1 + 60 / size**0.5 + 300 / tokens**0.5 + 0.01 * seed
+                common = {"seed": seed, "num_params_total": size, "num_tokens": tokens, "status": "done"}
+                rows.append({**common, "loss": alone})
+                for place, teacher in enumerate((1.2, 1.5, 1.9)):
+                    loss = planted(teacher, alone, size, tokens)
+                    rows.append({**common, "loss": loss, "teacher_run_loss": teacher, "factor.teacher": str(place)})
+    rows.append({**rows[-1], "seed": 2})  # its student was never trained alone
+    table = {name: [row.get(name) for row in rows] for name in rows[1]}
+    found = kb.fit(table, law="distillation", protect="none").fits[0]
+    assert found.num_points == 72 and found.residual_rms < 1e-3
+    for point in range(72):
+        teacher, alone, size, tokens = (
+            found.points[name][point] for name in ("teacher_loss", "supervised_loss", "num_params_total", "num_tokens")
+        )
+        assert planted(teacher, alone, size, tokens) == pytest.approx(found.points["loss"][point])
+    assert any("without" in note for note in found.notes)
+
+
+def test_a_plan_asks_for_the_students_alone_and_for_no_target_where_the_law_is_of_measured_losses():
+    def refusals(trunks, targets=()):
+        return kb.plan(Experiment("x", "?", tuple(trunks), targets, laws=("distillation",)), 1).refusals
+
+    teachers = [
+        None,
+        *(TeacherConfig(train=distillation.train(d, (tokens,), 9)) for d, tokens in ((24, 10**6), (48, 10**6))),
+    ]
+    trunks = [
+        distillation.train(d, (10**5, 3 * 10**5, 10**6), 0, teacher) for d in (16, 24, 32) for teacher in teachers
+    ]
+    alone, taught_alone = trunks[::3], [trunk for trunk in trunks if trunk.teacher]
+    assert not refusals(trunks)
+    assert any("the same run without its teacher: plan those runs too" in each for each in refusals(taught_alone))
+    assert any("give some of the trunks one (teacher=" in each for each in refusals(alone))
+    target = Target("t", replace(trunks[-1], num_tokens=(4 * 10**6,)))
+    assert any("leave out the targets" in each for each in refusals(trunks, (target,)))

@@ -14,6 +14,7 @@ from kleiber.experiments.directory.doctor import diagnose
 from kleiber.experiments.directory.record import planned_records, record_path, versions, write_table
 from kleiber.experiments.sweeping.ownership import own_directory
 from kleiber.files import checked_line, read_json, write_json
+from kleiber.scaling.forecasting.ledger import Ledger
 from kleiber.train.checkpoints import checkpoint
 
 STATE = {"w": np.arange(6, dtype=np.float32)}
@@ -141,3 +142,11 @@ def test_the_command_exits_3_on_damage_and_prints_one_json_object(sweep):
 def test_a_directory_of_somebody_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match="none of kleiber's"):
         diagnose(tmp_path)
+
+
+def test_forecasts_are_counted_as_the_ledger_counts_them(sweep):
+    ledger = Ledger(sweep / "ledger.jsonl")
+    facts = {"num_params_total": 10, "num_tokens": 20, "flops": 1e3, "compute_ratio": 4.0, "law": "chinchilla"}
+    ledger.register(target="wide", predicted_loss=2.0, interval=(1.9, 2.1), level=0.9, baselines={}, **facts)
+    ledger.outcome("wide", "a-run", 2.05)
+    assert diagnose(sweep).checked["forecasts"] == ledger.scoreboard()["num_forecasts"] == 1

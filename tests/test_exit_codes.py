@@ -6,16 +6,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kleiber.experiments import cli
 from kleiber.experiments.cli import VERBS, main
 from kleiber.experiments.commands import data as data_verb
+from kleiber.experiments.config_file import load_experiment
 from kleiber.experiments.launch import local
 from kleiber.experiments.launch.launcher import Phase
+from kleiber.experiments.planning.cells import all_cells, trunk_cells
 from kleiber.experiments.sweeping.follow import lead_launch
 from kleiber.experiments.sweeping.workers import WorkerPool
+from kleiber.files import write_json
 
 
 @pytest.fixture
@@ -71,6 +75,22 @@ def test_workers_killed_from_outside_may_go_better_another_time(pool):
 def test_a_mistake_that_a_worker_tells_ends_with_2_at_once(pool):
     code, ended, said = pool("import os; os.write(int(os.environ['PIPE']), b'it is wrong\\n'); os._exit(2)")
     assert (code, ended.messages, said) == (2, ["it is wrong"], [])
+
+
+def test_a_phase_that_is_of_no_use_ends_with_3_and_why(tmp_path):
+    (tmp_path / "experiment.json").write_text("{}")
+
+    class Idle:
+        def num_workers(self, num_trunks):
+            return 1
+
+        def start(self, phase, indices):
+            return [SimpleNamespace(pid=None, heard=list, poll=lambda: 0, terminate=str, close=str) for _ in indices]
+
+    with open(tmp_path / "log.txt", "a") as log:
+        phase = Phase(tmp_path, "fit", "session", log)
+        pool = WorkerPool(phase, print, (Idle(),), is_hopeless=lambda: "all fail")
+        assert (pool.run(lambda: None), pool.messages) == (3, ["all fail"])
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"name": 1}', "{"])
@@ -205,3 +225,17 @@ def test_a_shell_is_told_every_verb_and_option(capsys):
     script = capsys.readouterr().out
     assert not end.value.code and "complete -F" in script
     assert all(f"'{verb}'" in script for verb in VERBS) and "--retry-failed" in script
+
+
+def test_a_sweep_that_is_interrupted_says_how_far_it_is(tmp_path, capsys, monkeypatch):
+    def stopped(self, retry_failed, allow):
+        experiment = load_experiment("miniature")
+        for cell in trunk_cells(experiment, "fit")[:2]:
+            name = next(iter(cell.run_ids.values()))
+            write_json(tmp_path / "out" / "runs" / name / "record.json", {})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kleiber.experiments.sweeping.sweep._Sweep.run", stopped)
+    assert main(["sweep", "miniature", "--out", str(tmp_path / "out")]) == 75
+    total = sum(len(cell.run_ids) for cell in all_cells(load_experiment("miniature")))
+    assert f"interrupted, 2 of {total} points are done; the same line goes on" in capsys.readouterr().err

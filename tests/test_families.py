@@ -11,6 +11,7 @@ from flax import nnx
 from kleiber.experiments.config_file import config_hash
 from kleiber.model.config import Family, ModelConfig
 from kleiber.model.counts import count
+from kleiber.model.encoder import EncoderConfig
 from kleiber.model.families.decoder import Transformer
 from kleiber.model.families.table import FAMILIES, ModelFamily
 from kleiber.model.functional import abstract_params, apply, init_params, logical_axes
@@ -52,8 +53,9 @@ def test_the_names_in_the_config_are_the_rows_of_the_table():
 
 def test_the_parameters_a_family_counts_are_those_it_has():
     for name, family in FAMILIES.items():
-        image = {} if name in ("decoder", "encoder") else {"image": IMAGE, "num_heads": 4, "seq_len": 1}
-        config = dataclasses.replace(CONFIG, family=name, **image)
+        of_images = {"image": IMAGE, "num_heads": 4, "seq_len": 1}
+        own = {"decoder": {}, "encoder": {}, "encoder_decoder": {"encoder": EncoderConfig()}}.get(name, of_images)
+        config = dataclasses.replace(CONFIG, family=name, **own)
         sizes = [leaf.size for leaf in jax.tree.leaves(abstract_params(config))]
         assert family.counts(config).num_params_total == sum(sizes)
 

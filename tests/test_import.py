@@ -213,3 +213,76 @@ def test_what_is_no_log_is_told(tmp_path):
 def test_the_checksum_is_that_of_the_standard():
     assert crc32c(b"123456789") == 0xE3069283  # RFC 3720
     assert importlib.import_module("kleiber.experiments.commands.import").NEEDED[0] == "loss"
+
+
+def scalars(folder):
+    folder.mkdir()
+    for run, (_, rows) in RUNS.items():
+        for tag, values in (("val_loss", [loss for _, loss in rows]), ("tokens", [n for n, _ in rows])):
+            lines = "".join(f"1700000000.5,{step},{value}\n" for step, value in enumerate(values))
+            (folder / f"run-{run}-tag-{tag}.csv").write_text(f"Wall time,Step,Value\n{lines}")
+
+
+def test_scalars_that_tensorboard_exports_are_runs_and_their_sizes_are_joined_or_one_for_all(tmp_path, capsys):
+    scalars(tmp_path / "logs")
+    out, sizes = tmp_path / "runs.csv", tmp_path / "sizes.csv"
+    sizes.write_text("run_id,num_params_total\nwidth-1,4000\nwidth-0,1000\n")
+    words = ["import", str(tmp_path / "logs"), "--out", str(out), "--yes"]
+    assert main([*words, "--join", str(sizes)]) == 0
+    found = read_table(out)
+    assert found.labels["run_id"].tolist() == list(RUNS) and found["num_params_total"].tolist() == [1000, 4000]
+    assert found["loss"].tolist() == [rows[-1][1] for _, rows in RUNS.values()]
+    assert found["num_tokens"].tolist() == [20000, 80000]
+    assert main([*words, "--map", "num_params_total=11424"]) == 0
+    assert read_table(out)["num_params_total"].tolist() == [11424, 11424]
+    assert capsys.readouterr().out.endswith(f"wrote {out}: kleiber fit {out}\n")
+
+
+def test_a_renamed_scalar_of_tensorboard_is_a_loss_if_that_is_agreed_to(tmp_path, capsys):
+    (tmp_path / "d16.csv").write_text("Wall time,Step,Value\n1.0,0,5.5\n2.0,100,3.25\n")
+    assert main(["import", str(tmp_path / "d16.csv"), "--dry-run"]) == 0
+    assert "loss              = Value (guessed): 3.25 to 3.25" in capsys.readouterr().out
+
+
+def test_a_table_that_no_law_can_be_fitted_to_ends_with_3_and_what_is_missing(tmp_path, capsys):
+    scalars(tmp_path / "logs")
+    out = tmp_path / "runs.csv"
+    assert main(["import", str(tmp_path / "logs"), "--out", str(out), "--yes"]) == 3
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith(f"wrote {out}; a fit needs num_params_total too: --map num_params_total=COLUMN, ")
+    assert "--join FILE with run_id,num_params_total, a row a run" in said and "kleiber fit" not in said
+
+
+def test_rows_that_share_runs_are_fitted_with_their_runs_named(tmp_path, capsys):
+    logs(tmp_path / "logs")
+    out = tmp_path / "runs.csv"
+    assert main(["import", str(tmp_path / "logs"), "--out", str(out), "--yes", "--every", "val/loss"]) == 0
+    assert capsys.readouterr().out.endswith(f"kleiber fit {out} --cluster run_id\n")
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("run_id,n\nwidth-0,1\nwidth-0,2\n", "the run 'width-0' stands there twice"),
+        ("run_id,n\nwidth-9,1\n", "the run 'width-9' was not logged; there are width-0, width-1"),
+        ("run_id,tokens\nwidth-0,1\n", "the runs have a column 'tokens' already"),
+        ("name,n\nwidth-0,1\n", "expected run_id and what to add"),
+    ],
+)
+def test_a_table_that_does_not_join_is_told(tmp_path, capsys, table, told):
+    logs(tmp_path / "logs")
+    (tmp_path / "more.csv").write_text(table)
+    assert main(["import", str(tmp_path / "logs"), "--join", str(tmp_path / "more.csv"), "--yes"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_mistakes_are_told_in_the_words_of_import(tmp_path, capsys):
+    logs(tmp_path / "logs")
+    words = ["import", str(tmp_path / "logs"), "--yes", "--map"]
+    assert main([*words, "loss=val_los"]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'logs'} has no column 'val_los' to use as 'loss'. Did you mean 'val/loss'?" in said
+    (tmp_path / "logs" / "width-0.jsonl").write_text('{"step": 1, "tokens": 5, "val/loss": "bad", "n_params": 7}\n')
+    assert main([*words, "loss=val/loss"]) == 2
+    said = capsys.readouterr().err
+    assert "Map another column: --map loss=COLUMN" in said and "memory" not in said and "--drop" not in said

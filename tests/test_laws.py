@@ -18,6 +18,8 @@ RANGES = {
     "num_params_total": (1e5, 1e8),
     "num_params_non_embedding": (1e5, 1e8),
     "num_params_embedding": (1e4, 1e6),
+    "num_params_encoder": (1e4, 1e7),
+    "num_params_decoder": (1e4, 1e7),
     "num_tokens": (1e7, 1e10),
     "num_unique_tokens": (1e7, 1e9),
     "flops": (1e13, 1e19),
@@ -58,6 +60,7 @@ PLANTED = {
     "C": 0.06, "gamma_D": 0.5, "gamma_N": 0.35, "a_S": 9.0, "c_S": 16.0, "b_S": 0.8, "omega": -0.1, "k": 0.7,
     "t": 4.0, "A_v": 6.0, "alpha_v": 0.4, "mu": 0.02, "alpha_N": 0.12, "alpha_D": 0.2, "N_c": 1e9, "D_c": 1e11,
     "d1": 0.9, "f1": 0.2, "kappa": 0.4, "c": 3.0, "g": 8.0, "t_1": 2.0, "t_2": -1.0,
+    "p_e": 0.2, "p_d": 0.3,
 }  # fmt: skip
 SPECIAL = {
     "learning_rate": {"K": 1.79, "a": -0.713, "b": 0.307},
@@ -387,6 +390,19 @@ def test_routed_and_mixed_modal_laws_reduce_to_their_parts():
     assert slope == pytest.approx((0.004 * np.log(3e6) - 0.1) * np.log(8))
     modal = {"C": 0.0, "A": 0.0, "B": 0.0, "alpha": 0.3, "beta": 0.3}
     assert one("mixed_modal", modal, **POINT, unimodal_loss=2.5) == 2.5
+
+
+def test_a_law_of_two_sides_is_a_power_law_of_each_and_without_a_token_term_knows_no_tokens():
+    sides = {"E": 0.8, "A": 25.0, "p_e": 0.2, "p_d": 0.3}
+    found = one("encoder_decoder", sides, num_params_encoder=1e5, num_params_decoder=1e6)
+    assert found == pytest.approx(0.8 + 25 / (10 * 10**1.8))
+    slopes = {"K": 25.0, "p_e": 0.2, "p_d": 0.3}
+    found_without = one("encoder_decoder_slopes", slopes, num_params_encoder=1e5, num_params_decoder=1e6)
+    assert found_without == pytest.approx(found - 0.8)
+    tokens = {**sides, "B": 0.0, "beta": 0.34}
+    columns = {"num_params_encoder": 1e5, "num_params_decoder": 1e6, "num_tokens": 1e7}
+    assert one("encoder_decoder_tokens", tokens, **columns) == pytest.approx(found)
+    assert one("encoder_decoder_tokens", {**tokens, "B": 100.0}, **columns) == pytest.approx(found + 100 / 10**2.38)
 
 
 def test_no_overfitting_term_is_the_saturating_law():

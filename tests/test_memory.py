@@ -10,16 +10,22 @@ from kleiber.experiments.compilation.step import compile_step
 from kleiber.experiments.configs import quickstart
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.counts import num_params_total
+from kleiber.model.encoder import EncoderConfig
 from kleiber.parallel.mesh import make_mesh
-from kleiber.train.config import OptimizerConfig, TrainConfig
+from kleiber.train.config import OptimizerConfig, TeacherConfig, TrainConfig
 
 
-def config(batch_size: int, **model) -> TrainConfig:
+def config(batch_size: int, teacher: TrainConfig | None = None, **model) -> TrainConfig:
     return TrainConfig(
-        model=ModelConfig(**model), optimizer=OptimizerConfig(0.01), num_tokens=(10**6,), batch_size=batch_size
+        model=ModelConfig(**model),
+        optimizer=OptimizerConfig(0.01),
+        num_tokens=(10**6,),
+        batch_size=batch_size,
+        teacher=teacher and TeacherConfig(train=teacher),
     )
 
 
+PAIRS = ModelConfig(64, 1, 4, seq_len=96, family="encoder_decoder", encoder=EncoderConfig(3, 160))
 SHAPES = {
     "the smallest of quickstart": config(4, d_model=24, num_layers=2, num_heads=4, has_previous_token_mix=True),
     "a large vocabulary": config(3, d_model=48, num_layers=3, num_heads=6, vocab_size=3000, seq_len=96),
@@ -29,6 +35,12 @@ SHAPES = {
     ),
     "scanned experts": config(
         4, d_model=32, num_layers=3, num_heads=2, experts=ExpertsConfig(8), has_scanned_layers=True
+    ),
+    "a teacher, and micro-batches": config(
+        16, config(16, d_model=256, num_layers=2, num_heads=4), d_model=64, num_layers=2, num_heads=4
+    ),
+    "an encoder-decoder": TrainConfig(
+        PAIRS, OptimizerConfig(0.01), (10**6,), batch_size=8, objective="sequence_to_sequence"
     ),
 }
 

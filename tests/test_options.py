@@ -413,6 +413,13 @@ CLAIMS = {
         ("model.image.side", "model.image.channels", "model.image.patch_size", "model.image.num_stages"),
         elsewhere("test_vision.py", "test_parameters_are_those_of_the_tree_and_flops_those_of_the_compiler"),
     ),
+    **dict.fromkeys(
+        ("model.encoder.num_layers", "model.encoder.seq_len"),
+        elsewhere(
+            "test_encoder_decoder.py",
+            "test_products_of_the_compiled_step_are_those_counted",
+        ),
+    ),
     "data.augment": elsewhere(
         "test_vision.py", "test_a_shift_moves_an_image_by_at_most_an_eighth_and_a_flip_mirrors_it"
     ),

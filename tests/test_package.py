@@ -59,3 +59,14 @@ def test_the_metadata_name_the_python_versions_that_are_taken():
     versions = [name.rpartition(" ")[2] for name in project["classifiers"] if "Python :: 3." in name]
     assert project["requires-python"] == f">={versions[0]}" and versions == sorted(versions)
     assert project["license"] == "Apache-2.0" and "Apache License" in (HOUSE / "LICENSE").read_text()[:300]
+
+
+def test_what_a_package_index_shows_links_to_no_file_and_keeps_the_words(setup):
+    shown, project = setup["long_description"], tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
+    assert project["dynamic"] == ["optional-dependencies", "readme"] and "readme" not in project
+    assert setup["long_description_content_type"] == "text/markdown"
+    assert not [target for target in re.findall(r"\]\(([^)]*)\)", shown) if not target.startswith("https:")]
+    assert "![" not in shown and "The figure" not in shown
+    assert "Tutorials (docs/tutorials/index.md) to type along with" in shown and "(docs/truth.md)." in shown
+    blocks = [text.split("```")[1::2] for text in (shown, (HOUSE / "README.md").read_text(encoding="utf-8"))]
+    assert blocks[0] == blocks[1] and len(blocks[0]) > 4

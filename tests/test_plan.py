@@ -1,5 +1,7 @@
 """Claims about the errors a plan expects: they are those of the laws asked for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import least_squares
@@ -8,6 +10,8 @@ from studies import trunk
 from kleiber.experiments.experiment import AssumedLaw, Experiment, Target
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.experiments.planning.plan import make_plan
+from kleiber.experiments.planning.speed import SpeedEstimate, speed_key
+from kleiber.train.command import Command
 
 LENGTHS = (50_000, 100_000, 200_000, 400_000)
 LADDER = tuple(trunk(d, tokens=LENGTHS) for d in (16, 32, 48, 96))
@@ -60,3 +64,12 @@ def test_of_a_law_with_columns_that_the_assumed_one_does_not_know_no_error_is_ex
     found = expected("experts", "chinchilla")
     assert "num_experts_effective" in found["laws"]["experts"]["reason"]
     assert found["forecasts"] == expected("chinchilla")["forecasts"]
+
+
+def test_seconds_of_a_program_that_has_never_run_rest_on_a_guess_whatever_else_was_measured():
+    ours, theirs = LADDER[0], replace(LADDER[0], command=Command("{python} train.py {folder}"))
+    known = SpeedEstimate(1e9, {speed_key(ours): 5000.0})
+    assert known.source([ours]) == "speeds measured here before"
+    assert known.source(LADDER) == "some speeds guessed from this machine's matmul rate"
+    assert known.source([ours, theirs]).endswith("a program's own speed is not known until it has run once")
+    assert SpeedEstimate(1e9, {speed_key(theirs): 9.0}).source([theirs]) == "speeds measured here before"

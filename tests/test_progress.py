@@ -14,8 +14,10 @@ from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.experiments.planning.speed import measured_pace
 from kleiber.experiments.sweeping.progress import SweepProgress, time_left
+from kleiber.files import write_json
 from kleiber.model.config import ModelConfig
-from kleiber.train.config import OptimizerConfig, TrainConfig
+from kleiber.train.command import Command
+from kleiber.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
 
 TRUNK = TrainConfig(
     model=ModelConfig(d_model=8, num_layers=1, num_heads=2), optimizer=OptimizerConfig(0.01), num_tokens=(1_000_000,)
@@ -39,13 +41,17 @@ def test_the_pace_is_the_geometric_mean_of_plan_and_measurement_when_both_count_
     assert measured_pace(expected_pace=1, planned_won=1.25, measured_seconds=5) == pytest.approx(2)
 
 
-@pytest.fixture
-def progress(tmp_path):
-    cells = trunk_cells(Experiment("e", "?", (TRUNK,), laws=()), "fit")
+def made(folder, trunk):
+    cells = trunk_cells(Experiment("e", "?", (trunk,), laws=()), "fit")
     plan = SimpleNamespace(
         trunk_seconds=lambda cell: 100.0, num_workers=1, target_seconds=400.0, target_cells=cells[:1]
     )
-    return SweepProgress(Experiment("e", "?", (TRUNK,), laws=()), tmp_path, "fit", cells, plan, print)
+    return SweepProgress(Experiment("e", "?", (trunk,), laws=()), folder, "fit", cells, plan, print)
+
+
+@pytest.fixture
+def progress(tmp_path):
+    return made(tmp_path, TRUNK)
 
 
 def say(progress, age, **told):
@@ -71,6 +77,12 @@ def test_a_worker_of_an_earlier_launch_and_one_that_has_gone_silent_are_not_show
     progress.started -= 3600
     say(progress, age=60, trained_tokens=40_000, tokens_per_second=1e6)
     assert "compiling" in progress.line(progress.look())
+
+
+def test_a_program_of_the_users_is_told_to_start_not_to_compile(tmp_path):
+    progress = made(tmp_path, replace(TRUNK, command=Command("train {num_tokens} {folder}")))
+    assert "starting workers and commands" in progress.line(progress.look())
+    assert progress._waiting(replace(progress.look(), done=1)) == "next runs starting"
 
 
 def test_a_terminal_shows_the_phase_with_a_bar_and_the_loss(progress):
@@ -177,3 +189,23 @@ def test_the_pace_measured_before_is_what_the_next_phase_starts_from_as_is_the_t
 )
 def test_the_time_left_is_told_in_a_unit_that_shows_it(fewest, most, said):
     assert time_left(fewest, most) == said
+
+
+def test_a_run_that_failed_is_told_at_once_and_counts_as_no_point_done(tmp_path):
+    trunk = replace(TRUNK, num_tokens=(500_000, 1_000_000), schedule=ScheduleConfig())
+    shown = made(tmp_path, trunk)
+    names = shown.cells[0].run_ids
+    for tokens, changes in ((500_000, {"status": "done", "loss": 2.0}), (1_000_000, {"status": "failed"})):
+        record = replace(shown.cells[0].planned[tokens], reason="ValueError: no file", **changes)
+        path = tmp_path / "runs" / names[tokens] / "record.json"
+        path.parent.mkdir(parents=True)
+        write_json(path, record.to_json())
+    assert shown.line(shown.look()) == "[fit] 1/2 points | 1 FAILED: ValueError: no file"
+
+
+def test_a_program_that_tells_nothing_is_running_and_one_that_tells_losses_is_where_they_were_measured(tmp_path):
+    shown = made(tmp_path, replace(TRUNK, command=Command("{python} nosuch.py {folder}")))
+    say(shown, 0.0, trained_tokens=0, tokens_per_second=0.0)
+    assert shown.look().running[0].endswith(" running")
+    say(shown, 0.0, trained_tokens=250_000, tokens_per_second=10.0, loss=3.0)
+    assert shown.look().running[0].endswith(" 25% loss 3.000")

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -15,10 +16,13 @@ import pytest
 
 from kleiber.experiments.cli import main
 from kleiber.experiments.commands.report import FigureName
-from kleiber.experiments.report import drawing, story, tables
+from kleiber.experiments.report import build, drawing, packages, story, tables
 from kleiber.experiments.report.build import ReportPaths, build_report
 from kleiber.experiments.report.checklist import checklist
+from kleiber.experiments.report.packages import no_report
 from kleiber.experiments.report.results import read_results
+from kleiber.scaling.figures.forecast import forecast_answer
+from kleiber.scaling.figures.study import ForecastRun
 from kleiber.scaling.figures.style import claim_of
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.result import FitResult
@@ -273,9 +277,23 @@ def test_summary_states_errors_as_forecast_over_measured(finished):
 
 
 def test_a_broken_promise_is_the_headline(finished):
-    result = {"gate": [{"claim": "wide: error +4.00%, at most 1.5%", "value": 0.04, "limit": 0.015, "passed": False}]}
-    study = drawing.Study(replace(read_results(finished), result=result))
-    assert story.verdict(study) == ("bad", "The result misses its promise: wide: error +4.00%, at most 1.5%.")
+    item = {"claim": "wide: error +4.00%, at most 1.5%", "value": 0.04, "limit": 0.015, "passed": False}
+    study = drawing.Study(replace(read_results(finished), result={"gate": [item | {"of": "error"}]}))
+    mood, said = story.verdict(study)
+    assert mood == "bad" and said.endswith("). The result misses its promise: wide: error +4.00%, at most 1.5%.")
+    tiles = re.findall(r'class="(tile [^"]*)"', story.headline_tiles(study).html)
+    kept = re.findall(r'class="(tile [^"]*)"', story.headline_tiles(drawing.Study(read_results(finished))).html)
+    assert [each.split()[1:] for each in tiles[:3]] == [["bad"], ["bad"], ["good"]]  # measured, error, inside
+    assert [each.split()[1:] for each in kept[:3]] == [["good"]] * 3
+
+
+def test_the_answer_is_what_was_forecast_and_measured_of_the_farthest_target():
+    one = ForecastRun("wide", 1e5, 1e6, 1e12, 4.0, 1.592, 1.441, 1.758, 0.9, 1.528)
+    said = forecast_answer([one]).replace("\N{NO-BREAK SPACE}", " ")
+    assert said == "Forecast 1.592 [1.441, 1.758], measured 1.528 (+4.19 %, inside)"
+    far = replace(one, name="far", compute_ratio=9.0, observed=2.0)
+    said = forecast_answer([one, far, replace(far, name="later", compute_ratio=30.0, observed=None)])
+    assert said.startswith("far, the farthest of 3 targets: forecast 1.592 [") and said.endswith("OUTSIDE)")
 
 
 def test_an_edited_ledger_is_called_out(finished, tmp_path):
@@ -351,3 +369,24 @@ def test_a_folder_that_is_no_sweep_is_refused(tmp_path, capsys):
 
 def test_figure_names_of_the_command_are_those_that_exist():
     assert set(get_args(FigureName)) == set(drawing.FIGURES)
+
+
+def test_without_the_packages_of_a_report_what_to_type_is_said_before_anything_is_spent(tmp_path, monkeypatch, capsys):
+    assert no_report("out/mine") == ""
+    monkeypatch.setattr(packages, "PACKAGES", ("numpy", "nosuchkernel", "nosuchdrawing"))
+    said = "nosuchkernel, nosuchdrawing are not installed: pip install nosuchkernel nosuchdrawing, then kleiber report "
+    assert said + "out/mine " in no_report("out/mine")
+    assert main(["plan", "miniature"]) == 0
+    assert said + "out/miniature" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_a_report_imports_is_what_is_asked_for_before():
+    imported = re.findall(r"^(?:import|from) (\w+)", Path(build.__file__).read_text(), re.M)
+    assert set(imported) - set(sys.stdlib_module_names) - {"kleiber"} == set(packages.PACKAGES)
+
+
+def test_the_figure_of_the_best_size_is_withheld_with_the_exponents_it_follows_from(finished):
+    results = read_results(finished)
+    fit = {**results.fit, "optimum": {"a": None, "b": None, "withheld": "loose-alpha: the standard error is large."}}
+    with pytest.raises(drawing.NotThereYet, match="withholds how the best size grows with compute: loose-alpha"):
+        drawing.draw(drawing.Study(replace(results, fit=fit)), "frontier")

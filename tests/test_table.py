@@ -2,12 +2,14 @@
 
 import re
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from kleiber.experiments.sweeping.law_stage import fit_laws
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.table.expression import ExpressionError, select_rows
 from kleiber.scaling.table.table import from_columns, read_table
@@ -160,6 +162,16 @@ def test_counts_that_seem_to_be_in_billions_warn_and_say_how_to_map_them():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit_law(read_table(data, {"num_params_total": "params_B*1e9"}), "chinchilla")
+
+
+def test_a_sweep_has_counted_its_own_runs_and_is_told_of_no_unit_and_no_option_that_it_lacks():
+    few = {**sound(), "num_params_total": [each / 1e6 for each in sound()["num_params_total"]]}
+    few["trunk_id"] = [f"trunk-{row}" for row in range(len(few["loss"]))]
+    with pytest.warns(UnitWarning, match="--columns"):
+        fit_law(from_columns(few), "chinchilla", cluster="trunk_id")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnitWarning)
+        fit_laws(SimpleNamespace(laws=("chinchilla",)), from_columns(few))
 
 
 @pytest.mark.parametrize("word", ["finished", "Completed"])

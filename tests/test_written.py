@@ -1,13 +1,18 @@
 """What starts workers elsewhere: manifests of Kubernetes, tasks of SkyPilot, scripts of xpk; containers of Slurm."""
 
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from kleiber.experiments.launch import kubernetes, skypilot, slurm, xpk
 from kleiber.experiments.launch.job import Sign
 from kleiber.experiments.launch.launcher import Phase, open_launcher
+from kleiber.experiments.launch.written import name_of
 
 PHASE = Phase(Path("/data/out"), "fit", "5e55", sys.stdout, experiment_name="My_own", experiment_hash="abc")
 
@@ -77,6 +82,18 @@ def test_a_script_of_xpk_creates_a_workload_a_job_and_deletes_them_when_it_is_to
         "--workload=kleiber-my-own-fit-5e55-1",
         "--cluster=c",
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["x", "_", "delayed_synchronisation", "A-very-long-name-of-an-experiment-" * 3, "ab--cd_"]
+)
+def test_names_of_pods_and_workloads_are_names_there_whatever_the_experiment_is_called(name):
+    phase = replace(PHASE, experiment_name=name, split="target", session="5e55abcd")
+    both = name_of(phase), name_of(replace(phase, session="5e55abce"))
+    assert both[0] != both[1]
+    for job in (f"{both[0]}-999", f"{both[0]}-workers-0-99999-abcde"):  # of xpk; of a pod of a JobSet
+        assert re.fullmatch("[a-z]([a-z0-9-]*[a-z0-9])?", job)  # RFC 1035, and what xpk asks of a name
+    assert len(f"{both[0]}-999") <= 40 and len(f"{both[0]}-workers-0-99999-abcde") <= 63
 
 
 def test_a_launcher_that_writes_says_what_to_type_and_takes_up_the_jobs_of_an_earlier_driver(tmp_path, capsys):

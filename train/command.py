@@ -1,14 +1,13 @@
 """A training program of anybody's in place of kleiber's own trainer: its command line, and what it is told. No jax."""
 
 import dataclasses
-import difflib
 import shlex
 import string
 import sys
 from dataclasses import dataclass
 from typing import Any
 
-from kleiber.fields import check_fields
+from kleiber.fields import check_fields, nearest
 
 RECORDS = ("record.jsonl", "record.csv", "record.json")
 """Files in which a program may leave its losses, the first that is there."""
@@ -111,8 +110,8 @@ def _filled(part: str, values: dict[str, Any]) -> str:
         if name is None:
             continue
         if name not in values:
-            near = difflib.get_close_matches(name, values, n=1)
-            hint = f"did you mean {{{near[0]}}}?" if near else "a brace itself is written twice."
+            near = nearest(name, values)
+            hint = f"did you mean {{{near}}}?" if near else "a brace itself is written twice."
             raise ValueError(f"the command has {{{name}}}, which is no field of a trunk nor one of its factors; {hint}")
         if values[name] is None:
             raise ValueError(f"the command has {{{name}}}, which is None here: give that field a value.")

@@ -13,6 +13,14 @@ def check_objective(config: Any) -> None:
                 f"label; set objective='label'."
             )
         return
+    if (model.encoder is not None) != (config.objective == "sequence_to_sequence"):
+        fitting = "objective='sequence_to_sequence'" if model.encoder else "model.family='encoder_decoder'"
+        raise ValueError(
+            f"objective '{config.objective}' with model.family '{model.family}': what an encoder_decoder learns is the "
+            f"target of a source, and nothing else does; set {fitting}."
+        )
+    if model.encoder:
+        return
     if model.is_causal != (config.objective != "masked"):
         fitting = "next_token" if model.is_causal else "masked"
         raise ValueError(
@@ -47,6 +55,23 @@ def check_images(config: Any) -> None:
     for name, value in of_text.items():
         if value is not None:
             raise ValueError(f"{name} is {value!r} with model.family '{model.family}': it is for text; leave it out.")
+
+
+def check_pairs(config: Any) -> None:
+    """Checks what a run on pairs has not. Raises ValueError that says what to leave out."""
+    if config.model.encoder is None:
+        return
+    has_not = {
+        "data.document_attention": config.data.document_attention or None,  # pairs in a row never see each other
+        "evaluation.num_bytes": config.evaluation.num_bytes,
+        "mesh.context": config.mesh.context if config.mesh.context > 1 else None,
+        "mesh.stage": config.mesh.stage if config.mesh.stage > 1 else None,
+        "trainable": config.trainable if config.trainable != "all" else None,
+        "teacher": config.teacher and "a teacher",
+    }
+    for name, value in has_not.items():
+        if value is not None:
+            raise ValueError(f"{name} is {value!r} with model.family 'encoder_decoder', which has none: leave it out.")
 
 
 def check_mesh(config: Any) -> None:

@@ -7,14 +7,15 @@ from kleiber.fields import check_fields
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.command import Command
-from kleiber.train.conditions import check_compression, check_images, check_mesh, check_objective
+from kleiber.train.conditions import check_compression, check_images, check_mesh, check_objective, check_pairs
 from kleiber.train.start import check_fine_tuning, check_finished, check_teacher, fill_in_teacher
 
 BYTES = 256
 """The default of ModelConfig.vocab_size, for the tokenizer `bytes`."""
-Objective = Literal["next_token", "masked", "label"]
+Objective = Literal["next_token", "masked", "label", "sequence_to_sequence"]
 """What training may minimise; train/objective/table.py says where each stands. `label` is the next token of the last
-line of each document alone, such as a label below its text; of an image, its label."""
+line of each document alone, such as a label below its text; of an image, its label. `sequence_to_sequence` is the next
+token of a target, given its source."""
 
 Augmentation = Literal["shift", "flip"]
 
@@ -24,7 +25,8 @@ class DataConfig:
     """Where the tokens come from."""
 
     corpus: str = "cloud-docs"
-    """A corpus of `kleiber data list`, `tfds:NAME`, or the path of a text or JSON file, or of images (.npz)."""
+    """A corpus of `kleiber data list`, `tfds:NAME`, or the path of a text or JSON file, of images (.npz), or of pairs
+    (.tsv, or PATH::PATH)."""
     tokenizer: str = "bytes"
     """`bytes` (256 ids), or `sentencepiece:SIZE` for a model trained on the corpus by `kleiber data prepare`."""
     document_attention: bool = False
@@ -350,6 +352,7 @@ class TrainConfig:
             )
         check_objective(self)
         check_images(self)
+        check_pairs(self)
         check_mesh(self)
         if self.command:
             self.command.arguments(self)

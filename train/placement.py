@@ -174,4 +174,9 @@ def abstract_batches(config: TrainConfig, mesh: Mesh, num_members: int = 1) -> B
     if image := config.model.image:
         pixels = jax.ShapeDtypeStruct((*shape, image.side, image.side, image.channels), jnp.uint8, sharding=where)
         return Batch(pixels, jax.ShapeDtypeStruct((*shape, 1), jnp.int32, sharding=where))
+    if encoder := config.model.encoder:
+        num_targets = config.model.seq_len
+        both, targets = (*shape, encoder.seq_len + num_targets), (*shape, num_targets)
+        leaves = ((both, jnp.int32), (targets, jnp.int32), (targets, jnp.float32), (both, jnp.int32))
+        return Batch(*(jax.ShapeDtypeStruct(size, dtype, sharding=where) for size, dtype in leaves))
     return Batch(jax.ShapeDtypeStruct((*shape, config.model.seq_len + 1), jnp.int32, sharding=where))

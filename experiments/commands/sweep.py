@@ -38,7 +38,7 @@ class Options:
     allow: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A field in which the config may differ from the one that made --out, such as optimizer.learning_rate: its runs
     are trained anew, or go on from their checkpoints where no law is fitted. `data` allows another text, `versions`
-    another release. May be repeated."""
+    another release; `program` keeps what is done of a command's program that was edited. May be repeated."""
     track: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Show curves in tensorboard (DIR/tensorboard, the default where installed), wandb or mlflow, both offline unless
     their own variables say otherwise, or in a class of yours, my_tracker.py:MyTracker; none for none."""

@@ -6,11 +6,12 @@ delayed synchronisation and members of a population beyond the first, the tokens
 buffers (up to 8 %).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kleiber.experiments.compilation.roofline import layer_params
 from kleiber.model.config import ModelConfig
 from kleiber.model.counts import BYTES, num_params_total
+from kleiber.model.encoder import parts
 from kleiber.model.image import FILTER_PLACES, residual_shapes
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.config import TrainConfig
@@ -38,12 +39,14 @@ class StepMemory:
     """What the forward pass keeps for the backward pass."""
     work_bytes: float
     """What is at work when most is kept: a layer or the head, with gathered weights."""
+    teacher_bytes: float = 0.0
+    """A teacher's weights, and what it says of each target."""
 
     @property
     def total_bytes(self) -> float:
         """The peak: when the backward pass begins, or when it has all gradients."""
         begin, end = self.held_bytes + self.saved_bytes + self.work_bytes, self.held_bytes + self.gradient_bytes
-        return self.state_bytes + self.copied_bytes + max(begin, end)
+        return self.state_bytes + self.copied_bytes + self.teacher_bytes + max(begin, end)
 
 
 @dataclass(frozen=True)
@@ -78,20 +81,21 @@ def step_memory(config: TrainConfig, platform: str, state_bytes: float | None = 
     """
     model, mesh, on_cpu = config.model.on_platform(platform), config.mesh, platform == "cpu"
     compute, stored = 4 if on_cpu else BYTES[model.compute_dtype], BYTES[model.param_dtype]
-    parts = num_micro_batches(config, platform)
-    tokens = config.batch_size / (mesh.num_batch_shards * parts) * model.seq_len / mesh.context
+    pieces = num_micro_batches(config, platform)
+    rows = config.batch_size / (mesh.num_batch_shards * pieces)
+    tokens = rows * model.seq_len / mesh.context
     dense, experts = layer_params(model)
     held = model.num_layers * (dense + experts / mesh.expert) / (mesh.fsdp * mesh.tensor * mesh.stage)
     held += (num_params_total(model) - model.num_layers * (dense + experts)) / (mesh.fsdp * mesh.tensor)
     slots = 4 * SLOTS[config.optimizer.name] * held
-    layer = (_layer if model.has_attention else _residual_layer)(model, mesh, tokens * model.num_positions, compute)
+    layers = _layers(model, mesh, rows, compute)
     # Unrolled layers are one program to XLA's compiler for CPUs: it finds what was computed before and keeps that.
     is_recomputed = model.has_remat and (model.has_scanned_layers or not on_cpu)
-    saved = model.num_layers / mesh.stage * (layer.stream + layer.kept_by_name if is_recomputed else layer.kept)
-    attention = 3 * layer.last_scores[0] + layer.last_scores[1] - layer.kept_widths  # the feed-forward is done then
-    at_work = max(attention, 2 * layer.width) + (layer.kept - layer.kept_streams if is_recomputed else 0)
+    saved = sum(num * (each.stream + each.kept_by_name if is_recomputed else each.kept) for num, each in layers)
+    saved /= mesh.stage
+    at_work = max(_at_work(each, is_recomputed) for _, each in layers)
     if on_cpu and model.has_scanned_layers and not model.has_remat:
-        at_work += layer.scores * 5 / 4  # the masks of a loop's body, made before it: float32 and bool
+        at_work += layers[0][1].scores * 5 / 4  # the masks of a loop's body, made before it: float32 and bool
     head = 2 * 4 * tokens * model.vocab_size / (mesh.tensor * config.loss_blocks)
     if mesh.fsdp > 1 or compute < stored:  # copies of weights: this layer's and the next one's, and a gradient
         at_work += 3 * compute * (dense / mesh.tensor + experts / (mesh.tensor * mesh.expert))
@@ -100,10 +104,48 @@ def step_memory(config: TrainConfig, platform: str, state_bytes: float | None = 
         state_bytes=held * stored + slots if state_bytes is None else state_bytes,
         copied_bytes=slots if on_cpu else 0.0,
         gradient_bytes=held * stored,
-        held_bytes=held * stored * ((parts > 1) + model.has_scanned_layers),
+        held_bytes=held * stored * ((pieces > 1) + model.has_scanned_layers),
         saved_bytes=saved * (1 if mesh.stage == 1 else 2),
         work_bytes=max(at_work, head),
+        teacher_bytes=_teacher_bytes(config, pieces) if config.teacher else 0.0,
     )
+
+
+def _teacher_bytes(config: TrainConfig, pieces: int) -> float:
+    """Returns the bytes of a teacher's weights on one device, and of what it says of each target: logits of the whole
+    batch, again as rows of micro-batches where there are several, and four such arrays where they are compared."""
+    assert config.teacher
+    model, mesh = config.teacher.shape, config.mesh
+    experts = model.num_layers * layer_params(model)[1]
+    held = (num_params_total(model) - experts * (1 - 1 / mesh.expert)) / (mesh.fsdp * mesh.tensor)
+    tokens = config.batch_size / mesh.num_batch_shards * config.model.seq_len / mesh.context
+    logits = 4 * tokens * model.vocab_size / mesh.tensor
+    return held * BYTES[model.param_dtype] + logits * (1 + (pieces > 1) + 4 / (pieces * config.loss_blocks))
+
+
+def _at_work(layer: _Layer, is_recomputed: bool) -> float:
+    """Returns the bytes that the backward pass of a layer needs beside what is kept."""
+    attention = 3 * layer.last_scores[0] + layer.last_scores[1] - layer.kept_widths  # the feed-forward is done then
+    return max(attention, 2 * layer.width) + (layer.kept - layer.kept_streams if is_recomputed else 0)
+
+
+def _layers(model: ModelConfig, mesh: MeshConfig, rows: float, size: int) -> list[tuple[int, _Layer]]:
+    """Returns (how many, the activations of one) of the layers of each kind; size is the bytes of a number."""
+    if not model.has_attention:
+        return [(model.num_layers, _residual_layer(model, mesh, rows, size))]
+    if model.encoder is None:
+        tokens = rows * model.seq_len / mesh.context * model.num_positions
+        return [(model.num_layers, _layer(model, mesh, tokens, size))]
+    encoder, decoder = parts(model)
+    reading, writing = (_layer(part, mesh, rows * part.seq_len, size) for part in (encoder, decoder))
+    # Of what is read of the source: the stream before and normed, queries as in any attention, keys, values, scores.
+    targets, sources = (size * rows * part.seq_len for part in (decoder, encoder))
+    scores = 4 * rows * decoder.seq_len * encoder.seq_len * model.num_heads / mesh.tensor
+    of_heads = 4 * targets * model.num_heads + 2 * sources * model.kv_heads
+    read = 2 * writing.stream + of_heads * model.d_head / mesh.tensor + scores
+    blocks = (scores, 0.0) if scores > writing.last_scores[0] else writing.last_scores
+    both = replace(writing, kept=writing.kept + read, kept_streams=writing.kept_streams + 2 * writing.stream)
+    return [(encoder.num_layers, reading), (decoder.num_layers, replace(both, last_scores=blocks))]
 
 
 def _residual_layer(model: ModelConfig, mesh: MeshConfig, images: float, size: int) -> _Layer:

@@ -105,7 +105,7 @@ def compile_step(config: TrainConfig, mesh: Mesh, label: str = "", is_quick: boo
     optimizer = optimizer_of(config)
     platform = mesh.devices.flat[0].platform
     is_quick = is_quick and platform == "tpu"
-    with use_mesh(mesh), working(label), _effort(-1.0 if is_quick else 0.0):
+    with use_mesh(mesh), working(label), _least_effort() if is_quick else contextlib.nullcontext():
         began = time.perf_counter()
         steps = compile_steps(config, optimizer, platform=platform)
         lowered = steps.lower(*step_arguments(config, optimizer, mesh))
@@ -120,11 +120,11 @@ def compile_step(config: TrainConfig, mesh: Mesh, label: str = "", is_quick: boo
 
 
 @contextlib.contextmanager
-def _effort(effort: float) -> Iterator[None]:
-    """Tells the compiler how much to spend on the speed of a program, -1 least."""
-    before = jax.config.jax_exec_time_optimization_effort  # type: ignore[attr-defined]
-    jax.config.update("jax_exec_time_optimization_effort", effort)
+def _least_effort() -> Iterator[None]:
+    """Tells the compiler to spend as little as it can on the speed of a program."""
+    before = jax.config.jax_optimization_level  # type: ignore[attr-defined]
+    jax.config.update("jax_optimization_level", "O0")
     try:
         yield
     finally:
-        jax.config.update("jax_exec_time_optimization_effort", before)
+        jax.config.update("jax_optimization_level", before)

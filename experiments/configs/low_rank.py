@@ -11,34 +11,21 @@ damaged model finds its equal. With --set compressed_from=start every level is o
 --grid model.compression.approximation=whitened,plain asks which truncation is better.
 """
 
+from kleiber.experiments.configs.pruning import SEEDS, train
 from kleiber.experiments.experiment import Experiment
-from kleiber.model.config import CompressionConfig, ModelConfig
-from kleiber.train.config import EvalConfig, OptimizerConfig, TrainConfig
+from kleiber.model.config import CompressionConfig
 
 SHARES = (1.0, 0.5, 0.25)
 LEVELS = {8: (1.0,), 12: (1.0,), 16: (1.0,), 24: SHARES, 32: (1.0,), 40: SHARES, 64: SHARES}
 """Shares of the rank by width."""
-SEEDS = (0, 1, 2)
-
-
-def train(d_model: int, rank_share: float, seed: int) -> TrainConfig:
-    """Returns one level of one trunk; a seed has one data order at all sizes."""
-    compression = CompressionConfig(rank_share=rank_share)
-    model = ModelConfig(d_model, num_layers=2, num_heads=2, has_previous_token_mix=True, compression=compression)
-    return TrainConfig(
-        model=model,
-        optimizer=OptimizerConfig(learning_rate=0.008),
-        num_tokens=(500_000, 1_000_000),
-        seed=seed,
-        evaluation=EvalConfig(num_tokens=131_072),
-    )
 
 
 def experiment() -> Experiment:
     """Three sizes with three levels each, four dense ones between and below, three seeds."""
+    levels = [(d, CompressionConfig(rank_share=share)) for d, shares in LEVELS.items() for share in shares]
     return Experiment(
         name="low_rank",
         question="What is a rank_share below 1 worth in parameters, and does that change with size?",
-        trunks=tuple(train(d, share, seed) for seed in SEEDS for d, levels in LEVELS.items() for share in levels),
+        trunks=tuple(train(d, compression, seed) for seed in SEEDS for d, compression in levels),
         laws=(),
     )

@@ -19,9 +19,8 @@ LEVELS = {12: (0.0,), 16: (0.0,), 24: SHARES, 32: (0.0,), 40: SHARES, 48: (0.0,)
 SEEDS = (0, 1, 2)
 
 
-def train(d_model: int, sparsity: float, seed: int) -> TrainConfig:
+def train(d_model: int, compression: CompressionConfig, seed: int) -> TrainConfig:
     """Returns one level of one trunk; a seed has one data order at all sizes."""
-    compression = CompressionConfig(sparsity=sparsity)
     model = ModelConfig(d_model, num_layers=2, num_heads=2, has_previous_token_mix=True, compression=compression)
     return TrainConfig(
         model=model,
@@ -34,9 +33,10 @@ def train(d_model: int, sparsity: float, seed: int) -> TrainConfig:
 
 def experiment() -> Experiment:
     """Three sizes with three levels each, four dense ones between and below, three seeds."""
+    levels = [(d, CompressionConfig(sparsity=share)) for d, shares in LEVELS.items() for share in shares]
     return Experiment(
         name="pruning",
         question="What is a sparsity of the weights worth in parameters, and does that change with size?",
-        trunks=tuple(train(d, share, seed) for seed in SEEDS for d, levels in LEVELS.items() for share in levels),
+        trunks=tuple(train(d, compression, seed) for seed in SEEDS for d, compression in levels),
         laws=(),
     )

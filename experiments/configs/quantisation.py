@@ -9,34 +9,21 @@ every step of it (straight-through), tables included. Four sizes more are traine
 its equal among smaller ones.
 """
 
+from kleiber.experiments.configs.pruning import SEEDS, train
 from kleiber.experiments.experiment import Experiment
-from kleiber.model.config import CompressionConfig, ModelConfig
-from kleiber.train.config import EvalConfig, OptimizerConfig, TrainConfig
+from kleiber.model.config import CompressionConfig
 
 BITS = (32, 6, 4, 3)
 LEVELS = {12: (32,), 16: (32,), 24: BITS, 32: (32,), 40: BITS, 48: (32,), 64: BITS}
 """Bits by width."""
-SEEDS = (0, 1, 2)
-
-
-def train(d_model: int, weight_bits: int, seed: int) -> TrainConfig:
-    """Returns one level of one trunk; a seed has one data order at all sizes."""
-    compression = CompressionConfig(weight_bits=weight_bits)
-    model = ModelConfig(d_model, num_layers=2, num_heads=2, has_previous_token_mix=True, compression=compression)
-    return TrainConfig(
-        model=model,
-        optimizer=OptimizerConfig(learning_rate=0.008),
-        num_tokens=(500_000, 1_000_000),
-        seed=seed,
-        evaluation=EvalConfig(num_tokens=131_072),
-    )
 
 
 def experiment() -> Experiment:
     """Three sizes with four levels each, four dense ones between and below, three seeds."""
+    levels = [(d, CompressionConfig(weight_bits=bits)) for d, widths in LEVELS.items() for bits in widths]
     return Experiment(
         name="quantisation",
         question="What are weight_bits below 32 worth in parameters, and does that change with size?",
-        trunks=tuple(train(d, bits, seed) for seed in SEEDS for d, levels in LEVELS.items() for bits in levels),
+        trunks=tuple(train(d, compression, seed) for seed in SEEDS for d, compression in levels),
         laws=(),
     )

@@ -9,11 +9,11 @@ Result:    1.24 nats an image at 1,856 parameters and 6,016 images seen, 0.166 a
            0.1338, inside, and told 95.4 % of 349 held-out images right, as a linear model of the pixels does (94.0 %).
 """
 
-from kleiber.experiments.configs.vision import DIGITS, GATE
+from kleiber.experiments.configs.vision import GATE, on_digits
 from kleiber.experiments.experiment import Experiment, Target
 from kleiber.model.config import ModelConfig
 from kleiber.model.image import ImageConfig
-from kleiber.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from kleiber.train.config import TrainConfig
 
 WIDTHS = (8, 12, 16, 24)
 IMAGES = (6_000, 12_000, 24_000, 48_000)
@@ -35,16 +35,7 @@ def train(d_model: int, num_images: tuple[int, ...], seed: int) -> TrainConfig:
         positions="learned",
         base_d_model=16,
     )
-    return TrainConfig(
-        model,
-        OptimizerConfig(0.02),
-        num_images,
-        batch_size=32,
-        objective="label",
-        seed=1000 * seed + d_model,
-        data=DIGITS,
-        schedule=ScheduleConfig(warmup_steps=50),
-    )
+    return on_digits(model, 0.02, 50, num_images, seed)
 
 
 def experiment() -> Experiment:

@@ -2,7 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from kleiber.experiments.designing.inputs import factor_levels, rival_laws, search_ranges, starting_point, target_run
+from kleiber.experiments.designing.inputs import (
+    factor_levels,
+    guesses,
+    rival_laws,
+    search_ranges,
+    starting_point,
+    target_run,
+)
 from kleiber.experiments.designing.options import Options
 from kleiber.experiments.designing.report import design_json
 
@@ -20,7 +27,8 @@ def make_design(options: Options) -> dict[str, Any]:
 
     source, known = starting_point(options)
     names = known.scaled.law.variable_names
-    target = target_run(options, source)
+    guessed = guesses(source, known)
+    target = target_run(options, known if guessed else source)
     targets = {name: np.array([float(target[name])]) for name in names}
     max_run = options.max_run or min(options.budget / 10, options.target / 4)
     params, tokens, ratio = search_ranges(options, known, max_run)
@@ -60,7 +68,7 @@ def make_design(options: Options) -> dict[str, Any]:
         "target": target,
         "rivals": [{"law": each.scaled.law.id, "weight": each.weight} for each in rivals],
         "rehearsal": rehearsal,
-        "notes": _notes(options, bought),
+        "notes": [*guessed, *_notes(options, bought)],
     }
     cooldown = options.cooldown if options.trunks else 1.0
     return design_json(head, bought, grid, names, options.flops_per_param_token, cooldown)

@@ -51,6 +51,21 @@ def given_fits(source: "str | list[FitResult]") -> "list[FitResult]":
     return list(read_fits(source)[0]) if is_place and (source.endswith(".json") or Path(source).exists()) else []
 
 
+def guesses(source: "FitResult | Known", known: "Known") -> list[str]:
+    """Returns a note where a fit withholds the exponents that shape the target, which are then taken for guesses."""
+    from kleiber.scaling.fitting.known import Known
+    from kleiber.scaling.forecasting.remedies import withheld_exponents
+
+    if isinstance(source, Known) or not (lost := withheld_exponents(source)):
+        return []
+    values = known.scaled.reported(known.z)
+    told = ", ".join(f"{name} {float(values[name]):.2g}" for name in lost)
+    return [
+        f"the fit withholds {', '.join(lost)}: its best values, {told}, are taken for guesses, and so the shape of the "
+        "target and of these runs is one; fit again once some are trained, and ask again"
+    ]
+
+
 def target_run(options: Options, source: "FitResult | Known") -> dict[str, Any]:
     """Returns the run to forecast: as given, or the best of its budget."""
     import numpy as np

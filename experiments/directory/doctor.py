@@ -351,7 +351,7 @@ class _Doctor:
             return
         except ValueError:  # what a run noted of it, which is named there
             return
-        self.checked["forecasts"] = len(entries)
+        self.checked["forecasts"] = sum(entry["event"] == "forecast" for entry in entries)
         if entries and not head.exists():
             yield self.finding(head, "note", "missing: that the end of the ledger was cut would not show")
         for _, outcome in standing(entries).values():

@@ -25,6 +25,8 @@ LOST = ("failed", "diverged", "pruned")
 STATUSES = ("done", *LOST, "continued", "pending")
 """`continued`: measured, but trained for a part by another config (--allow): no run of its own, and in no fit."""
 
+OF_COMMAND = "of the command"
+"""The corpus of a run that a program of the user's trains."""
 CONVERTED = "converted"
 """Status of a run whose weights were read of a folder of others, and not measured: never one of a sweep."""
 
@@ -154,6 +156,8 @@ class RunRecord:
     """All parameters of the point that it learned from."""
     teacher_run_loss: float | None = None
     """The loss of that point, on its own validation text."""
+    program_fingerprint: str | None = None
+    """Of the files that its command named when it began: a run of kleiber's own trainer has none."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the columns by name, as record.json and a row of table.parquet hold them."""
@@ -189,7 +193,7 @@ _LATER = (
     *("exchanged_bytes", "split_overlap", "ledger_head", "final_checkpoint"),
     *("num_validation_tokens", "num_validation_bytes", "num_params_trained", "start_run"),
     *("pretrained_tokens", "pretrained_params", "pretrained_loss", "teacher_run", "teacher_params", "teacher_run_loss"),
-    *("noise_scale_tokens", "noise_scale_standard_error"),
+    *("noise_scale_tokens", "noise_scale_standard_error", "program_fingerprint"),
 )
 """Columns that came after release 0.1: left out where they say nothing, so that an old record stays as it was."""
 _KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunRecord).items() if name != "factors"}
@@ -307,7 +311,7 @@ def planned_records(experiment: str, split: str, config: TrainConfig, target: st
         "optimizer": config.optimizer.name,
         "weight_decay": config.optimizer.weight_decay,
         "schedule": config.schedule.kind,
-        "corpus": config.data.corpus if reads_corpus else "of the command",
+        "corpus": config.data.corpus if reads_corpus else OF_COMMAND,
         "tokenizer": config.data.tokenizer,
         "config_hash": config_hash(config),
         "dtype": model.compute_dtype,

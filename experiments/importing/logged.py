@@ -1,7 +1,7 @@
 """A run as some logger left it, and the table that several make."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,33 @@ def table_of(runs: Iterable[LoggedRun], every: str = "", by_folder: bool = False
         raise ImportProblem(f"no run has logged {every!r}, of which --every asks for each value.")
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
+
+
+def joined(columns: dict[str, list[Value]], more: Mapping[str, Sequence[Value]], path: Path) -> dict[str, list[Value]]:
+    """Returns a table with the columns of another beside it, by the names of runs; runs that it lacks have none.
+
+    Args:
+      columns: as `table_of` gives them.
+      more: with a row a run and its name in run_id.
+      path: of that.
+
+    Raises:
+      ImportProblem: it names no runs, one twice or one that is not there, or has a column that is there already.
+    """
+    names, others = list(map(str, more.get(NAME, ()))), [name for name in more if name != NAME]
+    if not names or not others:
+        raise ImportProblem(f"{path} has the columns {', '.join(more)}: expected {NAME} and what to add to each run.")
+    known = set(map(str, columns[NAME]))
+    for name in names:
+        if name not in known or names.count(name) > 1:
+            there = ", ".join(sorted(known)[:6])
+            what = "stands there twice" if name in known else f"was not logged; there are {there}"
+            raise ImportProblem(f"{path}: the run {name!r} {what}.")
+    if twice := [name for name in others if name in columns]:
+        raise ImportProblem(f"{path}: the runs have a column {twice[0]!r} already; rename one of the two.")
+    row = {name: index for index, name in enumerate(names)}
+    at = [row.get(str(name)) for name in columns[NAME]]
+    return {**columns, **{name: [None if i is None else more[name][i] for i in at] for name in others}}
 
 
 def cut_short(path: Path, count: int, at: int, size: int, is_taken: bool) -> None:

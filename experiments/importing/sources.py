@@ -1,11 +1,11 @@
 """What a path holds: runs of one of five kinds of logger, told by the names of the files."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from kleiber.experiments.importing.event_files import MARK, event_run
+from kleiber.experiments.importing.exported import STEPS, chart_runs, is_scalar, scalar_runs
 from kleiber.experiments.importing.logged import ImportProblem, LoggedRun, Value
 from kleiber.experiments.importing.run_folders import HISTORY, SUMMARY, mlflow_run, wandb_run
 from kleiber.experiments.importing.wandb_log import wandb_log_run
@@ -15,7 +15,6 @@ Kind = Literal["tensorboard", "wandb", "mlflow", "logs", "table"]
 """`logs` are files of one run each, a row a step; a `table` has a row a run."""
 WANDB, MLFLOW = ".wandb", "meta.yaml"
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
-STEPS = ("step", "_step", "Step", "global_step", "iter", "iteration", "trainer/global_step")
 RUNS = ("run_id", "run", "Name", "run_name", "name")
 """Columns of other people's tables that hold the name of a run, the first that is there."""
 
@@ -62,9 +61,11 @@ def read_runs(path: Path, kind: Kind | None = None, takes_cut: bool = False) -> 
     if kind == "mlflow":
         return kind, [mlflow_run(place.parent) for place in places]
     if kind == "logs":
-        return kind, [_log(place, root, read_file(place)) for place in places]
+        return kind, _logs({place: read_file(place) for place in places}, root)
     columns = read_file(path)
-    if curves := _chart(columns, path):
+    if is_scalar(columns):
+        return "logs", scalar_runs({path: columns}, root)
+    if curves := chart_runs(columns, path):
         return "logs", curves
     return ("logs", [_log(path, root, columns)]) if _is_log(columns) else (kind, _rows(columns, path))
 
@@ -99,6 +100,13 @@ def _is_log(columns: Mapping[str, Sequence[Any]]) -> bool:
     return len(steps) > 1 and all(a < b for a, b in zip(steps, steps[1:], strict=False))
 
 
+def _logs(tables: Mapping[Path, Mapping[str, Sequence[Any]]], root: Path) -> list[LoggedRun]:
+    """Returns the runs of a folder of logs, one a file but for the scalars that TensorBoard exports."""
+    scalars = {path: columns for path, columns in tables.items() if is_scalar(columns)}
+    others = [_log(path, root, columns) for path, columns in tables.items() if path not in scalars]
+    return [*others, *scalar_runs(scalars, root)]
+
+
 def _log(path: Path, root: Path, columns: Mapping[str, Sequence[Any]]) -> LoggedRun:
     return LoggedRun(path.relative_to(root).with_suffix("").as_posix(), path, {}, _by_row(columns))
 
@@ -115,20 +123,3 @@ def _rows(columns: Mapping[str, Sequence[Any]], path: Path) -> list[LoggedRun]:
 
 def _by_row(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Value]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _chart(columns: Mapping[str, Sequence[Any]], path: Path) -> list[LoggedRun]:
-    """Returns the runs of a chart that W&B exported: a column `RUN - METRIC` each, with __MIN and __MAX beside it."""
-    step = next((name for name in STEPS if name in columns), "")
-    runs: dict[str, list[dict[str, Value]]] = {}
-    for column in columns if step else ():
-        if f"{column}__MIN" in columns and re.fullmatch(r".+ - .+", column):
-            name, _, metric = column.rpartition(" - ")
-            rows = runs.setdefault(name, [{"step": at} for at in columns[step]])
-            for row, value in zip(rows, columns[column], strict=True):
-                row[metric] = value
-
-    def was_logged(row: dict[str, Value]) -> bool:
-        return any(value not in (None, "") for name, value in row.items() if name != "step")
-
-    return [LoggedRun(name, path / name, {}, list(filter(was_logged, rows))) for name, rows in runs.items()]

@@ -13,6 +13,10 @@ from kleiber.experiments.launch.launcher import Phase, whole_number
 from kleiber.experiments.terminal import tell
 from kleiber.files import write_whole
 
+LONGEST_NAME = 36
+"""Of a name to which an index is added: xpk takes 40 characters, and names of pods have 63, of which a JobSet adds
+`-workers-0`, the index and six."""
+
 
 @dataclass
 class Written:
@@ -88,8 +92,11 @@ def taken(kind: str, options: dict[str, str], known: Sequence[str], needed: Mapp
 
 
 def name_of(phase: Phase) -> str:
-    """Returns the name of a phase's jobs together: small letters, digits and dashes."""
-    return re.sub("[^a-z0-9-]+", "-", f"kleiber-{phase.experiment_name}-{phase.split}-{phase.session}".lower())
+    """Returns the name of a phase's jobs together: small letters, digits and dashes. Of a long name of an experiment it
+    has the beginning; the session tells it from any other."""
+    told = [re.sub("[^a-z0-9]+", "-", each.lower()) for each in (phase.experiment_name, phase.split, phase.session)]
+    room = LONGEST_NAME - len("-".join(["kleiber", "", *told[1:]]))
+    return "-".join(["kleiber", told[0][:room].strip("-") or "sweep", *told[1:]])
 
 
 def mount_of(phase: Phase, options: Mapping[str, str]) -> str:

@@ -7,9 +7,11 @@ from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.varied import varied_fields
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.corpora.catalogue import Corpus, find_corpus, prepared_folder
+from kleiber.train.data.corpora.pairs.reading import read_pairs
 from kleiber.train.data.corpora.text_file.reading import read_documents
 from kleiber.train.data.tokenizers import train_sentencepiece, vocabulary_size
 from kleiber.train.data.tokens import has_tokens
+from kleiber.train.data.windows import wrong_kind
 
 SURE_BYTES = 100
 """Of text for each piece of a vocabulary, from which on a plan takes it for granted that so many can be learnt."""
@@ -46,12 +48,16 @@ def data_problems(experiment: Experiment) -> list[str]:
                 ] = None
                 continue
             corpus = find_corpus(config.data.corpus)
+            if corpus.kind != "tfds" and corpus.has_pairs != (config.model.encoder is not None):
+                raise ValueError(wrong_kind(config.data.corpus, corpus.has_pairs))
             folder = prepared_folder(corpus)
             needed = {config.data.tokenizer, "bytes"} if config.evaluation.num_bytes else {config.data.tokenizer}
             if folder and all(has_tokens(folder, each) for each in needed):
                 from kleiber.train.data.run_data import open_run_data  # loads jax
 
                 open_run_data(config)
+            elif corpus.kind == "file" and corpus.has_pairs:
+                read_pairs(corpus.location)
             elif corpus.kind == "file":
                 _check_file(corpus, config, size)
         except ValueError as problem:

@@ -56,6 +56,11 @@ class Plan:
         return (cell.trained_tokens + evaluations) / self.speed.tokens_per_second(plateau(cell.config))
 
     @property
+    def speed_source(self) -> str:
+        """Where its seconds come from, for people."""
+        return self.speed.source([plateau(cell.config) for cell in self.cells])
+
+    @property
     def fit_seconds(self) -> float:
         """Wall seconds of the fitted runs on num_workers workers."""
         return _schedule([self.trunk_seconds(cell) for cell in self.fit_cells], self.num_workers)
@@ -78,7 +83,7 @@ class Plan:
         return (
             f"{points} points on {len(self.fit_cells)} trunks, {first}{len(self.target_cells)} targets, "
             f"{self.total_flops:.2g} FLOPs, about {total / 60:.1f} min on {self.num_workers} workers "
-            f"({self.speed.source})"
+            f"({self.speed_source})"
         )
 
     @property
@@ -126,7 +131,7 @@ class Plan:
             "largest_fit_flops": self.largest_fit_flops,
             "seconds": {
                 **({"start": self.start_seconds} if self.start_cells else {}),
-                **{"fit": self.fit_seconds, "target": self.target_seconds, "source": self.speed.source},
+                **{"fit": self.fit_seconds, "target": self.target_seconds, "source": self.speed_source},
             },
             "memory_bytes": round(self.memory_bytes),
             "kept_weights": {"splits": list(kept[0]), "bytes": kept[1]},
@@ -141,13 +146,18 @@ def make_plan(experiment: Experiment, num_workers: int) -> Plan:
     """Returns the plan of an experiment; starts nothing.
 
     Raises:
-      ValueError: two runs are the same, or a law of the experiment is in no registry (with the nearest).
+      ValueError: two runs are the same, a law of the experiment is in no registry (with the nearest), or a past ledger
+        cannot be learnt from.
     """
     if experiment.laws:
         from kleiber.scaling.laws import get_law  # only a plan with laws needs the room of laws
 
         for law in experiment.laws:
             get_law(law)
+    if experiment.past_ledgers:
+        from kleiber.scaling.forecasting.track_record import read_track_record
+
+        read_track_record(experiment.past_ledgers)
     fit_cells, target_cells = trunk_cells(experiment, "fit"), trunk_cells(experiment, "target")
     points = [p for cell in fit_cells for p in cell.planned.values()]
     targets = [p for cell in target_cells for p in cell.planned.values()]

@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +39,14 @@ class SpeedEstimate:
         told = flops_per_token(config.teacher.shape) / 3 if config.teacher else 0.0  # its forward pass
         return float(fraction * self.matmul_flops_per_second / (flops_per_token(model) + told))
 
-    @property
-    def source(self) -> str:
-        """Where the seconds come from, for people."""
-        return "speeds measured here before" if self.measured else "speeds guessed from this machine's matmul rate"
+    def source(self, configs: Sequence[TrainConfig]) -> str:
+        """Returns where the seconds of some runs come from, for people."""
+        unknown = [config for config in configs if speed_key(config) not in self.measured]
+        if any(config.command for config in unknown):
+            return "a guess from this machine's matmul rate: a program's own speed is not known until it has run once"
+        if not unknown:
+            return "speeds measured here before"
+        return f"{'some ' if len(unknown) < len(configs) else ''}speeds guessed from this machine's matmul rate"
 
 
 def speed_key(config: TrainConfig) -> str:

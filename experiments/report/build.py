@@ -24,6 +24,7 @@ from nbconvert.exporters import HTMLExporter
 from kleiber.experiments.report.drawing import Study, has_images
 from kleiber.experiments.report.results import read_results
 from kleiber.experiments.report.story import summary
+from kleiber.experiments.report.translations import has_pairs
 from kleiber.files import write_whole
 
 FOLDER = Path(__file__).parent
@@ -60,6 +61,7 @@ def build_report(directory: Path) -> ReportPaths:
     left_out = {"law"} if not results.experiment.get("laws", True) else set()
     left_out |= set() if results.experiment.get("targets", True) or results.ledger else {"target"}
     left_out |= set() if has_images(results.experiment) else {"images"}
+    left_out |= set() if has_pairs(results.experiment) else {"pairs"}
     del results  # the kernel reads them again: of many runs, one copy at a time
     notebook, problems = execute(directory, left_out)
     problems += untrue

@@ -5,6 +5,7 @@ Source: the items follow Li et al. 2025, arXiv:2502.18969, who found most of ove
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from kleiber.experiments.answers.caveats import validation_asked
 from kleiber.experiments.report.results import MIN_LEVELS, SweepResults, factor_names
 from kleiber.scaling.figures.levels import Series, best_level, regret
-from kleiber.scaling.figures.style import count, percent
+from kleiber.scaling.figures.style import count, listing, percent, plural
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,16 @@ def _extrapolation(results: SweepResults) -> str:
 def _hardware(results: SweepResults) -> str:
     parts = [("device", "device"), ("arithmetic", "dtype"), ("kleiber", "code_version"), ("jax", "jax_version")]
     said = [(name, _said(results, column)) for name, column in parts]
-    return "; ".join(f"{name} {value}" for name, value in said if value)
+    return "; ".join([*(f"{name} {value}" for name, value in said if value), *_programs(results)])
+
+
+def _programs(results: SweepResults) -> list[str]:
+    """Returns the versions of the program that trained, each with how many points are of it."""
+    counts = Counter(r.get("program_fingerprint") for r in results.records if r["status"] == "done")
+    if not any(counts):
+        return []
+    told = listing([f"{name or 'not noted'} ({plural(number, 'point')})" for name, number in counts.items()])
+    return [f"program {told}" if len(counts) == 1 else f"{len(counts)} versions of the program count together: {told}"]
 
 
 def _raw(results: SweepResults) -> str:

@@ -141,6 +141,8 @@ def _surface(study: Study) -> "Figure":
 
 
 def _frontier(study: Study) -> "Figure":
+    if reason := study.fits[0].optimum.get("withheld"):
+        raise NotThereYet(f"the fit withholds how the best size grows with compute: {reason}")
     reach = max((target.compute_ratio for target in study.targets), default=1.0)
     cost = cost_model(study.points, study.targets)
     draws = study.law.draws(NUM_DRAWS)

@@ -19,7 +19,7 @@ from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure
 
 import kleiber as kb
-from kleiber.experiments.report import drawing, markup, story, tables
+from kleiber.experiments.report import drawing, markup, story, tables, translations
 from kleiber.experiments.report.results import read_results
 from kleiber.scaling.figures.style import claim_of
 
@@ -75,6 +75,14 @@ show("curves")
 
 # %% tags=["images"]
 show("labels")
+
+# %% [markdown] tags=["pairs"]
+# ## What it makes of sources
+#
+# Pairs that were held out, spread evenly over them, and what the run of least loss says, found by a beam of four.
+
+# %% tags=["pairs"]
+display(translations.translations_table(study.results.directory, study.results.records))
 
 # %% [markdown] tags=["law"]
 # ## The law

@@ -7,7 +7,7 @@ import numpy as np
 from kleiber.experiments.report.drawing import Study, other_forecasts
 from kleiber.experiments.report.markup import Markup, tiles
 from kleiber.experiments.report.results import SweepResults
-from kleiber.scaling.figures.forecast import forecast_claim
+from kleiber.scaling.figures.forecast import forecast_answer, forecast_claim
 from kleiber.scaling.figures.style import compute, count, listing, percent, plural
 
 
@@ -45,7 +45,8 @@ def _scored(results: SweepResults) -> list[dict[str, Any]]:
 
 
 def verdict(study: Study) -> tuple[str, str]:
-    """Returns (mood, sentence) of the whole study: mood is `good`, `bad` or `wait`."""
+    """Returns (mood, sentence) of the whole study, what was forecast and measured first: mood is `good`, `bad` or
+    `wait`."""
     gate, results = gate_of(study), study.results
     if results.distrust:
         return "bad", f"The forecasts prove nothing: {results.distrust}"
@@ -53,9 +54,10 @@ def verdict(study: Study) -> tuple[str, str]:
         return "bad", f"What is left is not the whole of it: {results.damage[0]}."
     failed = [item["claim"] for item in gate if not item["passed"]]
     tested = [t for t in study.targets if t.observed is not None]
+    answer = f"{forecast_answer(study.targets)}. " if study.targets else ""
     if failed:
         share = f"{len(failed)} of its {len(gate)} promises" if len(gate) > 1 else "its promise"
-        return "bad", f"The result misses {share}: {listing(failed)}."
+        return "bad", f"{answer}The result misses {share}: {listing(failed)}."
     waiting = results.num_planned - sum(r["status"] != "pending" for r in results.records)
     if waiting > 0 or not study.is_fitted and results.experiment.get("laws", True):
         done = sum(r["status"] == "done" for r in results.records)
@@ -68,7 +70,9 @@ def verdict(study: Study) -> tuple[str, str]:
         return "wait", "No forecast of the targets stands in the ledger; see what is missing."
     if not tested:
         return "good", study.answers.headline or "All runs are done; nothing was measured."
-    return "good", f"The law held: {forecast_claim(study.targets)[0].lower()}{forecast_claim(study.targets)[1:]}."
+    claim = forecast_claim(study.targets)
+    more = f": {claim[0].lower()}{claim[1:]}" if len(tested) > 1 else f" at {tested[0].compute_ratio:.1f}× compute"
+    return "good", f"{answer}The law held{more}."
 
 
 def summary(study: Study) -> dict[str, Any]:
@@ -113,33 +117,37 @@ def _number(value: float) -> float | None:
 
 
 def headline_tiles(study: Study) -> Markup:
-    """Returns the numbers a tired reader wants first."""
-    tested = [t for t in study.targets if t.signed_error is not None]
-    items = []
-    if tested:
-        errors = [t.signed_error for t in tested if t.signed_error is not None]
-        worst = max(errors, key=abs)
-        inside = sum(bool(t.is_inside) for t in tested)
-        items.append(
-            (percent(worst, signed=True), "largest forecast error", "good" if inside == len(tested) else "bad")
-        )
-        items.append(
-            (f"{inside} of {len(tested)}", "outcomes inside their interval", "good" if inside == len(tested) else "bad")
-        )
-    if study.targets:
-        items.append(
-            (
-                f"{max(t.compute_ratio for t in study.targets):.1f}×",
-                "compute, farthest target over largest fitted run",
-                "",
-            )
-        )
-        items.append((f"±{percent(max(t.half_width for t in study.targets))}", "widest interval", ""))
+    """Returns the numbers a tired reader wants first; none of what the gate fails on is edged green."""
+    missed = {item.get("of") for item in gate_of(study) if not item["passed"]}
+    missed |= {"error", "inside"} if "late" in missed else set()
+
+    def mood(of: str, is_good: bool | None = None) -> str:
+        return "bad" if of in missed or is_good is False else "good" if is_good else ""
+
+    items, targets = [], sorted(study.targets, key=lambda t: -t.compute_ratio)
+    errors = [t.signed_error for t in targets if t.signed_error is not None]
+    inside = sum(bool(t.is_inside) for t in targets if t.signed_error is not None)
+    if targets:
+        far = max(targets, key=lambda t: t.observed is not None)  # the farthest that is measured
+        told = f"forecast{f' of {far.name}' if len(targets) > 1 else ''}: {far.predicted:.4g}"
+        told += f" [{far.low:.4g}, {far.high:.4g}]"
+        value = "not measured" if far.observed is None else f"{far.observed:.4g} measured"
+        items.append((value, told, mood("error", far.is_inside)))
+    if errors:
+        all_inside = inside == len(errors)
+        items.append((percent(max(errors, key=abs), signed=True), "largest forecast error", mood("error", all_inside)))
+        told = "outcomes inside their interval"
+        items.append((f"{inside} of {len(errors)}", told, mood("inside", all_inside)))
+    if targets:
+        told = "compute, farthest target over largest fitted run"
+        items.append((f"{targets[0].compute_ratio:.1f}×", told, ""))
+        items.append((f"±{percent(max(t.half_width for t in targets))}", "widest interval", mood("interval")))
     losses = [r["loss"] for r in study.results.fitted]
     if losses and not study.is_fitted:
         items.append((f"{min(losses):.4f}", "lowest loss, nats per token", ""))
     if study.is_fitted:
-        items.append((percent(study.fits[0].residual_rms), f"rms residual of {study.fits[0].law}", ""))
+        fit = study.fits[0]
+        items.append((percent(fit.residual_rms), f"rms residual of {fit.law}", mood("residual_rms")))
     num_sizes = len({r["num_params_total"] for r in study.results.fitted})
     items.append((str(len(losses)), f"runs of {plural(num_sizes, 'size')}", ""))
     return tiles(items)

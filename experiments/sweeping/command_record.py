@@ -45,6 +45,19 @@ def found_record(command: Command, folder: Path) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
+def no_record(command: Command, folder: Path) -> str:
+    """Returns what to add to a script that ended well and left no record in its folder."""
+    name = command.record or RECORDS[-1]
+    others = "" if command.record else f", nor {' nor '.join(RECORDS[:-1])} there"
+    line = f'json.dump({{"num_tokens": num_tokens, "loss": loss}}, open(f"{{out}}/{name}", "w"))'
+    if name.endswith(".csv"):
+        line = f'open(f"{{out}}/{name}", "w").write(f"num_tokens,loss\\n{{num_tokens}},{{loss}}\\n")'
+    return (
+        f"the command ended well and wrote no {folder / name}{others}. Add a line to the end of the script, where out "
+        f"is what {{folder}} gave it: {line}"
+    )
+
+
 def read_rows(command: Command, path: Path, tokens_per_step: int) -> CommandRows:
     """Returns what stands in the record of a program.
 
@@ -57,7 +70,8 @@ def read_rows(command: Command, path: Path, tokens_per_step: int) -> CommandRows
       ValueError: it is no table, or has no loss.
     """
     mapping = pairs(command.columns, "columns")
-    table = read_table(_measured(read_file(path), mapping.get("loss", "loss"), path), mapping)
+    rows = _measured(read_file(path), mapping.get("loss", "loss"), path)
+    table = read_table(rows, mapping, source=str(path), option='Command(columns="{}")')
     loss, step = table["loss"], "step" if "step" in table else "num_steps"
     num_tokens = table["num_tokens"] if "num_tokens" in table else None
     if num_tokens is None and step in table:
@@ -115,6 +129,11 @@ def _no_row(rows: CommandRows, num_tokens: int, tokens_per_step: int) -> str:
     if rows.num_tokens is None:
         return f"{asked}: it has {len(rows.loss)} rows, which say neither num_tokens nor step"
     nearest = rows.num_tokens[np.nanargmin(np.abs(rows.num_tokens - num_tokens))]
+    if nearest * tokens_per_step == num_tokens:
+        return (
+            f"{asked}, the nearest is at {nearest:,.0f}, which is the number of steps: call that column step, or "
+            f"multiply it by the {tokens_per_step:,} tokens of a step"
+        )
     return (
         f"{asked}, the nearest is at {nearest:,.0f}: it must train on {{num_tokens}}, a multiple of the trunk's "
         f"batch_size x seq_len = {tokens_per_step:,}"

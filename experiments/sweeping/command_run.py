@@ -21,11 +21,12 @@ from typing import IO, Any
 import psutil
 
 from kleiber.experiments.planning.cells import TrunkCell
-from kleiber.experiments.sweeping.command_record import CommandRows, found_record, point_records, read_rows
+from kleiber.experiments.sweeping.command_record import CommandRows, found_record, no_record, point_records, read_rows
 from kleiber.experiments.sweeping.failures import exit_reason
+from kleiber.experiments.sweeping.inventory import made_with
+from kleiber.experiments.sweeping.programs import REMEDY, program_fingerprint, program_key
 from kleiber.experiments.sweeping.trunk_run import ledger_head, write_record
 from kleiber.files import open_to_append, read_json, read_plain, replacing, sealed_text, write_json
-from kleiber.train.command import RECORDS
 from kleiber.train.watch.metrics import Metrics
 from kleiber.train.watch.signals import StopRequest
 
@@ -54,8 +55,7 @@ def run_command(cell: TrunkCell, directory: Path, stop: StopRequest) -> None:
     try:
         rows = run.rows()
         if rows is None:
-            expected = run.command.record or " or ".join(RECORDS)
-            raise ValueError(f"the command ended well and wrote no {expected} into {run.folder}")
+            raise ValueError(no_record(run.command, run.folder))
         run.record(rows)
     except ValueError:  # --retry-failed starts it again, with none of this
         run.mark.unlink(missing_ok=True)
@@ -75,6 +75,7 @@ class _CommandRun:
         self.metrics = Metrics(self.home / "metrics.jsonl")
         self.started, self.seconds = time.time(), 0.0
         self.num_logged, self.last_step = 0, 0
+        self.program: str | None = None
 
     def has_ended(self) -> bool:
         """Returns whether a start before has ended well; ends one whose worker is gone."""
@@ -86,7 +87,7 @@ class _CommandRun:
                 process = psutil.Process(known["pid"])
                 if abs(process.create_time() - known["created"]) < 1:  # no other that got its number
                     _end(process.pid, process.wait)
-        self.started, self.seconds = known["started"], known["seconds"]
+        self.started, self.seconds, self.program = known["started"], known["seconds"], known.get("program")
         return known["exit_code"] == 0 and known["arguments"] == self.arguments
 
     def execute(self, stop: StopRequest) -> None:
@@ -94,7 +95,13 @@ class _CommandRun:
         from kleiber.train.trunk import Stopped
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.started = time.time()
+        self.started, self.program = time.time(), program_fingerprint(self.cell.config)
+        known = made_with(self.directory).get("data", {}).get(program_key(self.cell.config), self.program)
+        if self.program != known:
+            raise ValueError(
+                f"{program_key(self.cell.config)} was {known} when this sweep began, and is {self.program} now: "
+                f"restore it, or stop, and type the same line with {REMEDY}"
+            )
         with open_to_append(self.output) as output:
             output.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} $ {shlex.join(self.arguments)}\n")
             output.flush()
@@ -102,7 +109,7 @@ class _CommandRun:
         try:
             created = psutil.Process(process.pid).create_time()
             facts = {"arguments": self.arguments, "host": platform.node(), "pid": process.pid, "created": created}
-            facts |= {"started": self.started, "seconds": 0.0, "exit_code": None}
+            facts |= {"program": self.program, "started": self.started, "seconds": 0.0, "exit_code": None}
             write_json(self.mark, facts)
             self._tell({"trained_tokens": 0, "tokens_per_second": 0.0})
             stop.has_work = True
@@ -171,7 +178,8 @@ class _CommandRun:
         seconds, head = self.seconds or time.time() - self.started, ledger_head(self.cell, self.directory)
         records = point_records(self.cell, rows, self.cell.missing(self.directory), seconds)
         for num_tokens, record in records.items():
-            write_record(self.directory, self.cell, num_tokens, replace(record, ledger_head=head))
+            told = replace(record, ledger_head=head, program_fingerprint=self.program)
+            write_record(self.directory, self.cell, num_tokens, told)
         if problem := rows.problem():
             raise Diverged(problem)
 

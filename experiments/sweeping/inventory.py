@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import itertools
-import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from kleiber.experiments.directory.record import RunRecord
 from kleiber.experiments.directory.release import PACKAGES, TRAINING_ROOMS, code_digests
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, cell_records, group_id, populations
+from kleiber.experiments.sweeping.programs import PROGRAM, REMEDY, program_fingerprint, program_key
 from kleiber.files import read_json, write_json
 from kleiber.parallel.environment import numeric_settings
 from kleiber.scaling.own_law.function import file_digest
@@ -19,6 +20,8 @@ from kleiber.train.checkpoints.identity import is_allowed
 MADE_WITH = "made_with.json"
 """What the runs of a directory were made with beside their configs: texts, versions, code. Noted at the first launch,
 and whenever another is allowed."""
+COUNTED = "programs"
+"""Its key for the versions of a program whose runs were allowed to count together."""
 REPLACED = "replaced"
 """The folder of runs that are not of the experiment now. Those that come back to it come back from there."""
 
@@ -61,15 +64,8 @@ def _move(folder: Path, directory: Path, is_final: bool = False) -> str:
 def text_key(cell: TrunkCell) -> str:
     """Returns the name of what a cell reads, such as `cloud-docs as bytes`, or of the files of its program."""
     if cell.config.command:
-        return f"program {' and '.join(_program_files(cell))}"
+        return program_key(cell.config)
     return f"{cell.config.data.corpus} as {cell.config.data.tokenizer}"
-
-
-def _program_files(cell: TrunkCell) -> list[str]:
-    """Returns the first two files that a command names, as a script and its config; none are of this interpreter."""
-    assert cell.config.command
-    named = cell.config.command.arguments(cell.config)
-    return [name for name in named if name != sys.executable and Path(name).is_file()][:2]
 
 
 def text_facts(cells: Iterable[TrunkCell]) -> dict[str, str | None]:
@@ -89,7 +85,7 @@ def text_facts(cells: Iterable[TrunkCell]) -> dict[str, str | None]:
             continue
         facts[key] = None
         if cell.config.command:
-            facts[key] = " ".join(file_digest(name)[:16] for name in _program_files(cell)) or None
+            facts[key] = program_fingerprint(cell.config)
             continue
         try:
             corpus = find_corpus(cell.config.data.corpus)
@@ -104,36 +100,67 @@ def text_facts(cells: Iterable[TrunkCell]) -> dict[str, str | None]:
 
 
 def check_text(cells: list[TrunkCell], directory: Path, population_size: int, allow: tuple[str, ...]) -> list[str]:
-    """Compares the texts that cells read with those that the directory's runs were made of.
+    """Compares the texts and programs that cells read and run with those that the directory's runs were made of.
+
+    Runs of another text are set aside, to be trained anew, where `data` is allowed; of an edited program those that are
+    not whole, where `program` is allowed or nothing of it is done.
 
     Returns:
-      The names of runs that were set aside because another text is allowed; they are trained anew.
+      A sentence on each thing that this changed.
 
     Raises:
-      ValueError: a text is another, and `data` is not allowed; names the corpus and both fingerprints.
+      ValueError: one is another, and neither is allowed; names it and both fingerprints.
     """
-    facts, known = text_facts(cells), made_with(directory).get("data", {})
+    facts, known, counted = text_facts(cells), made_with(directory).get("data", {}), _counted_together(directory)
     changed = {k: known[k] for k, new in facts.items() if new and known.get(k, new) != new}
-    read = {name: text_key(cell) for cell in cells for name in cell.run_ids.values()}
-    for record in cell_records(cells, directory):
-        key = read[record.run_id]
-        if record.data_fingerprint and facts.get(key) and record.data_fingerprint != facts[key]:
-            changed[key] = record.data_fingerprint
-    if changed and not is_allowed("data", allow):
-        told = "; ".join(f"{key} was {old}, and is {facts[key]} now" for key, old in changed.items())
+    keys = {name: text_key(cell) for cell in cells for name in cell.run_ids.values()}
+    records = cell_records(cells, directory)
+    for record in records:
+        key, was = keys[record.run_id], record.data_fingerprint or record.program_fingerprint
+        if was and facts.get(key) and was != facts[key] and was not in counted.get(key, ()):
+            changed[key] = was
+    kept = Counter(keys[record.run_id] for record in records if record.status != "failed")
+    told = "; ".join(f"{key} was {old}, and is {facts[key]} now" for key, old in changed.items())
+    programs = {text_key(cell) for cell in cells if cell.config.command}
+    goes_on = changed.keys() <= programs and (is_allowed(PROGRAM, allow) or not any(kept[key] for key in changed))
+    if changed and not goes_on and not is_allowed("data", allow):
+        only = f"{REMEDY} (where only a program was edited: keeps what is done, trains the rest)"
+        both = f" or {only}" if changed.keys() <= programs else ""
         raise ValueError(
             f"{directory} holds runs of another text or program: {told}. Restore it, use another --out, or train those "
-            "runs anew with what there is now: --allow data"
+            f"runs anew with what there is now: --allow data{both}"
         )
-    moved = []
-    stale = [cell for cell in cells if text_key(cell) in changed]
-    for name in sorted(_own_names(stale, population_size)):
-        if (folder := directory / "runs" / name).is_dir():
-            moved.append(_move(folder, directory, is_final=True))
-    for folder in list((directory / REPLACED).glob("*")) if changed else ():  # of the old text: none of them comes back
+    goes_on = goes_on and not is_allowed("data", allow)
+    stale = [c for c in cells if text_key(c) in changed and (not goes_on or c.missing(directory))]
+    moved = _move_of(stale, directory, population_size, has_changed=bool(changed))
+    data = {**known, **{k: v for k, v in facts.items() if v}}
+    aside = f"{len(moved)} folders of runs of another text or program are set aside in {REPLACED}/, and trained anew"
+    if not (goes_on and changed):
+        _note(directory, data=data)
+        return [aside] * bool(moved)
+    alike = {key: {*counted.get(key, ()), *_programs_of(records, keys, key), old} for key, old in changed.items()}
+    _note(directory, data=data, **{COUNTED: {**counted, **{key: sorted(each) for key, each in alike.items()}}})
+    count = sum(kept[key] for key in changed)
+    both = f"{count} points that are done count together with those from here on"
+    return [f"{told}: {both if count else 'nothing of it was done'}", *[aside] * bool(moved)]
+
+
+def _counted_together(directory: Path) -> dict[str, list[str]]:
+    """Returns the versions of each program whose runs may count beside those of the program as it is now."""
+    return made_with(directory).get(COUNTED, {})
+
+
+def _programs_of(records: list[RunRecord], keys: dict[str, str], key: str) -> set[str]:
+    return {r.program_fingerprint for r in records if keys[r.run_id] == key and r.program_fingerprint}
+
+
+def _move_of(stale: list[TrunkCell], directory: Path, population_size: int, has_changed: bool) -> list[str]:
+    """Sets the folders of cells aside for good, and what was there before with them, and returns their names."""
+    names = [n for n in sorted(_own_names(stale, population_size)) if (directory / "runs" / n).is_dir()]
+    moved = [_move(directory / "runs" / name, directory, is_final=True) for name in names]
+    for folder in list((directory / REPLACED).glob("*")) if has_changed else ():  # of the old one: none comes back
         if "." not in folder.name:
             _move(folder, directory, is_final=True)
-    _note(directory, data={**known, **{k: v for k, v in facts.items() if v}})
     return moved
 
 

@@ -25,7 +25,9 @@ from kleiber.scaling.forecasting.forecast import Forecast, baseline_losses, comb
 from kleiber.scaling.forecasting.ledger import Ledger, LedgerConflictError
 from kleiber.scaling.forecasting.rolling import Protection, protect, protection_json, read_protection
 from kleiber.scaling.forecasting.scoreboard import standing
+from kleiber.scaling.forecasting.track_record import read_track_record
 from kleiber.scaling.table.table import RunTable, read_table
+from kleiber.scaling.table.warned import UnitWarning
 
 MIN_POINTS_SO_FAR = 12
 """Points from which on a running sweep shows what it would forecast."""
@@ -38,7 +40,9 @@ class CannotFit(ValueError):
 
 def fit_laws(experiment: Experiment, table: RunTable) -> list[FitResult]:
     """Returns the fit of every law of the experiment, in its order; trunk-shared noise is modelled."""
-    return [fit_law(law_table(table, law), law, cluster="trunk_id") for law in experiment.laws]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnitWarning)  # the plan has counted them: few are few, in no other unit
+        return [fit_law(law_table(table, law), law, cluster="trunk_id") for law in experiment.laws]
 
 
 def forecast_targets(
@@ -64,7 +68,7 @@ def forecast_so_far(experiment: Experiment, directory: Path) -> str:
             warnings.simplefilter("ignore")
             table = read_table(record_columns(records))
             fits = fit_laws(experiment, table)
-            forecasts = forecast_targets(experiment, fits, protect(fits))
+            forecasts = forecast_targets(experiment, fits, _protection(experiment, fits))
     except ValueError:
         return ""
     parts = [
@@ -119,6 +123,7 @@ def fit_and_register(experiment: Experiment, directory: Path, say: Say) -> dict[
             baselines=baseline_losses(fits[0], size, tokens),
             begun_at=begun,
             made_for={"run_id": planned.run_id, "fit": digest, **texts.get(name, {})},
+            **predicted.basis,
         )
         low, high = entry["interval"]
         say(f"registered {name}: {entry['predicted_loss']:.4f} [{low:.4f}, {high:.4f}], hash {entry['hash'][:12]}")
@@ -146,8 +151,9 @@ def withdraw_all(experiment: Experiment, directory: Path, tell: Say) -> None:
 
 
 def fit_digest(experiment: Experiment, fitted: list[RunRecord]) -> str:
-    """Returns 16 hexadecimal digits of what a fit is made of: the laws, files of own ones, and records of split fit."""
-    made_of = [experiment.laws, records_digest(fitted), *own_laws(experiment).values()]
+    """Returns 16 hexadecimal digits of what a fit is made of: the laws, files of own ones, records of split fit, and
+    the names of past ledgers, whose outcomes fit.json keeps as they were."""
+    made_of = [experiment.laws, records_digest(fitted), *own_laws(experiment).values(), *experiment.past_ledgers]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
 
 
@@ -239,11 +245,16 @@ def _frozen_fits(experiment: Experiment, directory: Path, digest: str) -> tuple[
         fits = fit_laws(experiment, read_table(directory / "table.parquet"))
     except ValueError as problem:
         raise CannotFit(str(problem)) from problem
-    protection = protect(fits)
+    protection = _protection(experiment, fits)
     rivals = [fit.to_json() for fit in fits[1:]]
     made = {"rivals": rivals, **protection_json(fits, protection), "made_from": digest}
     write_json(path, {**fits[0].to_json(), **made})
     return fits, protection
+
+
+def _protection(experiment: Experiment, fits: list[FitResult]) -> Protection:
+    own = protect(fits)
+    return read_track_record(experiment.past_ledgers).heard_by(own) if experiment.past_ledgers else own
 
 
 def score_targets(experiment: Experiment, directory: Path, say: Say) -> dict[str, Any]:

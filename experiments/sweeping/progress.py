@@ -4,13 +4,15 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kleiber.experiments.directory.record import LOST, read_record, record_path
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell
 from kleiber.experiments.planning.plan import Plan
@@ -34,6 +36,9 @@ FRESH_SECONDS = 20.0
 DOUBT = 0.15
 """Part by which the time left is told as a range, either side, however long steps have been measured."""
 
+REASON = 150
+"""Characters of why a run failed that are shown while others run; all of it stands below once they are through."""
+
 ENDING_SECONDS = (6.0, 60.0)
 """The least and the most that fit, score and report are taken to need; between them what starting a run takes."""
 
@@ -46,6 +51,15 @@ def time_left(fewest: float, most: float) -> str:
     digits = 1 if size > 1 and most < 10 * size else 0
     low, high = f"{fewest / size:.{digits}f}", f"{most / size:.{digits}f}"
     return f"about {low} to {high} {unit} left" if low != high else f"about {low} {unit} left"
+
+
+def lost_words(lost: Sequence[tuple[str, str]]) -> str:
+    """Returns ` | 2 FAILED: why the last did`, for each way to end without a loss that was met."""
+    last = {status: reason for status, reason in lost}
+    counts = Counter(status for status, _ in lost)
+    told = [f"{counts[status]} {status}" for status in last if status == "pruned"]
+    told += [f"{counts[s]} {s.upper()}: {reason[:REASON]}" for s, reason in last.items() if s != "pruned"]
+    return "".join(f" | {each}" for each in told)
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,8 @@ class PhaseState:
     """Wall seconds of steps that are left, summed over the runs, each at the pace of its cost."""
     longest_left: float
     """Those of the run with most of them left; of one at its steps, at its own pace where that is slower."""
+    lost: tuple[tuple[str, str], ...] = ()
+    """(How, why) of each point that ended without a loss."""
 
 
 class SweepProgress:
@@ -106,6 +122,8 @@ class SweepProgress:
         """Plateaus that were through at the first look."""
         self.seen: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {}
         """(time, share done) when a run was first and last seen at its steps, by trunk."""
+        self.ends: dict[str, tuple[str, str]] = {}
+        """(How, why) of each point that has ended, by run id."""
         self.last_line = 0.0
         self.last_forecast_points = 0
         self.forecast_text = ""
@@ -138,10 +156,13 @@ class SweepProgress:
     def look(self) -> PhaseState:
         """Reads where the phase is off its directory."""
         done, planned_done, running, left, longest = 0, 0.0, {}, 0.0, 0.0
+        lost: list[tuple[str, str]] = []
         now, unfinished, stepped, pace_at = time.time(), set(), [], self.pace_by_cost()
         for cell in self.cells:
             missing, trunk = cell.missing(self.directory), self.plateaus[cell.trunk_id]
-            done += len(cell.config.num_tokens) - len(missing)
+            ends = [self._end(name) for n, name in cell.run_ids.items() if n not in missing]
+            lost += [end for end in ends if end[0] in LOST]
+            done += len(ends)
             planned, share = self.planned_seconds[cell.trunk_id], 1.0
             pace = pace_at(self.costs[cell.trunk_id])
             if missing:
@@ -152,7 +173,8 @@ class SweepProgress:
                     loss, speed = progress.get("loss"), progress.get("tokens_per_second", 0.0)
                     told = "" if loss is None else f" loss {loss:.3f}"
                     name = f"{cell.shape} {len(cell.shares)} levels" if cell.shares else cell.label
-                    running[trunk] = (f"{name} {share:.0%}{told}", speed)
+                    says = f"{share:.0%}{told}" if told or not cell.config.command else "running"  # it told nothing yet
+                    running[trunk] = (f"{name} {says}", speed)
                     if speed:  # its first block of steps, compilation among it, is behind it
                         self.begun.add(trunk)
                         first, last = self.seen.get(cell.trunk_id, ((now, share), (now, share)))
@@ -173,7 +195,16 @@ class SweepProgress:
         self.looked = now
         speeds = sum(speed for _, speed in running.values())
         told_all = tuple(told for told, _ in running.values())
-        return PhaseState(done, planned_done, speeds, told_all, left, longest)
+        return PhaseState(done - len(lost), planned_done, speeds, told_all, left, longest, tuple(lost))
+
+    def _end(self, name: str) -> tuple[str, str]:
+        """Returns (how, why) a point has ended, which is read once; a damaged record is told of later."""
+        if name not in self.ends:
+            self.ends[name] = ("done", "")
+            with contextlib.suppress(ValueError, OSError):
+                record = read_record(record_path(self.directory, name))
+                self.ends[name] = (record.status, record.reason)
+        return self.ends[name]
 
     def pace(self) -> float:
         """Returns the wall seconds a worker at its steps needs for a planned second, as far as it has been measured."""
@@ -220,13 +251,18 @@ class SweepProgress:
         return row
 
     def _told(self, state: PhaseState) -> str:
-        text = f"{state.done}/{self.total_points} points"
-        if state.done == self.total_points:
+        text = f"{state.done}/{self.total_points} points{lost_words(state.lost)}"
+        if state.done + len(state.lost) == self.total_points:
             return text + self._forecast(state.done)
-        waiting = "next runs compiling" if state.done else "starting workers, compiling"
-        text += f" | {', '.join(state.running) or waiting}"
+        text += f" | {', '.join(state.running) or self._waiting(state)}"
         text += f" | {state.tokens_per_second / 1e3:.3g}k tokens/s" if state.tokens_per_second else ""
         return text + f" | {time_left(*self.seconds_left(state))}" + self._forecast(state.done)
+
+    def _waiting(self, state: PhaseState) -> str:
+        """Returns what is going on before a run tells of its steps: a program of its own compiles nothing here."""
+        if all(cell.config.command for cell in self.cells):
+            return "next runs starting" if state.done or state.lost else "starting workers and commands"
+        return "next runs compiling" if state.done or state.lost else "starting workers, compiling"
 
     def seconds_left(self, state: PhaseState) -> tuple[float, float]:
         """Returns the fewest and the most wall seconds that this phase and those after it may still take: the closer

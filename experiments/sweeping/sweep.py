@@ -10,14 +10,13 @@ import math
 import sys
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from kleiber.experiments.config_file import config_hash
-from kleiber.experiments.directory.record import LOST, STATUSES, RunRecord, record_path, write_table
+from kleiber.experiments.directory.record import LOST, STATUSES, record_path, write_table
 from kleiber.experiments.exit_codes import EXIT_CANNOT_WRITE, EXIT_DONE, EXIT_GATE, EXIT_RESUMABLE
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.gate import gate_verdict
@@ -26,6 +25,8 @@ from kleiber.experiments.launch.local import Local
 from kleiber.experiments.planning.cells import TrunkCell, all_cells, cell_records, records_digest, trunk_cells
 from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.planning.speed import remember_speed, speed_key
+from kleiber.experiments.report.packages import no_report
+from kleiber.experiments.sweeping.bad_ends import FailedAlike, bad_ends
 from kleiber.experiments.sweeping.follow import follow, lead_launch
 from kleiber.experiments.sweeping.inventory import (
     REPLACED,
@@ -83,7 +84,7 @@ def run_sweep(
       has_report: whether a report is made at the end.
       max_seconds: wall time after which everything is saved and the sweep stops, resumable; None means no limit.
       allow: fields in which the experiment may differ from the one that made the directory; `data` for the text it
-        reads, `versions` for the release that trains.
+        reads, `versions` for the release that trains, `program` for that of a command, whose runs that are done count.
       track: trackers that show the runs, as `check_tracker` takes them; None means TensorBoard where it is installed.
       launch: what starts workers, as `open_launcher` takes it; none means processes here.
 
@@ -118,9 +119,12 @@ def run_sweep(
             if lock.taken_over:
                 sweep.say(f"took over the lock of a sweep that is gone ({lock.taken_over})")
             sweep.tell(told)
-            if count == 1:
-                return sweep.run(retry_failed, allow)
-            return lead_launch(directory, lambda: sweep.run(retry_failed, allow))
+            try:
+                if count == 1:
+                    return sweep.run(retry_failed, allow)
+                return lead_launch(directory, lambda: sweep.run(retry_failed, allow))
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(points_done(all_cells(experiment), directory)) from None
 
 
 def with_seed(experiment: Experiment, offset: int) -> Experiment:
@@ -131,6 +135,12 @@ def with_seed(experiment: Experiment, offset: int) -> Experiment:
 
     targets = tuple(replace(target, train=shifted(target.train)) for target in experiment.targets)
     return replace(experiment, trunks=tuple(map(shifted, experiment.trunks)), targets=targets)
+
+
+def points_done(cells: list[TrunkCell], directory: Path) -> str:
+    """Returns `2 of 12 points are done`."""
+    asked = sum(len(cell.run_ids) for cell in cells)
+    return f"{asked - sum(len(cell.missing(directory)) for cell in cells)} of {asked} points are done"
 
 
 def prepare_data(experiment: Experiment, say: Callable[[str], None]) -> None:
@@ -209,12 +219,14 @@ class _Sweep:
         plan = make_plan(self.experiment, sum(each.num_workers(len(cells)) for each in self.launchers))
         plan.check()
         prepare_data(self.experiment, self.say)
-        if renewed := check_text(cells, self.directory, self.experiment.population_size, allow):
-            self.tell(f"{len(renewed)} folders of runs of another text are set aside in {REPLACED}/, and trained anew")
+        for line in check_text(cells, self.directory, self.experiment.population_size, allow):
+            self.tell(line)
         if any(cell.missing(self.directory) for cell in cells if not cell.config.command):
             self.tell(check_release(cell_records(cells, self.directory), self.directory, allow))
         write_json(self.directory / "plan.json", plan.to_json())
         self.say(plan.headline())
+        if self.has_report and (problem := no_report(self.directory)):
+            self.say(f"note: {problem}")
         code = self._phase("start", start_cells, plan)
         if code == EXIT_DONE:
             code = self._phase("fit", fit_cells, plan)
@@ -318,7 +330,7 @@ class _Sweep:
             config_hash(self.experiment),
             entries[-1]["hash"] if entries else "",
         )
-        pool = WorkerPool(phase, self.say, self.launchers, self.deadline, is_over)
+        pool = WorkerPool(phase, self.say, self.launchers, self.deadline, is_over, FailedAlike(cells, self.directory))
         shown = SweepProgress(
             self.experiment, self.directory, split, cells, plan, self.say, self.is_quiet, before=self.progress
         )
@@ -333,26 +345,10 @@ class _Sweep:
         models = {cell.trunk_id: speed_key(cell.config) for cell in cells}
         done = (r for r in records if r.trunk_id in models and r.status == "done")
         remember_speed({models[r.trunk_id]: r.tokens_per_second for r in done if r.tokens_per_second is not None})
-        self._tell_bad_ends([r for r in records if r.split == split and r.status in LOST])
+        for line in bad_ends([r for r in records if r.split == split and r.status in LOST], self.directory):
+            self.say(line)
         missing = [name for cell in cells for name in cell.missing(self.directory)]
         return code if not missing or code != EXIT_DONE else EXIT_RESUMABLE
-
-    def _tell_bad_ends(self, records: list[RunRecord]) -> None:
-        """Says which runs did not end well, a line for each trunk, and what to type, once for each kind."""
-        ends = [(r.trunk_id, r.status, r.reason) for r in records]
-        for (trunk, status, reason), count in Counter(ends).items():
-            self.say(f"{trunk} {status}, {count} {'point' if count == 1 else 'points'}: {reason}")
-        failed = [r.trunk_id for r in records if r.status == "failed"]
-        diverged = [r.trunk_id for r in records if r.status == "diverged"]
-        if failed:
-            where = self.directory / "runs" / failed[0] / "error.txt"
-            found = f"the traceback is in {where}" if where.exists() else f"the log is {self.directory / 'log.txt'}"
-            self.say(f"  failed: {found}; checkpoints are kept, and the same line with --retry-failed tries again")
-        if diverged:
-            self.say(
-                f"  diverged: checkpoints before it are kept; lower the learning rate, or leave the bad batches out: "
-                f"kleiber rewind {self.directory} --run {diverged[0]} --skip-batches FIRST:END --out NEW"
-            )
 
     def _forget(self, statuses: list[str], cells: list[TrunkCell]) -> None:
         """Has points that ended in these ways trained again."""
@@ -361,11 +357,11 @@ class _Sweep:
             (self.directory / "result.json").unlink(missing_ok=True)
 
     def _report(self, summary: dict[str, Any]) -> None:
-        try:
-            from kleiber.experiments.report.build import build_report
-        except ImportError as missing:
-            self.say(f"no report: {missing.name} is not installed; pip install 'kleiber[notebook]', kleiber report")
+        if problem := no_report(self.directory):
+            self.say(problem)
             return
+        from kleiber.experiments.report.build import build_report
+
         self.say("writing report.ipynb and report.html")
         with working("writing the report"):
             build_report(self.directory)

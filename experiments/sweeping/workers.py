@@ -44,6 +44,8 @@ class WorkerPool:
     """time.monotonic() at which the phase is stopped and saved."""
     is_over: Callable[[], bool] = lambda: False
     """Whether nothing is left to do: asked when a job has ended well, for another may wait for its turn in vain."""
+    is_hopeless: Callable[[], str] = lambda: ""
+    """Why nothing more is to be started; empty while there is no reason."""
     workers: dict[int, Worker] = field(default_factory=dict)
     restarts: int = 0
     messages: list[str] = field(default_factory=list)
@@ -58,7 +60,7 @@ class WorkerPool:
 
     def run(self, on_tick: Callable[[], None]) -> int:
         """Starts the workers, calls on_tick about twice a second, and returns 0 when all work is done, 75 if stopped,
-        74 if a worker could not write, 2 or 3 if none can work.
+        74 if a worker could not write, 2 or 3 if none can work, or it is of no use.
 
         A worker that dies, hangs or freezes is started again; it takes up the trunk from its checkpoint.
         """
@@ -82,6 +84,9 @@ class WorkerPool:
             if not (directory / "experiment.json").exists():
                 self.messages.append(f"cannot write under {directory}: it was moved or removed")
                 return EXIT_CANNOT_WRITE
+            if reason := self.is_hopeless():
+                self.messages.append(reason)
+                return EXIT_GATE
             if self.deadline is not None and time.monotonic() > self.deadline:
                 self.messages.append("the time limit is reached")
                 return EXIT_RESUMABLE

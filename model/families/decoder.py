@@ -1,10 +1,11 @@
 """A Transformer of one stack, decoder or encoder: token ids in, logits out.
 
-B batch, T position, D model width, V vocabulary.
+B batch, T position, S position of a source, D model width, V vocabulary.
 """
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.layers.attention import Attention, Memory, Recall
+from kleiber.model.layers.attention import Attention, KeysAndValues, Memory, Recall
 from kleiber.model.layers.embedding import Embedding, fill
 from kleiber.model.layers.experts import Experts, Routing
 from kleiber.model.layers.feed_forward import FeedForward
@@ -26,8 +27,23 @@ from kleiber.model.parametrization import rules
 from kleiber.parallel.pipeline import run_layers
 from kleiber.parallel.rules import constrain
 
-Carried = tuple[Mask, jax.Array | None]
-"""What every layer reads besides x: the mask, and positions_BT."""
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Source:
+    """Another sequence that layers read by cross-attention."""
+
+    mask: Mask
+    """Which of it each position sees."""
+    x_BSD: jax.Array | None = None
+    """It, normalised; None where the memory of a layer holds all that is asked of it."""
+    positions_BS: jax.Array | None = None
+    memory: KeysAndValues | None = None
+    """Keys and values of one layer, where they are made already."""
+
+
+Carried = tuple[Mask, jax.Array | None, Source | None]
+"""What every layer reads besides x: the mask, positions_BT, and the source, if there is one."""
 
 
 def drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -38,12 +54,16 @@ def drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 class LayerBlock(nnx.Module):
-    """x + m attention(norm(x)), then x + m feed_forward(norm(x)), with m the branch multiplier."""
+    """x + m attention(norm(x)), then x + m feed_forward(norm(x)), with m the branch multiplier; between them, where it
+    reads a source, x + m cross_attention(norm(x), source)."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, num_stacked: int | None = None):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, num_stacked: int | None = None, reads_source: bool = False):
         self.config = config
         self.attention_norm = Norm(config, rngs, num_stacked)
         self.attention = Attention(config, rngs, num_stacked)
+        if reads_source:
+            self.cross_attention_norm = Norm(config, rngs, num_stacked)
+            self.cross_attention = Attention(config, rngs, num_stacked)
         self.feed_forward_norm = Norm(config, rngs, num_stacked)
         self.feed_forward = (Experts if config.experts else FeedForward)(config, rngs, num_stacked)
 
@@ -54,6 +74,7 @@ class LayerBlock(nnx.Module):
         positions_BT: jax.Array | None,
         dropout_key: jax.Array | None,
         memory: Memory | None = None,
+        source: Source | None = None,
     ) -> tuple[jax.Array, Routing | Memory | None]:
         """Returns the residual stream after this layer, and what its router did if it has experts; with a memory
         (Attention says what that is) the memory in its place."""
@@ -62,6 +83,8 @@ class LayerBlock(nnx.Module):
         attended_BTD, memory = self.attention(self.attention_norm(x_BTD), mask, positions_BT, memory)
         attended_BTD = checkpoint_name(attended_BTD, "attention_output")
         x_BTD = x_BTD + branch * drop(attended_BTD, self.config.dropout, keys[0])
+        if source is not None:
+            x_BTD = x_BTD + branch * self._read(x_BTD, source, positions_BT, keys[0])
         added_BTD, routing = self.feed_forward(self.feed_forward_norm(x_BTD)), None
         if isinstance(self.feed_forward, Experts):
             added_BTD, routing = added_BTD
@@ -69,23 +92,80 @@ class LayerBlock(nnx.Module):
         x_BTD = x_BTD + branch * drop(added_BTD, self.config.dropout, keys[1])
         return checkpoint_name(constrain(x_BTD, ("batch", "seq", None)), "residual"), memory or routing
 
+    def _read(
+        self, x_BTD: jax.Array, source: Source, positions_BT: jax.Array | None, dropout_key: jax.Array | None
+    ) -> jax.Array:
+        """Returns what cross-attention adds, before the branch multiplier."""
+        memory = source.memory
+        if memory is None:
+            assert source.x_BSD is not None, "a source is given as it is, or by its keys and values"
+            memory = self.cross_attention.keys_and_values(source.x_BSD, source.positions_BS)
+        read_BTD, _ = self.cross_attention(self.cross_attention_norm(x_BTD), source.mask, positions_BT, memory)
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
+        return drop(checkpoint_name(read_BTD, "cross_attention_output"), self.config.dropout, key)
 
-class Transformer(nnx.Module):
-    """Embedding, layers, norm, head. The layers are one stacked LayerBlock when scanned, else a dictionary '00', ..."""
+
+class Stack(nnx.Module):
+    """Layers and a norm. The layers are one stacked LayerBlock when scanned, else a dictionary '00', '01', ..."""
+
+    reads_source = False
+    """Whether each layer reads another sequence besides."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.blocks: Any
+        if config.has_scanned_layers:
+            self.blocks = LayerBlock(config, rngs, config.num_layers, self.reads_source)
+        else:
+            layers = range(config.num_layers)
+            each = {block_name(layer): LayerBlock(config, rngs, None, self.reads_source) for layer in layers}
+            self.blocks = nnx.Dict(each)
+        self.final_norm = Norm(config, rngs)
+
+    def through(
+        self, x_BTD: jax.Array, carried: Carried, dropout_key: jax.Array | None, called: str = "final"
+    ) -> tuple[jax.Array, Routing | None]:
+        """Returns (the residual stream after all layers, normalised, and its name in a trace; the routing of their
+        experts, a mean over layers, None without)."""
+        run = self._scan if self.config.has_scanned_layers else self._unroll
+        x_BTD, routing = run(x_BTD, carried, dropout_key)
+        routing = jax.tree.map(lambda total: total / self.config.num_layers, routing)
+        return checkpoint_name(self.final_norm(x_BTD), called), routing
+
+    def _runner(self, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Array, Routing | None]]:
+        """Returns one layer block as a pure function of its weights, the residual stream, what it carries and a key."""
+        return with_recomputation(self.config, functools.partial(_run_block, graphdef))
+
+    def _unroll(self, x_BTD: jax.Array, carried: Carried, dropout_key: jax.Array | None):
+        """Runs the layers one after another, each compiled on its own; returns x and the summed routing."""
+        routings = []
+        for layer in range(self.config.num_layers):
+            graphdef, state = nnx.split(self.blocks[block_name(layer)])
+            x_BTD, routing = self._runner(graphdef)(state, x_BTD, carried, _key_of_layer(dropout_key, layer))
+            routings.append(routing)
+        return x_BTD, jax.tree.map(lambda *parts: sum(parts), *routings)
+
+    def _scan(self, x_BTD: jax.Array, carried: Carried, dropout_key: jax.Array | None):
+        """Runs the layers as one compiled layer block over the stacked weights, or as pipeline stages where the mesh
+        has them; returns x and the summed routing."""
+        graphdef, stacked = nnx.split(self.blocks)
+        run = self._runner(graphdef)
+
+        def layer(state: nnx.State, index: jax.Array, x_BTD: jax.Array, carried: Carried):
+            return run(state, x_BTD, carried, _key_of_layer(dropout_key, index))
+
+        return run_layers(layer, stacked, x_BTD, carried)
+
+
+class Transformer(Stack):
+    """Embedding, layers, norm, head."""
 
     encoder: Callable[..., Any] = Embedding
     """What turns the input into the residual stream."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.config = config
         self.input = self.encoder(config, rngs)
-        self.blocks: Any
-        if config.has_scanned_layers:
-            self.blocks = LayerBlock(config, rngs, num_stacked=config.num_layers)
-        else:
-            layers = range(config.num_layers)
-            self.blocks = nnx.Dict({block_name(layer): LayerBlock(config, rngs) for layer in layers})
-        self.final_norm = Norm(config, rngs)
+        super().__init__(config, rngs)
         if not config.has_tied_head:
             self.head = declare(config, rngs, "head", (config.d_model, config.vocab_size), ("embed", "vocab"))
 
@@ -100,17 +180,18 @@ class Transformer(nnx.Module):
     ) -> tuple[jax.Array, Routing | None]:
         """Returns the normalised residual stream x_BTD that the head reads, in the compute dtype, and the routing of
         the experts, a mean over layers, or None without experts. Arguments as __call__."""
-        dropout_key = None
-        if is_training and self.config.dropout:
-            if rngs is None:
-                raise ValueError(f"dropout is {self.config.dropout}: training needs rngs with a `dropout` stream.")
-            dropout_key = rngs.dropout()
+        dropout_key = self.key_of(is_training, rngs)
         x_BTD = fill([(self.input(tokens_BT, segment_ids_BT, positions_BT), None)])
         x_BTD = checkpoint_name(x_BTD, "embedded")
-        run = self._scan if self.config.has_scanned_layers else self._unroll
-        x_BTD, routing = run(x_BTD, (Mask(segment_ids_BT, self.config.is_causal), positions_BT), dropout_key)
-        routing = jax.tree.map(lambda total: total / self.config.num_layers, routing)
-        return checkpoint_name(self.final_norm(x_BTD), "final"), routing
+        return self.through(x_BTD, (Mask(segment_ids_BT, self.config.is_causal), positions_BT, None), dropout_key)
+
+    def key_of(self, is_training: bool, rngs: nnx.Rngs | None) -> jax.Array | None:
+        """Returns the key of what is dropped, None where nothing is. Raises ValueError if rngs have none to give."""
+        if not (is_training and self.config.dropout):
+            return None
+        if rngs is None:
+            raise ValueError(f"dropout is {self.config.dropout}: training needs rngs with a `dropout` stream.")
+        return rngs.dropout()
 
     def remember(
         self, tokens_BT: jax.Array, recall: Recall, positions_BT: jax.Array, memory: Any, num_known: int = 0
@@ -166,30 +247,6 @@ class Transformer(nnx.Module):
         x_BTD, _ = self.hidden(tokens_BT, segment_ids_BT, positions_BT, is_training=is_training, rngs=rngs)
         return self.logits(x_BTD)
 
-    def _runner(self, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Array, Routing | None]]:
-        """Returns one layer block as a pure function of its weights, the residual stream, what it carries and a key."""
-        return with_recomputation(self.config, functools.partial(_run_block, graphdef))
-
-    def _unroll(self, x_BTD: jax.Array, carried: Carried, dropout_key: jax.Array | None):
-        """Runs the layers one after another, each compiled on its own; returns x and the summed routing."""
-        routings = []
-        for layer in range(self.config.num_layers):
-            graphdef, state = nnx.split(self.blocks[block_name(layer)])
-            x_BTD, routing = self._runner(graphdef)(state, x_BTD, carried, _key_of_layer(dropout_key, layer))
-            routings.append(routing)
-        return x_BTD, jax.tree.map(lambda *parts: sum(parts), *routings)
-
-    def _scan(self, x_BTD: jax.Array, carried: Carried, dropout_key: jax.Array | None):
-        """Runs the layers as one compiled layer block over the stacked weights, or as pipeline stages where the mesh
-        has them; returns x and the summed routing."""
-        graphdef, stacked = nnx.split(self.blocks)
-        run = self._runner(graphdef)
-
-        def layer(state: nnx.State, index: jax.Array, x_BTD: jax.Array, carried: Carried):
-            return run(state, x_BTD, carried, _key_of_layer(dropout_key, index))
-
-        return run_layers(layer, stacked, x_BTD, carried)
-
 
 def block_name(layer: int) -> str:
     """Returns the name of a layer in the tree of weights; two digits, so that names sort as layers do up to 100."""
@@ -214,4 +271,5 @@ def _run_block(
     graphdef: nnx.GraphDef, state: nnx.State, x_BTD: jax.Array, carried: Carried, key: jax.Array | None
 ) -> tuple[jax.Array, Routing | None]:
     """One layer block as a pure function of its weights, which scan and checkpoint need."""
-    return nnx.merge(graphdef, state)(x_BTD, *carried, key)
+    mask, positions_BT, source = carried
+    return nnx.merge(graphdef, state)(x_BTD, mask, positions_BT, key, source=source)

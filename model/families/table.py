@@ -36,10 +36,17 @@ def _residual_network() -> Callable[..., Any]:
     return ResidualNetwork
 
 
+def _encoder_decoder() -> Callable[..., Any]:
+    from kleiber.model.families.encoder_decoder import EncoderDecoder
+
+    return EncoderDecoder
+
+
 FAMILIES = {
     "decoder": ModelFamily(_transformer, count),
     "encoder": ModelFamily(_transformer, count),
     "vision_transformer": ModelFamily(_vision_transformer, count),
     "residual_network": ModelFamily(_residual_network, count),
+    "encoder_decoder": ModelFamily(_encoder_decoder, count),
 }
 """A row for each name of Family in model/config.py."""

@@ -6,7 +6,7 @@ key/value head (N = K * G), H head size.
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,13 @@ class Memory:
             return jax.lax.dynamic_update_slice_in_dim(held, new, place, axis=2)
 
         return Memory(put(self.keys_BKSH, k_BTKH), put(self.values_BKSH, v_BTKH))
+
+
+class KeysAndValues(NamedTuple):
+    """Keys and values of a sequence of S places that is read as a whole, as one is by cross-attention."""
+
+    keys_BSKH: jax.Array
+    values_BSKH: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -163,39 +170,39 @@ class Attention(nnx.Module):
             self.query_gain = declare(config, rngs, "query_gain", (config.d_head,), (None,), num_stacked)
             self.key_gain = declare(config, rngs, "key_gain", (config.d_head,), (None,), num_stacked)
 
+    def keys_and_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> KeysAndValues:
+        """Returns what queries meet of a sequence; positions_BS None means 0 .. S-1."""
+        k_BSKH, v_BSKH = (self._heads(x_BSD, weight) for weight in (self.key, self.value))
+        k_BSKH = checkpoint_name(self._placed(k_BSKH, "key_gain", positions_BS), "key")
+        v_BSKH = checkpoint_name(v_BSKH, "value")
+        return KeysAndValues(*(constrain(x, ("batch", "seq", "kv_heads", None)) for x in (k_BSKH, v_BSKH)))
+
     def __call__(
         self,
         x_BTD: jax.Array,
         mask: Mask | Recall,
         positions_BT: jax.Array | None = None,
-        memory: Memory | None = None,
-    ) -> tuple[jax.Array, Memory | None]:
+        memory: Memory | KeysAndValues | None = None,
+    ) -> tuple[jax.Array, Any]:
         """Returns what the attention of one layer adds to x, before the branch multiplier, and the memory with x in it.
 
-        positions_BT is the integer position of each entry of a row, None for 0 .. T-1. With a memory, which takes a
-        Recall for a mask, x comes after what it holds."""
+        positions_BT is the integer position of each entry of a row, None for 0 .. T-1. With a memory and a Recall x
+        comes after what the memory holds. KeysAndValues are of another sequence, which x reads and does not enter:
+        cross-attention."""
         batch, length, _ = x_BTD.shape
-        heads = (batch, length, -1, self.config.d_head)
-        q_BTNH = product(self.config, x_BTD, self.query).reshape(heads)
-        k_BSKH = product(self.config, x_BTD, self.key).reshape(heads)
-        v_BSKH = product(self.config, x_BTD, self.value).reshape(heads)
-        if self.config.has_qk_norm:
-            q_BTNH, k_BSKH = (rms_normalise(x, self.config.norm_epsilon) for x in (q_BTNH, k_BSKH))
-        if self.config.has_qk_norm_gain:
-            q_BTNH, k_BSKH = q_BTNH * read(self.query_gain, q_BTNH.dtype), k_BSKH * read(self.key_gain, k_BSKH.dtype)
-        if self.config.positions == "rotary":
-            q_BTNH, k_BSKH = (rotate(x, positions_BT, self.config.rotary_base) for x in (q_BTNH, k_BSKH))
-        q_BTNH, k_BSKH = checkpoint_name(q_BTNH, "query"), checkpoint_name(k_BSKH, "key")
-        v_BSKH = checkpoint_name(v_BSKH, "value")
-        q_BTNH = constrain(q_BTNH, ("batch", "seq", "heads", None))
-        k_BSKH, v_BSKH = (constrain(x, ("batch", "seq", "kv_heads", None)) for x in (k_BSKH, v_BSKH))
+        q_BTNH = self._placed(self._heads(x_BTD, self.query), "query_gain", positions_BT)
+        q_BTNH = constrain(checkpoint_name(q_BTNH, "query"), ("batch", "seq", "heads", None))
+        met = memory if isinstance(memory, KeysAndValues) else self.keys_and_values(x_BTD, positions_BT)
+        k_BSKH, v_BSKH = met
         scale, kernel = attention_scale(self.config), self.config.attention_kernel
         if kernel is None:  # a step compiled for other devices than those attached says which
             kernel = self.config.on_platform(jax.default_backend()).attention_kernel
         if isinstance(mask, Recall):
-            assert memory is not None, "a Recall reads a memory"
+            assert isinstance(memory, Memory), "a Recall reads a memory"
             memory = memory.with_entries(k_BSKH, v_BSKH, mask.place)
             out_BTNH = attend_memory(q_BTNH, memory, scale, mask.mask_BTS)
+        elif met is memory:
+            out_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, scale, mask)
         elif context_size() == 1:
             if kernel in FUSED:
                 out_BTNH = attend_fused(kernel, q_BTNH, k_BSKH, v_BSKH, scale, mask)
@@ -206,3 +213,15 @@ class Attention(nnx.Module):
         else:
             raise ValueError("attention both ways over a mesh with context > 1: the ring is causal; set context=1.")
         return product(self.config, out_BTNH.reshape(batch, length, -1), self.output), memory
+
+    def _heads(self, x_BTD: jax.Array, weight: nnx.Param) -> jax.Array:
+        """Returns the product of x with a weight, cut into heads [B, T, N, H]."""
+        return product(self.config, x_BTD, weight).reshape(*x_BTD.shape[:2], -1, self.config.d_head)
+
+    def _placed(self, x_BTNH: jax.Array, gain: str, positions_BT: jax.Array | None) -> jax.Array:
+        """Returns queries or keys normalised, with their gain, and turned by their positions, as the config has it."""
+        if self.config.has_qk_norm:
+            x_BTNH = rms_normalise(x_BTNH, self.config.norm_epsilon)
+        if self.config.has_qk_norm_gain:
+            x_BTNH = x_BTNH * read(getattr(self, gain), x_BTNH.dtype)
+        return rotate(x_BTNH, positions_BT, self.config.rotary_base) if self.config.positions == "rotary" else x_BTNH

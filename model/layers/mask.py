@@ -19,6 +19,9 @@ class Mask:
     """Integer document of each position; None for one document a row."""
     is_causal: bool = field(default=True, metadata={"static": True})
     """Whether a query sees nothing after itself; False lets it look both ways."""
+    key_ids_BS: jax.Array | None = None
+    """Integer document of each key where keys are of another sequence than queries, as in cross-attention: a query sees
+    those of its own document there. None where both are the same."""
 
     def of_queries(self, start: int, end: int, num_keys: int) -> jax.Array:
         """Returns whether the queries at positions [start, end) see each key, bool [1 or B, T, S].
@@ -28,5 +31,6 @@ class Mask:
         queries, keys = np.arange(start, end)[:, None], np.arange(end if self.is_causal else num_keys)[None]
         mask_BTS = jnp.asarray(queries >= keys if self.is_causal else np.full((queries + keys).shape, True))[None]
         if (ids_BS := self.segment_ids_BS) is not None:
-            mask_BTS = mask_BTS & (ids_BS[:, start:end, None] == ids_BS[:, None, : keys.size])
+            key_ids_BS = ids_BS if self.key_ids_BS is None else self.key_ids_BS
+            mask_BTS = mask_BTS & (ids_BS[:, start:end, None] == key_ids_BS[:, None, : keys.size])
         return mask_BTS

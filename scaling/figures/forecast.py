@@ -76,6 +76,18 @@ def forecast_claim(targets: Sequence[ForecastRun]) -> str:
     return f"Forecasts within {worst} at {distance} compute, {share} inside their intervals{pending}"
 
 
+def forecast_answer(targets: Sequence[ForecastRun]) -> str:
+    """Returns what was asked for in numbers: forecast, interval and measurement of the farthest target."""
+    farthest = max(targets, key=lambda t: (t.observed is not None, t.compute_ratio))
+    one = f"forecast {farthest.predicted:.4g} [{farthest.low:.4g}, {farthest.high:.4g}]"
+    if farthest.observed is None or farthest.signed_error is None:
+        one += ", not measured"
+    else:
+        place = "inside" if farthest.is_inside else "OUTSIDE"
+        one += f", measured {farthest.observed:.4g} ({style.percent(farthest.signed_error, signed=True)}, {place})"
+    return f"{farthest.name}, the farthest of {len(targets)} targets: {one}" if len(targets) > 1 else f"F{one[1:]}"
+
+
 def _hero_detail(points: Points, targets: Sequence[ForecastRun], is_fitted: bool) -> str:
     sizes, done = len(np.unique(points.num_params)), "fitted" if is_fitted else "measured"
     runs, most = style.plural(len(points), "run"), style.compute(points.flops.max())

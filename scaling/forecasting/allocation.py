@@ -11,6 +11,7 @@ from kleiber.scaling.fitting.scaled_law import STEP
 from kleiber.scaling.fitting.uncertainty import Uncertainty
 from kleiber.scaling.forecasting.derived import COUNTS, DERIVED, with_derived
 from kleiber.scaling.forecasting.flops_rule import FlopsRule, plain_rule
+from kleiber.scaling.forecasting.remedies import what_to_train, withheld_exponents
 
 REACH = 16.0
 """Sizes are searched this far either way from the square root of the budget, in natural logarithms."""
@@ -157,11 +158,9 @@ def _check(source: FitResult | Known, demand: Demand) -> None:
     others = names - {*COUNTS, *DERIVED, "num_unique_tokens"}
     if others:
         raise ValueError(f"law {law.id} also depends on {', '.join(sorted(others))}: plan with a law of N and D.")
-    if isinstance(source, FitResult):
-        powers = {power for each in law.parameters for _, power in each.scale} | set(law.frontier or ())
-        for name in law.names:
-            if name in powers and source.parameters[name].withheld:
-                raise ValueError(f"the fit withholds {name}: {source.parameters[name].withheld}")
+    if isinstance(source, FitResult) and (lost := withheld_exponents(source)):
+        told = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in lost.items())
+        raise ValueError(f"the fit withholds {told}. {what_to_train(source)}")
 
 
 def _columns(

@@ -58,6 +58,16 @@ class Forecast:
     """What `parts` are deviations of, as the fit's residuals."""
     accuracy: AccuracyForecast | None = None
     """Of a run with this loss, where the table told accuracies (chain.py)."""
+    past_factor: float = 1.0
+    """The part of `rolling_factor` that earlier outcomes say (track_record.py)."""
+    past_outcomes: int = 0
+    """How many of them there were."""
+
+    @property
+    def basis(self) -> dict[str, Any]:
+        """What the interval rests on, as `Ledger.register` takes it, so that its outcome can be learnt from."""
+        heard = {"factor": self.past_factor, "outcomes": self.past_outcomes}
+        return {"degrees_of_freedom": self.degrees_of_freedom, "past": heard if self.past_outcomes else None}
 
     def to_json(self) -> dict[str, Any]:
         """Returns the forecast as plain JSON values."""
@@ -72,7 +82,10 @@ class Forecast:
 
     @property
     def _times(self) -> str:
-        return f"; times {self.rolling_factor:.2f} by rolling origin" if self.rolling_factor != 1 else ""
+        if self.rolling_factor == 1:
+            return ""
+        past = f" and {self.past_outcomes} earlier outcomes" if self.past_outcomes else ""
+        return f"; times {self.rolling_factor:.2f} by rolling origin{past}"
 
     def _size(self, deviation: float) -> str:
         return f"{deviation:.3%}" if self.residual_kind in ("log", "relative") else f"{deviation:.4g}"
@@ -192,6 +205,8 @@ def combined_forecast(
         alarms=said.alarms[0],
         notes=(*_notes(fits[0], run), *_apart(fits, point, said)),
         residual_kind=measure.kind,
+        past_factor=protection.past_factor if protection else 1.0,
+        past_outcomes=protection.past_outcomes if protection else 0,
     )
 
 

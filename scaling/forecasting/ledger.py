@@ -124,6 +124,8 @@ class Ledger:
         baselines: Mapping[str, float] | None = None,
         begun_at: str | None = None,
         made_for: Mapping[str, str] | None = None,
+        degrees_of_freedom: float | None = None,
+        past: Mapping[str, float] | None = None,
     ) -> dict[str, Any]:
         """Writes a forecast down and returns its entry; the same forecast again returns the entry already there.
 
@@ -135,6 +137,8 @@ class Ledger:
           baselines: what simple rules predict (`baseline_losses`), for the scoreboard's skill.
           begun_at: when the run began, in ISO 8601, if it has: the entry then says `"late": true` and is scored apart.
           made_for: `run_id` of the run it is for and digest of the `fit` it is of, kept with it.
+          degrees_of_freedom: of its interval, as of Student's t.
+          past: `factor` by which the interval is narrower for `outcomes` of earlier ledgers (`TrackRecord`).
 
         Raises:
           LedgerConflictError: if the target has a different forecast already.
@@ -161,6 +165,8 @@ class Ledger:
         }
         if baselines:
             entry["baselines"] = {name: float(value) for name, value in baselines.items()}
+        entry |= {"degrees_of_freedom": float(degrees_of_freedom)} if degrees_of_freedom else {}
+        entry |= {"past": dict(past)} if past else {}
         entry |= made_for or {}
         if begun_at:
             entry |= {"late": True, "begun_at": begun_at}
@@ -331,7 +337,8 @@ def _plain(value: float) -> int | float:
 
 
 def _differs(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return key not in ("registered_at", "late", "begun_at", "hash", "previous_hash") and old.get(key) != new.get(key)
+    aside = ("registered_at", "late", "begun_at", "hash", "previous_hash", "degrees_of_freedom", "past")
+    return key not in aside and old.get(key) != new.get(key)
 
 
 def _is_number(value: Any) -> bool:

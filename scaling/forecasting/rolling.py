@@ -70,6 +70,10 @@ class Protection:
     bulk: float = 0.0
     """Variance of the bulk of the residuals over that of all, 1 at most: what is left of the forms' own variance if
     every run scattered as most do. Intervals are no narrower than that says; 0 for fits of before it was measured."""
+    past_factor: float = 1.0
+    """The part of `factor` that earlier outcomes of the same recipe are answerable for (track_record.py)."""
+    past_outcomes: int = 0
+    """How many of them were heard."""
 
     def deviation(self, mixed: Mixture, reach: np.ndarray) -> np.ndarray:
         """Returns the standard error [runs] of what forms say of runs `reach` e-folds beyond the fitted."""
@@ -99,7 +103,8 @@ class Protection:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Protection":
         """Returns what `to_json` wrote."""
-        return cls(tuple(data["origins"]), data["factor"], data["degrees_of_freedom"], data.get("bulk", 0.0))
+        past = (data.get("past_factor", 1.0), data.get("past_outcomes", 0))
+        return cls(tuple(data["origins"]), data["factor"], data["degrees_of_freedom"], data.get("bulk", 0.0), *past)
 
     def report(self) -> str:
         """Returns the finding as text for people."""
@@ -113,6 +118,8 @@ class Protection:
             f"standard errors of forecasts times {self.factor:.2f} (t with {self.degrees_of_freedom:.3g} degrees), "
             f"and {DRIFT:.1%} for each factor e beyond the runs"
         )
+        if self.past_outcomes:
+            lines.append(f"of that, {self.past_outcomes} earlier outcomes of this recipe say {self.past_factor:.2f}")
         return "\n".join(lines + [f"ALARM {alarm}" for alarm in self.alarms])
 
 

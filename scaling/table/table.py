@@ -1,5 +1,6 @@
 """A table of runs, one row a measured point, checked before any law is fitted to it."""
 
+import contextlib
 import difflib
 import re
 import warnings
@@ -32,6 +33,10 @@ TEXT_COLUMNS = ("trunk_id", "run_id", "split", "status", "tokenizer", "schedule"
 """Columns that are names even when every value looks like a number."""
 
 
+COLUMNS = "--columns {}"
+"""The option of `kleiber fit` that maps our names to those of a table."""
+
+
 @dataclass(frozen=True)
 class RunTable:
     """Columns of equal length, one row a measured point.
@@ -53,6 +58,8 @@ class RunTable:
     """The expression whose rows were left out."""
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     """int [runs], where each stood in the source, counted from 1 after the header."""
+    option: str = COLUMNS
+    """What maps one of our names to a column where the table was asked for, with {} for the mapping."""
 
     def __post_init__(self) -> None:
         arrays = {**self.columns, **self.labels}
@@ -82,10 +89,10 @@ class RunTable:
         if name in self.labels:
             return self._numbers(name)
         near = nearest(name, self.names)
-        hint = f"The nearest is {near!r}: map it with --columns {name}={near}. " if near else ""
+        hint = f"The nearest is {near!r}: map it with {self.option.format(f'{name}={near}')}. " if near else ""
         raise MissingColumnError(
             f"{self.source} has no column {name!r}. {hint}Columns: {', '.join(self.names)}."
-            + ("" if near else f" Map one with --columns {name}=COLUMN.")
+            + ("" if near else f" Map one with {self.option.format(f'{name}=COLUMN')}.")
         )
 
     @property
@@ -106,7 +113,8 @@ class RunTable:
             kinds = list(dict.fromkeys(text for _, text in odd))
             drop = " or ".join(f'{name} == "{text}"' for text in kinds[:3])
             drop += f" or missing({name})" * any(text.lower() in MISSING for text in texts)
-            advice = f" Leave such rows out with {self.drop_too(drop)}, or map another column: --columns {name}=COLUMN."
+            leave_out = f"Leave such rows out with {self.drop_too(drop)}, or map" if self.option == COLUMNS else "Map"
+            advice = f" {leave_out} another column: {self.option.format(f'{name}=COLUMN')}."
             if all("," in text and "." not in text for text in kinds):
                 advice = " A comma may stand for thousands or decimals: write plain numbers."
         what = f"column {name!r}" + (f" (mapped to {theirs!r})" if theirs != name else "")
@@ -197,15 +205,24 @@ def _short(value: object) -> str:
     return str(value).strip()
 
 
-def read_table(path: Any, columns: Mapping[str, str] | None = None, drop: str | None = None) -> RunTable:
+def read_table(
+    path: Any,
+    columns: Mapping[str, str] | None = None,
+    drop: str | None = None,
+    *,
+    source: str = "",
+    option: str = COLUMNS,
+) -> RunTable:
     """Returns the runs of a file, of a mapping from column name to values, or of a DataFrame or Arrow table.
 
     Args:
       path: file ending in .csv, .tsv, .jsonl, .json or .parquet, a sweep's directory, columns by name, or any table
         that Arrow can read (pandas from 2.2 on, polars, DuckDB).
       columns: our column name to the table's, as {"loss": "val_loss"}, or to a formula of columns, as {"num_tokens":
-        "tokens_B * 1e9"}; other columns keep their names.
+        "tokens_B * 1e9"}, or to a number that holds for all; other columns keep their names.
       drop: rows satisfying this expression are left out (see expression.py); both kinds of names work in it.
+      source: what the table is called in messages; the file, if left out.
+      option: what maps a column where this was asked for, with {} for the mapping.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -218,6 +235,7 @@ def read_table(path: Any, columns: Mapping[str, str] | None = None, drop: str | 
         table = from_columns(read_file(Path(path)), str(path))
     else:
         table = from_columns(arrow_columns(path), type(path).__name__)
+    table = replace(table, source=source or table.source, option=option)
     table = _mapped(table, columns or {})
     return _without(table, drop) if drop else table
 
@@ -238,7 +256,9 @@ def _mapped(table: RunTable, columns: Mapping[str, str]) -> RunTable:
 
 
 def _computed(table: RunTable, name: str, formula: str) -> np.ndarray:
-    """Returns the column that a formula gives; what is neither a column nor a formula of columns is an error."""
+    """Returns the column that a formula gives, or a number; what is none of these nor a column is an error."""
+    with contextlib.suppress(ValueError):
+        return np.full(len(table), float(formula))
     near = nearest(formula, table.names)
     hint = f" Did you mean {near!r}?" if near else ""
     if not any(sign in formula for sign in "+-*/()`"):

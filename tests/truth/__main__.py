@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 import scipy
 
-from truth import intervals, misfit, planning, recovery, speed, tables
+from truth import intervals, misfit, past, planning, recovery, speed, tables
 from truth.designs import Check
 
 CHECKS: dict[str, Callable[..., Check]] = {
@@ -25,6 +25,7 @@ CHECKS: dict[str, Callable[..., Check]] = {
     "T5": intervals.t5,
     "T6": intervals.t6,
     "misfit": misfit.misfit,
+    "past": past.past,
     "T7": recovery.t7,
     "T8": recovery.t8,
     "T9": intervals.t9,
@@ -34,7 +35,7 @@ CHECKS: dict[str, Callable[..., Check]] = {
     "tables": tables.tables,
     "speed": speed.speed,
 }
-COUNTED = ("T2", "T3", "T4", "T5", "T6", "misfit", "T9", "T10", "design")
+COUNTED = ("T2", "T3", "T4", "T5", "T6", "misfit", "past", "T9", "T10", "design")
 """Checks that simulate, so that --replicates means something."""
 DRAWN = ("T2", "T3", "T4", "T5", "T9")
 """Checks with a part in the figure of all, which is drawn from all of them or not at all."""

@@ -13,7 +13,8 @@ class Batch:
     batches: members, steps."""
 
     inputs: Any
-    """What the model reads: int [B, T] token ids, or [B, T + 1] without targets."""
+    """What the model reads: int [B, T] token ids, or [B, T + 1] without targets; of pairs int [B, S + T], source and
+    target."""
     targets: Any = None
     """What it should predict, int [B, T]; None for the token after each position, where rows hold one token more."""
     weights: Any = None

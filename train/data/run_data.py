@@ -15,6 +15,7 @@ from kleiber.train.data.cache import cache_folder
 from kleiber.train.data.corpora.catalogue import find_corpus, prepared_folder
 from kleiber.train.data.corpora.prepared import read_corpus_manifest
 from kleiber.train.data.images import ImageSource, find_images, open_images
+from kleiber.train.data.pairs import held_out_pairs, open_pairs, pairs_of
 from kleiber.train.data.source import Source
 from kleiber.train.data.tokenizers import read_model, stored_tokenizer, tokenizer_home
 from kleiber.train.data.tokens import open_token_file
@@ -27,7 +28,8 @@ class HeldOut:
 
     validation: Source
     windows: np.ndarray
-    """int32 [windows, seq_len + 1], the same for every run of an experiment; of images, uint8 [images, H, W, C]."""
+    """int32 [windows, seq_len + 1], the same for every run of an experiment; of images, uint8 [images, H, W, C]; of
+    pairs int32 [rows, S + T]."""
     groups: np.ndarray
     """int32 [windows], document group of each window."""
     segments: np.ndarray | None
@@ -77,7 +79,8 @@ class RunData(HeldOut):
 def open_run_data(config: TrainConfig) -> RunData:
     """Returns the data of a run, checked against its plan. Raises ValueError: model and data disagree, or the corpus is
     shorter than the plan needs."""
-    data = _open_image_data(config) if config.model.image else _open_text_data(config)
+    open_data = _open_image_data if config.model.image else _open_pair_data if config.model.encoder else _open_text_data
+    data = open_data(config)
     last = (config.guard.batch_number(config.steps_at(config.num_tokens[-1]) - 1) + 1) * config.tokens_per_step
     check_enough(data.train, last, config.data.max_epochs, config.data.num_unique_tokens)
     return data
@@ -100,6 +103,18 @@ def _held_out_images(config: TrainConfig, validation: ImageSource) -> dict[str, 
     told = validation.batch(config, indices)
     kept = {"windows": told.inputs, "targets": told.targets, "segments": None}
     return {"validation": validation, "groups": np.arange(count, dtype=np.int32), **kept}
+
+
+def _open_pair_data(config: TrainConfig) -> RunData:
+    train, validation = open_pairs(config, "train"), open_pairs(config, "validation")
+    folder = prepared_folder(find_corpus(config.data.corpus))
+    return RunData(
+        **held_out_pairs(config, validation),
+        train=train,
+        num_unique_tokens=train.num_unique_tokens(config.data),
+        split_overlap=_split_overlap(folder),
+        tokenizer_model=_tokenizer_model(config, folder),
+    )
 
 
 def _open_text_data(config: TrainConfig) -> RunData:
@@ -129,11 +144,21 @@ def open_held_out(config: TrainConfig, fingerprint: str) -> HeldOut:
     if config.model.image:
         found = find_images(fingerprint, data.corpus, "validation")
         return HeldOut(**_held_out_images(config, found))
+    folder = find_encoded(config, fingerprint)
+    if config.model.encoder:
+        return HeldOut(**held_out_pairs(config, pairs_of(config, folder, data.corpus, "validation")))
+    file = open_token_file(folder, data.tokenizer, "validation")
+    source = TokenSource(file, config.model.seq_len, data.corpus, "validation")
+    return HeldOut(**_held_out(config, source, folder))
+
+
+def find_encoded(config: TrainConfig, fingerprint: str) -> Path:
+    """Returns the folder of the prepared text with a fingerprint, wherever it lay. Raises ValueError if the cache holds
+    none; says how to make it."""
+    data = config.data
     for path in (cache_folder() / "corpora").glob(f"*/*/tokens/{data.tokenizer.replace(':', '-')}/tokens.json"):
         if read_json(path).get("fingerprint") == fingerprint:
-            file = open_token_file(path.parents[2], data.tokenizer, "validation")
-            source = TokenSource(file, config.model.seq_len, data.corpus, "validation")
-            return HeldOut(**_held_out(config, source, path.parents[2]))
+            return path.parents[2]
     raise ValueError(
         f"the validation text of this run is not prepared here ({fingerprint}, in {cache_folder()}): "
         f"kleiber data prepare {data.corpus} --tokenizer {data.tokenizer}"

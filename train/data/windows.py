@@ -9,13 +9,15 @@ needs numpy only.
 import functools
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from kleiber.model.config import ModelConfig
 from kleiber.train.config import DataConfig, TrainConfig
 from kleiber.train.data.corpora.catalogue import find_corpus, prepare_corpus, prepared_folder
+from kleiber.train.data.corpora.prepared import read_corpus_manifest
 from kleiber.train.data.source import Source
 from kleiber.train.data.tokens import TokenFile, has_tokens, open_token_file, prepare_tokens
 
@@ -126,16 +128,9 @@ def open_tokens(data: DataConfig, split: str, seq_len: int) -> TokenSource:
     """Returns a split (`train`, `validation`, or another of the manifest) of a corpus as windows, preparing what is
     missing if that needs no download. Raises ValueError if the user must prepare the corpus first, or it is damaged, or
     shorter than one window."""
-    corpus = find_corpus(data.corpus)
-    folder = prepared_folder(corpus)
-    if folder is None or not has_tokens(folder, data.tokenizer):
-        if folder is None and corpus.needs_download:
-            raise ValueError(
-                f"corpus {data.corpus} is not prepared yet and needs a download; run: "
-                f"kleiber data prepare {data.corpus} --tokenizer {data.tokenizer}"
-            )
-        folder = prepare_corpus(data.corpus, report_to_stderr)
-        prepare_tokens(folder, data.tokenizer, report_to_stderr)
+    folder = encoded_folder(data)
+    if "pairs" in read_corpus_manifest(folder):
+        raise ValueError(wrong_kind(data.corpus, has_pairs=True))
     file = open_token_file(folder, data.tokenizer, split)
     source = TokenSource(file, seq_len, data.corpus, split)
     if source.num_sequences < 1:
@@ -146,12 +141,41 @@ def open_tokens(data: DataConfig, split: str, seq_len: int) -> TokenSource:
     return source
 
 
+def encoded_folder(data: DataConfig) -> Path:
+    """Returns the folder of a corpus that is prepared and encoded, making what is missing if that needs no download.
+    Raises ValueError if the user must prepare the corpus first."""
+    corpus = find_corpus(data.corpus)
+    folder = prepared_folder(corpus)
+    if folder is None or not has_tokens(folder, data.tokenizer):
+        if folder is None and corpus.needs_download:
+            raise ValueError(
+                f"corpus {data.corpus} is not prepared yet and needs a download; run: "
+                f"kleiber data prepare {data.corpus} --tokenizer {data.tokenizer}"
+            )
+        folder = prepare_corpus(data.corpus, report_to_stderr)
+        prepare_tokens(folder, data.tokenizer, report_to_stderr)
+    return folder
+
+
+def wrong_kind(corpus: str, has_pairs: bool) -> str:
+    """Returns why a corpus is not what a model reads, which has or has not pairs."""
+    if has_pairs:
+        return (
+            f"corpus {corpus} holds pairs of texts, which a model of family 'encoder_decoder' reads: set model.family "
+            f"and model.encoder, or choose another corpus"
+        )
+    return (
+        f"corpus {corpus} holds text, and the model reads pairs; set data.corpus to ua-gec, office-help-en-zh, a "
+        f"PATH.tsv or PATH::PATH, or choose another model.family"
+    )
+
+
 def report_to_stderr(line: str) -> None:
     """Prints a line of progress where it cannot disturb `--json`."""
     print(line, file=sys.stderr, flush=True)
 
 
-def check_vocabulary(source: TokenSource, model: ModelConfig) -> None:
+def check_vocabulary(source: Any, model: ModelConfig) -> None:
     """Checks that every token id has a row in the model's embedding and none is left over. Raises ValueError if
     vocab_size of the data and of the model differ."""
     if source.vocab_size != model.vocab_size:

@@ -44,5 +44,6 @@ OBJECTIVES = {
     "next_token": Objective(next_token, logged_names),
     "masked": Objective(next_token, logged_names, has_weights=True, is_code_length=False, drawn=hide),
     "label": Objective(next_token, logged_names, is_code_length=False, drawn=augment),
+    "sequence_to_sequence": Objective(next_token, logged_names, is_code_length=False),
 }
 """A row for each name of Objective in train/config.py."""

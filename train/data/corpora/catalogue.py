@@ -19,6 +19,8 @@ from blake3 import blake3
 
 from kleiber.files import write_json
 from kleiber.train.data.cache import build_folder, cache_folder
+from kleiber.train.data.corpora.pairs.aligned import PairCorpus
+from kleiber.train.data.corpora.pairs.reading import BETWEEN, names_pairs, read_pairs
 from kleiber.train.data.corpora.prepared import (
     MANIFEST_FORMAT,
     is_prepared,
@@ -26,7 +28,7 @@ from kleiber.train.data.corpora.prepared import (
     measure_split,
     read_corpus_manifest,
 )
-from kleiber.train.data.corpora.sources import IMAGES_VERSION, SOURCES, TEXT_FILE_VERSION
+from kleiber.train.data.corpora.sources import IMAGES_VERSION, PAIRS_VERSION, SOURCES, TEXT_FILE_VERSION
 
 FILE_SUFFIXES = (
     ".npz",
@@ -39,6 +41,7 @@ FILE_SUFFIXES = (
     ".ndjson",
     ".tex",
     ".org",
+    ".tsv",
     ".gz",
     ".bz2",
     ".xz",
@@ -56,7 +59,7 @@ class Corpus:
     slug: str
     """Name of its folder in the cache."""
     location: str = ""
-    """Path of a file, or name within TFDS."""
+    """Path of a file, or of two of pairs with :: between them; or name within TFDS."""
     key: str | None = None
     """The feature (tfds) or JSON key (file) of the text, if the user named one after '#'."""
     keeps_copies: bool = False
@@ -68,10 +71,17 @@ class Corpus:
         return SOURCES[self.name].has_images if self.kind == "built-in" else self.location.endswith(".npz")
 
     @property
+    def has_pairs(self) -> bool:
+        """Whether its texts are pairs of a source and a target."""
+        return SOURCES[self.name].has_pairs if self.kind == "built-in" else names_pairs(self.location)
+
+    @property
     def version(self) -> str:
         """Of how it is prepared; TFDS has its own."""
         if self.kind == "built-in":
             return SOURCES[self.name].version
+        if self.has_pairs:
+            return PAIRS_VERSION
         return IMAGES_VERSION if self.has_images else TEXT_FILE_VERSION
 
     @property
@@ -94,6 +104,8 @@ def find_corpus(name: str) -> Corpus:
         if not dataset:
             raise ValueError("tfds: needs the name of a dataset, such as tfds:wikipedia/20230601.simple.")
         return Corpus(name, "tfds", slug(name), dataset, feature or None)
+    if BETWEEN in name:
+        return _two_files(name)
     path = Path(name.removeprefix("file:")).expanduser()
     key: str | None = None
     keeps_copies = path.name.endswith("#all") and not path.exists()
@@ -120,6 +132,20 @@ def find_corpus(name: str) -> Corpus:
     raise ValueError(
         f"unknown corpus '{name}'; {hint}Known: {', '.join(SOURCES)}, tfds:NAME, or the path of a UTF-8 text file."
     )
+
+
+def _two_files(name: str) -> Corpus:
+    """Returns the corpus of two files whose lines are pairs. Raises ValueError or FileNotFoundError if one lacks."""
+    paths = [Path(part).expanduser() for part in name.removeprefix("file:").split(BETWEEN)]
+    if len(paths) != 2:
+        raise ValueError(f"corpus '{name}' names {len(paths)} files, expected two, such as news.en::news.de.")
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"no text file at {path.absolute()}; pairs are PATH::PATH, or one PATH.tsv.")
+    digest = blake3(b"".join(blake3(path.read_bytes()).digest() for path in paths))
+    digest.update(BETWEEN.join(path.suffix for path in paths).encode())
+    location = BETWEEN.join(str(path.resolve()) for path in paths)
+    return Corpus(name, "file", f"file-{slug(paths[0].stem)}-{digest.hexdigest()[:16]}", location)
 
 
 def slug(name: str) -> str:
@@ -178,6 +204,7 @@ def write_corpus(corpus: Corpus, described: dict[str, Any], folder: Path, report
             report(f"{corpus.name}: {dropped}; {corpus.name}#all keeps them")
             manifest["source"] = {**manifest["source"], "dropped": dropped}
         shutil.rmtree(folder / "records" / "downloads", ignore_errors=True)  # an empty folder that TFDS makes
+        manifest |= getattr(builder, "described", {})
         manifest["records"] = str(Path(builder.data_dir).relative_to(folder))
         manifest["splits"] = {split: {} for split in sorted(builder.info.splits)}
     report(f"{corpus.name}: counting, digesting, and measuring the overlap of the splits")
@@ -188,6 +215,14 @@ def write_corpus(corpus: Corpus, described: dict[str, Any], folder: Path, report
     else:
         manifest["splits"] = {split: measure_split(folder, manifest, split) for split in manifest["splits"]}
         manifest["overlap"] = measure_overlap(folder, manifest)
+        if "pairs" in manifest:
+            for measured in manifest["splits"].values():
+                measured["num_pairs"] = measured["num_documents"] // 2
+                measured["num_groups"] = min(measured["num_groups"], measured["num_pairs"])
+    if left_out := manifest.get("pairs", {}).get("left_out"):
+        report(
+            f"{corpus.name}: left out {left_out['copies']:,} copies, and {left_out['leaks']:,} pairs that would leak"
+        )
     if corpus.kind == "built-in" and manifest["splits"]["train"]["sha256"] != SOURCES[corpus.name].train_sha256:
         what = "these images are not those" if corpus.has_images else "this text is not the text"
         report(f"{corpus.name}: WARNING: {what} of published results, so fitted constants may differ")
@@ -214,6 +249,11 @@ def make_builder(corpus: Corpus, folder: Path) -> Any:
         read = read_digits if corpus.kind == "built-in" else partial(read_image_file, Path(corpus.location))
         where = corpus.location or corpus.name
         return Images(read=read, where=where, licence=describe_source(corpus)["licence"], **options)
+    if corpus.has_pairs:
+        from kleiber.train.data.corpora.pairs.pairs_builder import Pairs
+
+        where, licence = corpus.location or corpus.name, describe_source(corpus)["licence"]
+        return Pairs(read=partial(read_corpus_of_pairs, corpus), where=where, licence=licence, **options)
     if corpus.kind == "file":
         from kleiber.train.data.corpora.text_file.text_file_builder import TextFile
 
@@ -230,3 +270,20 @@ def make_builder(corpus: Corpus, folder: Path) -> Any:
     from kleiber.train.data.corpora.cloud_docs.cloud_docs_builder import CloudDocs
 
     return CloudDocs(**options)
+
+
+def read_corpus_of_pairs(corpus: Corpus) -> PairCorpus:
+    """Returns the pairs of a corpus, fetching what they are read from. Raises ValueError if that cannot be done, or a
+    pair lacks a side."""
+    if corpus.kind == "file":
+        return read_pairs(corpus.location)
+    source, downloads = SOURCES[corpus.name], cache_folder() / "downloads"
+    if source.debian_packages:
+        from kleiber.train.data.corpora.packages import fetch_packages
+        from kleiber.train.data.corpora.pairs.office_help import read_office_help
+
+        return read_office_help(fetch_packages(corpus.name, source.debian_packages, downloads))
+    from kleiber.train.data.corpora.pairs.ua_gec import read_ua_gec
+    from kleiber.train.data.corpora.wheels import fetch_wheel
+
+    return read_ua_gec(fetch_wheel(corpus.name, downloads))

@@ -8,6 +8,9 @@ TEXT_FILE_VERSION = "1.1.0"
 IMAGES_VERSION = "1.0.0"
 """Of a corpus of images made of a package or a file: raised when they are read or split in another way."""
 
+PAIRS_VERSION = "1.0.0"
+"""Of a corpus of pairs: raised when they are read or split in another way."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -26,11 +29,15 @@ class Source:
     Empty: the text is read from the installed package."""
     has_images: bool = False
     """Whether it holds labelled images in place of text."""
+    has_pairs: bool = False
+    """Whether its texts are pairs of a source and a target."""
+    debian_packages: tuple[str, ...] = ()
+    """That preparing fetches and reads, in the version that the system has."""
 
     @property
     def needs_download(self) -> bool:
         """Whether preparing fetches a file."""
-        return bool(self.wheel_sha256)
+        return bool(self.wheel_sha256 or self.debian_packages)
 
 
 SOURCES = {
@@ -68,5 +75,25 @@ SOURCES = {
         train_sha256="b282c161a5860f787493c8ee986380749aead1eaea07b6420dccf69df412e75a",
         summary="1,797 handwritten digits of 8 x 8 pixels, a fifth held out by a hash of the pixels",
         has_images=True,
+    ),
+    "ua-gec": Source(
+        package="ua-gec",
+        package_version="2.1.3",
+        version=PAIRS_VERSION,
+        licence="CC-BY-4.0",
+        train_sha256="0bcb9500b3526b45da6b6389a7c2ad26db1272fcffef2a34e900cb629718dcf1",
+        summary="33,204 Ukrainian sentences and their corrections, split by document, the official ones to test on",
+        wheel_sha256="b907c561c45babbcd6bc066add8e82e6b7a78ee7c9e2ceabe7828e4a8da1314d",
+        has_pairs=True,
+    ),
+    "office-help-en-zh": Source(
+        package="libreoffice-help-en-us and libreoffice-help-zh-cn",
+        package_version="7.4.7",
+        version=PAIRS_VERSION,
+        licence="MPL-2.0",
+        train_sha256="fd1c7e69a277b3945228d56a8d986750e97e233ae4305b9153c9f404cb63b8c8",
+        summary="24,396 English paragraphs of help pages and their Chinese translations, split by page",
+        has_pairs=True,
+        debian_packages=("libreoffice-help-en-us", "libreoffice-help-zh-cn"),
     ),
 }
