@@ -13,8 +13,8 @@ from kleiber.experiments.bench.partner import Partner
 from kleiber.experiments.bench.setting import Setting
 from kleiber.model.config import ModelConfig
 
-MODEL = {"d_model": 128, "num_layers": 5, "num_heads": 4, "seq_len": 256}
-SHORT_MODEL = {"d_model": 8, "num_layers": 1, "num_heads": 2, "seq_len": 32}
+MODEL: dict[str, Any] = {"d_model": 128, "num_layers": 5, "num_heads": 4, "seq_len": 256}
+SHORT_MODEL: dict[str, Any] = {"d_model": 8, "num_layers": 1, "num_heads": 2, "seq_len": 32}
 BATCHES = (1, 8, 32)
 SLOTS, NUM_REQUESTS = 16, 64
 PEERS = {"torch": "a cached loop in PyTorch", "transformers": "transformers"}
