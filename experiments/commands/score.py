@@ -71,8 +71,10 @@ def run(options: Options) -> int:
 
 def _run_on_pairs(found: Any, options: Options) -> int:
     """Prints BLEU, chrF and exact matches of a run on pairs, and those of copying its sources."""
-    from kleiber.experiments.api.translations import score_pairs
     from kleiber.experiments.commands.eval import compute_as_a_worker
+
+    compute_as_a_worker(found.config)
+    from kleiber.experiments.api.translations import score_pairs  # and with it jax
     from kleiber.train.translations import held_out_pairs, pairs_of_file
 
     if options.train:
@@ -81,7 +83,6 @@ def _run_on_pairs(found: Any, options: Options) -> int:
         test = pairs_of_file(str(options.file))
     else:
         test = held_out_pairs(found.config, found.record["data_fingerprint"], options.split, found.tokenizer)
-    compute_as_a_worker(found.config)
     with working(f"translating {test.name}"):
         scores = score_pairs(found, test.evenly(options.most), options.beam)
     print(json.dumps(scores, indent=1, ensure_ascii=False) if options.json else told_of_pairs(scores))

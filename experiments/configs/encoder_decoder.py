@@ -2,6 +2,13 @@
 
 Command:   kleiber data prepare office-help-en-zh --tokenizer sentencepiece:2000
            kleiber sweep encoder_decoder --out out/encoder_decoder
+Hardware:  two CPU cores, 692 CPU seconds on 26 Nov 2026 while many others used them: six minutes where they are idle.
+
+Result:    at 300,000 target tokens a decoder of twice the size loses 2.1 % less (slope .031 [.022, .039]), an encoder
+           of twice the size .8 % more (slope -.011 [-.020, -.002]): so early a deeper encoder does not pay. Neither is
+           an exponent of Ghorbani's law, which is of models trained to the end: losses of 3.88 to 4.10 tell no floor.
+           Residual rms .53 %; the target, six layers on both sides, forecast as 3.918 [3.852, 3.985], measured 3.975,
+           inside.
 """
 
 from kleiber.experiments.experiment import Experiment, Gate, Target

@@ -176,6 +176,7 @@ display(Image(drawing.png(figure), format="png", width=700, alt=f"{y} against {x
 # %% tags=["law"]
 if study.is_fitted:
     fit = results.fit  # fit.report() says all of it
-    wanted: dict = {name: 2 * float(max(fit.fits[0].points[name])) for name in fit.fits[0].definition.variable_names}
+    known = {name: values for each in fit.fits for name, values in each.scaled.columns.items()}  # of every law
+    wanted: dict = {name: 2 * float(max(values)) for name, values in known.items()}
     # change any of these
     display(wanted, fit.forecast(**wanted))
