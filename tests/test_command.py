@@ -15,12 +15,13 @@ import pytest
 
 from kleiber.experiments.config_file import from_data, load_experiment, to_data
 from kleiber.experiments.directory.record import TIMING_COLUMNS, read_record, record_path
-from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.experiment import Experiment, Target
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.experiments.planning.plan import make_plan
 from kleiber.experiments.report.checklist import checklist
+from kleiber.experiments.report.drawing import Study
 from kleiber.experiments.report.results import read_results
-from kleiber.experiments.sweeping import command_run, worker, workers
+from kleiber.experiments.sweeping import command_run, law_stage, worker, workers
 from kleiber.experiments.sweeping.bad_ends import FailedAlike, bad_ends
 from kleiber.experiments.sweeping.inventory import check_text
 from kleiber.files import write_json
@@ -375,6 +376,7 @@ def test_a_sweep_of_commands_that_was_killed_goes_on_to_the_same_table(program, 
     [
         (("nothing", "nothing"), True),
         (("size", "size"), True),
+        (("exit", "exit"), True),
         (("nothing", "size"), False),
         (("nan", "nan"), False),
         (("well", "nothing", "nothing"), False),
@@ -383,7 +385,7 @@ def test_a_sweep_of_commands_that_was_killed_goes_on_to_the_same_table(program, 
 def test_a_sweep_stops_once_the_first_two_programs_have_failed_by_one_mistake(program, tmp_path, hows, stops):
     configs = [trunk(line(program, how), width=8 * (i + 1), seed=i) for i, how in enumerate((*hows, "well"))]
     seen = FailedAlike([cell_of(config) for config in configs], tmp_path)
-    said = [claimed(config, tmp_path) and seen() for config in configs]
+    said = [claimed(config, tmp_path, times=4) and seen() for config in configs]  # one that crashes is tried thrice
     assert [bool(each) for each in said[: len(hows)]] == [False] * (len(hows) - 1) + [stops]
     assert not stops or said[1].endswith("Mend the script, then add --retry-failed --allow program")
 
@@ -442,8 +444,24 @@ def test_allow_program_keeps_what_is_done_of_an_edited_program_and_says_that_two
     with pytest.raises(ValueError, match="another text or program"):  # the records say it, too
         check_text(cells, out, 1, ())
     write_json(out / "experiment.json", to_data(Experiment("own", "?", tuple(configs), laws=())))
+    (caveat,) = Study(read_results(out)).answers.caveats
+    assert caveat.startswith("2 versions of the program trained these points (1 and 1)")
     said = {item.question: item.answer for item in checklist(read_results(out))}["Hardware and versions"]
     assert "2 versions of the program count together: " in said and said.count("(one point)") == 2
+
+
+def test_the_forecast_of_a_target_that_is_done_stands_when_its_program_is_edited(program, tmp_path):
+    config = trunk(line(program))
+    own = Experiment("own", "?", (replace(config, seed=4),), (Target("far", config),))
+    target = trunk_cells(own, "target")[0]
+    check_text([target], tmp_path, 1, ())
+    before = law_stage._texts(own, tmp_path)
+    assert claimed(config, tmp_path)[0][0].program_fingerprint == before["far"]["text"]
+    program.write_text(PROGRAM.replace("1.5", "1.6"))
+    check_text([target], tmp_path, 1, ("program",))
+    assert law_stage._texts(own, tmp_path) == before
+    record_path(tmp_path, target.run_ids[1024]).unlink()
+    assert law_stage._texts(own, tmp_path) != before  # trained anew, by the program as it is now
 
 
 def test_an_edited_program_of_which_nothing_is_done_needs_no_option(program, tmp_path):

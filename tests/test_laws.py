@@ -5,6 +5,7 @@ import pytest
 
 from kleiber.scaling.fitting.fit import fit_law
 from kleiber.scaling.fitting.scaled_law import make_scaled_law
+from kleiber.scaling.forecasting.forecast import baseline_losses
 from kleiber.scaling.laws import get_law, registry
 from kleiber.scaling.laws.compression import kept_share
 from kleiber.scaling.laws.experts import effective_experts
@@ -403,6 +404,17 @@ def test_a_law_of_two_sides_is_a_power_law_of_each_and_without_a_token_term_know
     columns = {"num_params_encoder": 1e5, "num_params_decoder": 1e6, "num_tokens": 1e7}
     assert one("encoder_decoder_tokens", tokens, **columns) == pytest.approx(found)
     assert one("encoder_decoder_tokens", {**tokens, "B": 100.0}, **columns) == pytest.approx(found + 100 / 10**2.38)
+
+
+def test_slopes_of_either_sign_are_told_and_rules_of_size_and_length_say_nothing_beside_them():
+    encoder, decoder = np.meshgrid([1e4, 3e4, 9e4], [1e4, 3e4, 9e4])
+    columns = {"num_params_encoder": encoder.ravel(), "num_params_decoder": decoder.ravel()}
+    noise = np.random.default_rng(0).normal(0, 1e-3, 9)
+    loss = 5 * columns["num_params_encoder"] ** 0.01 * columns["num_params_decoder"] ** -0.03 * np.exp(noise)
+    fit = fit_law(from_columns({**columns, "loss": loss}), "encoder_decoder_slopes")
+    assert fit.parameters["p_e"].estimate == pytest.approx(-0.01, abs=1e-3)
+    assert fit.parameters["p_d"].estimate == pytest.approx(0.03, abs=1e-3)
+    assert baseline_losses(fit, 1e5, 1e6) == {}
 
 
 def test_no_overfitting_term_is_the_saturating_law():

@@ -235,6 +235,7 @@ def test_what_cannot_be_served_is_told_in_a_line(folder, monkeypatch, capsys):
         (["--port", "99999"], "give another --port or --host"),
         (["--slots", "0"], "0 slots, expected 1 or more"),
         (["--queue", "-1"], "--queue -1"),
+        (["--slots", str(10**9)], "1000000000 slots of 48 places take 6,144.0 GB of memory"),
     ):
         assert main(["serve", str(folder), *options]) == 2 and words in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "kleiber.experiments.serving.server", None)

@@ -1,5 +1,6 @@
 """What holds for every answer of a sweep: a small validation set, routers that learn nothing, choices dropped."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ def caveats(experiment: dict[str, Any], study: StudyRuns, directory: Path) -> li
       study: its runs.
       directory: of the sweep, for the step logs.
     """
-    return [*_lost(study), *_validation(experiment, study), *_routers(experiment), *_dropped(study, directory)]
+    told = [*_lost(study), *_programs(study), *_validation(experiment, study)]
+    return [*told, *_routers(experiment), *_dropped(study, directory)]
 
 
 def _lost(study: StudyRuns) -> list[str]:
@@ -38,6 +40,15 @@ def _lost(study: StudyRuns) -> list[str]:
             head = f"{count} of {total} points {'' if status == 'pruned' else status + ' and '}{fate}"
             lines.append(f"{head}{f': {named}' if any(places) else ''}.")
     return lines
+
+
+def _programs(study: StudyRuns) -> list[str]:
+    """Returns how many versions of a program trained the runs, where it was edited among them."""
+    versions = Counter(run.record.get("program_fingerprint") for run in study.runs)
+    if len(versions) < 2:
+        return []
+    counts = " and ".join(str(count) for _, count in versions.most_common())
+    return [f"{len(versions)} versions of the program trained these points ({counts}): what was edited is in them too."]
 
 
 def validation_asked(experiment: dict[str, Any], had: Iterable[int]) -> int | None:

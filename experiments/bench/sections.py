@@ -36,6 +36,7 @@ _LIST = (
     Section("seals", "what sealing every file costs a sweep", "sections.seals:measure_seals"),
     Section("growth", "plan, table, fit, report of many records", "sections.growth:measure_growth"),
     Section("decode", "tokens/s drawn beside its peers, many requests in slots", "sections.decoding:measure_decoding"),
+    Section("serve", "a server under bodies of no sense and 32 clients", "sections.serving:measure_serving"),
     Section("accelerator", "large and small models on an accelerator", "sections.accelerator:measure_accelerator"),
 )  # fmt: skip
 SECTIONS = {section.name: section for section in _LIST}

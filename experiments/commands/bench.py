@@ -32,14 +32,15 @@ class Options:
 
     sections: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SECTION")] = ()
     """machine, matmul, step, sweep, compile, memory, startup, data, checkpoint, fit, guard, seals, growth,
-    decode, accelerator."""
+    decode, serve, accelerator."""
     rounds: int = 5
     """Turns of each candidate in a comparison; the figures are medians."""
     short: bool = False
     """Tiny shapes and few rounds: shows in seconds that a section runs. No goal is judged."""
     sweep_scale: float = 0.1
     """Part of the quickstart's tokens that section sweep trains, with a warm compilation cache; 1 is the whole of it
-    with an empty one, some twenty minutes a round on two cores."""
+    with an empty one, some twenty minutes a round on two cores. Below 0.1, section serve is as much shorter than ten
+    minutes."""
     json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object."""
     out: Path | None = None

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from typing import Any
 
+import psutil
 import uvicorn
 
 from kleiber.experiments.api.runs import Run
@@ -11,7 +12,7 @@ from kleiber.experiments.api.weights import prompt_ids
 from kleiber.experiments.serving.answering import Answering
 from kleiber.experiments.serving.app import Served, make_app
 from kleiber.experiments.watching.access import new_token
-from kleiber.model.decode.batching import Engine
+from kleiber.model.decode.batching import Engine, memory_bytes
 
 ENDING_SECONDS = 2
 """That answers on their way have when the server ends."""
@@ -46,9 +47,16 @@ class Server:
         """Takes a port, any free one if it is 0, and lays out the slots.
 
         Raises:
-          ValueError: the port is taken, the host is none of this machine, or the run says nothing of what comes next.
+          ValueError: the port is taken, the host is none of this machine, the run says nothing of what comes next, or
+            the slots take more memory than is free.
         """
         _, separator = prompt_ids(run.config, run.tokenizer, "")
+        needed, free = memory_bytes(run.config.model, max(1, num_slots)), psutil.virtual_memory().available
+        if needed > free:
+            raise ValueError(
+                f"{num_slots} slots of {run.config.model.seq_len:,} places take {needed / 1e9:,.1f} GB of memory, and "
+                f"{free / 1e9:,.1f} GB are free; take fewer --slots, or a model with less context."
+            )
         engine = Engine(run.config.model, run.tree, num_slots)
         self.answering, self.token = Answering(engine, most_waiting), new_token(host, token_variable)
         self.served = Served(

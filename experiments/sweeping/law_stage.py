@@ -168,9 +168,11 @@ def begun_at(directory: Path, run_id: str) -> str | None:
 
 
 def _texts(experiment: Experiment, directory: Path) -> dict[str, dict[str, str]]:
-    """Returns {"text": fingerprint of what it reads} of each target, as the directory noted it."""
-    known = made_with(directory).get("data", {})
-    texts = {cell.target: known.get(text_key(cell)) for cell in trunk_cells(experiment, "target")}
+    """Returns {"text": fingerprint of what it reads, or of its program} of each target: as its record has it, where an
+    edited program left that as it is, else as the directory noted it."""
+    known, cells = made_with(directory).get("data", {}), trunk_cells(experiment, "target")
+    done = {r.target: r.program_fingerprint for r in cell_records(cells, directory) if r.status == "done"}
+    texts = {cell.target: done.get(cell.target) or known.get(text_key(cell)) for cell in cells}
     return {target: {"text": text} for target, text in texts.items() if text}
 
 

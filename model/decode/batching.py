@@ -65,6 +65,12 @@ def _advance(
     return slots, found_BC, slots.num_left_B + 0  # a copy: the next call takes the slots
 
 
+def memory_bytes(config: ModelConfig, num_slots: int) -> int:
+    """Returns what the keys and values of so many slots take."""
+    shapes = jax.eval_shape(lambda: empty_memory(config, num_slots, config.seq_len))
+    return sum(each.size * each.dtype.itemsize for each in jax.tree.leaves(shapes))
+
+
 class Engine:
     """Slots of one model, moved by one thread."""
 

@@ -325,8 +325,11 @@ def baseline_losses(fit: FitResult, num_params: float, num_tokens: float) -> dic
 
     Returns:
       last_point (the loss of the largest fitted run), product (K N^-a D^-b, no floor), and log_linear (a straight
-      line in log loss against log compute); of raw or logit residuals these are straight in what they compare.
+      line in log loss against log compute); of raw or logit residuals these are straight in what they compare. None of
+      them where the law knows no size or no length of its runs.
     """
+    if not {"num_params_total", "num_tokens"} <= fit.points.keys():
+        return {}
     params, tokens = fit.points["num_params_total"], fit.points["num_tokens"]
     log_loss = fit.measure.of(fit.points["loss"])
     compute = np.log(params * tokens)
