@@ -1,6 +1,7 @@
 """Claims about tokens: every text has an encoding that loses nothing, files say what they are, damage is found."""
 
 import json
+import re
 import shutil
 from pydoc_data.topics import topics
 
@@ -81,9 +82,13 @@ def test_a_tokenizer_out_of_range_or_misspelt_is_refused(name):
         vocabulary_size(name)
 
 
-def test_more_pieces_than_the_text_can_teach_are_refused():
-    with pytest.raises(ValueError, match="asks for 60,000 pieces, and this text allows 2,930 at most"):
+def test_more_pieces_than_the_text_can_teach_are_refused_and_as_many_as_are_named_are_not():
+    with pytest.raises(ValueError, match="asks for 60,000 pieces, and this text allows 2,9.. at most") as refused:
         train_sentencepiece(PARAGRAPHS[:50], 60_000)
+    most = int(re.search(r"use more text, sentencepiece:(\d+)", str(refused.value))[1])
+    assert train_sentencepiece(PARAGRAPHS[:50], most)
+    with pytest.raises(ValueError, match=f"and this text allows {most:,} at most"):
+        train_sentencepiece(PARAGRAPHS[:50], most + 1)
 
 
 def test_a_damaged_model_is_refused(copied):

@@ -26,6 +26,14 @@ def test_other_words_other_numbers_and_lines_not_told_are_seen():
             check(said, printed)
 
 
+def test_numbers_of_a_text_that_each_python_has_another_of_are_held_where_the_page_was_written():
+    page = "<!-- numbers within 30 % -->\n```python\nfrom pydoc_data.topics import topics\n```\n"
+    assert tolerance_of(page, (3, 11)) == 0.3 and tolerance_of("", (3, 13)) == 0.05
+    check("loss 1.0\n", "loss 2.0\n", tolerance_of(page, (3, 13)))
+    with pytest.raises(Different):
+        check("loss 1.0\n", "lost 1.0\n", tolerance_of(page, (3, 13)))
+
+
 def test_a_block_that_fails_is_seen(tmp_path):
     with pytest.raises(Different, match="exit code 3"):
         play("```sh\nexit 3\n```\n", tmp_path)
