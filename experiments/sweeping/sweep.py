@@ -329,6 +329,7 @@ class _Sweep:
             self.experiment.name,
             config_hash(self.experiment),
             entries[-1]["hash"] if entries else "",
+            self.say,
         )
         pool = WorkerPool(phase, self.say, self.launchers, self.deadline, is_over, FailedAlike(cells, self.directory))
         shown = SweepProgress(
