@@ -135,6 +135,34 @@ def test_jobs_that_wait_are_cancelled_once_nothing_is_left_to_do(directory):
     assert queue.cancelled == ["b"]
 
 
+def test_a_job_that_never_shows_itself_is_told_with_the_end_of_its_own_log(directory):
+    log = directory / "jobs" / "slurm" / "21_0_0_log.out"
+    one = Job("slurm-21_0", directory, FakeQueue(), "slurm/21_0_*.out")
+    assert one.poll() == 2 and one.heard()[0].endswith(f"it has left no log {log.parent}/21_0_*.out, either")
+    log.parent.mkdir(parents=True)
+    log.write_text("submitit\npython: No such file or directory\n\n")
+    two = Job("slurm-21_0", directory, FakeQueue(), "slurm/21_0_*.out")
+    assert two.poll() == 2
+    assert two.heard()[0].endswith(f"its log {log} ends with: python: No such file or directory")
+    Sign(directory, "other", "n1")  # so that nodes do see the directory
+    three = Job("slurm-21_0", directory, FakeQueue(), "slurm/21_0_*.out")
+    assert three.poll() == -9 and "ends with: python: No such file" in three.heard()[0]
+
+
+def test_the_first_node_that_begins_is_told_and_no_other(directory, monkeypatch):
+    monkeypatch.setattr(slurm.Slurm, "_look", lambda self: self._states.update({"slurm-8_0": "RUNNING"}))
+    monkeypatch.setattr(slurm.Slurm, "_submit", lambda self, phase, count: ["slurm-8_1"])
+    said = []
+    phase = Phase(directory, "fit", "s", sys.stdout, experiment_name="e", say=said.append)
+    jobs = open_launcher("slurm").start(phase, range(2))
+    ended(Sign(directory, "slurm-8_0", "n0"), 75)  # and waits for its turn
+    assert jobs[0].poll() is None and len(said) == 2
+    for number in (1, 0, 1):
+        Sign(directory, f"slurm-8_{number}", f"n{number}")
+        jobs[number].poll()
+    assert said[2:] == [f"the first job is at work on n1, which sees {directory}"]
+
+
 @pytest.mark.parametrize(("offset", "words"), [(200, "200 s ahead of"), (-300, "300 s behind"), (-20, "")])
 def test_a_clock_that_differs_is_told_once(directory, monkeypatch, offset, words):
     now = time.time()
@@ -344,7 +372,7 @@ class NodesHere:
         self.processes[name].terminate()
 
 
-def test_jobs_give_the_table_of_local_workers_and_a_lost_one_is_replaced(tmp_path, monkeypatch):
+def test_jobs_give_the_table_of_local_workers_and_a_lost_one_is_replaced(tmp_path, monkeypatch, capsys):
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "own.py").write_text(EXPERIMENT)
     monkeypatch.chdir(tmp_path)
@@ -355,3 +383,8 @@ def test_jobs_give_the_table_of_local_workers_and_a_lost_one_is_replaced(tmp_pat
     assert set(one) == set(other)
     assert all(list(one[name]) == list(other[name]) for name in one if name not in TIMING_COLUMNS)
     assert "killed by SIGKILL" in (tmp_path / "b" / "log.txt").read_text()
+    capsys.readouterr()
+    assert main(["sweep", "own.py", "--out", "b", "--no-report", "--launch", "here"]) == 0
+    assert "nothing is left to submit: 8 of 8 points are done in b\n" in capsys.readouterr().out
+    assert main(["sweep", "own.py", "--out", "a", "--no-report"]) == 0
+    assert "nothing is left to submit" not in capsys.readouterr().out

@@ -7,6 +7,7 @@ it is (account=..., gpus-per-node=1, cpus-per-task=4, requeue=no).
 """
 
 import contextlib
+import functools
 import getpass
 import hashlib
 import importlib.util
@@ -82,6 +83,7 @@ class Slurm:
     _others: list[str] = field(default_factory=list)
     """Jobs of this phase that an earlier line has submitted with other options."""
     _known: set[str] = field(default_factory=set)
+    _name_seen: str = ""
 
     def check(self, directory: Path) -> None:
         """Raises ValueError where submitit or Slurm is missing, or Slurm does not take such a job."""
@@ -138,7 +140,14 @@ class Slurm:
             phase.say(f"submitted {_listed(submitted)} to {self.options.get('partition', 'the default partition')}")
             self._looked = 0.0
         self._known.update(names)
-        return [Job(name, phase.directory, self) for name in names]
+        seen = functools.partial(self._seen, phase)
+        return [Job(name, phase.directory, self, f"slurm/{name.removeprefix('slurm-')}_*.out", seen) for name in names]
+
+    def _seen(self, phase: Phase, host: str) -> None:
+        """Says once of each phase that a node has begun: what a line of a cluster is waited for."""
+        if self._name != self._name_seen:
+            self._name_seen = self._name
+            phase.say(f"the first job is at work on {host}, which sees {phase.directory}")
 
     def _give_way(self, phase: Phase) -> None:
         """Cancels jobs that an earlier line has submitted with other options, unless they run: those go on."""
