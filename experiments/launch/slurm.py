@@ -104,7 +104,7 @@ class Slurm:
         if "qos" in self.options:  # one may lift the limit of a partition
             return
         partition = self.options.get("partition", os.environ.get("SBATCH_PARTITION", ""))
-        found = subprocess.run(["sinfo", "--noheader", "--format=%P %l"], capture_output=True, text=True)
+        found = subprocess.run(["sinfo", "--all", "--noheader", "--format=%P %l"], capture_output=True, text=True)
         for name, limit in (line.split() for line in found.stdout.splitlines() if len(line.split()) == 2):
             is_ours = name.rstrip("*") == partition if partition else name.endswith("*")
             if is_ours and (most := minutes_of(limit)) is not None and most < self.minutes:
@@ -147,7 +147,7 @@ class Slurm:
         """Says once of each phase that a node has begun: what a line of a cluster is waited for."""
         if self._name != self._name_seen:
             self._name_seen = self._name
-            phase.say(f"the first job is at work on {host}, which sees {phase.directory}")
+            phase.say(f"the first job is at work on {host}, which sees {phase.directory.absolute()}")
 
     def _give_way(self, phase: Phase) -> None:
         """Cancels jobs that an earlier line has submitted with other options, unless they run: those go on."""
@@ -162,8 +162,8 @@ class Slurm:
         if running:
             numbers = " ".join(name.removeprefix("slurm-") for name in running)
             phase.say(
-                f"{_listed(running)}, submitted with other options than this line has: at work, left as they are. To "
-                f"have others with its options in their place: scancel {numbers}"
+                f"{_listed(running)}, submitted with other options than this line has: at work, and left so. For new "
+                f"ones with its options, which go on from checkpoints: scancel {numbers}"
             )
 
     def _full_name(self) -> str:
