@@ -12,6 +12,7 @@ import pytest
 from kleiber.experiments.config_file import load_experiment
 from kleiber.experiments.directory.doctor import diagnose
 from kleiber.experiments.directory.record import planned_records, record_path, versions, write_table
+from kleiber.experiments.report.results import read_results
 from kleiber.experiments.sweeping.ownership import own_directory
 from kleiber.files import checked_line, read_json, write_json
 from kleiber.scaling.forecasting.ledger import Ledger
@@ -106,6 +107,14 @@ def test_of_a_record_and_a_table_that_differ_the_one_without_a_whole_seal_is_the
     found = damaged(sweep)
     assert list(found) == [wrong]
     assert ("neither has a seal" in found[wrong].what) == (record == table == "plain")
+
+
+def test_a_sweep_that_was_stopped_before_its_first_point_is_healthy(sweep):
+    (record,) = sweep.glob("runs/*/record.json")
+    record.unlink()
+    write_table(sweep, [])
+    assert diagnose(sweep).is_healthy
+    assert not [gap for gap in read_results(sweep).gaps if "damaged" in gap]
 
 
 def test_a_step_that_comes_twice_in_a_log_is_damage(sweep):

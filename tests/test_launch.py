@@ -54,6 +54,7 @@ def directory(tmp_path):
         ("slrum:partition=x", "expected local, slurm, ray, kubernetes, skypilot, xpk.*did you mean 'slurm'"),
         ("slurm:partition", "expected NAME=VALUE"),
         ("slurm:jobs=none", "jobs=none, expected a whole number"),
+        ("slurm:time=2", "time=2, expected at least 3 minutes: a job saves 90 seconds before its end"),
         ("slurm:nodes=2,jobs=3", "nodes=2 train one run together.*not jobs=3"),
         ("slurm:container=a,apptainer=b", "container= is an image of pyxis and apptainer= one of Apptainer: give one"),
         ("skypilot:image=x", "needs volume=.*sky volumes apply"),
@@ -134,6 +135,34 @@ def test_jobs_that_wait_are_cancelled_once_nothing_is_left_to_do(directory):
     assert queue.cancelled == ["b"]
 
 
+def test_a_job_that_never_shows_itself_is_told_with_the_end_of_its_own_log(directory):
+    log = directory / "jobs" / "slurm" / "21_0_0_log.out"
+    one = Job("slurm-21_0", directory, FakeQueue(), "slurm/21_0_*.out")
+    assert one.poll() == 2 and one.heard()[0].endswith(f"it has left no log {log.parent}/21_0_*.out, either")
+    log.parent.mkdir(parents=True)
+    log.write_text("submitit\npython: No such file or directory\n\n")
+    two = Job("slurm-21_0", directory, FakeQueue(), "slurm/21_0_*.out")
+    assert two.poll() == 2
+    assert two.heard()[0].endswith(f"its log {log} ends with: python: No such file or directory")
+    Sign(directory, "other", "n1")  # so that nodes do see the directory
+    three = Job("slurm-21_0", directory, FakeQueue(), "slurm/21_0_*.out")
+    assert three.poll() == -9 and "ends with: python: No such file" in three.heard()[0]
+
+
+def test_the_first_node_that_begins_is_told_and_no_other(directory, monkeypatch):
+    monkeypatch.setattr(slurm.Slurm, "_look", lambda self: self._states.update({"slurm-8_0": "RUNNING"}))
+    monkeypatch.setattr(slurm.Slurm, "_submit", lambda self, phase, count: ["slurm-8_1"])
+    said = []
+    phase = Phase(directory, "fit", "s", sys.stdout, experiment_name="e", say=said.append)
+    jobs = open_launcher("slurm").start(phase, range(2))
+    ended(Sign(directory, "slurm-8_0", "n0"), 75)  # and waits for its turn
+    assert jobs[0].poll() is None and len(said) == 2
+    for number in (1, 0, 1):
+        Sign(directory, f"slurm-8_{number}", f"n{number}")
+        jobs[number].poll()
+    assert said[2:] == [f"the first job is at work on n1, which sees {directory}"]
+
+
 @pytest.mark.parametrize(("offset", "words"), [(200, "200 s ahead of"), (-300, "300 s behind"), (-20, "")])
 def test_a_clock_that_differs_is_told_once(directory, monkeypatch, offset, words):
     now = time.time()
@@ -202,6 +231,7 @@ def cluster(tmp_path, monkeypatch):
     programs = {
         "sbatch": 'case "$*" in *=debug*) ;; *) echo "invalid partition specified: x" >&2; exit 1;; esac',
         "squeue": "printf '7_0 RUNNING %s\\n7_1 PENDING %s\\n6 RUNNING %s-old\\n5 RUNNING other\\n' $NAME $NAME $PLACE",
+        "sinfo": "printf 'debug* 1:00:00\\nlong infinite\\n'",
         "scancel": "",
     }
     for name, program in programs.items():
@@ -230,18 +260,57 @@ def test_without_submitit_or_slurm_the_way_out_is_told(tmp_path, monkeypatch):
         open_launcher("slurm").check(tmp_path)
 
 
+def phase_of(directory, monkeypatch, submitter):
+    """Returns a phase, and what is said of it, with the jobs of two that a launcher has submitted in the queue."""
+    said, place = [], f"kleiber-e-fit-{hashlib.sha256(str(directory).encode()).hexdigest()[:6]}"
+    phase = Phase(directory, "fit", "s", sys.stdout, 1, 24, "e", "abc", say=said.append)
+    submitter._name = f"{place}-abc"
+    monkeypatch.setenv("PLACE", place)
+    monkeypatch.setenv("NAME", submitter._full_name())
+    submitter._name = ""
+    return phase, said
+
+
+def test_jobs_of_a_line_with_another_time_are_not_taken_for_its_own(cluster, directory, monkeypatch):
+    monkeypatch.setattr(slurm.Slurm, "_submit", lambda self, phase, count: [f"slurm-8_{i}" for i in range(count)])
+    phase, said = phase_of(directory, monkeypatch, open_launcher("slurm:partition=debug,time=5,jobs=2"))
+    jobs = open_launcher("slurm:partition=debug,time=50,jobs=3").start(phase, range(3))
+    assert [each.name for each in jobs] == ["slurm-7_0", "slurm-8_0", "slurm-8_1"]
+    called = (cluster / "called").read_text()
+    assert "scancel --state=PENDING 7_1\n" in called and "scancel 7_0" not in called  # which is at work
+    assert said[0] == "job 7_1 waited with other options than this line has: cancelled"
+    assert said[1].startswith("job 7_0, submitted with other options") and said[1].endswith("scancel 7_0")
+    assert said[2:] == ["found job 7_0 in the queue", "submitted jobs 8_0, 8_1 to debug"]
+
+
+@pytest.mark.parametrize("options", ["partition=debug,time=61", "job_name=debug,time=61"])
+def test_more_time_than_a_partition_gives_is_refused_with_both_numbers(cluster, directory, options):
+    with pytest.raises(ValueError, match="time=61 minutes, and partition debug gives 60 at most"):
+        open_launcher(f"slurm:{options}").check(directory)
+
+
+def test_time_that_a_partition_gives_is_taken(cluster, directory):
+    for options in ("partition=debug,time=60", "comment=debug,partition=long,time=9999", "qos=debug,time=61"):
+        open_launcher(f"slurm:{options}").check(directory)
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"), [("2-01:00:00", 2940), ("1:00:00", 60), ("30:00", 30), ("0:30", 0), ("infinite", None)]
+)
+def test_limits_of_slurm_are_read(limit, minutes):
+    assert slurm.minutes_of(limit) == minutes
+
+
 def test_a_driver_takes_up_the_jobs_that_one_before_it_has_left_and_submits_the_rest(cluster, directory, monkeypatch):
     submitted = []
     monkeypatch.setattr(slurm.Slurm, "_submit", lambda self, phase, count: submitted.append(count) or ["slurm-8"])
     launcher = open_launcher("slurm:partition=debug,time=5,jobs=3")
-    place = f"kleiber-e-fit-{hashlib.sha256(str(directory).encode()).hexdigest()[:6]}"
-    monkeypatch.setenv("PLACE", place)
-    monkeypatch.setenv("NAME", f"{place}-abc")
+    phase, said = phase_of(directory, monkeypatch, launcher)
     launcher.check(directory)
-    phase = Phase(directory, "fit", "s", sys.stdout, num_trunks=24, experiment_name="e", experiment_hash="abc")
     assert launcher.num_workers(24) == 3 and launcher.num_workers(2) == 2
     jobs = launcher.start(phase, range(3))
     assert [each.name for each in jobs] == ["slurm-7_0", "slurm-7_1", "slurm-8"] and submitted == [1]
+    assert said == ["found jobs 7_0, 7_1 in the queue", "submitted job 8 to debug"]
     assert launcher.start(phase, [1])[0].name == "slurm-8" and submitted == [1, 1]  # in place of one that died
     jobs[1].terminate()
     called = (cluster / "called").read_text()
@@ -303,7 +372,7 @@ class NodesHere:
         self.processes[name].terminate()
 
 
-def test_jobs_give_the_table_of_local_workers_and_a_lost_one_is_replaced(tmp_path, monkeypatch):
+def test_jobs_give_the_table_of_local_workers_and_a_lost_one_is_replaced(tmp_path, monkeypatch, capsys):
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "own.py").write_text(EXPERIMENT)
     monkeypatch.chdir(tmp_path)
@@ -314,3 +383,8 @@ def test_jobs_give_the_table_of_local_workers_and_a_lost_one_is_replaced(tmp_pat
     assert set(one) == set(other)
     assert all(list(one[name]) == list(other[name]) for name in one if name not in TIMING_COLUMNS)
     assert "killed by SIGKILL" in (tmp_path / "b" / "log.txt").read_text()
+    capsys.readouterr()
+    assert main(["sweep", "own.py", "--out", "b", "--no-report", "--launch", "here"]) == 0
+    assert "nothing is left to submit: 8 of 8 points are done in b\n" in capsys.readouterr().out
+    assert main(["sweep", "own.py", "--out", "a", "--no-report"]) == 0
+    assert "nothing is left to submit" not in capsys.readouterr().out

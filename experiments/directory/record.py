@@ -379,7 +379,10 @@ def record_columns(records: list[RunRecord]) -> dict[str, list[Any]]:
 
 
 def write_table(directory: Path, records: list[RunRecord]) -> None:
-    """Writes table.parquet, whole and sealed, from records."""
+    """Writes table.parquet, whole and sealed, from records; without any there is none, for it would have no columns."""
+    if not records:
+        (directory / "table.parquet").unlink(missing_ok=True)
+        return
     import pyarrow as pa
     import pyarrow.parquet as pq
 

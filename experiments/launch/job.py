@@ -5,12 +5,13 @@ how it ended into jobs/ of the sweep's directory. The cluster's own queue says w
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from kleiber.experiments.exit_codes import EXIT_RESUMABLE, EXIT_USAGE
 from kleiber.experiments.launch.local import WARNING
-from kleiber.files import read_json, replacing, sealed_text
+from kleiber.files import read_json, read_plain, replacing, sealed_text
 from kleiber.parallel.environment import start_seconds
 
 BEAT_SECONDS = 5.0
@@ -88,14 +89,24 @@ class Job:
 
     pid: int | None = None
 
-    def __init__(self, name: str, directory: Path, queue: Queue):
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        queue: Queue,
+        log: str = "",
+        on_host: Callable[[str], None] = lambda host: None,
+    ):
         """Takes up a job that is in the queue.
 
         Args:
           name: of the job, in the queue and of its sign.
           directory: of the sweep.
           queue: of the cluster.
+          log: pattern of the files that it prints to, below jobs/ of the directory; empty where there are none.
+          on_host: called with the host of the job, each time that it has begun there.
         """
+        self.log, self.on_host = log, on_host
         self.name, self.directory, self.queue = name, directory, queue
         self.running_since: float | None = None
         self.began, self.num_heard, self.seen_clock, self.lags = 0.0, 0, 0.0, 0
@@ -118,7 +129,10 @@ class Job:
         if sign:
             return KILLED if sign["exit_code"] is None else int(sign["exit_code"])
         has_others = any(self.directory.glob("jobs/*.json"))  # so that the nodes do see the directory
-        return KILLED if has_others else self._unseen("it has left the queue")
+        if not has_others:
+            return self._unseen("it has left the queue")
+        self.words += [f"it has left no sign; {line}"] if (line := self._last_printed()) else []
+        return KILLED
 
     def _waiting(self, state: str | None, sign: dict[str, Any]) -> int | None:
         """Returns what ends a job that is still in the queue: its node has another disk."""
@@ -130,11 +144,23 @@ class Job:
         return self._unseen(f"it is {state}")
 
     def _unseen(self, what: str) -> int:
+        line = self._last_printed()
         self.words.append(
             f"job {self.name} has left no sign in {self.directory / 'jobs'}, and {what}: do the nodes of this cluster "
-            "see that directory? Use an --out on a file system that all of them share"
+            "see that directory? Use an --out on a file system that all of them share" + (f"; {line}" if line else "")
         )
         return EXIT_USAGE
+
+    def _last_printed(self) -> str:
+        """Returns which file holds what the job has printed, with the last line of it; nothing where none is kept."""
+        if not self.log:
+            return ""
+        for path in sorted((self.directory / "jobs").glob(self.log), reverse=True):
+            with contextlib.suppress(OSError, ValueError):
+                lines = read_plain(path).decode(errors="replace")[-5000:].splitlines()
+                last = next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+                return f"its log {path} ends with: {last}" if last else f"its log {path} is empty"
+        return f"it has left no log {self.directory / 'jobs' / self.log}, either"
 
     def _sign(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):  # not there yet, or another machine is writing it
@@ -146,6 +172,8 @@ class Job:
         words = list(sign["words"])
         if sign["began"] != self.began:  # it was preempted, and started again
             self.began, self.num_heard = sign["began"], 0
+            if sign["exit_code"] is None:
+                self.on_host(sign["host"])
         self.words += words[self.num_heard :]
         self.num_heard = len(words)
         if sign["clock"] == self.seen_clock or self.lags < 0:

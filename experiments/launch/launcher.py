@@ -4,12 +4,13 @@
 
 import difflib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
 from kleiber.experiments.arguments import pairs
+from kleiber.experiments.terminal import tell
 
 LAUNCHERS = ("local", "slurm", "ray", "kubernetes", "skypilot", "xpk")
 """Each is a file here."""
@@ -33,6 +34,8 @@ class Phase:
     experiment_hash: str = ""
     ledger_hash: str = ""
     """Of the last line of the ledger, which a node must see before a target begins."""
+    say: Callable[[str], None] = tell
+    """Shows a line to the user, and logs it."""
 
     def arguments(self, workers: int | None) -> list[str]:
         """Returns what kleiber.experiments.sweeping.node is told, but for the name of its job.

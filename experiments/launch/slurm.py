@@ -7,6 +7,7 @@ it is (account=..., gpus-per-node=1, cpus-per-task=4, requeue=no).
 """
 
 import contextlib
+import functools
 import getpass
 import hashlib
 import importlib.util
@@ -28,6 +29,8 @@ from kleiber.parallel.environment import seconds_in_environment
 
 SIGNAL_SECONDS = 90
 """Before a time limit, a job is told to save and goes back to the queue."""
+SHORTEST_MINUTES = 3
+"""Of a job: half of it is that signal, and the rest is left to start, train a little and save."""
 MANY = 1_000_000
 """Time limits that a job may meet: it goes on from its checkpoints after each."""
 
@@ -38,6 +41,11 @@ def launcher(options: dict[str, str], workers: int | None) -> "Slurm":
     jobs = whole_number(options, "jobs", 1 if nodes != 1 else None)
     images: dict[str, str] = {kind: options.pop(kind) for kind in ("container", "apptainer") if kind in options}
     assert minutes and nodes
+    if minutes < SHORTEST_MINUTES:
+        raise ValueError(
+            f"--launch slurm: time={minutes}, expected at least {SHORTEST_MINUTES} minutes: a job saves "
+            f"{SIGNAL_SECONDS} seconds before its end, and has to start and train a while ahead of that."
+        )
     if len(images) > 1:
         raise ValueError("--launch slurm: container= is an image of pyxis and apptainer= one of Apptainer: give one.")
     if nodes > 1 and jobs != 1:
@@ -70,8 +78,12 @@ class Slurm:
     _states: dict[str, str] = field(default_factory=dict)
     _looked: float = 0.0
     _name: str = ""
+    """Of the jobs of a phase, but for what tells their options."""
     _outdated: list[str] = field(default_factory=list)
+    _others: list[str] = field(default_factory=list)
+    """Jobs of this phase that an earlier line has submitted with other options."""
     _known: set[str] = field(default_factory=set)
+    _name_seen: str = ""
 
     def check(self, directory: Path) -> None:
         """Raises ValueError where submitit or Slurm is missing, or Slurm does not take such a job."""
@@ -85,6 +97,22 @@ class Slurm:
         if tried.returncode:
             problem = tried.stderr.strip().replace("sbatch: error: ", "").replace("allocation failure: ", "")
             raise ValueError(f"--launch slurm: Slurm does not take such a job: {problem}. (sinfo lists partitions.)")
+        self._check_limit()
+
+    def _check_limit(self) -> None:
+        """Raises ValueError for a time that the partition never gives: Slurm takes such a job, and lets it wait."""
+        if "qos" in self.options:  # one may lift the limit of a partition
+            return
+        partition = self.options.get("partition", os.environ.get("SBATCH_PARTITION", ""))
+        found = subprocess.run(["sinfo", "--all", "--noheader", "--format=%P %l"], capture_output=True, text=True)
+        for name, limit in (line.split() for line in found.stdout.splitlines() if len(line.split()) == 2):
+            is_ours = name.rstrip("*") == partition if partition else name.endswith("*")
+            if is_ours and (most := minutes_of(limit)) is not None and most < self.minutes:
+                raise ValueError(
+                    f"--launch slurm: time={self.minutes} minutes, and partition {name.rstrip('*')} gives {most} at "
+                    f"most ({limit}): the jobs would wait for ever. Give time={most} or less: a job goes on from its "
+                    "checkpoints after each limit."
+                )
 
     def _sbatch(self) -> dict[str, Any]:
         return {"time": self.minutes, "nodes": self.nodes, "ntasks-per-node": 1, "requeue": True, **self.options}
@@ -102,12 +130,46 @@ class Slurm:
         self._look()
         for outdated in self._outdated:  # of a driver that was killed, and a config that was changed since
             self.cancel(outdated)
+        self._give_way(phase)
         names = [name for name in self._states if name not in self._known][: len(indices)]
+        if names:
+            phase.say(f"found {_listed(names)} in the queue")
         if missing := len(indices) - len(names):
-            names += self._submit(phase, missing)
+            submitted = self._submit(phase, missing)
+            names += submitted
+            phase.say(f"submitted {_listed(submitted)} to {self.options.get('partition', 'the default partition')}")
             self._looked = 0.0
         self._known.update(names)
-        return [Job(name, phase.directory, self) for name in names]
+        seen = functools.partial(self._seen, phase)
+        return [Job(name, phase.directory, self, f"slurm/{name.removeprefix('slurm-')}_*.out", seen) for name in names]
+
+    def _seen(self, phase: Phase, host: str) -> None:
+        """Says once of each phase that a node has begun: what a line of a cluster is waited for."""
+        if self._name != self._name_seen:
+            self._name_seen = self._name
+            phase.say(f"the first job is at work on {host}, which sees {phase.directory.absolute()}")
+
+    def _give_way(self, phase: Phase) -> None:
+        """Cancels jobs that an earlier line has submitted with other options, unless they run: those go on."""
+        others = [name for name in self._others if name not in self._known]
+        waiting = [name for name in others if self._states[name] == "PENDING"]
+        running = [name for name in others if name not in waiting]
+        for name in waiting:
+            subprocess.run(["scancel", "--state=PENDING", name.removeprefix("slurm-")], capture_output=True)
+            del self._states[name]
+        if waiting:
+            phase.say(f"{_listed(waiting)} waited with other options than this line has: cancelled")
+        if running:
+            numbers = " ".join(name.removeprefix("slurm-") for name in running)
+            phase.say(
+                f"{_listed(running)}, submitted with other options than this line has: at work, and left so. For new "
+                f"ones with its options, which go on from checkpoints: scancel {numbers}"
+            )
+
+    def _full_name(self) -> str:
+        """Returns the name of the jobs in the queue, which tells the options with which they were submitted."""
+        options = repr((sorted(self._sbatch().items()), sorted(self.images.items()), self.workers))
+        return f"{self._name}-{hashlib.sha256(options.encode()).hexdigest()[:4]}"
 
     def _submit(self, phase: Phase, count: int) -> list[str]:
         import submitit
@@ -116,7 +178,7 @@ class Slurm:
         python, srun_args = in_container(self.images, phase.directory)
         executor = submitit.SlurmExecutor(folder, max_num_timeout=MANY, python=python)
         executor.update_parameters(
-            job_name=self._name,
+            job_name=self._full_name(),
             time=self.minutes,
             nodes=self.nodes,
             signal_delay_s=SIGNAL_SECONDS,
@@ -139,8 +201,11 @@ class Slurm:
         if found.returncode == 0:
             jobs = [line.split(maxsplit=2) for line in found.stdout.splitlines()]
             same = self._name.rpartition("-")[0] + "-"
-            self._states = {f"slurm-{number}": state for number, state, name in jobs if name == self._name}
-            self._outdated = [number for number, _, name in jobs if name.startswith(same) and name != self._name]
+            ours = [(f"slurm-{number}", state, name) for number, state, name in jobs if name.startswith(self._name)]
+            self._states = {number: state for number, state, _ in ours}
+            self._others = [number for number, _, name in ours if name != self._full_name()]
+            alike = [(number, name) for number, _, name in jobs if name.startswith(same)]
+            self._outdated = [number for number, name in alike if not name.startswith(self._name)]
 
     def state(self, name: str) -> str:
         """Returns the state of a job in the queue; nothing once it has left."""
@@ -172,6 +237,23 @@ def in_container(images: dict[str, str], directory: Path) -> tuple[str | None, l
 def look_seconds() -> float:
     """Returns the time between looks at the queue, which all users of a cluster share: KLEIBER_QUEUE_SECONDS, or 5."""
     return seconds_in_environment("KLEIBER_QUEUE_SECONDS", 5)
+
+
+def minutes_of(limit: str) -> int | None:
+    """Returns the whole minutes of a limit as Slurm writes it, `2-00:00:00`, `1:00:00` or `30:00`; None for none."""
+    days, _, clock = limit.rpartition("-")
+    parts = clock.split(":")
+    if not all(part.isdecimal() for part in [days or "0", *parts]):
+        return None
+    hours, minutes = [0, 0, *map(int, parts)][-3:-1]
+    return int(days or 0) * 1440 + hours * 60 + minutes
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Returns `jobs 21_0, 21_1`."""
+    numbers = [name.removeprefix("slurm-") for name in names]
+    more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
+    return f"job{'s' * (len(numbers) > 1)} {', '.join(numbers[:8])}{more}"
 
 
 def _flag(name: str, value: Any) -> str:

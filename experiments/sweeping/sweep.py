@@ -213,6 +213,8 @@ class _Sweep:
         if found := self._finished(cells):
             if self.has_report and not (self.directory / "report.html").exists():
                 self._report(found)
+            if not all(isinstance(each, Local) for each in self.launchers):
+                self.say(f"nothing is left to submit: {points_done(cells, self.directory)} in {self.directory}")
             return SweepResult(found["exit_code"], found)
         self.say(f"{self.experiment.name} in {self.directory}")
         started = time.monotonic()
@@ -329,6 +331,7 @@ class _Sweep:
             self.experiment.name,
             config_hash(self.experiment),
             entries[-1]["hash"] if entries else "",
+            self.say,
         )
         pool = WorkerPool(phase, self.say, self.launchers, self.deadline, is_over, FailedAlike(cells, self.directory))
         shown = SweepProgress(
