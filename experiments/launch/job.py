@@ -154,7 +154,9 @@ class Job:
         return EXIT_USAGE
 
     def _last_printed(self) -> str:
-        """Returns which file holds what the job has printed, with the last line of it; nothing where none is seen."""
+        """Returns which file holds what the job has printed, with the last line of it but for those of srun,
+        which know an exit code alone; nothing where no such file is seen.
+        """
         for path in sorted((self.directory / "jobs").glob(self.log), reverse=True) if self.log else ():
             with contextlib.suppress(OSError, ValueError):
                 lines = [line.strip()[:300] for line in read_plain(path).decode(errors="replace").splitlines()]
