@@ -144,23 +144,26 @@ class Job:
         return self._unseen(f"it is {state}")
 
     def _unseen(self, what: str) -> int:
-        line = self._last_printed()
+        printed = self._last_printed()
+        shared = "do the nodes of this cluster see that directory? Use an --out on a file system that all of them share"
+        if self.log and not printed:
+            shared = f"no log {self.log} there, either: {shared}"
         self.words.append(
-            f"job {self.name} has left no sign in {self.directory / 'jobs'}, and {what}: do the nodes of this cluster "
-            "see that directory? Use an --out on a file system that all of them share" + (f"; {line}" if line else "")
+            f"job {self.name} has left no sign in {self.directory / 'jobs'}, and {what}: {printed or shared}"
         )
         return EXIT_USAGE
 
     def _last_printed(self) -> str:
-        """Returns which file holds what the job has printed, with the last line of it; nothing where none is kept."""
-        if not self.log:
-            return ""
-        for path in sorted((self.directory / "jobs").glob(self.log), reverse=True):
+        """Returns which file holds what the job has printed, with the last line of it but for those of srun,
+        which know an exit code alone; nothing where no such file is seen.
+        """
+        for path in sorted((self.directory / "jobs").glob(self.log), reverse=True) if self.log else ():
             with contextlib.suppress(OSError, ValueError):
-                lines = read_plain(path).decode(errors="replace")[-5000:].splitlines()
-                last = next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+                lines = [line.strip()[:300] for line in read_plain(path).decode(errors="replace").splitlines()]
+                told = [line for line in lines if line and not line.startswith("srun: ")]
+                last = next(iter(told[-1:] or [line for line in lines if line][-1:]), "")
                 return f"its log {path} ends with: {last}" if last else f"its log {path} is empty"
-        return f"it has left no log {self.directory / 'jobs' / self.log}, either"
+        return ""
 
     def _sign(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):  # not there yet, or another machine is writing it
