@@ -2,10 +2,11 @@
 
 import json
 import random
+from typing import Any
 
 from kleiber.experiments.serving.asked import FIELDS, Asked, RefusedError, read_asked
 
-VALUES = [
+VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 3, 65, 2**31, 2**70, 0.5, -0.0, 1e308, "", "a", "é€", "\ud800", "x" * 300, [], [[]],
     {}, [1, 2], [1, "a"], ["a", "b"], [["a"]], [True], [300], {"include_usage": 1}, {"a": 1}, [None], "\x00", [2**70],
     [-1],
@@ -15,7 +16,7 @@ VALUES = [
 def body(draw: random.Random) -> bytes:
     """Returns the JSON of an object with some fields of any value; now and then damaged."""
     fields = draw.sample([*FIELDS, "", "n " * 40, "Prompt"], draw.randint(0, 6))
-    data = {"prompt": "a"} | {field: draw.choice(VALUES) for field in fields}
+    data: dict[str, Any] = {"prompt": "a"} | {field: draw.choice(VALUES) for field in fields}
     text = json.dumps(draw.choice([data] * 20 + VALUES)).encode()
     if draw.random() < 0.2:
         place = draw.randrange(len(text))
