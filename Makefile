@@ -6,8 +6,8 @@ SHELL := bash
 
 OUT ?= out/quickstart
 BIN := .venv/bin
-# Two files of tests at once; PYTEST="-x -k sweep" runs what you like instead.
-PYTEST ?= -n 2 --dist loadfile
+# Two files of tests at once, the longest first (tests/conftest.py); PYTEST="-x -k sweep" runs what you like instead.
+PYTEST ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile

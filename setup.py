@@ -35,7 +35,7 @@ SLURM = ["submitit>=1.5.2"]
 SERVE = ["starlette>=1.0", "uvicorn>=0.40"]
 TRANSLATION = ["sacrebleu>=2.4,<3"]  # its counts of a sentence have no public name
 LM_EVAL = ["lm_eval>=0.4.9"]
-DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
+DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.7", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]
 DEV += ["pandas>=2.2"]  # of tests alone: any table that speaks Arrow is read
 

@@ -20,6 +20,15 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+LONGEST = ("test_sweep.py", "test_chaos.py", "test_peers.py", "test_tutorials.py", "test_parallel.py", "test_hosts.py")
+"""Files of a minute or more. They begin first, so that no process is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first; the order is otherwise as it was."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def temporary_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Points kleiber's cache at a temporary folder and JAX at the CPU, here and in every process that a test starts."""
