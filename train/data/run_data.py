@@ -105,15 +105,22 @@ def _held_out_images(config: TrainConfig, validation: ImageSource) -> dict[str, 
     return {"validation": validation, "groups": np.arange(count, dtype=np.int32), **kept}
 
 
+def _of_text(config: TrainConfig, train: Source, folder: Path | None) -> dict[str, Any]:
+    """Returns the fields of RunData that any prepared text has."""
+    return {
+        "train": train,
+        "num_unique_tokens": train.num_unique_tokens(config.data),
+        "split_overlap": _split_overlap(folder),
+        "tokenizer_model": _tokenizer_model(config, folder),
+    }
+
+
 def _open_pair_data(config: TrainConfig) -> RunData:
     train, validation = open_pairs(config, "train"), open_pairs(config, "validation")
     folder = prepared_folder(find_corpus(config.data.corpus))
     return RunData(
         **held_out_pairs(config, validation),
-        train=train,
-        num_unique_tokens=train.num_unique_tokens(config.data),
-        split_overlap=_split_overlap(folder),
-        tokenizer_model=_tokenizer_model(config, folder),
+        **_of_text(config, train, folder),
     )
 
 
@@ -126,10 +133,7 @@ def _open_text_data(config: TrainConfig) -> RunData:
     folder = prepared_folder(find_corpus(config.data.corpus))
     return RunData(
         **_held_out(config, validation, folder),
-        train=train,
-        num_unique_tokens=train.num_unique_tokens(config.data),
-        split_overlap=_split_overlap(folder),
-        tokenizer_model=_tokenizer_model(config, folder),
+        **_of_text(config, train, folder),
         newlines=line_ends(config, folder),
     )
 
