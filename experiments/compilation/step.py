@@ -122,7 +122,7 @@ def compile_step(config: TrainConfig, mesh: Mesh, label: str = "", is_quick: boo
 @contextlib.contextmanager
 def _least_effort() -> Iterator[None]:
     """Tells the compiler to spend as little as it can on the speed of a program."""
-    before = jax.config.jax_optimization_level  # type: ignore[attr-defined]
+    before = jax.config.values["jax_optimization_level"]
     jax.config.update("jax_optimization_level", "O0")
     try:
         yield

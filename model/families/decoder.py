@@ -85,9 +85,8 @@ class LayerBlock(nnx.Module):
         x_BTD = x_BTD + branch * drop(attended_BTD, self.config.dropout, keys[0])
         if source is not None:
             x_BTD = x_BTD + branch * self._read(x_BTD, source, positions_BT, keys[0])
-        added_BTD, routing = self.feed_forward(self.feed_forward_norm(x_BTD)), None
-        if isinstance(self.feed_forward, Experts):
-            added_BTD, routing = added_BTD
+        added = self.feed_forward(self.feed_forward_norm(x_BTD))
+        added_BTD, routing = added if isinstance(added, tuple) else (added, None)
         added_BTD = checkpoint_name(added_BTD, "feed_forward_output")
         x_BTD = x_BTD + branch * drop(added_BTD, self.config.dropout, keys[1])
         return checkpoint_name(constrain(x_BTD, ("batch", "seq", None)), "residual"), memory or routing

@@ -53,7 +53,7 @@ class EncoderDecoder(Transformer):
           is_training: whether to drop what dropout says, which needs a `dropout` stream of rngs.
           rngs: as said.
         """
-        keys: tuple[Any, Any] = (None, None)
+        keys: tuple[Any, ...] = (None, None)
         if (key := self.key_of(is_training, rngs)) is not None:
             keys = tuple(jax.random.split(key))
         if segment_ids_BI is None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 
-def quantise(x: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+def quantise(x: jax.Array, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, jax.Array]:
     """Returns (x / scale in dtype, float32 scale), with the largest magnitude at the largest number of dtype."""
     highest = jnp.max(jnp.abs(x)).astype(jnp.float32)
     scale = jnp.where(highest > 0, highest / float(jnp.finfo(dtype).max), 1.0)

@@ -138,8 +138,8 @@ def start_candidates(scaled: ScaledLaw, loss: np.ndarray, at_least: int = 0) -> 
             position = free.index(name)
             if law[name].transform == "log":
                 # A part left out by the non-negative solve starts small, so that it can come back.
-                part = np.maximum(coefficients[:, index], 1e-4 * largest[:, 0])
-                z[:, position] = np.log(part) + (0.0 if name == group[0] else z[:, position])
+                least = np.maximum(coefficients[:, index], 1e-4 * largest[:, 0])
+                z[:, position] = np.log(least) + (0.0 if name == group[0] else z[:, position])
             else:
                 z[:, position] = coefficients[:, index]
     return z, cost
