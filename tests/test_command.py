@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from kleiber.experiments.config_file import from_data, load_experiment, to_data
+from kleiber.experiments.directory.doctor import diagnose
 from kleiber.experiments.directory.record import TIMING_COLUMNS, read_record, record_path
 from kleiber.experiments.experiment import Experiment, Target
 from kleiber.experiments.planning.cells import trunk_cells
@@ -407,6 +408,8 @@ def test_the_advice_after_a_program_names_nothing_that_is_kleibers_own_trainers(
     records, _ = claimed(trunk(line(program, how)), tmp_path)
     *_, advice = bad_ends(records, tmp_path)
     assert re.search(told, advice) and "rewind" not in advice and "checkpoint" not in advice
+    remedies = {found.remedy for found in diagnose(tmp_path).findings if found.path.endswith("record.json")}
+    assert remedies == {"kleiber sweep ... --retry-failed --allow program tries it again" * (how == "nothing")}
 
 
 @pytest.fixture

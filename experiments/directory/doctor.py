@@ -12,6 +12,7 @@ from kleiber.experiments.config_file import from_data
 from kleiber.experiments.directory.findings import (
     AGAIN,
     OF_A_RUN,
+    REMEDY,
     SAME_LINE,
     Diagnosis,
     Finding,
@@ -22,6 +23,7 @@ from kleiber.experiments.directory.findings import (
 )
 from kleiber.experiments.directory.record import (
     LOST,
+    OF_COMMAND,
     RunRecord,
     cell_problem,
     planned_records,
@@ -205,7 +207,8 @@ class _Doctor:
         if (kept := record.final_checkpoint) and not (folder / kept).is_dir():
             yield self.finding(folder / kept, "note", "the measured weights are not here; the record is whole")
         if record.status in LOST:
-            remedy = "kleiber sweep ... --retry-failed tries it again" if record.status == "failed" else ""
+            again = REMEDY if record.corpus == OF_COMMAND else "--retry-failed"
+            remedy = f"kleiber sweep ... {again} tries it again" if record.status == "failed" else ""
             yield self.finding(path, "note", f"{record.status}: {record.reason}", remedy)
 
     def measure_again(self, name: str) -> str:

@@ -8,6 +8,10 @@ from typing import Any, Literal
 from kleiber.files import json_of, read_plain
 from kleiber.scaling.fitting.result import read_fits
 
+PROGRAM = "program"
+"""What may be allowed where programs were edited: runs that are done count beside those of the program as it is now."""
+REMEDY = f"--retry-failed --allow {PROGRAM}"
+"""Trains what failed with the program as it is now, and keeps what is done."""
 SAME_LINE = "type the line that made this directory again"
 AGAIN = {
     "plan.json": f"remove it and result.json, and {SAME_LINE}: it is made again",

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from kleiber.experiments.directory.findings import REMEDY
 from kleiber.experiments.directory.record import OF_COMMAND, RunRecord, read_record, record_path
 from kleiber.experiments.planning.cells import TrunkCell
-from kleiber.experiments.sweeping.programs import REMEDY
 
 ALIKE = 2
 """Programs that may fail alike, before any has ended otherwise in this launch: the next would, too."""

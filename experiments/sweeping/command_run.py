@@ -20,11 +20,12 @@ from typing import IO, Any
 
 import psutil
 
+from kleiber.experiments.directory.findings import REMEDY
 from kleiber.experiments.planning.cells import TrunkCell
 from kleiber.experiments.sweeping.command_record import CommandRows, found_record, no_record, point_records, read_rows
 from kleiber.experiments.sweeping.failures import exit_reason
 from kleiber.experiments.sweeping.inventory import made_with
-from kleiber.experiments.sweeping.programs import REMEDY, program_fingerprint, program_key
+from kleiber.experiments.sweeping.programs import program_fingerprint, program_key
 from kleiber.experiments.sweeping.trunk_run import ledger_head, write_record
 from kleiber.files import open_to_append, read_json, read_plain, replacing, sealed_text, write_json
 from kleiber.train.watch.metrics import Metrics

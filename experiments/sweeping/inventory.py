@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from kleiber.experiments.directory.findings import PROGRAM, REMEDY
 from kleiber.experiments.directory.record import RunRecord
 from kleiber.experiments.directory.release import PACKAGES, TRAINING_ROOMS, code_digests
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, cell_records, group_id, populations
-from kleiber.experiments.sweeping.programs import PROGRAM, REMEDY, program_fingerprint, program_key
+from kleiber.experiments.sweeping.programs import program_fingerprint, program_key
 from kleiber.files import read_json, write_json
 from kleiber.parallel.environment import numeric_settings
 from kleiber.scaling.own_law.function import file_digest

@@ -6,11 +6,6 @@ from pathlib import Path
 from kleiber.scaling.own_law.function import file_digest
 from kleiber.train.config import TrainConfig
 
-PROGRAM = "program"
-"""What may be allowed where programs were edited: runs that are done count beside those of the program as it is now."""
-REMEDY = f"--retry-failed --allow {PROGRAM}"
-"""Trains what failed with the program as it is now, and keeps what is done."""
-
 
 def program_files(config: TrainConfig) -> list[str]:
     """Returns the first two files that a command names, as a script and its config; none are of this interpreter."""
