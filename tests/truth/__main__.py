@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 import scipy
 
-from truth import intervals, misfit, past, planning, recovery, speed, tables
+from truth import intervals, misfit, past, past_tables, planning, recovery, speed, tables
 from truth.designs import Check
 
 CHECKS: dict[str, Callable[..., Check]] = {
@@ -26,6 +26,7 @@ CHECKS: dict[str, Callable[..., Check]] = {
     "T6": intervals.t6,
     "misfit": misfit.misfit,
     "past": past.past,
+    "past tables": past_tables.past_tables,
     "T7": recovery.t7,
     "T8": recovery.t8,
     "T9": intervals.t9,
