@@ -272,7 +272,7 @@ def _computed_of_parts(config: ModelConfig) -> float:
         repeated = _repeated_flops(part, matrices, forward) if config.has_remat else 0
         found += share * (forward + backward + repeated)
     cross = 12 * config.num_layers * config.encoder.seq_len * config.num_heads * config.d_head
-    of_matrices = _matrices(config, "query", "output")  # of keys and values the compiler sees that they are there
+    of_matrices = _matrices(config, "query", "output") + ratio * _matrices(config, "key", "value")
     repeated = 2 * config.num_layers * of_matrices + cross / 3 if config.has_remat else 0
     return found + cross + repeated
 

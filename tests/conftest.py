@@ -1,6 +1,7 @@
 """Settings of every test: the CPU seen as eight devices, and no file outside temporary folders."""
 
 import os
+import signal
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,9 @@ import pytest  # noqa: E402
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
+
+# A shell's background ignores Ctrl-C, and so would every process that a test starts there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST = ("test_sweep.py", "test_chaos.py", "test_peers.py", "test_tutorials.py", "test_parallel.py", "test_hosts.py")
 """Files of a minute or more. They begin first, so that no process is left alone with one of them at the end."""

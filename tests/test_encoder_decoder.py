@@ -1,6 +1,7 @@
 """An encoder-decoder: what it sees of source and target, counts and costs, on one device and on several."""
 
 from dataclasses import replace
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -166,6 +167,8 @@ def test_products_of_the_compiled_step_are_those_counted(fields):
     queries = config.encoder.num_layers * config.encoder.seq_len + 2 * config.num_layers * config.seq_len
     sums = (4 + 2 * config.has_remat) * config.num_heads**2 * config.d_head * queries
     counted = counts.flops_per_token_computed(config) * config.seq_len + sums
+    if config.has_remat and version("jax").startswith("0.10."):  # its compiler sees that the source's keys are there
+        counted -= 2 * config.num_layers * config.encoder.seq_len * 2 * config.d_model**2
     assert product_flops(parse(compiled(config).as_text())) == pytest.approx(counted, rel=1e-4)
 
 
