@@ -161,6 +161,26 @@ def test_a_planted_worth_of_a_teacher_in_tokens_comes_back_with_its_interval():
     assert "teacher wise is worth 1.70 [1.47, 1.97] at d_model 8 times the tokens" in line and "without a teac" in basis
 
 
+def test_an_optimizer_is_worth_tokens_at_its_own_best_rate():
+    """Losses of the law 3 D^-0.1, the other optimizer's at its best rate of half the tokens, and worse at others."""
+    runs, rates = [], {"AdamW": (1, 2, 3), "AdamH": (7, 8, 9)}
+    for seed in (0, 1):
+        for tokens in (1000, 2000, 4000):
+            for name, times in (("AdamW", 1.0), ("AdamH", 2.0 + 0.1 * seed)):
+                for rate in rates[name]:
+                    loss = 3 * (times * tokens) ** -0.1 + 0.2 * (rate not in (2, 8))
+                    levels = {"update_rule": name, "learning_rate": rate, "num_tokens": tokens}
+                    runs.append(StudyRun(levels, seed, f"{name}{seed}", loss, {"num_tokens": tokens, "d_model": 8}))
+    paths = {
+        "update_rule": "factors.update_rule",
+        "learning_rate": "optimizer.learning_rate",
+        "num_tokens": "num_tokens",
+    }
+    factors = [Factor(name, path, tuple(run.levels[name] for run in runs)) for name, path in paths.items()]
+    (found,) = worths(StudyRuns(tuple(factors), tuple(runs), "nats per token"), factors[0])
+    assert [np.exp(found.by_seed[seed]) for seed in range(2)] == pytest.approx([2.0, 2.1])
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")

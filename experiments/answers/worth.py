@@ -1,4 +1,4 @@
-"""What a level is worth: of compression in parameters, of a teacher in tokens.
+"""What a level is worth: of compression in parameters, of a teacher or an optimizer in tokens.
 
 It is the size, or the length, at which a plain model of the same seed and of equal all else has the loss of the level,
 over the size of that one before it was compressed, or its own length.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kleiber.experiments.answers.effects import interval
+from kleiber.experiments.answers.effects import interval, tuned_factors
 from kleiber.experiments.answers.study_runs import StudyRun, StudyRuns
 from kleiber.experiments.planning.varied import LENGTH, Factor, Level, level_words
 
@@ -50,6 +50,11 @@ YARDSTICKS = {
         "the tokens with which a model without a teacher, of the same seed and size, has the same loss, over its own",
         "those of all lengths without a teacher", is_gain=True,
     ),
+    "update_rule": Yardstick(
+        "AdamW", LENGTH, "num_tokens", "times the tokens",
+        "the tokens with which AdamW, of the same seed and size, has the same loss, over its own",
+        "those of all lengths with AdamW", is_gain=True,
+    ),
 }  # fmt: skip
 """By factor."""
 SMALL = 0.01
@@ -75,19 +80,24 @@ class Worth:
 
 def worths(study: StudyRuns, factor: Factor) -> list[Worth]:
     """Returns the worth of every level at every size, from the losses of plain runs: ln loss by a straight line in ln
-    parameters, or ln tokens, between one trained run and the next."""
+    parameters, or ln tokens, between one trained run and the next. Numbers of the optimizer that were tried at three
+    levels or more are each at their best."""
     stick = YARDSTICKS.get(factor.name)
     if stick is None or not any(each.name == stick.along for each in study.factors):
         return []
+    aside = {factor.name, stick.along, *(each.name for each in tuned_factors(study))}
+    best: dict[tuple[Level, Level, tuple[Key, int]], StudyRun] = {}
+    for run in study.runs:
+        key = run.levels[factor.name], run.levels[stick.along], _place(run, aside)
+        if key not in best or run.value < best[key].value:
+            best[key] = run
     plain: dict[tuple[Key, int], dict[Level, tuple[float, float]]] = {}  # (parameters or tokens, loss)
-    for run in study.runs:
-        if run.levels[factor.name] == stick.plain:
-            line = plain.setdefault(_place(run, factor, stick), {})
-            line[run.levels[stick.along]] = (float(run.record[stick.column]), run.value)
+    for (level, own, place), run in best.items():
+        if level == stick.plain:
+            plain.setdefault(place, {})[own] = (float(run.record[stick.column]), run.value)
     found: dict[tuple[Level, int], list[tuple[int, float, float, bool]]] = {}
-    for run in study.runs:
-        line = plain.get(_place(run, factor, stick), {})
-        own, level = run.levels[stick.along], run.levels[factor.name]
+    for (level, own, place), run in best.items():
+        line = plain.get(place, {})
         if level == stick.plain or len(line) < 2 or own not in line:
             continue
         (size, loss), (sizes, losses) = line[own], np.log(sorted(line.values())).T
@@ -103,8 +113,8 @@ def worths(study: StudyRuns, factor: Factor) -> list[Worth]:
     ]
 
 
-def _place(run: StudyRun, factor: Factor, stick: Yardstick) -> tuple[Key, int]:
-    return tuple((n, v) for n, v in run.levels.items() if n not in (factor.name, stick.along)), run.seed
+def _place(run: StudyRun, aside: set[str]) -> tuple[Key, int]:
+    return tuple((n, v) for n, v in run.levels.items() if n not in aside), run.seed
 
 
 def _size_of(sizes: np.ndarray, losses: np.ndarray, loss: float) -> float:

@@ -1,7 +1,9 @@
 """The page of a sweep in a browser: `make browser`, with Chromium as apt-get install chromium brings it."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -113,11 +115,13 @@ def test_a_running_sweep_is_seen_as_it_goes_and_nothing_is_written_by_looking(br
     kleiber = [sys.executable, "-m", "kleiber.experiments.cli"]
     line = [*kleiber, "sweep", str(EXAMPLE), "--out", str(out), "--workers", "1", "--no-report"]
     with open(tmp_path / "log", "w") as log:
-        sweep = subprocess.Popen(line, stdout=log, stderr=log)
+        sweep = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
         await_until(lambda: list(out.glob("runs/*/progress.json")))
+        os.killpg(sweep.pid, signal.SIGSTOP)  # however long the browser takes
         watch = subprocess.Popen([*kleiber, "watch", str(out)], stdout=log, stderr=log)
     address = await_until(lambda: re.search(r"page: (http://127.0.0.1:\d+/)", (tmp_path / "log").read_text()))[1]
     browser.open(address)
+    os.killpg(sweep.pid, signal.SIGCONT)
     seen = [browser.value("document.title")]
     while sweep.poll() is None:
         if (title := browser.value("document.title")) != seen[-1]:
