@@ -6,6 +6,7 @@ import math
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import trunk_cells
 from kleiber.experiments.planning.speed import measured_pace
+from kleiber.experiments.sweeping import law_stage
 from kleiber.experiments.sweeping.progress import SweepProgress, time_left
 from kleiber.files import write_json
 from kleiber.model.config import ModelConfig
@@ -209,3 +211,15 @@ def test_a_program_that_tells_nothing_is_running_and_one_that_tells_losses_is_wh
     assert shown.look().running[0].endswith(" running")
     say(shown, 0.0, trained_tokens=250_000, tokens_per_second=10.0, loss=3.0)
     assert shown.look().running[0].endswith(" 25% loss 3.000")
+
+
+@pytest.mark.parametrize(("low", "shown"), [(1.9, " | forecast so far: larger 2.000±0.100"), (float("nan"), "")])
+def test_a_forecast_without_a_width_is_not_shown_yet(monkeypatch, low, shown):
+    said = SimpleNamespace(predicted_loss=2.0, interval=(low, 2.1))
+    replaced = {
+        "trunk_cells": (), "cell_records": [SimpleNamespace(status="done")] * 99, "record_columns": {},
+        "read_table": None, "fit_laws": (), "_protection": None, "forecast_targets": {"larger": (None, said)},
+    }  # fmt: skip
+    for name, value in replaced.items():
+        monkeypatch.setattr(law_stage, name, lambda *_, value=value: value)
+    assert law_stage.forecast_so_far(None, Path()) == shown

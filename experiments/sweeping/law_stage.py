@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kleiber.experiments.directory.record import RunRecord, read_record, record_columns, record_path, write_table
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, all_cells, cell_records, records_digest, trunk_cells
@@ -71,10 +73,9 @@ def forecast_so_far(experiment: Experiment, directory: Path) -> str:
             forecasts = forecast_targets(experiment, fits, _protection(experiment, fits))
     except ValueError:
         return ""
-    parts = [
-        f"{name} {f.predicted_loss:.3f}±{(f.interval[1] - f.interval[0]) / 2:.3f}" for name, (_, f) in forecasts.items()
-    ]
-    return f" | forecast so far: {', '.join(parts)}"
+    halves = {name: (f.interval[1] - f.interval[0]) / 2 for name, (_, f) in forecasts.items()}
+    parts = [f"{name} {f.predicted_loss:.3f}±{halves[name]:.3f}" for name, (_, f) in forecasts.items()]
+    return f" | forecast so far: {', '.join(parts)}" if np.isfinite(list(halves.values())).all() else ""
 
 
 def fit_and_register(experiment: Experiment, directory: Path, say: Say) -> dict[str, Any]:
