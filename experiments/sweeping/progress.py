@@ -14,9 +14,10 @@ import numpy as np
 
 from kleiber.experiments.directory.record import LOST, read_record, record_path
 from kleiber.experiments.experiment import Experiment
-from kleiber.experiments.planning.cells import TrunkCell
+from kleiber.experiments.planning.cells import TrunkCell, all_cells
 from kleiber.experiments.planning.plan import Plan
 from kleiber.experiments.planning.speed import TRUSTED_SECONDS, measured_pace
+from kleiber.experiments.sweeping.expected import Curves, ExpectedEnds
 from kleiber.files import read_json
 from kleiber.train.config import TrainConfig
 from kleiber.train.levels import plateau
@@ -111,6 +112,7 @@ class SweepProgress:
         self.started = self.looked = time.time()
         self.workers = min(plan.num_workers, len(cells))
         self.plateaus = {cell.trunk_id: plateau(cell.config) for cell in cells}
+        self.expected_ends = ExpectedEnds(Curves(directory), all_cells(experiment))
         self.stepping = self.waiting = self.won = 0.0
         """Wall seconds, summed over the workers, at steps; with no run at its steps; planned seconds won by steps."""
         self.begun: set[TrainConfig] = set()
@@ -171,7 +173,7 @@ class SweepProgress:
                 share = min(1.0, progress.get("trained_tokens", 0) / cell.trained_tokens)
                 if progress["is_fresh"]:
                     loss, speed = progress.get("loss"), progress.get("tokens_per_second", 0.0)
-                    told = "" if loss is None else f" loss {loss:.3f}"
+                    told = "" if loss is None else f" loss {loss:.3f}{self._heading(cell)}"
                     name = f"{cell.shape} {len(cell.shares)} levels" if cell.shares else cell.label
                     says = f"{share:.0%}{told}" if told or not cell.config.command else "running"  # it told nothing yet
                     running[trunk] = (f"{name} {says}", speed)
@@ -196,6 +198,10 @@ class SweepProgress:
         speeds = sum(speed for _, speed in running.values())
         told_all = tuple(told for told, _ in running.values())
         return PhaseState(done - len(lost), planned_done, speeds, told_all, left, longest, tuple(lost))
+
+    def _heading(self, cell: TrunkCell) -> str:
+        end = self.expected_ends.of(cell)
+        return f" heading for {end.loss:.3f}±{(end.high - end.low) / 2:.3f}" if end else ""
 
     def _end(self, name: str) -> tuple[str, str]:
         """Returns (how, why) a point has ended, which is read once; a damaged record is told of later."""

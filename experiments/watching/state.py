@@ -5,6 +5,7 @@ import math
 import re
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.launch.job import FRESH_SECONDS
 from kleiber.experiments.planning.cells import TrunkCell, all_cells
 from kleiber.experiments.report.time_spent import seconds_by_trunk
+from kleiber.experiments.sweeping.expected import Curves, ExpectedEnds
 from kleiber.files import read_json
 from kleiber.scaling.forecasting.ledger import Ledger
 from kleiber.scaling.forecasting.scoreboard import standing
-from kleiber.train.watch.metrics import rows_after
 
 MOST_POINTS = 160
 """Of a curve, evenly over its tokens."""
@@ -42,9 +43,8 @@ class Watch:
         self.experiment = from_data(Experiment, read_json(path))
         self.cells = all_cells(self.experiment)
         self.records: dict[str, RunRecord] = {}
-        self.places: dict[str, int] = {}
-        self.curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
-        """By trunk and segment, (tokens, loss) each."""
+        self.curves = Curves(directory)
+        self.expected_ends = ExpectedEnds(self.curves, self.cells)
         self.diagnosed = -math.inf
         self.findings: list[dict[str, Any]] = []
 
@@ -102,6 +102,7 @@ class Watch:
         if len(found) == len(cell.run_ids):
             status, share = bad.status if bad else "done", 1.0
         losses = [r.loss for r in found if r.loss is not None]
+        expected = self.expected_ends.of(cell) if status in ("running", "paused") else None
         return {
             "trunk": cell.trunk_id,
             "label": cell.target or cell.label,
@@ -114,6 +115,7 @@ class Watch:
             "loss": losses[-1] if status == "done" and losses else progress.get("loss"),
             "tokens_per_second": progress.get("tokens_per_second") if status == "running" else None,
             "reason": bad.reason if bad else "",
+            "expected": asdict(expected) if expected else None,
         }
 
     def _progress(self, trunk: str) -> tuple[dict[str, Any], float]:
@@ -129,19 +131,11 @@ class Watch:
         groups = {cell.trunk_id: cell for cell in self.cells}
         for trunk in groups:
             with contextlib.suppress(OSError):
-                path = self.directory / "runs" / trunk / "metrics.jsonl"
-                paths.append((path.stat().st_mtime, trunk, path))
+                paths.append((self.curves.path(trunk).stat().st_mtime, trunk))
         shown = []
-        for _, trunk, path in sorted(paths)[-MOST_CURVES:]:
-            segments = self.curves.setdefault(trunk, {})
-            with contextlib.suppress(OSError):
-                rows, self.places[trunk] = rows_after(path, self.places.get(trunk, 0))
-                for row in rows:
-                    loss = row.get("loss")
-                    if isinstance(loss, int | float) and math.isfinite(loss) and row.get("num_tokens"):
-                        segments.setdefault(row["segment"], []).append((row["num_tokens"], loss))
+        for _, trunk in sorted(paths)[-MOST_CURVES:]:
             cell = groups[trunk]
-            for segment, points in segments.items():
+            for segment, points in self.curves.read(trunk).items():
                 step = max(1, len(points) // MOST_POINTS)
                 thin = points[::step] + ([points[-1]] if (len(points) - 1) % step else [])
                 name = cell.target or cell.label
