@@ -21,7 +21,7 @@ def curve(planned, size, until=0.8, noise=0.0, ends_off=0.0, rng=None, is_ended=
 
 
 def family(**options):
-    return [curve(planned, size, **options) for planned in TOKENS for size in SIZES]
+    return [[curve(planned, size, **options)] for planned in TOKENS for size in SIZES]
 
 
 def test_a_larger_run_of_the_family_ends_where_its_curve_says():
@@ -35,7 +35,7 @@ def test_intervals_hold_as_often_as_they_say():
     rng, held = np.random.default_rng(0), []
     for _ in range(400):
         ended = [
-            curve(planned, size, noise=0.02, ends_off=0.005 * rng.normal(), rng=rng)
+            [curve(planned, size, noise=0.02, ends_off=0.005 * rng.normal(), rng=rng)]
             for planned in TOKENS
             for size in SIZES
         ]
@@ -48,7 +48,7 @@ def test_intervals_hold_as_often_as_they_say():
 
 @pytest.mark.parametrize(
     "curves",
-    [family()[:2], [curve(1e6, size) for size in SIZES] * 2, [curve(planned, 1e4) for planned in TOKENS] * 2, []],
+    [family()[:2], [[curve(1e6, size)] for size in SIZES] * 2, [[curve(each, 1e4)] for each in TOKENS] * 2, []],
     ids=["two runs", "one length", "one size", "none"],
 )
 def test_nothing_is_said_of_a_run_that_those_that_ended_say_nothing_of(curves):
@@ -60,14 +60,21 @@ def test_nothing_is_said_of_the_first_steps():
 
 
 def test_a_forecast_counts_by_its_precision():
-    """Two estimates of one variance meet in the middle, and are surer by a factor of sqrt(2)."""
+    """A sure one is all that counts, one that knows nothing counts nothing, and any makes the interval narrower."""
     rng = np.random.default_rng(1)
-    ended = [curve(p, n, ends_off=0.01 * rng.normal()) for p in TOKENS for n in SIZES]
+    ended = [[curve(planned, size, ends_off=0.01 * rng.normal())] for planned in TOKENS for size in SIZES]
     running = curve(8e6, 64e4, until=0.4, is_ended=False)
     alone = expected_end(running, ended)
-    from scipy.stats import t
+    sure, vague, middling = (expected_end(running, ended, (0.3, error)) for error in (1e-9, 1e9, 0.01))
+    assert sure.loss == pytest.approx(np.exp(0.3)) and vague.loss == pytest.approx(alone.loss)
+    assert middling.high / middling.low < vague.high / vague.low == pytest.approx(alone.high / alone.low)
 
-    error = np.log(alone.high / alone.loss) / t.ppf(0.95, 9 - 3)
-    both = expected_end(running, ended, (np.log(alone.loss) + 0.02, error))
-    assert np.log(both.loss / alone.loss) == pytest.approx(0.01)
-    assert np.log(both.high / both.loss) == pytest.approx(np.log(alone.high / alone.loss) / 2**0.5)
+
+def test_runs_of_one_trunk_tell_no_more_than_one_of_them():
+    """Three ends of each trunk that are off alike give the interval of one."""
+    rng = np.random.default_rng(2)
+    offs = {(planned, size): 0.01 * rng.normal() for planned in TOKENS for size in SIZES}
+    once = [[curve(planned, size, ends_off=off)] for (planned, size), off in offs.items()]
+    running = curve(2e6, 4e4, until=0.4, is_ended=False)
+    found, again = (expected_end(running, each) for each in (once, [trunk * 3 for trunk in once]))
+    assert (again.low, again.loss, again.high) == pytest.approx((found.low, found.loss, found.high))

@@ -48,26 +48,29 @@ class ExpectedEnds:
 
     def __init__(self, curves: Curves, cells: Sequence[TrunkCell]):
         self.curves, self.cells = curves, [cell for cell in cells if not cell.shares]
-        self.ended: dict[str, Curve] = {}
+        self.ended: dict[str, list[Curve]] = {}
+        """By trunk, of those that are through."""
 
     def of(self, cell: TrunkCell) -> ExpectedEnd | None:
         """Returns where the longest run of a trunk will end; None while too little is known."""
-        if cell.shares or (running := self._curve(cell)).share <= 0:
+        if cell.shares or (running := self._curve(cell, max(cell.run_ids))).share <= 0:
             return None
-        for other in self.cells:
-            if other.trunk_id not in self.ended and (curve := self._curve(other)).final_loss:
-                self.ended[other.trunk_id] = curve
         family = [other for other in self.cells if other.config.factors == cell.config.factors and other != cell]
-        others = [self.ended[other.trunk_id] for other in family if other.trunk_id in self.ended]
-        return expected_end(running, others, self._forecast(cell))
+        for other in family:
+            if other.trunk_id not in self.ended and not other.missing(self.curves.directory):
+                found = [self._curve(other, num_tokens) for num_tokens in other.run_ids]
+                self.ended[other.trunk_id] = [curve for curve in found if curve.final_loss]
+        ended = [self.ended[other.trunk_id] for other in family if other.trunk_id in self.ended]
+        return expected_end(running, ended, self._forecast(cell))
 
-    def _curve(self, cell: TrunkCell) -> Curve:
+    def _curve(self, cell: TrunkCell, num_tokens: int) -> Curve:
+        """Returns the way to one end of a trunk, before its cooldown."""
         rows = np.array(sorted(self.curves.read(cell.trunk_id).get(TRUNK, [])), float).reshape(-1, 2)
-        longest, final = max(cell.run_ids), None
+        rows, final = rows[rows[:, 0] <= num_tokens], None
         with contextlib.suppress(OSError, ValueError):
-            record = read_record(record_path(self.curves.directory, cell.run_ids[longest]))
+            record = read_record(record_path(self.curves.directory, cell.run_ids[num_tokens]))
             final = record.loss if record.status == "done" else None
-        return Curve(rows[:, 0], rows[:, 1], longest, cell.planned[longest].num_params_total, final)
+        return Curve(rows[:, 0], rows[:, 1], num_tokens, cell.planned[num_tokens].num_params_total, final)
 
     def _forecast(self, cell: TrunkCell) -> tuple[float, float] | None:
         """Returns the log loss and its standard error that the ledger has of a target."""

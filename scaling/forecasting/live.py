@@ -1,7 +1,8 @@
 """Where a run under way will end: how runs of its family that have ended went on from where it is now.
 
 Runs of one recipe have curves of one shape (Qiu et al. 2025, arXiv:2507.02119). What is left to gain at a share of the
-way, ln(final loss) - ln(training loss so far), is regressed on ln(tokens) and ln(parameters) over the runs that ended.
+way, ln(final loss) - ln(training loss so far), is regressed on ln(tokens) and ln(parameters) over the runs that ended,
+those nearest in both first: a line through a neighbourhood, and the trend of all where a run lies beyond them.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ LEAST_SHARE = 0.15
 LEAST_ROWS = 3
 """Of the log, in the half of the way gone that is looked at."""
 LEAST_DEGREES = 2
-"""Of freedom, of the spread between the runs that have ended."""
+"""Of freedom, of the spread between the trunks that have ended."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Curve:
         """Of its way that it has gone before its cooldown."""
         return float(self.num_tokens[-1] / self.planned_tokens) if len(self.num_tokens) else 0.0
 
+    @property
+    def place(self) -> np.ndarray:
+        """ln tokens and ln parameters."""
+        return np.log([self.planned_tokens, self.num_params])
+
     def log_loss_at(self, share: float) -> float | None:
         """Returns the mean log training loss over the second half of a share of the way; None of too few rows."""
         end = share * self.planned_tokens * (1 + 1e-9)
@@ -58,42 +64,53 @@ class ExpectedEnd:
 
 
 def expected_end(
-    running: Curve, ended: Sequence[Curve], forecast: tuple[float, float] | None = None, level: float = 0.9
+    running: Curve,
+    ended: Sequence[Sequence[Curve]],
+    forecast: tuple[float, float] | None = None,
+    level: float = 0.9,
 ) -> ExpectedEnd | None:
     """Returns where a run will end, with the interval of a new run; None while too little is known.
 
     Args:
       running: the run, as far as it has come.
-      ended: runs of its family, each a trunk of its own.
+      ended: runs of its family by trunk; those of one trunk err together.
       forecast: log loss and its standard error as a law has it, taken in by its precision.
       level: probability of the interval.
     """
     share = running.share
     now = running.log_loss_at(share) if share >= LEAST_SHARE else None
-    pairs = [(each, then) for each in ended if each.final_loss and (then := each.log_loss_at(share)) is not None]
-    if now is None or len(pairs) <= LEAST_DEGREES:
+    pairs = [
+        (trunk, each, np.log(each.final_loss) - then)
+        for trunk, curves in enumerate(ended)
+        for each in curves
+        if each.final_loss and (then := each.log_loss_at(share)) is not None
+    ]
+    num_trunks = len({trunk for trunk, _, _ in pairs})
+    if now is None or not pairs:
         return None
-    gains = np.array([np.log(float(each.final_loss or 0)) - then for each, then in pairs])
-    known, own = _features([each for each, _ in pairs]), _features([running])[0]
-    for column in range(known.shape[1] - 1, 0, -1):  # what does not vary says nothing of a run that is elsewhere
-        if np.ptp(known[:, column]) < 1e-9 or len(pairs) - known.shape[1] < LEAST_DEGREES:
-            if abs(own[column] - known[:, column].mean()) > np.ptp(known[:, column]) / 2 + 1e-9:
-                return None
-            known, own = np.delete(known, column, axis=1), np.delete(own, column)
-    inverse = np.linalg.pinv(known)
-    slope, degrees = inverse @ gains, len(pairs) - np.linalg.matrix_rank(known)
-    spread = float(np.sum((gains - known @ slope) ** 2) / degrees)
-    variance = spread * float(1 + np.sum((own @ inverse) ** 2))
-    middle = now + float(own @ slope)
+    gains = np.array([gain for _, _, gain in pairs])
+    off = np.array([each.place for _, each, _ in pairs]) - running.place  # [runs, 2]
+    varies = np.ptp(off, axis=0) > 1e-9
+    if num_trunks - 1 - varies.sum() < LEAST_DEGREES or np.abs(off[:, ~varies]).max(initial=0) > 1e-9:
+        return None  # what does not vary says nothing of a run that is elsewhere
+    known = np.column_stack([np.ones(len(gains)), off[:, varies]])
+    weight = 1 / (1 + np.sum(off**2, axis=1)) ** 2
+    root = np.sqrt(weight)
+    solve = np.linalg.pinv(known * root[:, None]) * root  # [columns, runs]: gains to the plane through them
+    slope, taken = solve @ gains, solve[0]
+    # Errors are taken as one for all runs of a trunk; left then is sum(weight * residual^2) = variance * trace(left).
+    trunks = np.array([trunk for trunk, _, _ in pairs])
+    alike = (trunks[:, None] == trunks).astype(float)
+    residual = np.eye(len(gains)) - known @ solve
+    left = residual.T @ (weight[:, None] * residual) @ alike
+    degrees = float(np.trace(left) ** 2 / np.trace(left @ left))  # Satterthwaite
+    spread = np.sum(weight * (gains - known @ slope) ** 2) / np.trace(left)
+    variance = float(spread * (1 + taken @ alike @ taken))
+    middle = now + float(slope[0])
     if forecast is not None and forecast[1] > 0 and variance > 0:
         precision = 1 / variance + 1 / forecast[1] ** 2
         middle = (middle / variance + forecast[0] / forecast[1] ** 2) / precision
         variance = 1 / precision
-    half = float(t_quantile(np.array(float(degrees)), 0.5 + level / 2)) * variance**0.5
+    half = float(t_quantile(degrees, 0.5 + level / 2)) * variance**0.5
     low, loss, high = np.exp([middle - half, middle, middle + half]).tolist()
     return ExpectedEnd(loss, low, high, level, share)
-
-
-def _features(curves: Sequence[Curve]) -> np.ndarray:
-    """Returns [curves, 3]: one, ln tokens and ln parameters."""
-    return np.array([[1.0, np.log(each.planned_tokens), np.log(each.num_params)] for each in curves])

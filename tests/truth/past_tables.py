@@ -80,7 +80,9 @@ def past_tables() -> Check:
                     record = heard([squares[other] for other in sisters[:SISTERS]])
                     pair = [own.errors(each)[:2] for each in (None, record)]
                     found.setdefault(family_of(name), []).append(tuple(part for each in pair for part in each))
-    board = [("family", "fits", "inside", "after", "half-width", "after", "interval score", "after")]
+    board: list[tuple[str, ...]] = [
+        ("family", "fits", "inside", "after", "half-width", "after", "interval score", "after")
+    ]
     means = []
     for family, fits in found.items():
         before, half_before, after, half_after = (np.concatenate(part) for part in zip(*fits, strict=True))
