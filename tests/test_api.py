@@ -35,6 +35,7 @@ SIGNATURES = {
     "Recipe.read": "path",
     "Recipe.write": "self, path",
     "Run.evaluate": "self, text=None",
+    "Run.translate": "self, texts, beam=4",
     "Run.generate": "self, prompt='', num_tokens=100, temperature=1.0, top_k=None, seed=0, top_p=1.0, "
     "stops_at_end=False, stop=(), draft=None",
     "Run.export": "self, path, form='weights'",
@@ -253,10 +254,10 @@ def test_a_forecast_shows_value_interval_level_and_where_its_width_comes_from(la
 
 
 def test_tables_without_pandas_are_dicts_of_arrays(monkeypatch):
-    from kleiber.experiments.api import runs as module
+    from kleiber.experiments.api.frame import frame
 
     monkeypatch.setitem(sys.modules, "pandas", None)
-    found = module._frame([{"step": 1, "loss": 2.0}, {"step": 2}])
+    found = frame([{"step": 1, "loss": 2.0}, {"step": 2}])
     assert found["step"].tolist() == [1, 2] and found["loss"].tolist() == [2.0, None]
 
 
