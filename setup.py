@@ -61,7 +61,12 @@ setup(
         "bench": ["torch>=2.6"],  # the peer of `kleiber bench`; nothing else imports it
         "ray": ["ray>=2.50"],  # of `--launch ray` alone
         "lm-eval": LM_EVAL,  # of `kleiber eval --task lm-eval:NAME`
-        "huggingface": ["transformers>=5", "torch>=2.6", *LM_EVAL],  # of tests beside them: make huggingface
+        "huggingface": [
+            "transformers>=5",
+            "torch>=2.6",
+            "peft>=0.17",
+            *LM_EVAL,
+        ],  # of tests beside them: make huggingface
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         # The compiler for TPUs alone (about 140 MB), as jax[tpu] of each release pins it: `kleiber compile --topology`.

@@ -32,6 +32,9 @@ def check_adapter(config: Any) -> None:
     adapter = config.adapter
     if adapter is None:
         return
+    if adapter.kind == "prompt":
+        _check_prompt(config)
+        return
     if config.experts:
         raise ValueError("model.adapter with model.experts: adapters stand beside plain matrices; set one to None.")
     shapes = {name: shape for name, shape in config.matrix_shapes().items() if name in adapter.matrices}
@@ -42,4 +45,17 @@ def check_adapter(config: Any) -> None:
         raise ValueError(
             f"adapter.rank {adapter.rank} is not below the {min(shape)} of the matrix {name} {shape[0]} x {shape[1]}: "
             f"training all of it costs no more; choose at most {min(shape) - 1}."
+        )
+
+
+def _check_prompt(config: Any) -> None:
+    """Checks that rows can begin with virtual tokens. Raises ValueError if not."""
+    if config.image is not None:
+        raise ValueError(
+            f"adapter.kind prompt with family '{config.family}': it stands in front of text; leave it out."
+        )
+    if config.positions == "learned":
+        raise ValueError(
+            f"adapter.kind prompt with positions='learned', a table of {config.seq_len} places that the text takes up: "
+            f"a start with rotary positions has room for {config.adapter.num_virtual_tokens} more."
         )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from kleiber.fields import check_fields
+from kleiber.model.adapter import AdapterConfig, AdapterTarget
 from kleiber.model.conditions import check_adapter, check_ranks
 from kleiber.model.encoder import EncoderConfig, check_encoder
 from kleiber.model.image import ImageConfig, check_image
@@ -44,10 +45,6 @@ class ExpertsConfig:
         check_fields(self, num_shared="[0, inf)", capacity_factor="(0, inf)", **counts, **weights)
         if self.num_active > self.num_experts:
             raise ValueError(f"experts: {self.num_active} active of {self.num_experts}, expected at most all of them.")
-
-
-AdapterTarget = Literal["query", "key", "value", "output", "up", "gate", "down"]
-"""The matrices of a layer."""
 
 
 @dataclass(frozen=True)
@@ -113,37 +110,6 @@ class CompressionConfig:
     def is_low_rank(self) -> bool:
         """Whether factors stand in the place of any matrix."""
         return self.rank_share != 1
-
-
-LOW_RANK = ("lora", "dora")
-"""Kinds of adapters that are a change of their weight, and can be merged into it."""
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """Small weights beside matrices of the layers (model/adapters/): in fine-tuning they move, the matrices stay."""
-
-    kind: Literal["lora", "dora", "bottleneck"] = "lora"
-    """lora: a product of two narrow matrices is added to a matrix; dora: and the length of each of its outputs is a
-    weight; bottleneck: what a matrix gives passes a narrow feed-forward besides."""
-    rank: int = 8
-    """The narrow width."""
-    alpha: float = 8.0
-    """The product of lora and dora is multiplied by alpha / rank."""
-    targets: tuple[AdapterTarget, ...] | None = None
-    """Which matrices; None is all of them, for bottleneck the two that write to the residual stream."""
-
-    def __post_init__(self) -> None:
-        check_fields(self, rank="[1, inf)", alpha="(0, inf)")
-        if self.targets == ():
-            raise ValueError("adapter.targets is empty, expected matrices such as query,value, or None for the usual.")
-
-    @property
-    def matrices(self) -> tuple[str, ...]:
-        """Names of the matrices that have an adapter, where a layer has them."""
-        if self.targets is not None:
-            return self.targets
-        return ("output", "down") if self.kind == "bottleneck" else get_args(AdapterTarget)
 
 
 @dataclass(frozen=True)
@@ -312,7 +278,12 @@ class ModelConfig:
     @property
     def context(self) -> int:
         """Places that attention looks at together."""
-        return self.num_positions * self.seq_len
+        return self.num_positions * self.seq_len + self.num_virtual_tokens
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Vectors in front of every row (adapters/prompt.py)."""
+        return self.adapter.num_virtual_tokens if self.adapter and self.adapter.kind == "prompt" else 0
 
     def on_platform(self, platform: str) -> "ModelConfig":
         """Returns the config with the attention kernel that a platform has: splash for `tpu`; cudnn for `gpu` where its

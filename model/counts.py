@@ -98,7 +98,7 @@ def num_params_head(config: ModelConfig) -> int:
 
 def num_params_adapter(config: ModelConfig) -> int:
     """Returns the parameters of one layer's adapters that enter matrix products: (inputs + outputs) rank of a matrix,
-    2 outputs rank where its output passes a bottleneck."""
+    2 outputs rank where its output passes a bottleneck; none where virtual tokens stand in front."""
     if (adapter := config.adapter) is None:
         return 0
     shapes = [shape for name, shape in config.matrix_shapes().items() if name in adapter.matrices]
@@ -106,11 +106,12 @@ def num_params_adapter(config: ModelConfig) -> int:
     return adapter.rank * sum(outputs + (outputs if is_bottleneck else inputs) for inputs, outputs in shapes)
 
 
-def _num_magnitudes(config: ModelConfig) -> int:
-    """Lengths that the DoRA of one layer has."""
-    if config.adapter is None or config.adapter.kind != "dora":
+def _num_factors(config: ModelConfig) -> int:
+    """Numbers of one layer's adapters that multiply and enter no matrix product: lengths of DoRA, singular values."""
+    if (adapter := config.adapter) is None or adapter.kind not in ("dora", "adalora"):
         return 0
-    return sum(shape[1] for name, shape in config.matrix_shapes().items() if name in config.adapter.matrices)
+    outputs = [shape[1] for name, shape in config.matrix_shapes().items() if name in adapter.matrices]
+    return sum(outputs) if adapter.kind == "dora" else adapter.rank * len(outputs)
 
 
 def _feed_forward_matrices(config: ModelConfig) -> int:
@@ -153,8 +154,8 @@ def num_params_non_embedding(config: ModelConfig) -> int:
         num_attentions, num_stacks = 2 * config.num_layers + config.encoder.num_layers, 2
         num_feed_forwards += config.encoder.num_layers
     vectors = (num_attentions + num_feed_forwards + num_stacks) * vectors_per_norm
-    vectors += config.has_previous_token_mix + config.has_next_token_mix
-    of_layers = num_params_layers(config) + config.num_layers * _num_magnitudes(config)
+    vectors += config.has_previous_token_mix + config.has_next_token_mix + config.num_virtual_tokens
+    of_layers = num_params_layers(config) + config.num_layers * _num_factors(config)
     of_layers += num_attentions * 2 * config.d_head * config.has_qk_norm_gain
     return of_layers + num_params_pixels(config) + vectors * config.d_model
 
@@ -180,7 +181,13 @@ def multiplied_in_layers(config: ModelConfig) -> int:
         of_source = num_params_layers(encoder, True) + config.num_layers * _matrices(config, "key", "value")
         of_target = num_params_layers(decoder, True) + config.num_layers * _matrices(config, "query", "output")
         return of_target + _a_target(config, config.encoder.seq_len * of_source)
-    return config.num_positions * num_params_layers(config, is_active=True)
+    return _of_places(config, num_params_layers(config, is_active=True))
+
+
+def _of_places(config: ModelConfig, of_place: float) -> int:
+    """Returns what each target bears of what every place of its row has: its patches, and a share of virtual tokens."""
+    virtual = _a_target(config, config.num_virtual_tokens * of_place) if config.num_virtual_tokens else 0
+    return round(config.num_positions * of_place) + virtual
 
 
 def _a_target(config: ModelConfig, of_row: float) -> int:
@@ -205,8 +212,8 @@ def _attention_flops(config: ModelConfig) -> int:
     image, for each of T patches."""
     if not config.has_attention:
         return 0
-    square = config.num_positions * config.context
-    of_own = 12 * config.num_layers * square * config.num_heads * config.d_head
+    of_place = 12 * config.num_layers * config.context * config.num_heads * config.d_head
+    of_own = _of_places(config, of_place)
     return of_own + _source_attention_flops(config)
 
 
@@ -257,7 +264,7 @@ def flops_per_token_computed(config: ModelConfig) -> float:
     forward, backward = _computed_attention_flops(config)
     repeated = _repeated_flops(config, matrices, forward) if config.has_remat else 0
     idle = num_params_block_matrices(config, is_active=True) - matrices
-    extra = -6 * config.num_positions * config.num_layers * idle
+    extra = -6 * _of_places(config, config.num_layers * idle)
     return matmul_flops_per_token(config) + extra + forward + backward + repeated
 
 
@@ -302,12 +309,12 @@ def _repeated_flops(config: ModelConfig, matrices: int, attention: float) -> flo
     of_attention = num_params_block_matrices(replace(config, experts=None)) - _feed_forward_matrices(config)
     if config.remat_keeps == "nothing":
         repeated = matrices - num_last * _last_product(config)
-        return 2 * config.num_positions * config.num_layers * repeated + attention
+        return 2 * _of_places(config, config.num_layers * repeated) + attention
     scores = 0 if config.has_fused_attention else attention / 2
     if config.remat_keeps != "attention":
         return scores
     repeated = matrices - of_attention - num_last * _last_product(config)
-    return 2 * config.num_positions * config.num_layers * repeated + scores
+    return 2 * _of_places(config, config.num_layers * repeated) + scores
 
 
 def flops_per_token_6n(config: ModelConfig) -> int:

@@ -26,7 +26,7 @@ from kleiber.model.encoder import parts
 
 Role = Literal[
     "embedding", "pixels", "positions", "query", "hidden", "output", "router", "head", "gain", "bias", "mix",
-    "adapter_in", "adapter_out",
+    "adapter_in", "adapter_out", "singular_values", "prompt",
 ]  # fmt: skip
 
 ROLE_OF_WEIGHT: dict[str, Role] = {
@@ -55,6 +55,10 @@ ROLE_OF_WEIGHT: dict[str, Role] = {
     "magnitude": "gain",  # of DoRA, over the length that the weight had
     "narrow": "adapter_in",
     "widen": "adapter_out",
+    "left_vectors": "adapter_in",  # of AdaLoRA
+    "right_vectors": "adapter_in",
+    "singular_values": "singular_values",
+    "prompt": "prompt",  # a table of virtual tokens, as that of tokens
 }
 BASE = "base"
 """The name of a weight that an adapter stands beside, in the folder of its own name."""
@@ -98,7 +102,8 @@ def rules(config: ModelConfig) -> dict[Role, Rule]:
     or not; a tied head is the embedding and starts and moves as `embedding` says.
 
     Of an adapter the first matrix starts and moves as a hidden one, the second at zero with one learning rate at all
-    widths: its inputs are few and of order one (Hayou et al. 2024, arXiv:2402.12354)."""
+    widths: its inputs are few and of order one (Hayou et al. 2024, arXiv:2402.12354). The singular values of AdaLoRA
+    stand between vectors of length one, whose entries are of order d_model**-.5, and take steps longer by so much."""
     width = config.d_model / config.base_d_model
     depth = config.num_layers / config.base_num_layers
     vectors: dict[Role, Rule] = {
@@ -119,6 +124,8 @@ def rules(config: ModelConfig) -> dict[Role, Rule]:
     adapters: dict[Role, Rule] = {
         "adapter_in": matrices["hidden"],
         "adapter_out": Rule(0.0, learning_rate=1.0, weight_decay=1.0),
+        "singular_values": Rule(0.0, learning_rate=config.d_model**0.5, weight_decay=0.0),
+        "prompt": matrices["embedding"],
     }
     return vectors | matrices | adapters | {"pixels": pixels}
 

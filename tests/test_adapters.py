@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kleiber.model.adapter import AdapterConfig
 from kleiber.model.adapters.tree import merge, put_on
-from kleiber.model.config import AdapterConfig, CompressionConfig, ExpertsConfig, ModelConfig
+from kleiber.model.config import CompressionConfig, ExpertsConfig, ModelConfig
 from kleiber.model.counts import num_params_total
 from kleiber.model.functional import apply, init_params
 from kleiber.model.selection import select, weight_sizes
@@ -20,6 +21,7 @@ KINDS = {
     "lora on two": AdapterConfig("lora", rank=2, targets=("query", "down")),
     "dora": AdapterConfig("dora", rank=3, alpha=6.0, targets=("value", "up", "output")),
     "bottleneck": AdapterConfig("bottleneck", rank=3),
+    "adalora": AdapterConfig("adalora", rank=3, alpha=6.0),
 }
 
 
@@ -41,6 +43,9 @@ def test_an_adapter_begins_as_if_it_were_not_there(name):
 
 def by_hand(adapter, weights):
     """The matrix that an adapted one is worth, by the formulas of the papers in float64."""
+    if adapter.kind == "adalora":
+        weights = weights | {"lora_a": weights["left_vectors"] @ np.diag(weights["singular_values"]),
+                             "lora_b": weights["right_vectors"]}  # fmt: skip
     base, a, b = (np.asarray(weights[name], np.float64) for name in ("base", "lora_a", "lora_b"))
     whole = base + adapter.alpha / adapter.rank * a @ b
     if adapter.kind == "dora":
@@ -57,7 +62,7 @@ def replaced(adapter, tree):
     return {name: replaced(adapter, each) for name, each in tree.items()}
 
 
-@pytest.mark.parametrize("name", ["lora", "lora on two", "dora"])
+@pytest.mark.parametrize("name", ["lora", "lora on two", "dora", "adalora"])
 def test_logits_are_those_of_the_matrices_worked_out_by_hand_and_of_the_merged_tree(name):
     config = replace(PLAIN, adapter=KINDS[name])
     params = moved(config)
@@ -79,7 +84,7 @@ def test_a_bottleneck_adds_a_narrow_feed_forward_of_what_its_matrix_gives():
     # Without a norm's gain the residual stream is that of the plain layer plus what the bottleneck adds, linear in U.
     at_norm = [_residual(config, tree) for tree in (silent, params, double)]
     np.testing.assert_allclose(at_norm[2] - at_norm[0], 2 * (at_norm[1] - at_norm[0]), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="'bottleneck' to merge, expected lora or dora"):
+    with pytest.raises(ValueError, match="'bottleneck' to merge, expected lora, dora, adalora"):
         merge(config, params)
 
 
@@ -114,6 +119,7 @@ def test_counts_are_those_of_the_tree_with_an_adapter(name, is_scanned):
         "lora on two": 2 * 2 * (32 + 64),
         "dora": 2 * (3 * (24 + 64 + 32) + 8 + 48 + 16),
         "bottleneck": 2 * 3 * (32 + 32),
+        "adalora": 2 * 3 * (32 + 24 + 24 + 32 + 64 + 64 + 64 + 7),
     }
     assert sum(sizes[path] for path in select(config, "adapter")) == expected[name]
     assert num_params_total(config) - num_params_total(PLAIN) == expected[name]
@@ -142,9 +148,25 @@ def test_words_mean_weights_and_a_word_that_means_none_names_the_nearest():
     [
         ({"adapter": AdapterConfig(rank=8)}, "adapter.rank 8 is not below the 8 of the matrix key 16 x 8"),
         ({"adapter": AdapterConfig(rank=2), "experts": ExpertsConfig(4)}, "beside plain matrices"),
+        ({"adapter": AdapterConfig("prompt"), "positions": "learned"}, "a table of 8 places that the text takes up"),
         ({"adapter": AdapterConfig(rank=2, targets=("gate",)), "is_gated": False}, "names no matrix of this shape"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(fields, words):
     with pytest.raises(ValueError, match=words):
         replace(PLAIN, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "prompt", "targets": ("up",)}, "kind prompt, which has no matrices"),
+        ({"kind": "prompt", "num_virtual_tokens": 0}, "num_virtual_tokens is 0, expected at least 1"),
+        ({"kind": "adalora", "rank": 2, "target_rank": 3}, "target_rank 3 is above adapter.rank 2"),
+        ({"kind": "adalora", "budget_steps": (5, 5)}, r"budget_steps \(5, 5\), expected \(first, last\)"),
+        ({"kind": "adalor"}, "did you mean 'adalora'"),
+    ],
+)
+def test_fields_of_an_adapter_that_contradict_each_other_are_refused(fields, words):
+    with pytest.raises(ValueError, match=words):
+        AdapterConfig(**fields)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kleiber.model.config import AdapterConfig, CompressionConfig, ExpertsConfig, ModelConfig
+from kleiber.model.adapter import AdapterConfig
+from kleiber.model.config import CompressionConfig, ExpertsConfig, ModelConfig
 from kleiber.model.decode.generate import answer, generate, generate_rows
 from kleiber.model.decode.inference import inference_config
 from kleiber.model.decode.sample import Sampling, draw

@@ -14,7 +14,8 @@ from kleiber.experiments.cli import main
 from kleiber.experiments.exchange.peft_folder import write_peft
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import trunk_cells
-from kleiber.model.config import AdapterConfig, ModelConfig
+from kleiber.model.adapter import AdapterConfig
+from kleiber.model.config import ModelConfig
 from kleiber.model.functional import abstract_params, init_params
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.checkpoints.checkpoint import load_arrays
@@ -55,6 +56,8 @@ WAYS = {
     "lora": tuned(adapter=LORA),
     "lora and head": tuned("head", LORA),
     "last layer": tuned("blocks/01"),
+    "adalora": tuned(adapter=AdapterConfig("adalora", rank=2, alpha=4.0, budget_steps=(2, 8))),
+    "prompt": tuned(adapter=AdapterConfig("prompt", num_virtual_tokens=4)),
 }
 
 
@@ -99,6 +102,8 @@ MOVING = {
     "lora": lambda name: "lora_" in name,
     "lora and head": lambda name: "lora_" in name or name == "params/head",
     "last layer": lambda name: name.startswith("params/blocks/01/"),
+    "adalora": lambda name: name.endswith(("_vectors", "_values")),
+    "prompt": lambda name: name == "params/input/prompt",
 }
 
 
@@ -117,9 +122,11 @@ def test_the_optimizer_holds_two_numbers_of_each_weight_that_moves_and_none_of_t
     counted = num_params_trained(WAYS[name])
     # By hand: the head 16 x 32; LoRA of rank 2 (inputs + outputs) of four 16 x 16, 16 x 64 and 64 x 16, two layers.
     assert counted == {"head": 512, "lora": 2 * 2 * (4 * 32 + 80 + 80), "lora and head": 512 + 1152,
-                       "last layer": 4 * 256 + 2 * 1024}[name]  # fmt: skip
+                       "last layer": 4 * 256 + 2 * 1024, "adalora": 1152 + 2 * 2 * 6,
+                       "prompt": 4 * 16}[name]  # fmt: skip
     moments = [leaf for leaf in jax.tree.leaves(runs[name][2].initial.opt_state) if leaf.ndim]
-    assert sum(leaf.size for leaf in moments) == 2 * counted
+    each = 4 if name == "adalora" else 2  # and of AdaLoRA how sensitive the loss is to it
+    assert sum(leaf.size for leaf in moments) == each * counted
 
 
 @pytest.mark.parametrize("mesh", [{"data": 2}, {"fsdp": 2}, {"tensor": 2}], ids=str)
@@ -154,7 +161,10 @@ def test_flops_are_the_products_of_the_compiled_gradient(name):
     # On CPU attention adds up the columns of a head by products with zeros and ones, 4 N D = 128 a layer, half of them
     # backward. And the lowest layer that moves needs no gradient of its input, which three matrices 16 x 16 would give,
     # with LoRA through three of 16 x 2 besides: that is not counted out.
-    sums, spared = {"all": (256, 0), "head": (128, 0), "last layer": (192, 3 * 512)}.get(name, (256, 3 * (512 + 64)))
+    sums, spared = {
+        "all": (256, 0), "head": (128, 0), "last layer": (192, 3 * 512),
+        "prompt": (256 * 12 / 8, 0),  # four virtual tokens in front of eight
+    }.get(name, (256, 3 * (512 + 64)))  # fmt: skip
     assert found == trained_flops_per_token(config) + sums - spared
 
 
@@ -265,7 +275,7 @@ def test_an_adapter_is_exported_as_peft_names_and_turns_it_and_merged_as_a_plain
     )
     plain = next((folder / "out" / "runs").glob("*-D1280"))
     assert main(["export", str(plain), "--to", str(folder / "no"), "--form", "peft"]) == 2
-    assert "the run has no adapter, expected lora or dora" in capsys.readouterr().err
+    assert "the run has no adapter, expected lora, dora, adalora, prompt" in capsys.readouterr().err
 
 
 def test_the_lengths_of_a_dora_are_exported_as_they_are_and_stacked_layers_one_by_one(tmp_path):

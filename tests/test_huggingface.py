@@ -25,7 +25,8 @@ from kleiber.experiments.exchange.tokenizer_files import tokenizer_files
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.start_problems import start_problems
 from kleiber.experiments.presets import MODELS
-from kleiber.model.config import AdapterConfig, CompressionConfig, ExpertsConfig, ModelConfig
+from kleiber.model.adapter import AdapterConfig
+from kleiber.model.config import CompressionConfig, ExpertsConfig, ModelConfig
 from kleiber.model.decode.inference import inference_config
 from kleiber.model.functional import apply as plain_apply
 from kleiber.train.beginning import first_weights

@@ -11,10 +11,11 @@ from test_compress import DENSE as LONGER
 from test_compress import MODEL, level, run, tokens_of_no_corpus  # noqa: F401
 
 from kleiber.experiments.directory.record import planned_records
+from kleiber.model.adapter import AdapterConfig
 from kleiber.model.calibration import second_moments
 from kleiber.model.compress.low_rank import factors
 from kleiber.model.compress.tree import begin
-from kleiber.model.config import AdapterConfig, CompressionConfig, ExpertsConfig, ModelConfig
+from kleiber.model.config import CompressionConfig, ExpertsConfig, ModelConfig
 from kleiber.model.counts import count, num_params_total
 from kleiber.model.functional import abstract_params, apply, init_params
 from kleiber.parallel.config import MeshConfig

@@ -387,6 +387,16 @@ CLAIMS = {
             "test_logits_are_those_of_the_matrices_worked_out_by_hand_and_of_the_merged_tree",
         ),
     ),
+    "model.adapter.num_virtual_tokens": elsewhere(
+        "test_prompt_tuning.py", "test_it_counts_as_vectors_that_move_and_as_places_that_every_row_has_more"
+    ),
+    **dict.fromkeys(
+        ("model.adapter.target_rank", "model.adapter.budget_steps"),
+        elsewhere("test_adalora.py", "test_the_mean_rank_falls_by_a_cubic_between_its_two_steps"),
+    ),
+    "model.adapter.orthogonality": elsewhere(
+        "test_adalora.py", "test_the_gradient_of_a_step_has_that_of_the_penalty_whatever_the_micro_batches"
+    ),
     "optimizer.groups": elsewhere(
         "test_fine_tuning.py", "test_a_group_has_its_own_learning_rate_and_the_first_that_means_a_weight_counts"
     ),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from kleiber.experiments.audit.coordinate_check import check_coordinates, family, named_activations, synthetic_tokens
-from kleiber.model.config import AdapterConfig, CompressionConfig, ExpertsConfig, ModelConfig
+from kleiber.model.adapter import AdapterConfig
+from kleiber.model.config import CompressionConfig, ExpertsConfig, ModelConfig
 from kleiber.model.functional import apply, init_params
 from kleiber.model.image import ImageConfig
 from kleiber.model.parametrization import (
@@ -113,7 +114,9 @@ def test_attention_scale_falls_as_one_over_head_width_in_mup_and_its_root_otherw
 def test_every_weight_of_the_tree_has_a_role_and_an_unknown_one_is_refused():
     mixed = dataclasses.replace(WIDE, experts=ExpertsConfig(num_experts=2))
     encoder = dataclasses.replace(WIDE, family="encoder", has_next_token_mix=True)
-    adapted = [dataclasses.replace(BASE, adapter=AdapterConfig(kind, rank=2)) for kind in ("dora", "bottleneck")]
+    kinds = ("dora", "bottleneck", "adalora")
+    adapted = [dataclasses.replace(BASE, adapter=AdapterConfig(kind, rank=2)) for kind in kinds]
+    adapted.append(dataclasses.replace(BASE, positions="rotary", adapter=AdapterConfig("prompt")))
     gained = dataclasses.replace(BASE, has_qk_norm=True, has_qk_norm_gain=True)
     factored = dataclasses.replace(BASE, compression=CompressionConfig(rank_share=0.5))
     images = [

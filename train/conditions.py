@@ -100,6 +100,11 @@ def check_mesh(config: Any) -> None:
     for axis, size, what, length in split:
         if length % size:
             raise ValueError(f"mesh {mesh}: {axis} = {size} does not divide {what} = {length:g}; change one of them.")
+    if mesh.context > 1 and model.num_virtual_tokens:
+        raise ValueError(
+            f"mesh {mesh}: rows with {model.num_virtual_tokens} virtual tokens in front are not split over `context`; "
+            f"set context=1, or another adapter.kind."
+        )
     if mesh.stage > 1 and not model.has_scanned_layers:
         raise ValueError(f"mesh {mesh}: a pipeline needs model.has_scanned_layers=True, so that layers form one array.")
     if mesh.num_microbatches(int(parts)) < mesh.stage:

@@ -9,14 +9,15 @@ from jax.sharding import PartitionSpec
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
 from kleiber.train.objective.mean import weighted_mean
+from kleiber.train.objective.penalty import with_penalties
 from kleiber.train.objective.table import OBJECTIVES
 from kleiber.train.trained import join, separate
 from kleiber.train.update.noise_scale import NOISE, logged_names, noise_and_signal, squared_norm
 
 
 def gradients(config: TrainConfig, params: Any, batch: Batch, key: jax.Array | None, scale: jax.Array | None = None):
-    """Returns (what is logged, gradients) of the mean over the targets of a batch, in accumulation_steps micro-batches;
-    a weight that stays has None for a gradient.
+    """Returns (what is logged, gradients) of the mean over the targets of a batch, in accumulation_steps micro-batches,
+    and of what training adds of the weights alone; a weight that stays has None for a gradient.
 
     Args:
       config: the trunk; accumulation_steps None is one.
@@ -83,7 +84,8 @@ def gradients(config: TrainConfig, params: Any, batch: Batch, key: jax.Array | N
         logged |= noise_and_signal(logged[NOISE], grads, len(jax.tree.leaves(batch)[0]), num_parts)
         if scale is not None:
             logged |= {name: logged[name] / jnp.square(scale) for name in logged_names(config)}
-    return logged, grads if scale is None else jax.tree.map(lambda g: g / scale, grads)
+    grads = grads if scale is None else jax.tree.map(lambda g: g / scale, grads)
+    return with_penalties(config, params, logged, grads)
 
 
 def _is_plain_mean(config: TrainConfig, batch: Batch) -> bool:

@@ -14,14 +14,14 @@ from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
 from kleiber.train.gradients import gradients
 from kleiber.train.micro_batches import num_micro_batches
+from kleiber.train.objective import penalty
 from kleiber.train.objective.distillation import taught
 from kleiber.train.objective.table import OBJECTIVES
 from kleiber.train.state import Hyperparameters, TrainState
 from kleiber.train.trained import join, separate
-from kleiber.train.update import delayed_sync
+from kleiber.train.update import delayed_sync, noise_scale
 from kleiber.train.update.guard import choose, empty_log, judge
 from kleiber.train.update.loss_scale import next_scale
-from kleiber.train.update.noise_scale import logged_names
 from kleiber.train.update.optimizer import Optimizer
 
 
@@ -84,7 +84,7 @@ def compile_steps(config: TrainConfig, optimizer: Optimizer, num_members: int = 
             log = log.with_step(index, logged)
             return TrainState(params, opt_state, step, window, loss_scale, outer), log
 
-        logged = (*objective.logged(config), *logged_names(config))
+        logged = (*objective.logged(config), *noise_scale.logged_names(config), *penalty.logged_names(config))
         start = (state, empty_log(fractions.shape[0], logged))
         state, log = jax.lax.fori_loop(0, num_steps, one_step, start)
         param_norm = optax.global_norm(state.params).astype(jnp.float32)

@@ -6,6 +6,7 @@ from kleiber.model.counts import (
     flops_per_token,
     matmul_flops_per_token,
     multiplied_in_layers,
+    num_params_adapter,
     num_params_head,
     num_params_layers,
     num_params_total,
@@ -67,16 +68,17 @@ def trained_flops_per_token(config: TrainConfig) -> int:
 
     A matrix that stays needs no gradient of its own, 2 a parameter; and below the lowest thing that moves nothing flows
     back, 2 a parameter and two thirds of attention. So a head alone costs a little over a third, and LoRA two thirds.
-    A teacher costs its forward pass, a third of training it.
+    A teacher costs its forward pass, a third of training it; the penalty of AdaLoRA 6 (D + F) rank^2 a matrix and step.
     """
     model = config.model
     whole = flops_per_token(model)
     told = flops_per_token(config.teacher.shape) // 3 if config.teacher else 0
     if moves_all(config):
         return whole + told
+    from kleiber.model.adapters.adapted import VALUES
     from kleiber.model.selection import weight_sizes
 
-    sizes, paths = weight_sizes(model), trained_paths(config)
+    sizes, paths = weight_sizes(model), frozenset(p for p in trained_paths(config) if not p.endswith(f"/{VALUES}"))
     is_moving_head = ("input/embedding" if model.has_tied_head else "head") in paths
     head, layers = num_params_head(model), multiplied_in_layers(model)
     in_layers = sum(sizes[path] for path in paths if path.startswith("blocks/"))
@@ -85,7 +87,15 @@ def trained_flops_per_token(config: TrainConfig) -> int:
     share = _share_flowed_through(config, paths)  # of the layers
     forward = 2 * (layers + head) + attention // 3
     back = 2 * round(share * layers) + round(share * attention * 2 / 3) + (2 * head if share else 0)
-    return told + forward + back + 2 * (in_layers + is_moving_head * head)
+    return told + forward + back + 2 * (in_layers + is_moving_head * head) + _penalty_flops(config)
+
+
+def _penalty_flops(config: TrainConfig) -> int:
+    """Returns what each token bears of the products of singular vectors with each other, once a step."""
+    model, adapter = config.model, config.model.adapter
+    if adapter is None or adapter.kind != "adalora" or not adapter.orthogonality:
+        return 0
+    return round(6 * adapter.rank * model.num_layers * num_params_adapter(model) / config.tokens_per_step)
 
 
 def _share_flowed_through(config: TrainConfig, paths: frozenset[str]) -> float:

@@ -22,8 +22,8 @@ class Options:
     to: Path
     """The file to write; with --form peft or huggingface the folder."""
     form: Literal["weights", "merged", "peft", "huggingface"] = "weights"
-    """weights as they are; merged, with the adapter (lora, dora) in its matrices; peft, the adapter alone; huggingface,
-    config.json, model.safetensors and the tokenizer as transformers reads them."""
+    """weights as they are; merged, with the adapter (lora, dora, adalora) in its matrices; peft, the adapter alone;
+    huggingface, config.json, model.safetensors and the tokenizer as transformers reads them."""
 
 
 def run(options: Options) -> int:

@@ -134,7 +134,7 @@ def _layers(model: ModelConfig, mesh: MeshConfig, rows: float, size: int) -> lis
     if not model.has_attention:
         return [(model.num_layers, _residual_layer(model, mesh, rows, size))]
     if model.encoder is None:
-        tokens = rows * model.seq_len / mesh.context * model.num_positions
+        tokens = rows * model.context / mesh.context
         return [(model.num_layers, _layer(model, mesh, tokens, size))]
     encoder, decoder = parts(model)
     reading, writing = (_layer(part, mesh, rows * part.seq_len, size) for part in (encoder, decoder))

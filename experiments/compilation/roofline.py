@@ -71,7 +71,7 @@ def sent_bytes(config: TrainConfig) -> dict[str, float]:
     gathers = 2 if model.has_remat else 1
     gathered = size * (layers * gathers * layer + (1 + (config.loss_blocks > 1)) * head / mesh.tensor)
     summed = size * (layers * layer + head / mesh.tensor)
-    activations = size * tokens * model.num_positions * model.d_model
+    activations = size * tokens * model.context / model.seq_len * model.d_model
     # A layer: two forward, two backward, one recomputed if the output of attention is.
     reduced = 5 if model.has_remat and model.remat_keeps == "nothing" else 4
     sent = {
@@ -133,7 +133,7 @@ def hbm_traffic(config: TrainConfig, state_bytes: float) -> float:
         width = int(width * (model.experts.num_active * model.experts.capacity_factor + model.experts.num_shared))
     heads = model.num_heads * model.d_head + 2 * model.kv_heads * model.d_head
     per_token = 6 * model.d_model + (2 * heads + width) / mesh.tensor
-    places = tokens * model.num_positions
+    places = tokens * model.context / model.seq_len
     activations = 4 * 2 * size * layers * places * per_token
     seen = model.context * (model.attention_blocks + 1) / (2 * model.attention_blocks) / mesh.context
     scores = 0 if model.has_fused_attention else 4 * 2 * 4 * layers * places * seen * model.num_heads / mesh.tensor

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kleiber.model.config import LOW_RANK, CompressionConfig, ModelConfig
+from kleiber.model.adapter import LOW_RANK
+from kleiber.model.config import CompressionConfig, ModelConfig
 from kleiber.model.parametrization import attention_scale, rules
 
 Arrays = dict[str, np.ndarray]
@@ -52,7 +53,9 @@ def plain_form(config: ModelConfig, tree: Any) -> PlainForm:
             raise without_counterpart(f"model.{name}={found!r}", f"only {value!r} has one")
     if config.adapter is not None:
         if config.adapter.kind not in LOW_RANK:
-            raise without_counterpart(f"model.adapter.kind={config.adapter.kind!r}", "lora and dora are merged")
+            raise without_counterpart(
+                f"model.adapter.kind={config.adapter.kind!r}", f"{', '.join(LOW_RANK)} are merged"
+            )
         config, tree = merge(config, tree)
     arrays = {name: np.asarray(each) for name, each in named_leaves(compress(config, tree)).items()}
     arrays = _one_by_one(config, _multiplied_out(arrays))

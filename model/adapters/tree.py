@@ -3,9 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+from kleiber.model.adapter import LOW_RANK
 from kleiber.model.adapters.adapted import merged
 from kleiber.model.compress.tree import compress
-from kleiber.model.config import LOW_RANK, CompressionConfig, ModelConfig
+from kleiber.model.config import CompressionConfig, ModelConfig
 from kleiber.model.parametrization import BASE
 
 
@@ -18,7 +19,7 @@ def merge(config: ModelConfig, params: Any) -> tuple[ModelConfig, Any]:
     adapter = config.adapter
     if adapter is None or adapter.kind not in LOW_RANK:
         found = "no adapter" if adapter is None else f"adapter.kind '{adapter.kind}'"
-        raise ValueError(f"{found} to merge, expected {' or '.join(LOW_RANK)}: they alone are a change of a weight.")
+        raise ValueError(f"{found} to merge, expected {', '.join(LOW_RANK)}: they alone are a change of a weight.")
 
     def walk(tree: Any) -> Any:
         if not isinstance(tree, dict):

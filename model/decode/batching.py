@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.decode.inference import Request, Row, as_read, bucket, inference_config, row_of
+from kleiber.model.decode.inference import Request, Row, as_read, inference_config, prompt_size, row_of
 from kleiber.model.decode.sample import Sampling
 from kleiber.model.decode.slots import Slots, advance, begin
 from kleiber.model.families.decoder import empty_memory
@@ -115,7 +115,7 @@ class Engine:
         if not self.num_free:
             raise ValueError(f"all {self.num_slots} slots are taken; let one end first.")
         slot = int(np.argmin(self._is_busy))
-        row = row_of(self.config, request, bucket(len(request.prompt) - 1, self.config.seq_len))
+        row = row_of(self.config, request, prompt_size(self.config, len(request.prompt)))
         self._slots = _admit(self._config, self._params, self._slots, np.int32(slot), row)
         self._is_busy[slot] = True
         return slot
@@ -145,9 +145,9 @@ class Engine:
 
     def compile(self) -> None:
         """Makes every program that a request may need, so that none waits for it."""
-        most = self.config.seq_len
-        for size in sorted({bucket(length, most) for length in range(1, most)} or {1}):
-            self.admit(Request((0,) * min(size + 1, most), 1))
+        taken, most = self.config.num_virtual_tokens, self.config.seq_len
+        for size in sorted({prompt_size(self.config, count) for count in range(2, most - taken + 1)} or {1}):
+            self.admit(Request((0,) * min(size - taken + 1, most - taken), 1))
             self.advance()
 
 

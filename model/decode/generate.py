@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.decode.inference import Request, Row, as_read, bucket, inference_config, row_of
+from kleiber.model.decode.inference import Request, Row, as_read, inference_config, prompt_size, row_of
 from kleiber.model.decode.sample import Sampling
 from kleiber.model.decode.slots import advance, begin
 from kleiber.model.decode.speculative import Draft, generate_drafted
@@ -68,7 +68,7 @@ def generate_rows(
     for request in asked or [Request((), num_tokens)]:
         request.check(config)
     longest = max(map(len, prompts))
-    size, num_places = (bucket(each, config.seq_len) for each in (longest - 1, longest + num_tokens - 1))
+    size, num_places = (prompt_size(config, each) for each in (longest, longest + num_tokens))
     rows = jax.tree.map(lambda *each: np.stack(each), *(row_of(config, request, size) for request in asked))
     found_BS = np.asarray(answer(inference_config(config), num_places, as_read(config, params), rows))
     return [row[row >= 0] for row in found_BS]
@@ -85,7 +85,7 @@ def generate(
     draft: Draft | None = None,
     at_once: int | None = None,
 ) -> Iterator[int]:
-    """Yields token ids that follow a prompt, each given the last seq_len tokens.
+    """Yields token ids that follow a prompt, each given the last seq_len tokens, fewer by those of a tuned prompt.
 
     Until the window is full that is one loop; from there on every token sees another window, which is read anew.
 
@@ -96,11 +96,11 @@ def generate(
     Raises:
       ValueError: as generate_rows, or the draft has another vocabulary or a smaller window.
     """
-    tokens, drawn = list(prompt), 0
+    tokens, drawn, places = list(prompt), 0, config.seq_len - config.num_virtual_tokens
     config, params = inference_config(config), as_read(config, params)
     while drawn < num_tokens or drawn == 0:
-        window = tokens[-config.seq_len :]
-        count = min(num_tokens - drawn, config.seq_len - len(window) + 1, at_once or num_tokens)
+        window = tokens[-places:]
+        count = min(num_tokens - drawn, places - len(window) + 1, at_once or num_tokens)
         if draft and count > 1:
             request = Request(tuple(window), count, sampling, seed, tuple(stops), first=drawn)
             found = generate_drafted(config, params, draft, request)

@@ -56,7 +56,7 @@ class Request:
     def check(self, config: ModelConfig) -> None:
         """Raises ValueError of an empty prompt, no token to draw, one outside the vocabulary, or more of them than the
         window holds."""
-        length, places = len(self.prompt), config.seq_len
+        length, places = len(self.prompt), config.seq_len - config.num_virtual_tokens
         if not length or self.num_tokens < 1:
             raise ValueError(
                 f"{self.num_tokens} tokens to draw behind a prompt of {length}, expected 1 or more of each."
@@ -96,20 +96,31 @@ class Row:
     """bool, tokens at which it ends."""
 
 
+def virtual(config: ModelConfig) -> tuple[int, ...]:
+    """Returns the ids of the tokens that stand in front of every prompt, and take up places of the window."""
+    return tuple(range(config.vocab_size, config.vocab_size + config.num_virtual_tokens))
+
+
+def prompt_size(config: ModelConfig, num_tokens: int) -> int:
+    """Returns the places kept for a prompt of so many tokens, all but the last of which are read at once."""
+    return bucket(config.num_virtual_tokens + num_tokens - 1, config.seq_len)
+
+
 def stream(seed: jax.Array, row: jax.Array) -> jax.Array:
     """Returns the typed key of what a row of a seed draws: the number of a draw is folded into it."""
     return jax.random.fold_in(jax.random.key(seed), row)
 
 
 def row_of(config: ModelConfig, request: Request, size: int) -> Row:
-    """Returns a request as NumPy arrays, its prompt in so many places."""
-    length = len(request.prompt) - 1
+    """Returns a request as NumPy arrays, its prompt in so many places, prompt_size of its tokens or more."""
+    prompt = virtual(config) + request.prompt
+    length = len(prompt) - 1
     tokens_P = np.zeros(size, np.int32)
-    tokens_P[size - length :] = request.prompt[:-1]
+    tokens_P[size - length :] = prompt[:-1]
     return Row(
         tokens_P=tokens_P,
         length=np.int32(length),
-        last_two_2=np.array([0, *request.prompt[-2:]][-2:], np.int32),
+        last_two_2=np.array([0, *prompt[-2:]][-2:], np.int32),
         num_tokens=np.int32(request.num_tokens),
         first=np.int32(request.first),
         seed=np.uint32(request.seed & 0xFFFFFFFF),

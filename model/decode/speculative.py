@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.decode.inference import Request, Row, as_read, bucket, inference_config, row_of, stream
+from kleiber.model.decode.inference import Request, Row, as_read, bucket, inference_config, prompt_size, row_of, stream
 from kleiber.model.decode.sample import draw
 from kleiber.model.decode.slots import prefill, step, widen
 
@@ -106,7 +106,7 @@ def generate_drafted(config: ModelConfig, params: Any, draft: Draft, request: Re
     """
     request.check(config)
     check_draft(config, draft.config)
-    row = row_of(config, request, bucket(len(request.prompt) - 1, config.seq_len))
+    row = row_of(config, request, prompt_size(config, len(request.prompt)))
     models = inference_config(config), inference_config(draft.config), bucket(request.num_tokens, config.seq_len)
     params, draft_params = as_read(config, params), as_read(draft.config, draft.params)
     found_S, count, passes, kept = map(np.asarray, _answer(*models, params, draft_params, row))
@@ -116,6 +116,11 @@ def generate_drafted(config: ModelConfig, params: Any, draft: Draft, request: Re
 
 def check_draft(config: ModelConfig, draft: ModelConfig) -> None:
     """Raises ValueError of a draft that has another vocabulary than the model, or a smaller window."""
+    if draft.num_virtual_tokens != config.num_virtual_tokens:
+        raise ValueError(
+            f"the draft has a tuned prompt of {draft.num_virtual_tokens} tokens, the model one of "
+            f"{config.num_virtual_tokens}: both read the same rows; take a draft that was tuned as the model was."
+        )
     if draft.vocab_size != config.vocab_size or draft.seq_len < config.seq_len:
         raise ValueError(
             f"the draft has {draft.vocab_size} tokens and a window of {draft.seq_len}, the model {config.vocab_size} "

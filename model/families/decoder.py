@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from kleiber.model.adapters.prompt import in_front
 from kleiber.model.config import ModelConfig
 from kleiber.model.layers.attention import Attention, KeysAndValues, Memory, Recall
-from kleiber.model.layers.embedding import Embedding, fill
+from kleiber.model.layers.embedding import Embedding, fill, positions_in_documents
 from kleiber.model.layers.experts import Experts, Routing
 from kleiber.model.layers.feed_forward import FeedForward
 from kleiber.model.layers.mask import Mask
@@ -179,10 +180,16 @@ class Transformer(Stack):
     ) -> tuple[jax.Array, Routing | None]:
         """Returns the normalised residual stream x_BTD that the head reads, in the compute dtype, and the routing of
         the experts, a mean over layers, or None without experts. Arguments as __call__."""
-        dropout_key = self.key_of(is_training, rngs)
+        dropout_key, num_virtual = self.key_of(is_training, rngs), self.config.num_virtual_tokens
+        if num_virtual:
+            if positions_BT is None and segment_ids_BT is not None:
+                positions_BT = positions_in_documents(segment_ids_BT)
+            tokens_BT, segment_ids_BT, positions_BT = in_front(self.config, tokens_BT, segment_ids_BT, positions_BT)
         x_BTD = fill([(self.input(tokens_BT, segment_ids_BT, positions_BT), None)])
         x_BTD = checkpoint_name(x_BTD, "embedded")
-        return self.through(x_BTD, (Mask(segment_ids_BT, self.config.is_causal), positions_BT, None), dropout_key)
+        mask = Mask(segment_ids_BT, self.config.is_causal, num_shared=num_virtual)
+        x_BTD, routing = self.through(x_BTD, (mask, positions_BT, None), dropout_key)
+        return x_BTD[:, num_virtual:], routing
 
     def key_of(self, is_training: bool, rngs: nnx.Rngs | None) -> jax.Array | None:
         """Returns the key of what is dropped, None where nothing is. Raises ValueError if rngs have none to give."""

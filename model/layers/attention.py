@@ -204,7 +204,8 @@ class Attention(nnx.Module):
         elif met is memory:
             out_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, scale, mask)
         elif context_size() == 1:
-            if kernel in FUSED:
+            # The kernels know documents, and no keys that all of them see.
+            if kernel in FUSED and not (mask.num_shared and mask.segment_ids_BS is not None):
                 out_BTNH = attend_fused(kernel, q_BTNH, k_BSKH, v_BSKH, scale, mask)
             else:
                 out_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, scale, mask, query_chunks=self.config.attention_blocks)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kleiber.model.adapters.adapted import PROMPT
+from kleiber.model.adapters.prompt import neighbours
 from kleiber.model.config import ModelConfig
 from kleiber.model.layers.product import look_up, read
 from kleiber.model.layers.weight import declare
@@ -45,6 +47,8 @@ class Embedding(nnx.Module):
             self.mix = declare(config, rngs, "mix", (d_model,), ("embed",))
         if config.has_next_token_mix:
             self.next_mix = declare(config, rngs, "mix", (d_model,), ("embed",))
+        if config.num_virtual_tokens:
+            self.prompt = declare(config, rngs, PROMPT, (config.num_virtual_tokens, d_model), (None, "embed"))
 
     def __call__(
         self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None, positions_BT: jax.Array | None = None
@@ -52,7 +56,8 @@ class Embedding(nnx.Module):
         """Returns x_BTD in the compute dtype: embeddings times the parametrization's input multiplier.
 
         Args:
-          tokens_BT: int32 token ids; T at most seq_len when positions are learned.
+          tokens_BT: int32 token ids; T at most seq_len when positions are learned. Ids behind the vocabulary are
+            virtual tokens, where the config has any.
           segment_ids_BT: integer document of each; None for one document a row.
           positions_BT: integer position of each; None for 0, 1, ... from the start of each document.
         """
@@ -60,18 +65,27 @@ class Embedding(nnx.Module):
         if length > self.config.seq_len and self.config.positions == "learned":
             raise ValueError(f"{length} tokens, but seq_len gives learned positions for {self.config.seq_len} only.")
         dtype = self.config.compute_dtype
-        x_BTD = constrain(look_up(self.embedding, tokens_BT, dtype, "vocab"), ("batch", "seq", None))
+        x_BTD = constrain(self._looked_up(tokens_BT), ("batch", "seq", None))
         if self.config.positions == "learned":
             if positions_BT is None and segment_ids_BT is not None:
                 positions_BT = positions_in_documents(segment_ids_BT)
             x_BTD = x_BTD + look_up(self.positions, slice(length) if positions_BT is None else positions_BT, dtype)
         x_BTD = constrain(x_BTD * rules(self.config)["embedding"].multiplier, ("batch", "seq", None))
-        mixed_BTD = x_BTD
+        mixed_BTD, segment_ids_BT = x_BTD, neighbours(self.config, tokens_BT, segment_ids_BT)
         if self.config.has_previous_token_mix:
             mixed_BTD = mixed_BTD + read(self.mix, dtype) * _neighbour(x_BTD, segment_ids_BT, is_before=True)
         if self.config.has_next_token_mix:
             mixed_BTD = mixed_BTD + read(self.next_mix, dtype) * _neighbour(x_BTD, segment_ids_BT, is_before=False)
         return mixed_BTD
+
+    def _looked_up(self, tokens_BT: jax.Array) -> jax.Array:
+        """Returns the vector of each token, of the table or of the virtual ones."""
+        dtype, size = self.config.compute_dtype, self.config.vocab_size
+        if not self.config.num_virtual_tokens:
+            return look_up(self.embedding, tokens_BT, dtype, "vocab")
+        x_BTD = look_up(self.embedding, jnp.minimum(tokens_BT, size - 1), dtype, "vocab")
+        virtual_BTD = look_up(self.prompt, jnp.maximum(tokens_BT - size, 0), dtype)
+        return jnp.where((tokens_BT >= size)[..., None], virtual_BTD, x_BTD)
 
 
 def _neighbour(x_BTD: jax.Array, segment_ids_BT: jax.Array | None, is_before: bool) -> jax.Array:

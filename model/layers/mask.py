@@ -22,6 +22,8 @@ class Mask:
     key_ids_BS: jax.Array | None = None
     """Integer document of each key where keys are of another sequence than queries, as in cross-attention: a query sees
     those of its own document there. None where both are the same."""
+    num_shared: int = field(default=0, metadata={"static": True})
+    """The first keys, which queries of every document see."""
 
     def of_queries(self, start: int, end: int, num_keys: int) -> jax.Array:
         """Returns whether the queries at positions [start, end) see each key, bool [1 or B, T, S].
@@ -32,5 +34,6 @@ class Mask:
         mask_BTS = jnp.asarray(queries >= keys if self.is_causal else np.full((queries + keys).shape, True))[None]
         if (ids_BS := self.segment_ids_BS) is not None:
             key_ids_BS = ids_BS if self.key_ids_BS is None else self.key_ids_BS
-            mask_BTS = mask_BTS & (ids_BS[:, start:end, None] == key_ids_BS[:, None, : keys.size])
+            is_own_BTS = ids_BS[:, start:end, None] == key_ids_BS[:, None, : keys.size]
+            mask_BTS = mask_BTS & (is_own_BTS | (keys < self.num_shared))
         return mask_BTS

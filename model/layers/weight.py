@@ -43,7 +43,13 @@ def declare(
     if adapter is not None and name in adapter.matrices:
         small = beside(adapter, shape, axes)
         base = declare(replace(config, adapter=None), rngs, name, shape, axes, num_stacked, fan_in)
-        return Adapted(base, {each: declare(config, rngs, each, *of, num_stacked) for each, of in small.items()})
+        return Adapted(
+            base,
+            {
+                each: declare(config, rngs, each, of.shape, of.axes, num_stacked, of.fan_in)
+                for each, of in small.items()
+            },
+        )
     if rank := config.ranks().get(name):
         factors = replace(config, compression=replace(config.compression, rank_share=1.0))
         left = declare(factors, rngs, "left", (shape[0], rank), (axes[0], None), num_stacked)

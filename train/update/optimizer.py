@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kleiber.model.adapter import AdapterConfig
 from kleiber.model.compress.tree import is_pruned
 from kleiber.model.config import ModelConfig
 from kleiber.model.parametrization import (
@@ -17,6 +18,7 @@ from kleiber.model.parametrization import (
 )
 from kleiber.model.selection import select
 from kleiber.train.config import OptimizerConfig
+from kleiber.train.update.budget import sensitivity, within_budget
 
 TINY = 1e-30
 """A direction shorter than this leaves a matrix of fixed norm where it is."""
@@ -38,6 +40,8 @@ class Optimizer:
     """Of which weights an entry that is zero stays zero: those that were pruned."""
     fixed_norms: Any
     """Which weights keep their norm: matrices [..., D, F], each for itself."""
+    adapter: AdapterConfig | None = None
+    """Whose singular values have a budget; their Sensitivity is the first part of the state."""
 
     def init(self, params: Any) -> Any:
         """Returns the optimizer state of params."""
@@ -61,7 +65,8 @@ class Optimizer:
             return jnp.where(param == 0, param, stepped) if keeps_zeros else stepped
 
         factors = (self.rate_multipliers, self.decay_multipliers, self.keeps_zeros, self.fixed_norms)
-        return jax.tree.map(step, params, directions, *factors), state
+        params = jax.tree.map(step, params, directions, *factors)
+        return within_budget(self.adapter, params, state[0]) if self.adapter else params, state
 
 
 def make_optimizer(config: OptimizerConfig, model: ModelConfig, params: Any) -> Optimizer:
@@ -75,11 +80,13 @@ def make_optimizer(config: OptimizerConfig, model: ModelConfig, params: Any) -> 
     Raises:
       ValueError: a group means no weight.
     """
-    steps = [] if config.clip_norm is None else [_clip(config.clip_norm)]
+    adapter = model.adapter if model.adapter and model.adapter.kind == "adalora" else None
+    steps = [sensitivity()] if adapter else []
+    steps += [] if config.clip_norm is None else [_clip(config.clip_norm)]
     direction = optax.chain(*steps, _direction(config, model, params))
     rates = _with_groups(config, model, learning_rate_multipliers(model, params))
     factors = (rates, weight_decay_multipliers(model, params))
-    return Optimizer(direction, *factors, is_pruned(model, params), _of_fixed_norm(config, model, params))
+    return Optimizer(direction, *factors, is_pruned(model, params), _of_fixed_norm(config, model, params), adapter)
 
 
 def _of_fixed_norm(config: OptimizerConfig, model: ModelConfig, params: Any) -> Any:
