@@ -148,9 +148,13 @@ class Experiment:
     @property
     def starts(self) -> list[TrainConfig]:
         """The trunks that others begin with (TrainConfig.start) or learn from (TrainConfig.teacher), each once."""
-        configs = [*self.trunks, *(target.train for target in self.targets)]
-        sources = [source for config in configs for source in (config.start, config.teacher) if source]
-        return list(dict.fromkeys(source.train for source in sources if source.train))
+        found: dict[TrainConfig, None] = {}
+        waiting = [*self.trunks, *(target.train for target in self.targets)]
+        while waiting:  # a start may have a start itself: stages, one after the other
+            sources = [source for config in waiting for source in (config.start, config.teacher) if source]
+            waiting = [each for each in dict.fromkeys(s.train for s in sources if s.train) if each not in found]
+            found |= dict.fromkeys(waiting)
+        return list(found)
 
     def _score_the_same_text(self) -> None:
         """Where runs differ in tokenizer, has every one scored on the same bytes, unless its config says on which."""

@@ -188,7 +188,6 @@ def test_a_start_that_does_not_fit_is_refused_and_the_field_named(fields, words)
     [
         ({}, "needs either run"),
         ({"train": FIRST, "num_tokens": 7}, "start.num_tokens 7 is none of those of train"),
-        ({"train": tuned()}, "has a start to be trained itself"),
         ({"run": "nowhere/D1"}, "start.run nowhere/D1 is no measured point"),
     ],
 )

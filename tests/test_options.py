@@ -397,6 +397,19 @@ CLAIMS = {
     "model.adapter.orthogonality": elsewhere(
         "test_adalora.py", "test_the_gradient_of_a_step_has_that_of_the_penalty_whatever_the_micro_batches"
     ),
+    "data.mixture": elsewhere(
+        "test_continual.py",
+        "test_every_stretch_of_rows_has_the_shares_and_each_corpus_the_order_that_it_has_alone",
+    ),
+    "evaluation.also": elsewhere(
+        "test_continual.py", "test_stages_are_trained_one_after_the_other_and_each_is_measured_on_every_text"
+    ),
+    "ewc.weight": elsewhere(
+        "test_continual.py", "test_ewc_pulls_each_weight_back_by_its_fisher_entry_times_the_way_it_went"
+    ),
+    "ewc.num_tokens": elsewhere(
+        "test_continual.py", "test_replay_and_ewc_forget_less_and_the_answer_says_what_that_costs"
+    ),
     "optimizer.groups": elsewhere(
         "test_fine_tuning.py", "test_a_group_has_its_own_learning_rate_and_the_first_that_means_a_weight_counts"
     ),

@@ -74,6 +74,28 @@ def check_pairs(config: Any) -> None:
             raise ValueError(f"{name} is {value!r} with model.family 'encoder_decoder', which has none: leave it out.")
 
 
+def check_mixture(data: Any) -> None:
+    """Checks the shares of a DataConfig. Raises ValueError that says what to expect."""
+    total, names = sum(share for _, share in data.mixture), [name for name, _ in data.mixture]
+    if total >= 1:
+        raise ValueError(f"data.mixture {data.mixture} sums to {total:g}: expected less than 1, the rest is of corpus.")
+    if twice := [name for name in names if names.count(name) > 1 or name == data.corpus]:
+        raise ValueError(f"data.mixture names {twice[0]} twice, or beside corpus: give each corpus one share.")
+
+
+def check_corpora(config: Any) -> None:
+    """Checks that several corpora of a run can be read alike. Raises ValueError that says what to set."""
+    for name, value in (("data.mixture", config.data.mixture), ("evaluation.also", config.evaluation.also)):
+        if value and (config.data.tokenizer != "bytes" or config.model.image or config.model.encoder):
+            what = "images or pairs" if config.model.image or config.model.encoder else config.data.tokenizer
+            raise ValueError(
+                f"{name} {value} with {what}: several corpora are read alike as text of bytes alone, as each has a "
+                f"vocabulary of its own otherwise; set data.tokenizer='bytes', or leave {name} out."
+            )
+        if value and config.command:
+            raise ValueError(f"{name} {value} with command, which reads what its own program does; leave it out.")
+
+
 def check_mesh(config: Any) -> None:
     """Checks that every mesh axis divides what it splits, before anything is compiled.
 

@@ -7,7 +7,16 @@ from kleiber.fields import check_fields
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.command import Command
-from kleiber.train.conditions import check_compression, check_images, check_mesh, check_objective, check_pairs
+from kleiber.train.conditions import (
+    check_compression,
+    check_corpora,
+    check_images,
+    check_mesh,
+    check_mixture,
+    check_objective,
+    check_pairs,
+)
+from kleiber.train.ewc import EwcConfig, check_ewc
 from kleiber.train.start import check_fine_tuning, check_finished, check_teacher, fill_in_teacher
 
 BYTES = 256
@@ -39,9 +48,13 @@ class DataConfig:
     augment: tuple[Augmentation, ...] = ()
     """What is drawn anew of each image at every step of training: `shift` moves it by up to an eighth of its side each
     way, and the pixels at its edge fill what becomes free; `flip` mirrors every other one, left to right."""
+    mixture: tuple[tuple[str, float], ...] = ()
+    """(corpus, share of the rows) of others to train on besides, such as one that a start was trained on: replay."""
 
     def __post_init__(self) -> None:
-        check_fields(self, num_unique_tokens="[1, inf); None is the whole corpus", max_epochs="(0, inf)")
+        limits = {"num_unique_tokens": "[1, inf); None is the whole corpus", "max_epochs": "(0, inf)"}
+        check_fields(self, mixture="(0, 1)", **limits)
+        check_mixture(self)
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,8 @@ class EvalConfig:
     num_bytes: int | None = None
     """Bytes of validation text in place of num_tokens, in whole documents: the same text whatever the tokenizer. An
     experiment whose runs differ in tokenizer sets it to num_tokens, so that bits per byte can be compared."""
+    also: tuple[str, ...] = ()
+    """Further corpora whose validation text every point is measured on: columns loss_on.CORPUS of the record."""
 
     def __post_init__(self) -> None:
         check_fields(self, **dict.fromkeys(("num_tokens", "num_bytes", "batch_size"), "[1, inf)"))
@@ -312,6 +327,8 @@ class TrainConfig:
     tokens, beyond which a larger one saves ever fewer steps. Needs accumulation_steps of 2 or more."""
     teacher: TeacherConfig | None = None
     """Whose probabilities it learns beside the text, or in its place; None is the text alone."""
+    ewc: EwcConfig | None = None
+    """Holds weights near to those of the start, the more the more they mattered to it (train/ewc.py); None does not."""
 
     def __post_init__(self) -> None:
         _, _, size = self.data.tokenizer.partition(":")
@@ -364,6 +381,8 @@ class TrainConfig:
                 "micro-batches with their mean; set accumulation_steps to 2 or more, a divisor of batch_size."
             )
         check_teacher(self)
+        check_ewc(self)
+        check_corpora(self)
 
     @property
     def tokens_per_step(self) -> int:

@@ -15,7 +15,14 @@ from kleiber.train.trained import join, separate
 from kleiber.train.update.noise_scale import NOISE, logged_names, noise_and_signal, squared_norm
 
 
-def gradients(config: TrainConfig, params: Any, batch: Batch, key: jax.Array | None, scale: jax.Array | None = None):
+def gradients(
+    config: TrainConfig,
+    params: Any,
+    batch: Batch,
+    key: jax.Array | None,
+    scale: jax.Array | None = None,
+    anchor: Any = None,
+):
     """Returns (what is logged, gradients) of the mean over the targets of a batch, in accumulation_steps micro-batches,
     and of what training adds of the weights alone; a weight that stays has None for a gradient.
 
@@ -25,6 +32,7 @@ def gradients(config: TrainConfig, params: Any, batch: Batch, key: jax.Array | N
       batch: B rows, a multiple of the micro-batches.
       key: of what is drawn, or None.
       scale: factor on the loss while it is derived, taken off the gradients again; None for none.
+      anchor: what ewc holds the weights to, as anchor_of returns it.
     """
     factor = 1.0 if scale is None else scale
     objective, parts = OBJECTIVES[config.objective], config.accumulation_steps or 1
@@ -85,7 +93,7 @@ def gradients(config: TrainConfig, params: Any, batch: Batch, key: jax.Array | N
         if scale is not None:
             logged |= {name: logged[name] / jnp.square(scale) for name in logged_names(config)}
     grads = grads if scale is None else jax.tree.map(lambda g: g / scale, grads)
-    return with_penalties(config, params, logged, grads)
+    return with_penalties(config, params, anchor, logged, grads)
 
 
 def _is_plain_mean(config: TrainConfig, batch: Batch) -> bool:

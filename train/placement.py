@@ -20,6 +20,7 @@ from kleiber.parallel.rules import place, sharding
 from kleiber.train.beginning import first_weights
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
+from kleiber.train.fisher import fisher_of_start
 from kleiber.train.state import TrainState, start_state
 from kleiber.train.update.optimizer import Optimizer
 
@@ -75,16 +76,30 @@ def state_shardings(config: TrainConfig, mesh: Mesh, state: TrainState, num_memb
     return jax.tree_util.tree_map_with_path(of_leaf, state)
 
 
+def anchor_of(config: TrainConfig, mesh: Mesh, start: Path | None, tokenizer_model: bytes = b"") -> Any:
+    """Returns (the weights of a run's start, their Fisher diagonal) on a mesh, which ewc holds its weights to; None
+    without."""
+    if config.ewc is None:
+        return None
+    params = first_weights(config, start, tokenizer_model)
+    return tuple(place_params(config.model, mesh, each) for each in (params, fisher_of_start(config, params)))
+
+
 def place_params(model: ModelConfig, mesh: Mesh, params: Any) -> Any:
     """Returns the weights of a model, host arrays, on a mesh as training lays them there."""
     axes = logical_axes(model)
     return place(params, jax.tree.map(lambda p, names: sharding(mesh, names, p.shape), params, axes))
 
 
-def abstract_teacher(config: TrainConfig, mesh: Mesh) -> Any:
-    """Returns the weights of a trunk's teacher as jax.ShapeDtypeStruct, placed on the mesh."""
-    assert config.teacher
-    model = config.teacher.shape
+def abstract_held(config: TrainConfig, mesh: Mesh) -> tuple[Any, Any]:
+    """Returns (weights of a trunk's teacher, anchor of its ewc) as jax.ShapeDtypeStruct, placed on the mesh; None where
+    it has none."""
+    teacher = _abstract_placed(config.teacher.shape, mesh) if config.teacher else None
+    return teacher, (_abstract_placed(config.model, mesh),) * 2 if config.ewc else None
+
+
+def _abstract_placed(model: ModelConfig, mesh: Mesh) -> Any:
+    """Returns the weights of a model as jax.ShapeDtypeStruct, placed on the mesh."""
 
     def placed(weight: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(weight.shape, weight.dtype, sharding=sharding(mesh, axes, weight.shape))

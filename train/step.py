@@ -25,13 +25,14 @@ from kleiber.train.update.loss_scale import next_scale
 from kleiber.train.update.optimizer import Optimizer
 
 
-def _update(config: TrainConfig, optimizer: Optimizer, trained, hyper, batch: Batch, fraction, key):
+def _update(config: TrainConfig, optimizer: Optimizer, anchor, trained, hyper, batch: Batch, fraction, key):
     """Returns (what is trained, what is logged) after one optimizer step.
 
     trained: (params, opt_state, window, loss_scale) of one member, and of one replica.
     """
     params, opt_state, window, loss_scale = trained
-    logged, grads = gradients(config, params, batch, key, None if loss_scale is None else loss_scale.scale)
+    scale = None if loss_scale is None else loss_scale.scale
+    logged, grads = gradients(config, params, batch, key, scale, anchor)
     is_sound, norm, window = judge(config.guard, window, logged["loss"], grads)
     moving, staying = separate(config, params)
     updated = optimizer.update(grads, opt_state, moving, hyper.learning_rate * fraction, hyper.weight_decay)
@@ -46,7 +47,7 @@ def compile_steps(config: TrainConfig, optimizer: Optimizer, num_members: int = 
     """Returns the compiled function that trains up to config.steps_per_call steps.
 
     The number of steps is a run-time value over a fixed buffer, so one program serves every length and branch of a
-    shape. With several members every argument but num_steps and teacher carries a leading member axis.
+    shape. With several members every argument but num_steps, teacher and anchor carries a leading member axis.
 
     Args:
       config: the trunk; for a population, any member (they differ in seed and hyper-parameters only).
@@ -55,21 +56,22 @@ def compile_steps(config: TrainConfig, optimizer: Optimizer, num_members: int = 
       platform: what it is compiled for; None means this process's devices. ValueError if it lacks a forced kernel.
 
     Returns:
-      steps(state, hyper, batches, fractions [K], dropout_seed, num_steps, teacher) -> (state, StepLog), with batches a
-      Batch of leaves [K, B, ...], teacher the weights of the one that config names. The state passed in is consumed.
+      steps(state, hyper, batches, fractions [K], dropout_seed, num_steps, teacher, anchor) -> (state, StepLog), with
+      batches a Batch of leaves [K, B, ...], teacher the weights of the one that config names, anchor what its ewc holds
+      weights to. The state passed in is consumed.
     """
     platform = platform or jax.default_backend()
     model, parts = config.model.on_platform(platform), num_micro_batches(config, platform)
     config = replace(config, model=model, accumulation_steps=parts)
-    update: Callable[..., Any] = functools.partial(_update, config, optimizer)
     shape_of_teacher = config.teacher.shape.on_platform(platform) if config.teacher else None
     objective, delayed = OBJECTIVES[config.objective], config.delayed_sync
-    if delayed:
-        update = delayed_sync.for_each_replica(delayed, update)
 
-    def steps(
-        state: TrainState, hyper: Hyperparameters, batches: Batch, fractions, dropout_seed, num_steps, teacher=None
-    ):
+    def steps(state: TrainState, hyper: Hyperparameters, batches: Batch, fractions, dropout_seed, num_steps,
+              teacher=None, anchor=None):  # fmt: skip
+        update: Callable[..., Any] = functools.partial(_update, config, optimizer, anchor)
+        if delayed:
+            update = delayed_sync.for_each_replica(delayed, update)
+
         def one_step(index, carry):
             state, log = carry
             key = jax.random.fold_in(jax.random.key(dropout_seed), state.step)
@@ -95,8 +97,8 @@ def compile_steps(config: TrainConfig, optimizer: Optimizer, num_members: int = 
 
     if num_members > 1:
 
-        def of_members(*given, teacher=None):
-            return jax.vmap(functools.partial(steps, teacher=teacher), in_axes=(0, 0, 0, 0, 0, None))(*given)
+        def of_members(*given, **held):
+            return jax.vmap(functools.partial(steps, **held), in_axes=(0, 0, 0, 0, 0, None))(*given)
 
         return jax.jit(of_members, donate_argnums=0)
     return jax.jit(steps, donate_argnums=0)

@@ -5,7 +5,7 @@ that set in at the cooldown or at the end share a trunk too: each cools down, or
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from kleiber.train.checkpoints.saver import Saver
 from kleiber.train.config import TrainConfig
 from kleiber.train.data.batch import Batch
 from kleiber.train.data.batches import TrainBatches, next_indices
+from kleiber.train.data.mixture import batches_of
 from kleiber.train.data.run_data import RunData
 from kleiber.train.evaluate import Evaluation, evaluate
 from kleiber.train.levels import Branch, split
 from kleiber.train.members import Members
-from kleiber.train.placement import initial_state, place_batches, place_params, state_of
+from kleiber.train.placement import anchor_of, initial_state, place_batches, place_params, state_of
 from kleiber.train.resume import Run, SavedRuns, Totals
 from kleiber.train.state import optimizer_of
 from kleiber.train.step import compile_steps
@@ -61,6 +62,8 @@ class Point:
     tokens_per_second: float
     is_kept: bool
     """Whether the weights that were measured are in its final_folder."""
+    elsewhere: Mapping[str, Evaluation] = field(default_factory=dict)
+    """Of the other corpora that it is measured on."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Trunk:
         )
         taught = teacher_weights(config, io.teacher, data.tokenizer_model)
         self.teacher = place_params(config.teacher.shape, self.mesh, taught) if config.teacher else None
+        self.anchor = anchor_of(config, self.mesh, io.start, data.tokenizer_model)
         self.hyper = self.members.hyperparameters()
         phases = (config, *(branch.config for branch in self.branches))
         self.steps = {phase: compile_steps(phase, optimizer_of(phase), len(plateaus)) for phase in phases}
@@ -214,10 +218,7 @@ class Trunk:
         return Run(jax.tree.map(jnp.copy, self.initial), 0, self._first_batches(), skips, self.initial)
 
     def _first_batches(self) -> list[TrainBatches]:
-        return [
-            TrainBatches(self.data.train, m.batch_size, m.seed, m.data.num_unique_tokens, m.data.max_epochs)
-            for m in self.members.configs
-        ]
+        return [batches_of(member, self.data.train) for member in self.members.configs]
 
     def _copy(self, run: Run) -> Run:
         copied = self._fresh()
@@ -236,7 +237,7 @@ class Trunk:
             with self.io.clock.doing("steps" if phase in self.compiled else "compile"):
                 fractions, seeds = self._fractions(run.step, count, total), self.members.seeds()
                 given = (run.state, self.hyper, batches, fractions, seeds, np.int32(count))
-                run.state, log = self.steps[phase](*given, teacher=self.teacher)
+                run.state, log = self.steps[phase](*given, teacher=self.teacher, anchor=self.anchor)
             if phase not in self.compiled:  # the first steps are under way, for minutes where the machine is slow
                 self.compiled.add(phase)
                 self.io.on_progress({"trained_tokens": self.totals.trained_tokens, "tokens_per_second": 0.0})
@@ -308,6 +309,7 @@ class Trunk:
         for place in branch.places:
             index = place if self.members.is_population else 0
             config, evaluation, reason, is_kept = self.configs[place], None, run.skips.reasons[index], False
+            others: dict[str, Evaluation] = {}
             if not reason:
                 params, outer = self.members.member((run.state.params, run.state.outer), index)
                 if delayed := self.config.delayed_sync:
@@ -317,13 +319,15 @@ class Trunk:
                 params = begin(before, config.model, params, moments=moments)
                 with self.io.clock.doing("evaluate"):
                     evaluation, reason = evaluate(config, params, self.data), ""
+                    others = {name: evaluate(config, params, data) for name, data in self.data.elsewhere.items()}
                 if not np.isfinite(evaluation.loss):
                     evaluation, reason = None, "validation loss is not finite"
                 elif folder := self.io.final_folder(place, num_tokens):
                     is_kept = self._keep(folder, run.step, params, config)
             if self.is_lead:
                 seconds, speed = self.totals.seconds, self.speed
-                self.io.on_point(Point(place, num_tokens, run.step, evaluation, reason, seconds, speed, is_kept))
+                told = (evaluation, reason, seconds, speed, is_kept, others if evaluation else {})
+                self.io.on_point(Point(place, num_tokens, run.step, *told))
 
     def _keep(self, folder: Path, step: int, params: Any, member: TrainConfig) -> bool:
         """Keeps what was measured, and with it the model of its tokenizer, so that it can be used by itself."""

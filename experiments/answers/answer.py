@@ -12,6 +12,7 @@ from kleiber.experiments.answers.best import BestLevels, best_levels
 from kleiber.experiments.answers.caveats import caveats
 from kleiber.experiments.answers.effects import TUNED_LEVELS, Effect, effect, tuned_factors
 from kleiber.experiments.answers.exchange import exchange_lines
+from kleiber.experiments.answers.forgetting import forgetting
 from kleiber.experiments.answers.next_runs import next_runs
 from kleiber.experiments.answers.study_runs import StudyRuns, study_runs
 from kleiber.experiments.answers.worth import YARDSTICKS, worth_lines
@@ -155,9 +156,14 @@ def answers_of(
     found = [each for each in (_answer(study, factor, fits) for factor in order) if each]
     told = {each.factor for each in found if each.says_something}
     found.sort(key=lambda each: each.factor not in told)
+    if told_forgetting := forgetting(experiment, study):
+        found.insert(0, Answer("forgetting", told_forgetting[0], study.unit, *told_forgetting[1:]))
+        told.add("forgetting")
     if study.runs and (not found or said & {"seed", "noise"}):
         found.insert(0, _seeds(study))
     names = {"seed", *(each.name for each in asked)}
+    if "forgetting" in told:  # it is the question, with whatever else that names
+        names = {"forgetting", *(each.name for each in study.factors if is_asked(each, said))}
     names &= {"seed", *told} or names
     num_asked = max(1, sum(each.factor in names for each in found))
     return Answers(study, tuple(found), tuple(caveats(experiment, study, directory)), num_asked)

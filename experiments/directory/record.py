@@ -25,6 +25,8 @@ LOST = ("failed", "diverged", "pruned")
 STATUSES = ("done", *LOST, "continued", "pending")
 """`continued`: measured, but trained for a part by another config (--allow): no run of its own, and in no fit."""
 
+LOSS_ON, FORGOTTEN = "loss_on.", "forgotten_on."
+"""Before the name of a corpus: columns of a run that is measured on others besides (evaluation.also)."""
 OF_COMMAND = "of the command"
 """The corpus of a run that a program of the user's trains."""
 CONVERTED = "converted"

@@ -218,4 +218,6 @@ def level_words(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}" if value >= 10_000 else str(value)
+    if isinstance(value, tuple) and all(isinstance(each, tuple) for each in value):  # shares of a mixture, groups
+        return " and ".join(" ".join(map(level_words, each)) for each in value) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

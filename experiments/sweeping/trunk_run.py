@@ -1,14 +1,24 @@
 """A trunk, or population, trained by kleiber's own trainer, and the records of its points."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from kleiber.experiments.config_file import to_data
-from kleiber.experiments.directory.record import RunRecord, record_path, source_columns, source_folder, versions
+from kleiber.experiments.directory.record import (
+    FORGOTTEN,
+    LOSS_ON,
+    RunRecord,
+    read_record,
+    record_path,
+    source_columns,
+    source_folder,
+    versions,
+)
 from kleiber.experiments.experiment import Experiment
 from kleiber.experiments.planning.cells import TrunkCell, group_id, kept_weights
 from kleiber.experiments.planning.pruning import Hopeless, percent_done, rivals, why_hopeless
@@ -21,6 +31,9 @@ from kleiber.train.start import kept_weights_of
 from kleiber.train.update.noise_scale import noise_scale
 from kleiber.train.watch.metrics import whole_rows
 from kleiber.train.watch.signals import StopRequest
+
+if TYPE_CHECKING:
+    from kleiber.train.evaluate import Evaluation
 
 
 def ledger_head(cell: TrunkCell, directory: Path) -> str | None:
@@ -54,6 +67,20 @@ def noise_columns(config: TrainConfig, folder: Path, num_steps: int) -> dict[str
     return dict(zip(("noise_scale_tokens", "noise_scale_standard_error"), found, strict=True)) if found else {}
 
 
+def elsewhere_columns(
+    config: TrainConfig, directory: Path, measured: Mapping[str, "Evaluation"]
+) -> tuple[tuple[str, float], ...]:
+    """Returns the columns of a point on other corpora: its loss on each, and by how much that is above the loss of the
+    point that it began with, where that was measured there."""
+    columns = {LOSS_ON + name: each.loss for name, each in measured.items()}
+    if measured and (start := source_folder(config.start, directory)):
+        before = read_record(start / "record.json")
+        known: dict[str, Any] = {before.corpus: before.loss}
+        known |= {name.removeprefix(LOSS_ON): loss for name, loss in before.factors if name.startswith(LOSS_ON)}
+        columns |= {FORGOTTEN + n: each.loss - known[n] for n, each in measured.items() if known.get(n) is not None}
+    return tuple(columns.items())
+
+
 def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, stop: StopRequest) -> None:
     """Trains what is missing of a trunk or population by kleiber's own trainer, and writes the record of each point.
 
@@ -85,13 +112,15 @@ def run_trunk(experiment: Experiment, group: list[TrunkCell], directory: Path, s
         if point.num_tokens not in cell.missing(directory):
             return
         planned = cell.planned[point.num_tokens]
+        epochs, num_unique = data.seen(planned.num_tokens)
         record = replace(
             planned,
             **common,
             status=("continued" if splices[point.member] else "done") if evaluation else "diverged",
             reason=point.reason or splices[point.member],
-            epochs=planned.num_tokens / data.num_unique_tokens,
-            num_unique_tokens=min(planned.num_tokens, data.num_unique_tokens),
+            epochs=epochs,
+            num_unique_tokens=num_unique,
+            factors=planned.factors + elsewhere_columns(cell.config, directory, point.elsewhere),
             loss=evaluation.loss if evaluation else None,
             loss_standard_error=evaluation.loss_standard_error if evaluation else None,
             bits_per_byte=evaluation.bits_per_byte if evaluation else None,

@@ -20,6 +20,7 @@ import jax
 from filelock import FileLock, Timeout
 
 from kleiber.experiments.config_file import from_data, to_data
+from kleiber.experiments.directory.record import record_path, source_name
 from kleiber.experiments.exit_codes import (
     EXIT_CANNOT_WRITE,
     EXIT_DONE,
@@ -122,7 +123,7 @@ def _pending(groups: list[list[TrunkCell]], directory: Path, session: str) -> It
     """Yields what is left to train, the largest first, until nothing is, or others have had all of it for too long;
     several processes train together what the lead chooses."""
     while jax.process_count() > 1:
-        missing = [index for index, group in enumerate(groups) if _missing(group, directory)]
+        missing = [n for n, group in enumerate(groups) if _missing(group, directory) and _can_begin(group, directory)]
         index = hosts.from_lead(missing[0] if missing else -1)
         if index < 0:
             return
@@ -130,7 +131,7 @@ def _pending(groups: list[list[TrunkCell]], directory: Path, session: str) -> It
     patience, idle_since = float(os.environ.get(IDLE_SECONDS, "inf")), time.monotonic()
     while pending := [group for group in groups if _missing(group, directory)]:
         for group in pending:
-            if not is_compiling(group, groups, directory, session):
+            if _can_begin(group, directory) and not is_compiling(group, groups, directory, session):
                 asked = time.monotonic()
                 yield group
                 if not _missing(group, directory):  # trained: look again from the largest on
@@ -196,6 +197,13 @@ def _claim(experiment: Experiment, group: list[TrunkCell], directory: Path, sess
     finally:
         stop.has_work = False
         lock.release()
+
+
+def _can_begin(group: list[TrunkCell], directory: Path) -> bool:
+    """Returns whether the points have ended that a trunk begins with and learns from: where stages follow each other,
+    one of the same phase may have to be waited for."""
+    sources = [source for source in (group[0].config.start, group[0].config.teacher) if source and source.train]
+    return all(record_path(directory, str(source_name(source))).exists() for source in sources)
 
 
 def _missing(group: list[TrunkCell], directory: Path) -> bool:

@@ -21,6 +21,11 @@ SUBSET_SEED = 20_221  # fixes which windows num_unique_tokens keeps, for every r
 def check_enough(source: Source, num_tokens: int, max_epochs: float, num_unique_tokens: int | None = None) -> float:
     """Returns the passes over the (unique) training tokens that a plan of num_tokens takes. Raises ValueError if they
     are more than max_epochs; it says how many, and what allows them."""
+    parts = source.parts
+    if len(parts) > 1:
+        limits = [num_unique_tokens, *[None] * (len(parts) - 1)]
+        of_each = zip(parts, limits, strict=True)
+        return max(check_enough(part, math.ceil(num_tokens * s), max_epochs, limit) for (part, s), limit in of_each)
     unique_tokens = source.num_unique_sequences(num_unique_tokens) * source.seq_len
     epochs = num_tokens / unique_tokens
     if epochs > max_epochs + 1e-9:

@@ -1,7 +1,7 @@
 """The data of one run: its training windows, the fixed validation windows, and what the run record says of both."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from kleiber.train.data.cache import cache_folder
 from kleiber.train.data.corpora.catalogue import find_corpus, prepared_folder
 from kleiber.train.data.corpora.prepared import read_corpus_manifest
 from kleiber.train.data.images import ImageSource, find_images, open_images
+from kleiber.train.data.mixture import MixedSource
 from kleiber.train.data.pairs import held_out_pairs, open_pairs, pairs_of
 from kleiber.train.data.source import Source
 from kleiber.train.data.tokenizers import read_model, stored_tokenizer, tokenizer_home
@@ -74,6 +75,17 @@ class RunData(HeldOut):
     """That text is encoded with, for whoever keeps the weights; none for bytes."""
     newlines: frozenset[int] = frozenset()
     """Ids of the tokens that end a line, for the objective `label`."""
+    elsewhere: dict[str, HeldOut] = field(default_factory=dict)
+    """By corpus, what every point is measured on besides."""
+
+    def seen(self, num_tokens: int) -> tuple[float, int]:
+        """Returns (passes over the training text, of the corpus with most of them; distinct tokens) of training on so
+        many tokens."""
+        parts = self.train.parts
+        uniques = [self.num_unique_tokens, *(part.num_sequences * part.seq_len for part, _ in parts[1:])]
+        drawn = [num_tokens * share for _, share in parts]
+        epochs = max(one / unique for one, unique in zip(drawn, uniques, strict=True))
+        return epochs, round(sum(min(one, unique) for one, unique in zip(drawn, uniques, strict=True)))
 
 
 def open_run_data(config: TrainConfig) -> RunData:
@@ -125,9 +137,14 @@ def _open_pair_data(config: TrainConfig) -> RunData:
 
 
 def _open_text_data(config: TrainConfig) -> RunData:
-    train = open_tokens(config.data, "train", config.model.seq_len)
+    train: Source = open_tokens(config.data, "train", config.model.seq_len)
     validation = open_tokens(config.data, "validation", config.model.seq_len)
     check_vocabulary(train, config.model)
+    if mixture := config.data.mixture:
+        datas = [replace(config.data, corpus=name, mixture=()) for name, _ in mixture]
+        others = [open_tokens(data, "train", config.model.seq_len) for data in datas]
+        shares = [share for _, share in mixture]
+        train = MixedSource((train, *others), (1 - sum(shares), *shares))
     if config.evaluation.num_bytes and config.data.tokenizer != "bytes":  # by which the text of all is measured off
         open_tokens(replace(config.data, tokenizer="bytes"), "validation", config.model.seq_len)
     folder = prepared_folder(find_corpus(config.data.corpus))
@@ -135,7 +152,15 @@ def _open_text_data(config: TrainConfig) -> RunData:
         **_held_out(config, validation, folder),
         **_of_text(config, train, folder),
         newlines=line_ends(config, folder),
+        elsewhere={name: _held_out_of(config, name) for name in config.evaluation.also},
     )
+
+
+def _held_out_of(config: TrainConfig, corpus: str) -> HeldOut:
+    """Returns the validation windows of another corpus, as many as of the run's own."""
+    config = replace(config, data=replace(config.data, corpus=corpus, mixture=(), num_unique_tokens=None))
+    validation = open_tokens(config.data, "validation", config.model.seq_len)
+    return HeldOut(**_held_out(config, validation, prepared_folder(find_corpus(corpus))))
 
 
 def open_held_out(config: TrainConfig, fingerprint: str) -> HeldOut:

@@ -18,6 +18,11 @@ class Source:
     split: str
 
     @property
+    def parts(self) -> "tuple[tuple[Source, float], ...]":
+        """Sources that rows are drawn from, each with its share of them: itself."""
+        return ((self, 1.0),)
+
+    @property
     def num_sequences(self) -> int:
         """Rows."""
         raise NotImplementedError

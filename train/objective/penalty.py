@@ -21,8 +21,8 @@ class Penalty:
 
     weight: Callable[[TrainConfig], float]
     """Returns its factor, 0 where a trunk has none."""
-    value: Callable[[Any], jax.Array]
-    """Tree of weights -> float32 scalar. A weight that stays is None, and so is what is made of it alone."""
+    value: Callable[[Any, Any], jax.Array]
+    """(tree of the weights that move, anchor: trees like it, or None) -> float32 scalar; None stands for the others."""
 
 
 def _orthogonality_weight(config: TrainConfig) -> float:
@@ -30,8 +30,15 @@ def _orthogonality_weight(config: TrainConfig) -> float:
     return adapter.orthogonality if adapter and adapter.kind == "adalora" else 0.0
 
 
+def _held(params: Any, anchor: Any) -> jax.Array:
+    """Returns 1/2 sum F (w - w_start)^2 (Kirkpatrick et al. 2017, arXiv:1612.00796, equation 3)."""
+    parts = jax.tree.map(lambda w, start, fisher: jnp.sum(fisher * jnp.square(w - start)), params, *anchor)
+    return 0.5 * sum(jax.tree.leaves(parts), jnp.zeros(()))
+
+
 PENALTIES = {
-    "orthogonality": Penalty(_orthogonality_weight, orthogonality),
+    "orthogonality": Penalty(_orthogonality_weight, lambda params, _: orthogonality(params)),
+    "ewc": Penalty(lambda config: config.ewc.weight if config.ewc else 0.0, _held),
 }
 """By the name of their column in the step log."""
 
@@ -41,12 +48,13 @@ def logged_names(config: TrainConfig) -> tuple[str, ...]:
     return tuple(name for name, each in PENALTIES.items() if each.weight(config))
 
 
-def with_penalties(config: TrainConfig, params: Any, logged: dict[str, jax.Array], grads: Any):
+def with_penalties(config: TrainConfig, params: Any, anchor: Any, logged: dict[str, jax.Array], grads: Any):
     """Returns (what is logged, gradients) with what the penalties of a trunk add; as they are where it has none.
 
     Args:
       config: the trunk.
       params: parameters.
+      anchor: (weights of its start, their Fisher diagonal) where it has ewc.
       logged: of the batch.
       grads: of the batch; None for a weight that stays.
     """
@@ -54,8 +62,10 @@ def with_penalties(config: TrainConfig, params: Any, logged: dict[str, jax.Array
     if not names:
         return logged, grads
 
+    held = None if anchor is None else tuple(separate(config, each)[0] for each in anchor)
+
     def total(moving: Any):
-        values = {name: PENALTIES[name].value(moving) for name in names}
+        values = {name: PENALTIES[name].value(moving, held) for name in names}
         return sum((PENALTIES[name].weight(config) * each for name, each in values.items()), jnp.zeros(())), values
 
     added, values = jax.grad(total, has_aux=True)(separate(config, params)[0])
