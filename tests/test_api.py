@@ -35,6 +35,7 @@ SIGNATURES = {
     "Recipe.read": "path",
     "Recipe.write": "self, path",
     "Run.evaluate": "self, text=None",
+    "Run.translate": "self, texts, beam=4",
     "Run.generate": "self, prompt='', num_tokens=100, temperature=1.0, top_k=None, seed=0, top_p=1.0, "
     "stops_at_end=False, stop=(), draft=None",
     "Run.export": "self, path, form='weights'",

@@ -1,6 +1,7 @@
 """Targets that are searched for, and scores of how near they come: against exhaustive search and sacrebleu itself."""
 
 import itertools
+import json
 import sys
 from dataclasses import replace
 
@@ -202,6 +203,37 @@ def test_a_finished_run_is_scored_beside_copying_on_pairs_that_it_has_not_seen(s
     assert scores["examples"][0]["source"] == "abc" and scores["examples"][0]["target"] == "cba"
     assert main(["score", str(run), "--file", str(swept / "few.txt")]) == 2
     assert "expected a PATH.tsv" in capsys.readouterr().err
-    assert main(["generate", str(run), "abc"]) == 2
-    assert "`kleiber score` says how well" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="`kleiber generate` does, `kleiber score` says how well"):
+        load(run).generate("abc")
     assert main(["eval", str(run)]) == 0
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_generate_prints_the_target_that_the_search_finds_of_a_source(swept, capsys, beam):
+    (run,) = (swept / "out" / "runs").glob("*-D640")
+    found = load(run)
+    source = found.tokenizer.encode([b"abc"])[0]
+    (ids,) = translate(found.config.model, found.tree, [source], int(source[-1]), Beam(beam))
+    expected = found.tokenizer.decode(ids).decode(errors="replace")
+    assert main(["generate", str(run), "abc", "--beam", str(beam)]) == 0
+    assert capsys.readouterr().out == expected + "\n" and found.translate(["abc"], beam) == [expected]
+    assert main(["generate", str(run), "abc", "--beam", str(beam), "--json"]) == 0
+    told = {"run": found.name, "source": "abc", "text": expected, "beam": beam}
+    assert json.loads(capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["abc", "--temperature", "0.5"], "--temperature is of a run that goes on with a text"),
+        (["abc", "--num-tokens", "3"], "--num-tokens is of a run that goes on with a text"),
+        (["  "], "the source is empty"),
+        (["abcdefghij"], "has 10 tokens and its end, and the encoder"),
+        (["abc", "--beam", "0"], "width is 0, expected at least 1"),
+    ],
+)
+def test_a_source_that_cannot_be_translated_is_refused(swept, capsys, line, words):
+    (run,) = (swept / "out" / "runs").glob("*-D640")
+    assert main(["generate", str(run), *line]) == 2
+    told = capsys.readouterr().err
+    assert words in told and len(told.strip().splitlines()) == 1

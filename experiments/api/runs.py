@@ -307,6 +307,20 @@ class Run:
             drawn["draft"] = weights.as_draft(self, draft)
         return weights.continue_text(self.config, self.tree, self.tokenizer, prompt, stops_at_end, stop, **drawn)
 
+    def translate(self, texts: Sequence[str], beam: int = 4) -> list[str]:
+        """Returns what a run on pairs makes of each source, the same whenever it is asked.
+
+        Args:
+          texts: sources.
+          beam: beginnings that the search keeps; 1 takes the likeliest token at each place.
+
+        Raises:
+          ValueError: the run is on no pairs, or a source is empty or longer than its encoder reads.
+        """
+        from kleiber.experiments.api.translations import translate_texts
+
+        return translate_texts(self, texts, beam)
+
     def export(self, path: str | Path, form: "Form" = "weights") -> Path:
         """Writes the weights as a safetensors file, with config and record as JSON in its metadata; returns the file.
 

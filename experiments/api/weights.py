@@ -92,8 +92,8 @@ def check_causal(config: TrainConfig) -> None:
         )
     if config.model.encoder:
         raise ValueError(
-            f"this run is an {config.model.family} and makes a target of a source: `kleiber score` says how well, and "
-            "`kleiber eval` without a text what it loses on its validation pairs."
+            f"this run is an {config.model.family} and makes a target of a source: `kleiber generate` does, `kleiber "
+            "score` says how well, and `kleiber eval` without a text what it loses on its validation pairs."
         )
     if not config.model.is_causal:
         raise ValueError(

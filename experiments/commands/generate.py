@@ -1,11 +1,13 @@
-"""Writes text with the weights of a finished run.
+"""Writes text with the weights of a finished run: what follows a text, or the target of a source.
 
-example: kleiber generate out/quickstart/runs/d64-L2-s0-2ad14a-D102400 "The instance" --num-tokens 200 --seed 1
+examples: kleiber generate out/quickstart/runs/d64-L2-s0-2ad14a-D102400 "The instance" --num-tokens 200 --seed 1
+          kleiber generate out/encoder_decoder/runs/NAME-D400000 "Open the file." --beam 4
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -22,7 +24,7 @@ class Options:
     run: tyro.conf.Positional[Path]
     """Folder of a run, in a sweep or copied elsewhere, or DIRECTORY/NAME with the beginning of its name."""
     text: tyro.conf.Positional[str] = ""
-    """How it begins; if left out, as documents do."""
+    """How it begins; if left out, as documents do. Of a run on pairs, the source."""
     num_tokens: int = 100
     """Tokens to add."""
     temperature: float = 1.0
@@ -40,6 +42,8 @@ class Options:
     draft: Path | None = None
     """A smaller run with the same tokens, such as one of the same sweep, that guesses ahead: the same text, sooner if
     it guesses well and costs little."""
+    beam: int | None = None
+    """Of a run on pairs: beginnings that the search keeps, 4 if left out; 1 takes the likeliest token at each place."""
     json: bool = False
     """Print one JSON object."""
 
@@ -49,6 +53,10 @@ def run(options: Options) -> int:
     from kleiber.experiments.api.runs import load
 
     found, draft = load(options.run), None
+    if found.config.model.encoder:
+        return _translate(found, options)
+    if options.beam is not None:
+        raise ValueError(f"--beam {options.beam} is of a run on pairs, and {found.name} is none; leave it out.")
     if options.draft:
         from kleiber.experiments.api.weights import as_draft
 
@@ -64,4 +72,21 @@ def run(options: Options) -> int:
         print(json.dumps(told, indent=1))
     else:
         print(printable(options.text + added))
+    return EXIT_DONE
+
+
+def _translate(found: Any, options: Options) -> int:
+    """Prints what a run on pairs makes of a source; returns 0."""
+    usual = {field.name: field.default for field in fields(options)}
+    given = [name for name in (*DRAWN, "draft") if getattr(options, name) != usual[name]]
+    if given:
+        flag = f"--{given[0].replace('_', '-')}"
+        raise ValueError(f"{flag} is of a run that goes on with a text; {found.name} searches for a target: --beam.")
+    beam = 4 if options.beam is None else options.beam
+    with working("translating"):
+        told = found.translate([options.text], beam)[0]
+    if options.json:
+        print(json.dumps({"run": found.name, "source": options.text, "text": told, "beam": beam}, indent=1))
+    else:
+        print(printable(told))
     return EXIT_DONE
