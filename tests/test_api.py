@@ -254,10 +254,10 @@ def test_a_forecast_shows_value_interval_level_and_where_its_width_comes_from(la
 
 
 def test_tables_without_pandas_are_dicts_of_arrays(monkeypatch):
-    from kleiber.experiments.api import runs as module
+    from kleiber.experiments.api.frame import frame
 
     monkeypatch.setitem(sys.modules, "pandas", None)
-    found = module._frame([{"step": 1, "loss": 2.0}, {"step": 2}])
+    found = frame([{"step": 1, "loss": 2.0}, {"step": 2}])
     assert found["step"].tolist() == [1, 2] and found["loss"].tolist() == [2.0, None]
 
 

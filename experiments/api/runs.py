@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kleiber.experiments.api.frame import frame
 from kleiber.experiments.config_file import from_data, load_experiment
 from kleiber.experiments.experiment import Experiment
 from kleiber.files import read_json
@@ -109,7 +110,7 @@ class Results:
     @property
     def table(self) -> Any:
         """The records: a pandas DataFrame, or a dict of arrays without pandas."""
-        return _frame(self.records)
+        return frame(self.records)
 
     @property
     def fit(self) -> "Fitted":
@@ -192,7 +193,7 @@ class Run:
     def metrics(self) -> Any:
         """The step log, one row each: a pandas DataFrame, or a dict of arrays without pandas."""
         path = self.folder.parent / self.trunk_id / "metrics.jsonl"
-        return _frame(whole_rows(path) if path.exists() else [])
+        return frame(whole_rows(path) if path.exists() else [])
 
     @cached_property
     def params(self) -> dict[str, Any]:
@@ -308,18 +309,15 @@ class Run:
         return weights.continue_text(self.config, self.tree, self.tokenizer, prompt, stops_at_end, stop, **drawn)
 
     def translate(self, texts: Sequence[str], beam: int = 4) -> list[str]:
-        """Returns what a run on pairs makes of each source, the same whenever it is asked.
-
-        Args:
-          texts: sources.
-          beam: beginnings that the search keeps; 1 takes the likeliest token at each place.
+        """Returns what a run on pairs makes of each source, by a beam of so many beginnings; 1 takes the likeliest token
+        at each place.
 
         Raises:
           ValueError: the run is on no pairs, or a source is empty or longer than its encoder reads.
         """
-        from kleiber.experiments.api.translations import translate_texts
+        from kleiber.experiments.api import weights
 
-        return translate_texts(self, texts, beam)
+        return weights.translate_texts(self, texts, beam)
 
     def export(self, path: str | Path, form: "Form" = "weights") -> Path:
         """Writes the weights as a safetensors file, with config and record as JSON in its metadata; returns the file.
@@ -398,15 +396,3 @@ def load(run: str | Path) -> Run:
 
 def _trunk_of(name: str) -> str:
     return name.rpartition("-D")[0] or name
-
-
-def _frame(rows: Sequence[dict[str, Any]]) -> Any:
-    """Returns rows as a DataFrame, or as a dict of arrays [rows] where pandas is not installed."""
-    try:
-        import pandas
-    except ImportError:
-        import numpy as np
-
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {name: np.array([row.get(name) for row in rows]) for name in names}
-    return pandas.DataFrame(list(rows))

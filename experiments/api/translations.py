@@ -1,6 +1,5 @@
 """How near what the weights of a run on pairs make of unseen sources comes to their targets."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,27 +12,6 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """Pairs that are told in full."""
-
-
-def translate_texts(run: "Run", texts: Sequence[str], width: int) -> list[str]:
-    """Returns what a run on pairs makes of each source. Raises ValueError: the run is on no pairs, or a source is empty
-    or longer than its encoder reads."""
-    from kleiber.model.decode.beam import Beam
-    from kleiber.train.translations import translate
-
-    encoder = run.config.model.encoder
-    if encoder is None:
-        raise ValueError(f"{run.name} is a {run.config.model.family} and makes no target of a source: use generate.")
-    beam = Beam(width)
-    for text, ids in zip(texts, run.tokenizer.encode([text.encode() for text in texts]), strict=True):
-        if not text.strip():
-            raise ValueError("the source is empty; give a text to make a target of.")
-        if len(ids) > encoder.seq_len:
-            raise ValueError(
-                f"the source {text[:40]!r} has {len(ids) - 1} tokens and its end, and the encoder of {run.name} reads "
-                f"{encoder.seq_len}; give it in shorter pieces."
-            )
-    return translate(run.config, run.tree, run.tokenizer, texts, beam)[0]
 
 
 def score_pairs(run: "Run", test: "HeldOutPairs", width: int = 4) -> dict[str, Any]:

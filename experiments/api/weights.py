@@ -159,6 +159,27 @@ def continue_text(
     return text + writing.end()
 
 
+def translate_texts(run: Any, texts: Sequence[str], width: int) -> list[str]:
+    """Returns what a run on pairs makes of each source. Raises ValueError: the run is on no pairs, or a source is empty
+    or longer than its encoder reads."""
+    from kleiber.model.decode.beam import Beam
+    from kleiber.train.translations import translate
+
+    encoder = run.config.model.encoder
+    if encoder is None:
+        raise ValueError(f"{run.name} is a {run.config.model.family} and makes no target of a source: use generate.")
+    beam = Beam(width)
+    for text, ids in zip(texts, run.tokenizer.encode([text.encode() for text in texts]), strict=True):
+        if not text.strip():
+            raise ValueError("the source is empty; give a text to make a target of.")
+        if len(ids) > encoder.seq_len:
+            raise ValueError(
+                f"the source {text[:40]!r} has {len(ids) - 1} tokens and its end, and the encoder of {run.name} reads "
+                f"{encoder.seq_len}; give it in shorter pieces."
+            )
+    return translate(run.config, run.tree, run.tokenizer, texts, beam)[0]
+
+
 def export(run: Any, path: Path, form: Form) -> Path:
     """Writes the weights of a Run in a form, as Run.export says; returns the file that holds them."""
     from kleiber.experiments.config_file import to_data
