@@ -67,6 +67,7 @@ SPECIAL = {
     "learning_rate": {"K": 1.79, "a": -0.713, "b": 0.307},
     "batch_size": {"K": 0.58, "b": 0.571},
     "transfer": {"k": 1e3, "a": 0.18, "b": 0.38},
+    "finetune_transfer": {"k": 3e2, "c": 0.8, "b": 0.38},
     "overtraining": {"a": 40.0, "b": 300.0, "eta": 0.17},
     "distillation": {"gamma": 0.45, "c0": 1.2, "c1": 0.8},
     "precision_post_training": {"gamma": 0.6},
@@ -181,6 +182,17 @@ def test_planted_constants_are_recovered_from_exact_losses(name):
 def test_a_misspelt_law_names_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'chinchilla'"):
         get_law("chinchila")
+
+
+def test_a_start_worth_no_tokens_adds_none_and_one_worth_as_many_again_doubles_them():
+    constants = {**constants_of(get_law("finetune_transfer"))}
+    places = {"num_params_total": 1e6, "finetune_tokens": 1e6}
+    plain = {name: constants[name] for name in ("E", "A", "alpha", "B", "beta")}
+    expected = one("finetune_sum", plain, **places)
+    assert one("finetune_transfer", constants | {"k": 1e-12}, **places) == pytest.approx(expected, rel=1e-9)
+    doubled = one("finetune_sum", plain, num_params_total=1e6, finetune_tokens=2e6)
+    worth = constants | {"k": 1e6**0.8, "b": 0.0}
+    assert one("finetune_transfer", worth, **places) == pytest.approx(doubled, rel=1e-12)
 
 
 def test_a_product_over_chosen_factors_has_their_exponents():

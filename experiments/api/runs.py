@@ -309,8 +309,8 @@ class Run:
         return weights.continue_text(self.config, self.tree, self.tokenizer, prompt, stops_at_end, stop, **drawn)
 
     def translate(self, texts: Sequence[str], beam: int = 4) -> list[str]:
-        """Returns what a run on pairs makes of each source, by a beam of so many beginnings; 1 takes the likeliest token
-        at each place.
+        """Returns what a run on pairs makes of each source, by a beam of so many beginnings; 1 takes the likeliest
+        token at each place.
 
         Raises:
           ValueError: the run is on no pairs, or a source is empty or longer than its encoder reads.

@@ -27,6 +27,13 @@ def finetune_sum(p: Values, x: Values) -> np.ndarray:
     )
 
 
+def finetune_transfer(p: Values, x: Values) -> np.ndarray:
+    """Returns E + A / num_params^alpha + B / (D_f + D_T)^beta, D_T = k D_f^(1-c) num_params^b [..., runs]."""
+    log_worth = np.log(p["k"]) - p["c"] * np.log(x["finetune_tokens"]) + p["b"] * np.log(x["num_params_total"])
+    log_tokens = np.log(x["finetune_tokens"]) + softplus(log_worth)
+    return p["E"] + p["A"] * power(x["num_params_total"], -p["alpha"]) + p["B"] * np.exp(-p["beta"] * log_tokens)
+
+
 def distillation_loss(p: Values, x: Values) -> np.ndarray:
     """Returns L_T + L_T^-c0 (1 + (L_T / (L_S d1))^(1/f1))^(-c1 f1) (A / N^alpha + B / D^beta)^gamma, [..., runs]."""
     log_teacher = np.log(x["teacher_loss"])
@@ -86,6 +93,32 @@ LAWS = (
         loss=finetune_sum,
         validity="a hypothesis: fit finetune_product beside it",
         sweep="as finetune_product",
+    ),
+    Law(
+        id="finetune_transfer",
+        title="a start that counts as so many more fine-tuning tokens",
+        formula="L = E + A / N^alpha + B / (D_f + D_T)^beta, D_T = k D_f^(1-c) N^b",
+        citation="Hernandez et al. 2021, arXiv:2102.01293, in the additive law of a model without a start",
+        variables=(NUM_PARAMS, FINETUNE),
+        parameters=(
+            *(E, A, ALPHA),
+            Parameter("B", "size of the fine-tuning term", scale=(("finetune_tokens", "beta"),)),
+            Parameter("beta", "exponent of fine-tuning tokens", start=EXPONENT, bounds=(1e-4, 20.0)),
+            Parameter(
+                "k",
+                "tokens transferred for each of fine-tuning",
+                start=(0.1, 10.0),
+                bounds=(1e-12, 1e12),
+                scale=(("finetune_tokens", "c"), ("num_params_total", "-b")),
+            ),
+            Parameter("c", "one less the exponent of fine-tuning tokens in D_T", start=(0.3, 1.2), bounds=(1e-3, 3.0)),
+            signed("b", "exponent of parameters in D_T", (0.0, 0.6)),
+        ),
+        linear=(("E",), ("A",), ("B",)),
+        loss=finetune_transfer,
+        validity="a hypothesis: fit finetune_product and finetune_sum beside it; the second text is learnt by one law",
+        sweep="as finetune_product, 24 cells or more; with runs without a start the constants but k, c and b are known",
+        limits=("k = 0 is finetune_sum",),
     ),
     Law(
         id="distillation",
