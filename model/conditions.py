@@ -54,6 +54,11 @@ def _check_prompt(config: Any) -> None:
         raise ValueError(
             f"adapter.kind prompt with family '{config.family}': it stands in front of text; leave it out."
         )
+    if config.num_virtual_tokens >= config.seq_len:
+        raise ValueError(
+            f"adapter.num_virtual_tokens {config.num_virtual_tokens} leaves no place for text in a window of "
+            f"{config.seq_len}, when it is generated; choose fewer than seq_len."
+        )
     if config.positions == "learned":
         raise ValueError(
             f"adapter.kind prompt with positions='learned', a table of {config.seq_len} places that the text takes up: "

@@ -148,7 +148,11 @@ def test_words_mean_weights_and_a_word_that_means_none_names_the_nearest():
     [
         ({"adapter": AdapterConfig(rank=8)}, "adapter.rank 8 is not below the 8 of the matrix key 16 x 8"),
         ({"adapter": AdapterConfig(rank=2), "experts": ExpertsConfig(4)}, "beside plain matrices"),
-        ({"adapter": AdapterConfig("prompt"), "positions": "learned"}, "a table of 8 places that the text takes up"),
+        (
+            {"adapter": AdapterConfig("prompt", num_virtual_tokens=2), "positions": "learned"},
+            "a table of 8 places that the text takes up",
+        ),
+        ({"adapter": AdapterConfig("prompt", num_virtual_tokens=8)}, "num_virtual_tokens 8 leaves no place for text"),
         ({"adapter": AdapterConfig(rank=2, targets=("gate",)), "is_gated": False}, "names no matrix of this shape"),
     ],
 )

@@ -55,8 +55,10 @@ def check_finished(source: Any) -> None:
     if source.length not in source.train.num_tokens:
         found = source.train.num_tokens
         raise ValueError(f"{called}.num_tokens {source.num_tokens} is none of those of train: {found}.")
-    if source.train.command:
-        raise ValueError(f"{called}.train is trained by a command; train that first, and give its run.")
+    first = [each for each in (source.train.start, source.train.teacher) if each and each.train]
+    if source.train.command or (first and called != "start"):  # starts follow each other in stages
+        what = "is trained by a command" if source.train.command else f"has a {first[0].called} to be trained itself"
+        raise ValueError(f"{called}.train {what}; train that first, and give its run.")
 
 
 def fill_in_teacher(teacher: Any) -> None:

@@ -220,7 +220,8 @@ def make_app(served: Served) -> Any:
 
     async def complete(request: Request) -> Any:
         body = await _body(request)
-        told = (served.name, engine.config.seq_len, served.separator, served.encode)
+        places = engine.config.seq_len - engine.config.num_virtual_tokens
+        told = (served.name, places, served.separator, served.encode)
         asked = read_asked(body, *told)
         try:
             for each in asked.requests:
