@@ -42,7 +42,7 @@ chaos: install-all ## kill, damage, fill, freeze: the failure tests R1 to R24 in
 cluster: install-all ## one sweep on a Slurm of two nodes, made here; needs root, and on Debian slurmctld, slurmd, slurm-client, munge
 	@.ci/step cluster $(BIN)/python -m pytest -m cluster tests/launch
 
-huggingface: ## models out and in beside transformers, scores beside lm-evaluation-harness, in .venv-huggingface (7 GB)
+huggingface: ## models and adapters beside transformers and peft, scores beside lm-evaluation-harness, in .venv-huggingface (7 GB)
 	@VENV=.venv-huggingface .ci/step install .ci/install huggingface,dev
 	@.ci/step huggingface env HF_HUB_OFFLINE=1 .venv-huggingface/bin/python -m pytest -m huggingface tests/huggingface
 

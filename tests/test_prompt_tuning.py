@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from test_fine_tuning import no_corpus, run, start, tuned  # noqa: F401  fixtures
 
 from kleiber.model.adapter import AdapterConfig
 from kleiber.model.adapters.tree import merge, put_on
@@ -56,9 +57,9 @@ def test_each_document_of_a_row_sees_the_prompt_as_if_it_stood_alone(model):
     segments = np.array([[0, 0, 0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1, 1]])
     together = np.asarray(apply(model, params, TOKENS, segments))
     for row, first in ((0, 5), (1, 1)):
-        for start, end in ((0, first), (first, 8)):
-            alone = apply(model, params, TOKENS[row : row + 1, start:end])
-            np.testing.assert_allclose(together[row, start:end], alone[0], rtol=1e-4, atol=1e-5)
+        for begun, end in ((0, first), (first, 8)):
+            alone = apply(model, params, TOKENS[row : row + 1, begun:end])
+            np.testing.assert_allclose(together[row, begun:end], alone[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", [TUNED, MIXED, replace(MIXED, has_scanned_layers=True)])
@@ -102,3 +103,12 @@ def test_what_a_prompt_cannot_have_is_refused():
         merge(TUNED, moved(TUNED))
     with pytest.raises(ValueError, match="3 virtual tokens in front are not split over `context`"):
         TrainConfig(TUNED, OptimizerConfig(0.1), (100,), mesh=MeshConfig(context=2))
+
+
+@pytest.mark.parametrize("mesh", [{"data": 2}, {"fsdp": 2}, {"tensor": 2}], ids=str)
+def test_a_mesh_tunes_a_prompt_to_the_loss_of_one_device(mesh, start, tmp_path):  # noqa: F811
+    config = replace(tuned(adapter=AdapterConfig("prompt", num_virtual_tokens=3)), accumulation_steps=2)
+    alone, weights, _ = run(config, tmp_path / "one", start[1])
+    loss, found, _ = run(replace(config, mesh=MeshConfig(**mesh)), tmp_path / "mesh", start[1])
+    assert loss == pytest.approx(alone, abs=1e-5)
+    np.testing.assert_allclose(found["params/input/prompt"], weights["params/input/prompt"], atol=1e-4)

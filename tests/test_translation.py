@@ -209,7 +209,11 @@ def test_a_finished_run_is_scored_beside_copying_on_pairs_that_it_has_not_seen(s
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_generate_prints_the_target_that_the_search_finds_of_a_source(swept, capsys, beam):
+def test_generate_prints_the_target_that_the_search_finds_of_a_source(swept, capsys, monkeypatch, beam):
+    searched = []
+    monkeypatch.setattr(
+        "kleiber.train.translations.search", lambda *given: searched.append(given[-1]) or translate(*given)
+    )
     (run,) = (swept / "out" / "runs").glob("*-D640")
     found = load(run)
     source = found.tokenizer.encode([b"abc"])[0]
@@ -220,6 +224,7 @@ def test_generate_prints_the_target_that_the_search_finds_of_a_source(swept, cap
     assert main(["generate", str(run), "abc", "--beam", str(beam), "--json"]) == 0
     told = {"run": found.name, "source": "abc", "text": expected, "beam": beam}
     assert json.loads(capsys.readouterr().out) == told
+    assert searched == [Beam(beam)] * 3
 
 
 @pytest.mark.parametrize(
