@@ -2,7 +2,9 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test install-all lint miniature truth chaos cluster browser huggingface docs tutorials lock clean
+ifndef TOGETHER # what `test` runs beside each other
 .NOTPARALLEL:
+endif
 
 OUT ?= out/quickstart
 BIN := .venv/bin
@@ -18,7 +20,8 @@ install: ## set up .venv with kleiber in it: .venv/bin/kleiber, or `source .venv
 quickstart: install ## set up .venv, then train, fit, forecast, test the forecast and report (OUT=out/quickstart)
 	@.ci/step "kleiber sweep quickstart --out $(OUT)" $(BIN)/kleiber sweep quickstart --out $(OUT)
 
-test: lint miniature ## set up .venv, then lint, check types, run the experiment miniature and the tests
+test: install-all ## set up .venv, then lint, check types, run the experiment miniature and the tests
+	@$(MAKE) --no-print-directory TOGETHER=1 -j 2 lint miniature # mypy keeps one core, and miniature has pauses
 	@.ci/step tests $(BIN)/python -m pytest $(PYTEST)
 
 install-all:

@@ -274,12 +274,14 @@ width: int = kb.open_run("out", "d8").config.model.d_model
     wrong = right.replace("predicted_loss", "predicted_los").replace("width: int", "width: str")
     config = tmp_path / "mypy.ini"
     config.write_text("[mypy]\nignore_missing_imports = True\nfollow_imports = silent\n")
-    for text, code in ((right, 0), (wrong, 1)):
-        (tmp_path / "user.py").write_text(text)
-        line = [sys.executable, "-m", "mypy", "--config-file", str(config), "--cache-dir", str(tmp_path / "cache")]
-        done = subprocess.run([*line, str(tmp_path / "user.py")], capture_output=True, text=True, cwd=HOUSE)
-        assert done.returncode == code, done.stdout
-    assert 'has no attribute "predicted_los"' in done.stdout and "Found 2 errors" in done.stdout
+    files = [tmp_path / "right.py", tmp_path / "wrong.py"]
+    for file, text in zip(files, (right, wrong), strict=True):
+        file.write_text(text)
+    line = [sys.executable, "-m", "mypy", "--config-file", str(config), "--cache-dir", str(tmp_path / "cache")]
+    done = subprocess.run([*line, *map(str, files)], capture_output=True, text=True, cwd=HOUSE)
+    assert done.returncode == 1 and "right.py" not in done.stdout, done.stdout
+    assert 'has no attribute "predicted_los"' in done.stdout
+    assert "Found 2 errors in 1 file (checked 2 source files)" in done.stdout
 
 
 @pytest.fixture(scope="module")

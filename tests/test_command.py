@@ -46,7 +46,7 @@ if how == "nan": rows[-1]["loss"] = math.nan
 if how == "short": rows[-1]["num_tokens"] -= 7
 if how == "steps": rows[-1]["num_tokens"] //= 256
 if how == "sleep": time.sleep(600)
-if how == "slow": time.sleep(1.0)
+if how == "slow": time.sleep(0.3)
 if how == "exit": sys.exit("no such file as train.bin")
 if how == "mapped": rows = [{"it": r["num_tokens"] // 256, "val/ppl": math.exp(r["loss"])} for r in rows]
 if how != "nothing": (out / "record.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))

@@ -1,6 +1,7 @@
 """Delayed synchronisation: equal to data parallelism where algebra says so, apart between synchronisations."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -35,15 +36,20 @@ def config(delayed=None, mesh=None, optimizer=SGD):
     )
 
 
-def train(config, steps=STEPS):
-    mesh = make_mesh(config.mesh)
+@functools.cache
+def program(config):
+    """Returns (mesh, optimizer, compiled steps) of a config, once for all tests."""
     optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))
+    return make_mesh(config.mesh), optimizer, compile_steps(config, optimizer)
+
+
+def train(config, steps=STEPS):
+    mesh, optimizer, run = program(config)
     with use_mesh(mesh):
         state = initial_state([config], optimizer, mesh)
         indices = np.arange(STEPS * BATCH).reshape(STEPS, BATCH)
         batches = place_batches(mesh, lambda i: Batch(TOKENS[i]), indices, STEPS, False)
         hyper = Hyperparameters(np.float32(config.optimizer.learning_rate), np.float32(0.1))
-        run = compile_steps(config, optimizer)
         state, log = run(state, hyper, batches, np.ones(STEPS, np.float32), np.uint32(0), np.int32(steps))
         return jax.tree.map(np.asarray, (state, log))
 

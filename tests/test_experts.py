@@ -11,10 +11,14 @@ from flax import nnx
 
 from kleiber.model.config import ExpertsConfig, ModelConfig
 from kleiber.model.counts import flops_per_token_computed, num_params_active, num_params_total
-from kleiber.model.functional import abstract_params, apply_hidden, init_params
+from kleiber.model.functional import abstract_params, init_params
+from kleiber.model.functional import apply_hidden as eager_apply_hidden
 from kleiber.model.layers.experts import Experts
 from kleiber.model.layers.feed_forward import activate
 
+# Compiled once a shape: eagerly each of hundreds of small operations would be compiled by itself.
+apply_hidden = jax.jit(eager_apply_hidden, static_argnums=0)
+through = nnx.jit(lambda module, x: module(x))
 DENSE = ModelConfig(d_model=16, num_layers=2, num_heads=2, vocab_size=12, seq_len=8, parametrization="standard")
 
 
@@ -75,7 +79,7 @@ def test_a_mixture_of_one_expert_is_the_dense_block(is_gated):
 def test_tokens_go_where_a_slow_queue_sends_them(active, factor, capacity):
     module = layer(with_experts(num_experts=4, num_active=active, capacity_factor=factor))
     x = np.random.default_rng(1).normal(size=(1, 16, 16))
-    y, routing = module(jnp.asarray(x, jnp.float32))
+    y, routing = through(module, jnp.asarray(x, jnp.float32))
     expected, dropped = slow_experts(module, x[0], capacity)
     np.testing.assert_allclose(y[0], expected, atol=2e-5)
     assert float(routing.dropped) == pytest.approx(dropped, abs=1e-6)
@@ -85,14 +89,14 @@ def test_tokens_go_where_a_slow_queue_sends_them(active, factor, capacity):
 def test_groups_compete_apart():
     whole = layer(with_experts(num_experts=4, num_active=2, capacity_factor=0.5, group_size=4))
     x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 16, 16)), jnp.float32)
-    apart = jnp.concatenate([whole(x[:, start : start + 4])[0] for start in range(0, 16, 4)], axis=1)
-    np.testing.assert_allclose(whole(x)[0], apart, atol=1e-6)
+    apart = jnp.concatenate([through(whole, x[:, start : start + 4])[0] for start in range(0, 16, 4)], axis=1)
+    np.testing.assert_allclose(through(whole, x)[0], apart, atol=1e-6)
 
 
 def test_all_tokens_on_one_expert_overflow_its_places():
     module = layer(with_experts(num_experts=4, num_active=1, capacity_factor=1.0))
     module.router[...] = jnp.zeros((16, 4)).at[:, 2].set(1.0)
-    _, routing = module(jnp.ones((1, 16, 16)))
+    _, routing = through(module, jnp.ones((1, 16, 16)))
     assert float(routing.dropped) == 0.75  # 16 tokens, ceil(16 / 4) = 4 places
 
 
@@ -100,9 +104,9 @@ def test_the_balance_loss_is_one_when_even_and_grows_to_the_number_of_experts_wh
     module = layer(with_experts(num_experts=4, num_active=1))
     x = jnp.asarray(np.random.default_rng(3).normal(size=(4, 64, 16)), jnp.float32)
     module.router[...] = jnp.zeros((16, 4))
-    assert float(module(x)[1].balance_loss) == pytest.approx(1.0)
+    assert float(through(module, x)[1].balance_loss) == pytest.approx(1.0)
     module.router[...] = jnp.zeros((16, 4)).at[:, 0].set(50.0)
-    assert float(module(jnp.abs(x))[1].balance_loss) == pytest.approx(4.0)
+    assert float(through(module, jnp.abs(x))[1].balance_loss) == pytest.approx(4.0)
 
 
 def test_following_the_balance_loss_evens_out_a_skewed_router():
@@ -120,7 +124,7 @@ def test_following_the_balance_loss_evens_out_a_skewed_router():
     for _ in range(100):
         loss, state = step(state)
     assert before > 2.0 and float(loss) < 1.3
-    assert float(nnx.merge(graph, state)(x)[1].dropped) < 0.3
+    assert float(through(nnx.merge(graph, state), x)[1].dropped) < 0.3
 
 
 def test_counts_are_the_real_tree_and_the_compilers_products():

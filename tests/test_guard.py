@@ -71,7 +71,7 @@ def test_bad_updates_change_nothing_and_the_others_are_as_if_they_had_not_been(m
     after, log = steps(state, hyper(0.01), Batch(tokens), *args, np.int32(4))
     assert np.flatnonzero(log.is_skipped).tolist() == list(bad_steps) and int(after.step) == 4
     good = [step for step in range(4) if step not in bad_steps]
-    state, steps = start()
+    state, _ = start()
     padded = np.concatenate([TOKENS[good], TOKENS[: 4 - len(good)]])
     expected, _ = steps(state, hyper(0.01), Batch(padded), *args, np.int32(len(good)))
     for a, b in zip(jax.tree.leaves(expected.params), jax.tree.leaves(after.params), strict=True):

@@ -27,7 +27,7 @@ from kleiber.train.config import DataConfig, EvalConfig, OptimizerConfig, TrainC
 def experiment():
     model = ModelConfig(d_model=16, num_layers=1, num_heads=2, d_ff=32, seq_len=16)
     train = TrainConfig(
-        model, optimizer=OptimizerConfig(3e-3), num_tokens=(2_560, 5_120), batch_size=8, steps_per_call=20,
+        model, optimizer=OptimizerConfig(3e-3), num_tokens=(1_280, 2_560), batch_size=8, steps_per_call=10,
         data=DataConfig(corpus="text.txt"), mesh=MeshConfig(data=2, fsdp=2, tensor=2), evaluation=EvalConfig(1024, 8),
     )
     return Experiment(name="hosts", question="Do hosts agree?", trunks=(train,))

@@ -1,5 +1,6 @@
 """Masked language modelling with an encoder: just as many tokens hidden as asked, read from both sides, on any mesh."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -10,7 +11,8 @@ from compiled_flops import compiled_flops
 
 from kleiber.model import counts
 from kleiber.model.config import ModelConfig
-from kleiber.model.functional import abstract_params, apply, init_params
+from kleiber.model.functional import abstract_params, init_params
+from kleiber.model.functional import apply as eager_apply
 from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.mesh import make_mesh, use_mesh
 from kleiber.train.config import EvalConfig, MaskingConfig, OptimizerConfig, TrainConfig
@@ -23,6 +25,7 @@ from kleiber.train.state import Hyperparameters
 from kleiber.train.step import compile_steps
 from kleiber.train.update.optimizer import make_optimizer
 
+apply = jax.jit(eager_apply, static_argnums=0)
 MODEL = ModelConfig(d_model=16, num_layers=2, num_heads=2, vocab_size=32, seq_len=20, family="encoder")
 CONFIG = TrainConfig(
     MODEL,
@@ -97,6 +100,7 @@ def test_without_positions_an_encoder_treats_every_order_alike():
     np.testing.assert_allclose(np.asarray(straight)[:, order], turned, atol=1e-5)
 
 
+@functools.cache
 def losses_of(config):
     """Returns the losses of three steps on the mesh of a config."""
     optimizer = make_optimizer(config.optimizer, config.model, abstract_params(config.model))

@@ -13,7 +13,7 @@ from kleiber.experiments.sweeping.sweep import run_sweep
 from kleiber.model.config import ModelConfig
 from kleiber.parallel.config import MeshConfig
 from kleiber.parallel.mesh import make_mesh, use_mesh
-from kleiber.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from kleiber.train.config import DataConfig, EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from kleiber.train.data.batch import Batch
 from kleiber.train.gradients import gradients
 from kleiber.train.objective.table import OBJECTIVES, Objective
@@ -66,9 +66,12 @@ def test_a_log_that_does_not_tell_has_none():
 
 
 def test_the_record_tells_it_and_training_is_the_same(tmp_path):
-    plain = dataclasses.replace(TINY, measures_noise_scale=False)
-    for name, config in (("with", TINY), ("without", plain)):
-        run_sweep(Experiment(name="noise", question="?", trunks=(config,), laws=()), tmp_path / name, 1, is_quiet=True)
+    text, rng = tmp_path / "text.txt", np.random.default_rng(0)
+    text.write_text("\n\n".join(" ".join(f"{n % 97} of {n}" for n in rng.integers(0, 999, 40)) for _ in range(100)))
+    told = dataclasses.replace(TINY, data=DataConfig(str(text)))
+    for name, config in (("with", told), ("without", dataclasses.replace(told, measures_noise_scale=False))):
+        experiment = Experiment(name="noise", question="?", trunks=(config,), laws=())
+        run_sweep(experiment, tmp_path / name, 1, is_quiet=True, has_report=False)
     (measured,), (other,) = read_records(tmp_path / "with"), read_records(tmp_path / "without")
     assert measured.loss == pytest.approx(other.loss, rel=1e-6) and other.noise_scale_tokens is None
     assert measured.noise_scale_tokens > 0 and measured.noise_scale_standard_error > 0

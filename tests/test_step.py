@@ -12,7 +12,8 @@ import optax
 import pytest
 
 from kleiber.model.config import ModelConfig
-from kleiber.model.functional import apply, init_params
+from kleiber.model.functional import apply as eager_apply
+from kleiber.model.functional import init_params
 from kleiber.model.kernels.rows_times_weight import rows_times_weight
 from kleiber.parallel.config import MeshConfig
 from kleiber.train.config import (
@@ -40,13 +41,22 @@ FRACTIONS = np.array([0.25, 0.5, 0.75, 1.0], np.float32)
 TEXT = SimpleNamespace(bytes_per_token=1.0)
 
 
+apply = jax.jit(eager_apply, static_argnums=0)
+
+
+@functools.cache
+def program(config):
+    """Returns (optimizer, compiled steps) of a config, once for all tests."""
+    optimizer = make_optimizer(config.optimizer, config.model, init_params(config.model, 0))
+    return optimizer, compile_steps(config, optimizer)
+
+
 def train(config, num_steps=4, seed=0, rate=0.01, tokens=TOKENS):
     params = init_params(config.model, seed)
-    optimizer = make_optimizer(config.optimizer, config.model, params)
+    optimizer, steps = program(config)
     state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
     state = jax.tree.map(jnp.asarray, state)
     hyper = Hyperparameters(jnp.float32(rate), jnp.float32(config.optimizer.weight_decay))
-    steps = compile_steps(config, optimizer)
     state, log = steps(state, hyper, Batch(tokens), FRACTIONS, np.uint32(0), np.int32(num_steps))
     return state, log.losses
 
@@ -70,10 +80,15 @@ def test_the_steps_equal_optax_adamw_step_by_step():
         optax.adamw(lambda count: jnp.asarray(FRACTIONS)[count] * 0.01, 0.9, 0.99, 1e-8, weight_decay=0.1, mask=decays),
     )
     opt_state, expected = reference.init(params), []
-    for tokens in TOKENS:
+
+    @jax.jit
+    def step(params, opt_state, tokens):
         loss, grads = jax.value_and_grad(loss_fn)(params, tokens)
         updates, opt_state = reference.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), opt_state, loss
+
+    for tokens in TOKENS:
+        params, opt_state, loss = step(params, opt_state, tokens)
         expected.append(float(loss))
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     assert largest_difference(state.params, params) < 2e-5

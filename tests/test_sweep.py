@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,8 +43,8 @@ def train(d, tokens, seed, rate=0.01):
 def experiment():
     return Experiment(
         name="drill", question="Does it survive?",
-        trunks=tuple(train(d, (6_400, 12_800, 64_000), seed) for d in (4, 8, 12) for seed in (0, 1)){extra},
-        targets=(Target("larger", train(16, (256_000,), 5)),), laws={laws},
+        trunks=tuple(train(d, (1_600, 3_200, 16_000), seed) for d in (4, 8, 12) for seed in (0, 1)){extra},
+        targets=(Target("larger", train(16, (64_000,), 5)),), laws={laws},
         gate=Gate(max_error=9, max_interval=9, max_residual_rms=9, requires_inside=False),
     )
 """
@@ -75,6 +76,14 @@ def command(config: Path, out: Path, *more: str) -> list[str]:
 
 def sweep(config: Path, out: Path, *more: str) -> subprocess.CompletedProcess:
     return subprocess.run(command(config, out, *more), capture_output=True, text=True, timeout=240)
+
+
+def is_true_soon(happened: Callable[[], object], process: subprocess.Popen) -> bool:
+    """Waits until something has happened, for as long as a process lives, two minutes at most."""
+    deadline = time.monotonic() + 120
+    while not happened() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(happened())
 
 
 def rows(out: Path) -> list[dict]:
@@ -110,7 +119,7 @@ def test_a_sweep_measures_every_planned_point_and_scores_a_forecast_made_before_
     table = rows(out)
     assert len(table) == 19 and all(row["status"] == "done" and row["loss"] > 0 for row in table)
     assert all(0 <= row["split_overlap"] < 1 for row in table)
-    assert {row["num_tokens"] for row in table if row["split"] == "fit"} == {6_400, 12_800, 64_000}
+    assert {row["num_tokens"] for row in table if row["split"] == "fit"} == {1_600, 3_200, 16_000}
     events = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["forecast", "outcome"]
     assert len(Ledger(out / "ledger.jsonl").entries()) == 2
@@ -123,15 +132,16 @@ def test_a_sweep_measures_every_planned_point_and_scores_a_forecast_made_before_
 
 def test_killed_at_three_random_moments_it_ends_with_the_very_same_table(undisturbed, tmp_path):
     config, alone = undisturbed
-    draw = random.Random(1)
-    for _ in range(3):
+    draw, out = random.Random(1), tmp_path / "out"
+    for num_points in sorted(draw.sample(range(1, 19), 3)):
         log = open(tmp_path / "out.txt", "a")
-        process = subprocess.Popen(command(config, tmp_path / "out"), stdout=log, stderr=log)
-        time.sleep(draw.uniform(2.5, 9.0))
-        kill_everything(process, tmp_path / "out")
-    done = sweep(config, tmp_path / "out")
+        process = subprocess.Popen(command(config, out, "--no-report"), stdout=log, stderr=log)
+        assert is_true_soon(lambda num=num_points: len(list(out.glob("runs/*/record.json"))) >= num, process)
+        time.sleep(draw.uniform(0.0, 1.0))
+        kill_everything(process, out)
+    done = sweep(config, out, "--no-report")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert rows(tmp_path / "out") == rows(alone)
+    assert rows(out) == rows(alone)
 
 
 def test_a_finished_sweep_starts_nothing_and_says_the_same(undisturbed):
@@ -149,7 +159,7 @@ def test_what_the_doctor_says_of_a_damaged_file_ends_in_health_with_the_same_num
     config, done = undisturbed
     out = tmp_path / "out"
     shutil.copytree(done, out)
-    record = next(out.glob("runs/d4-L1-s0-*-D12800/record.json"))
+    record = next(out.glob("runs/d4-L1-s0-*-D3200/record.json"))
     for path in (record, out / "fit.json", out / "plan.json", out / "table.parquet"):
         path.write_bytes(path.read_bytes()[:-60])
     findings = [finding for finding in diagnose(out).findings if finding.kind == "damaged"]
@@ -166,43 +176,42 @@ def test_what_the_doctor_says_of_a_damaged_file_ends_in_health_with_the_same_num
 
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_75(undisturbed, tmp_path):
     config, alone = undisturbed
-    process = subprocess.Popen(
-        command(config, tmp_path / "out"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "out").glob("runs/*/progress.json")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    line = command(config, tmp_path / "out", "--no-report")
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert is_true_soon(lambda: list((tmp_path / "out").glob("runs/*/progress.json")), process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     assert "the same line goes on" in output
-    assert sweep(config, tmp_path / "out").returncode == 0
+    assert sweep(config, tmp_path / "out", "--no-report").returncode == 0
     assert rows(tmp_path / "out") == rows(alone)
+
+
+def without(alone: Path, out: Path, *trunks: str) -> None:
+    """Copies a finished sweep and leaves out some trunks, as if they had not begun."""
+    shutil.copytree(alone, out)
+    for row in rows(alone):
+        if row["trunk_id"] in trunks:
+            shutil.rmtree(out / "runs" / row["run_id"], ignore_errors=True)
+            shutil.rmtree(out / "runs" / row["trunk_id"], ignore_errors=True)
 
 
 def test_a_worker_that_waits_for_the_trunks_of_others_is_not_taken_for_frozen(undisturbed, tmp_path):
     """One worker, two trunks to train, one of them held by somebody else for three times the limit of a hang."""
     config, alone = undisturbed
     out = tmp_path / "out"
-    shutil.copytree(alone, out)
     fits = [row["trunk_id"] for row in rows(alone) if row["split"] == "fit"]
     mine, held = dict.fromkeys(fits).keys() & {fits[0], fits[-1]}
-    for trunk in (mine, held):
-        shutil.rmtree(out / "runs" / trunk)
-    for row in rows(alone):
-        if row["trunk_id"] in (mine, held):
-            shutil.rmtree(out / "runs" / row["run_id"], ignore_errors=True)
+    without(alone, out, mine, held)
     (out / "runs" / held).mkdir()
     with FileLock(out / "runs" / held / "claim.lock"):
         process = subprocess.Popen(
-            command(config, out, "--workers", "1"),
+            command(config, out, "--workers", "1", "--no-report"),
             env={**os.environ, "KLEIBER_HANG_SECONDS": "4"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 120
-        while not list((out / "runs").glob(f"{mine}/goodput.jsonl")) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        assert is_true_soon(lambda: list((out / "runs").glob(f"{mine}/goodput.jsonl")), process)
         time.sleep(12)
     assert process.wait(timeout=200) == 0
     assert "starting it again" not in (out / "log.txt").read_text()
@@ -211,14 +220,17 @@ def test_a_worker_that_waits_for_the_trunks_of_others_is_not_taken_for_frozen(un
 
 def test_a_second_launch_in_the_same_directory_leaves_and_says_who_is_there(undisturbed, tmp_path):
     config, alone = undisturbed
-    first = subprocess.Popen(command(config, tmp_path / "out"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "out" / "sweep.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    second = sweep(config, tmp_path / "out")
+    out, trunk = tmp_path / "out", rows(alone)[0]["trunk_id"]
+    without(alone, out, trunk)
+    (out / "runs" / trunk).mkdir()
+    line = command(config, out, "--no-report")
+    with FileLock(out / "runs" / trunk / "claim.lock"):  # so the first has not ended when the second comes
+        first = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert is_true_soon(lambda: read_json(out / "sweep.json")["pid"] == first.pid, first)
+        second = sweep(config, out)
     assert second.returncode == 2 and f"pid {first.pid} " in second.stderr
     assert first.wait(timeout=200) == 0
-    assert rows(tmp_path / "out") == rows(alone)
+    assert rows(out) == rows(alone)
 
 
 def test_a_directory_of_another_experiment_is_refused_with_the_difference(undisturbed, corpus, tmp_path):
@@ -251,29 +263,30 @@ def test_a_failed_run_means_exit_code_3_and_a_damaged_checkpoint_is_told_on_the_
     newest = max((out / "runs" / last["trunk_id"] / "checkpoints" / "trunk").iterdir(), key=lambda p: int(p.name[5:]))
     largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-1] + b"?")
-    done = sweep(config, out)
+    done = sweep(config, out, "--no-report")
     assert done.returncode == 3, done.stdout + done.stderr
     assert f"{first['trunk_id']} failed, 1 point: by hand" in done.stdout and "--retry-failed" in done.stdout
     assert f"warning: {newest}" in done.stdout and "differs from its digest" in done.stdout
 
 
 def test_diverged_and_failed_cells_are_typed_and_kept_while_the_others_finish(corpus, tmp_path):
-    extra = " + (train(4, (6_400, 12_800), 9, rate=1e6),)"
+    extra = " + (train(4, (1_600, 3_200), 9, rate=1e6),)"
     config = write_config(tmp_path, corpus, extra, laws="()")
-    text = config.read_text().replace('targets=(Target("larger", train(16, (256_000,), 5)),),', "")
+    text = config.read_text().replace('targets=(Target("larger", train(16, (64_000,), 5)),),', "")
     config.write_text(text)
-    done = subprocess.run(command(config, Path("out")), cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    line = command(config, Path("out"), "--no-report")
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     table = rows(tmp_path / "out")
     diverged = [row for row in table if row["status"] == "diverged"]
-    assert {row["num_tokens"] for row in diverged} == {6_400, 12_800}
+    assert {row["num_tokens"] for row in diverged} == {1_600, 3_200}
     assert all(row["loss"] is None and "loss" in row["reason"] for row in diverged)
     assert sum(row["status"] == "done" for row in table) == 18
 
 
 def test_a_corpus_shorter_than_the_plan_is_refused_before_anything_runs(corpus, tmp_path):
     config = write_config(tmp_path, corpus)
-    config.write_text(config.read_text().replace("256_000", "9_000_000"))
+    config.write_text(config.read_text().replace("64_000", "9_000_000"))
     refused = sweep(config, tmp_path / "out")
     assert refused.returncode == 2 and "epochs" in refused.stderr and "max_epochs" in refused.stderr
     assert not (tmp_path / "out" / "runs").exists()
@@ -317,7 +330,7 @@ def test_a_population_measures_what_its_members_measure_alone_and_one_bad_member
     for size in (1, 6):
         config = tmp_path / f"p{size}.py"
         config.write_text(POPULATION.format(corpus=str(corpus), size=size))
-        done = sweep(config, tmp_path / f"out{size}")
+        done = sweep(config, tmp_path / f"out{size}", "--no-report")
         assert done.returncode == 0, done.stdout + done.stderr
         tables.append({row["run_id"]: row for row in rows(tmp_path / f"out{size}")})
     alone, together = tables
