@@ -64,8 +64,9 @@ def main(path: Path = PUBLISHED) -> None:
         reach = t.ppf(0.975, len(more) - 1) * more.std(ddof=1) / len(more) ** 0.5
         largest = max(each[np.argmax(table[NAMES[0]] * table[NAMES[1]])] for each in errors.values())
         print(
-            f"passes {epochs}: interaction {slope:+.4f} ± {half:.4f}; left out one by one, sum "
-            f"{errors[SUM].mean():.2%}, product {errors[PRODUCT].mean():.2%}, difference {more.mean():.2%} ± {reach:.2%}; largest {largest:.2%}"
+            f"passes {epochs}: interaction {slope:+.4f} ± {half:.4f}; left out in turn, sum {errors[SUM].mean():.2%}",
+            f"product {errors[PRODUCT].mean():.2%}, difference {more.mean():.2%} ± {reach:.2%}; largest {largest:.2%}",
+            sep=", ",
         )
 
 
