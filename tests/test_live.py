@@ -1,9 +1,18 @@
 """Where a run under way will end: told from the runs that have ended, by hand-made curves of one family and of two."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from kleiber.experiments.experiment import Experiment
+from kleiber.experiments.planning.cells import trunk_cells
+from kleiber.experiments.sweeping.expected import Curves, ExpectedEnds
+from kleiber.experiments.sweeping.trunk_run import write_record
+from kleiber.files import checked_line
+from kleiber.model.config import ModelConfig
 from kleiber.scaling.forecasting.live import Curve, expected_end
+from kleiber.train.config import OptimizerConfig, TrainConfig
 
 TOKENS = (1e6, 2e6, 4e6)
 SIZES = (1e4, 4e4, 16e4)
@@ -78,3 +87,37 @@ def test_runs_of_one_trunk_tell_no_more_than_one_of_them():
     running = curve(2e6, 4e4, until=0.4, is_ended=False)
     found, again = (expected_end(running, each) for each in (once, [trunk * 3 for trunk in once]))
     assert (again.low, again.loss, again.high) == pytest.approx((found.low, found.loss, found.high))
+
+
+def train(width, num_tokens, seed, **fields):
+    model = ModelConfig(width, 1, 1)
+    return TrainConfig(model, OptimizerConfig(0.01), (num_tokens // 2, num_tokens), seed=seed, **fields)
+
+
+@pytest.mark.parametrize("kind", ["as this one", "another"])
+def test_a_sweep_under_way_says_where_a_run_is_heading_by_those_of_its_factors_alone(tmp_path, kind):
+    """Logs and records of six trunks that have ended and one half way; the other kind ends at half the loss."""
+    shapes = [(8, 20_480), (8, 40_960), (16, 20_480), (16, 40_960), (24, 40_960), (24, 81_920)]
+    trunks = [train(*shape, 1, factors=(("kind", each),)) for each in ("as this one", "another") for shape in shapes]
+    running = train(24, 81_920, 2, factors=(("kind", kind),))
+    experiment = Experiment("live", "?", (*trunks, running), laws=())
+    cells = trunk_cells(experiment, "fit")
+    for cell in cells:
+        size, longest = next(iter(cell.planned.values())).num_params_total, max(cell.run_ids)
+        is_running, kind_of = cell.config == running, dict(cell.config.factors)["kind"]
+        folder = tmp_path / "runs" / cell.trunk_id
+        folder.mkdir(parents=True)
+        for num_tokens, planned in cell.planned.items() if not is_running else ():
+            final = curve(num_tokens, size).final_loss * (1.0 if kind_of == "as this one" else 0.5)
+            write_record(tmp_path, cell, num_tokens, replace(planned, status="done", loss=final))
+        whole = curve(longest, size, until=0.4 if is_running else 0.8)
+        rows = [
+            {"step": n, "num_tokens": tokens, "loss": loss, "segment": "trunk"}
+            for n, (tokens, loss) in enumerate(zip(whole.num_tokens.tolist(), whole.loss.tolist(), strict=True))
+        ]
+        (folder / "metrics.jsonl").write_text("".join(map(checked_line, rows)))
+    (cell,) = [cell for cell in cells if cell.config == running]
+    found = ExpectedEnds(Curves(tmp_path), cells).of(cell)
+    size, longest = next(iter(cell.planned.values())).num_params_total, max(cell.run_ids)
+    expected = curve(longest, size).final_loss * (1.0 if kind == "as this one" else 0.5)
+    assert found.loss == pytest.approx(expected, rel=2e-2) and found.share == pytest.approx(0.4)
