@@ -128,6 +128,15 @@ def test_a_driver_that_is_at_work_and_one_that_was_killed_are_told_apart(directo
     assert any("was killed" in each["what"] and "again" in each["type"] for each in state["wrong"])
 
 
+def test_where_runs_are_heading_is_a_column_once_one_is_known(directory):
+    state, shown = Watch(directory).look(), []
+    for expected in (None, {"loss": 1.2, "low": 1.1, "high": 1.3, "level": 0.9, "share": 0.5}):
+        state["cells"][0]["expected"] = expected
+        Console(file=(out := io.StringIO()), width=160).print(screen(state, ""))
+        shown.append(out.getvalue())
+    assert "heading for" not in shown[0] and "heading for" in shown[1] and "1.2000 [1.1000, 1.3000]" in shown[1]
+
+
 def test_a_terminal_shows_control_characters_of_a_run_as_codes(directory):
     out = io.StringIO()
     Console(file=out, width=160).print(screen(Watch(directory).look(), "http://here"))

@@ -34,8 +34,9 @@ def screen(state: dict[str, Any], address: str = "") -> RenderableType:
         parts += [_text(f"! {each['what']}", "red"), *([_text(f"  -> {each['type']}")] if each["type"] else [])]
     cells = sorted(state["cells"], key=lambda cell: RANKS[cell["status"]])
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("cell", "split", "points", "state", "", "loss", "heading for", "tokens/s"):
-        table.add_column(name, justify="right" if name in ("loss", "heading for", "tokens/s") else "left")
+    heading = ("heading for",) if any(cell["expected"] for cell in cells) else ()
+    for name in ("cell", "split", "points", "state", "", "loss", *heading, "tokens/s"):
+        table.add_column(name, justify="right" if name in ("loss", *heading, "tokens/s") else "left")
     for cell in cells[:MOST_ROWS]:
         loss, speed, end = cell["loss"], cell["tokens_per_second"], cell["expected"]
         table.add_row(
@@ -45,7 +46,7 @@ def screen(state: dict[str, Any], address: str = "") -> RenderableType:
             Text(cell["status"], STYLES[cell["status"]]),
             f"{cell['share']:.0%}",
             "" if loss is None else f"{loss:.4f}",
-            "" if end is None else f"{end['loss']:.4f} [{end['low']:.4f}, {end['high']:.4f}]",
+            *(f"{end['loss']:.4f} [{end['low']:.4f}, {end['high']:.4f}]" if end else "" for _ in heading),
             "" if speed is None else f"{speed:,.0f}",
         )
     parts += [table, _text(f"and {len(cells) - MOST_ROWS} more", "dim")] if len(cells) > MOST_ROWS else [table]
