@@ -58,7 +58,7 @@ Intervals are those of the ledger, registered by the commands below.
 | of the reducible part, at most | {reducible:.1%} |
 | half-width at a hundred times | {halves} |
 
-**Why.** With the outcomes known, the same laws were fitted without the smallest widths:
+**Why.** With the outcomes known, the same laws were fitted without the smallest widths (error, and half of the interval):
 
 | widths fitted | {targets} |
 {after}
@@ -189,9 +189,9 @@ def after(repetition: Repetition, least: int) -> str:
     law, cells = repetition.fitted(least), [f"{least} and more"]
     for said, came in repetition.outcomes:
         found = law.forecast(num_params_total=said["num_params_total"], num_tokens=said["num_tokens"])
-        is_inside = found.interval[0] <= came["observed_loss"] <= found.interval[1]
         error = found.predicted_loss / came["observed_loss"] - 1
-        cells.append(f"{error:+.1%}, {'inside' if is_inside else 'outside'}")
+        half = (found.interval[1] - found.interval[0]) / 2 / found.predicted_loss
+        cells.append(f"{error:+.1%} (±{half:.0%})")
     return f"| {' | '.join(cells)} |"
 
 
