@@ -58,7 +58,7 @@ Intervals are those of the ledger, registered by the commands below.
 | of the reducible part, at most | {reducible:.1%} |
 | half-width at a hundred times | {halves} |
 
-**Why.** With the outcomes known, the same laws were fitted without the smallest widths (error, and half of the interval):
+**Why.** With the outcomes known, the same laws were fitted without the smallest widths; their errors:
 
 | widths fitted | {targets} |
 {after}
@@ -190,8 +190,7 @@ def after(repetition: Repetition, least: int) -> str:
     for said, came in repetition.outcomes:
         found = law.forecast(num_params_total=said["num_params_total"], num_tokens=said["num_tokens"])
         error = found.predicted_loss / came["observed_loss"] - 1
-        half = (found.interval[1] - found.interval[0]) / 2 / found.predicted_loss
-        cells.append(f"{error:+.1%} (±{half:.0%})")
+        cells.append(f"{error:+.1%}")
     return f"| {' | '.join(cells)} |"
 
 
