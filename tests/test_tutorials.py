@@ -20,6 +20,9 @@ def test_other_words_other_numbers_and_lines_not_told_are_seen():
     printed = "one run in 3.2 s\nloss 1.234\nend\n"
     for said in ("one run in 99 s\nloss 1.235\nend", "...\nloss 1.234\n...", "one run in 3.2 s\n..."):
         check(said, printed)
+    check("a by 0.20 ± 0.03", "a by 0.20 ± 0.05")
+    with pytest.raises(Different):
+        check("a by 0.20 ± 0.03", "a by 0.20 ± 0.07")
     wrong = "two runs in 3.2 s\n...", "...\nloss 2.234\n...", "...\nend\nmore", "...\nloss 1.234", "loss 1.234\n..."
     for said in wrong:
         with pytest.raises(Different):
